@@ -1,0 +1,192 @@
+//! The validated configuration: what the rest of forebay sees. [`raw`] is what the user wrote.
+
+pub mod raw;
+pub mod secret;
+pub mod settings;
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secret::Secret;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it was read from; for messages.
+    pub file: PathBuf,
+    pub kafka: Kafka,
+    pub engine: Engine,
+    pub admin: Admin,
+    pub shards: Vec<Shard>,
+    pub routing: Routing,
+    pub topics: Vec<Topic>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    pub group_id: String,
+    /// For the very first start only.
+    pub first_start: FirstStart,
+    /// librdkafka's properties as the user wrote them (bootstrap.servers and group.id included); passwords are secrets.
+    pub properties: BTreeMap<String, Secret>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstStart {
+    Earliest,
+    Latest,
+    /// Refuse to start without any stored position.
+    Error,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    ExactlyOnce,
+    AtLeastOnce,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Affinity {
+    /// Lanes without records in flight go to the first worker with room.
+    Late,
+    /// Lane modulo workers.
+    Static,
+}
+
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub workers_per_shard: usize,
+    /// Per partition and shard; a power of two.
+    pub lanes: u16,
+    pub batch_records_max: usize,
+    pub batch_bytes_max: usize,
+    pub delivery: Delivery,
+    pub affinity: Affinity,
+    /// Cores that workers are pinned to, round robin; none: not pinned.
+    pub cores: Vec<usize>,
+    pub poller_core: Option<usize>,
+    pub commit_interval: Duration,
+    pub manage_schema: bool,
+    /// Records of one partition between fetched and committable; then it is paused.
+    pub partition_records_max: usize,
+    pub partition_bytes_max: usize,
+    /// On SIGTERM: how long to drain before leaving what is not durable to the next owner.
+    pub drain_deadline: Duration,
+    /// On a revocation: likewise, while the whole group waits.
+    pub revoke_deadline: Duration,
+    /// How long an assignment waits for a shard that does not answer before it counts as silent.
+    pub locate_deadline: Duration,
+    pub retry_backoff_min: Duration,
+    pub retry_backoff_max: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub listen: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Shard {
+    pub name: String,
+    /// libpq keyword/value string or URL, passwords included.
+    pub dsn: Secret,
+    /// Partitions whose records live here, where declared.
+    pub partitions: Option<Vec<RangeInclusive<i32>>>,
+    pub connect_timeout: Duration,
+    pub statement_timeout: Duration,
+    pub lock_timeout: Duration,
+    pub connections_max: Option<usize>,
+}
+
+/// Which shard a record belongs to.
+#[derive(Debug, Clone)]
+pub struct Routing {
+    pub by: RouteBy,
+    pub tenant: Tenant,
+    pub delimiter: String,
+}
+
+#[derive(Debug, Clone)]
+pub enum RouteBy {
+    /// One shard, or `partitions` in each shard.
+    Partition,
+    /// xxh3(tenant, seed 0) modulo the number of shards.
+    Hash,
+    /// The tenant is an integer; modulo the number of shards.
+    Modulo,
+    /// A file of tenant → shard name.
+    Map { file: PathBuf, tenants: BTreeMap<String, usize>, default: Option<usize> },
+}
+
+/// What of a record names its tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tenant {
+    Key,
+    KeyPart(usize),
+    Header(String),
+    Field(String),
+}
+
+#[derive(Debug, Clone)]
+pub struct Topic {
+    pub name: String,
+    pub target: Target,
+    /// Overrides the engine's.
+    pub delivery: Delivery,
+}
+
+#[derive(Debug, Clone)]
+pub enum Target {
+    Table(Table),
+    /// Filled in by the library's builder.
+    Handler,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InsertMode {
+    Insert,
+    Upsert,
+    Update,
+}
+
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// `table` or `schema.table`; parts are quoted when used.
+    pub schema: Option<String>,
+    pub name: String,
+    pub insert_mode: InsertMode,
+    pub pk_fields: Vec<String>,
+    pub delete_enabled: bool,
+    /// A field whose value `true` makes a record a delete.
+    pub delete_field: Option<String>,
+    /// How the pk fields are read from a tombstone's key: `{a}:{b}`; none: the key is JSON.
+    pub key_format: Option<String>,
+    /// Apply only if this column's new value is greater.
+    pub guard: Option<String>,
+    pub skip_unchanged: bool,
+    pub unknown_fields: UnknownFields,
+    /// Column → where its value comes from, for those that are not simply the field of the same name.
+    pub columns: BTreeMap<String, ColumnSource>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownFields {
+    Ignore,
+    /// The record is at fault.
+    Error,
+}
+
+/// Where a column's value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ColumnSource {
+    /// RFC 6901 pointer, split and unescaped.
+    Pointer(Vec<String>),
+    Offset,
+    Partition,
+    Timestamp,
+    Key,
+    Header(String),
+    /// Never written.
+    Ignore,
+}

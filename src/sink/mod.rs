@@ -1,0 +1,169 @@
+//! Where records go. [`Writer`] is what a worker needs of its database, [`Control`] what a shard's control thread needs;
+//! the PostgreSQL ones follow the fence protocol described in `fence`, and the simulation has its own.
+
+pub mod catalog;
+pub mod decode;
+pub mod encode;
+pub mod fence;
+pub mod fold;
+pub mod handler;
+pub mod postgres;
+pub mod schema;
+pub mod sqlstate;
+pub mod statement;
+pub mod table;
+
+use std::ops::Range;
+
+use crate::state::batch::{Batch, LaneMove};
+use crate::types::{Lane, NextOffset, Token, TopicIx, TopicPartition};
+
+/// How a transaction of a worker ended, as far as the database answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// Fences moved and rows written, durably.
+    Applied(RowCounts),
+    /// Some fence was not where it was expected, or its token is another's: nothing was done.
+    Mismatch,
+}
+
+/// What a transaction did, for the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowCounts {
+    pub upserted: u32,
+    pub deleted: u32,
+    /// Records that another one of the batch made superfluous.
+    pub folded: u32,
+}
+
+/// What went wrong, by what is to be done about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection, or it broke: whether a COMMIT in flight happened is unknown.
+    Outage(Reason),
+    /// Deadlock, serialisation failure: the same again, after a while.
+    Transient(Reason),
+    /// A lock could not be had in time.
+    LockWait(Reason),
+    /// A statement took longer than it may.
+    TooLong(Reason),
+    /// A record is at fault: which one (index in the batch) where that is known.
+    Record(Option<usize>, Reason),
+    /// The topic cannot go on until a person has done something (table altered, privilege missing, another incarnation of the topic).
+    Topic(Reason),
+    /// The shard cannot go on until a person has done something (credentials, database missing, schema too new).
+    Shard(Reason),
+}
+
+/// For people: a SQLSTATE where there is one, and a sentence. Never a value of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    pub sqlstate: Option<String>,
+    pub text: String,
+}
+
+impl Reason {
+    pub fn new(text: impl Into<String>) -> Reason {
+        Reason { sqlstate: None, text: text.into() }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.sqlstate {
+            Some(code) => write!(f, "{} (SQLSTATE {code})", self.text),
+            None => f.write_str(&self.text),
+        }
+    }
+}
+
+impl Failure {
+    pub fn reason(&self) -> &Reason {
+        match self {
+            Failure::Outage(r) | Failure::Transient(r) | Failure::LockWait(r) | Failure::TooLong(r) => r,
+            Failure::Record(_, r) | Failure::Topic(r) | Failure::Shard(r) => r,
+        }
+    }
+}
+
+/// A fence as it is in the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FenceRow {
+    pub partition: i32,
+    pub lane: Lane,
+    pub next: NextOffset,
+    pub token: Token,
+}
+
+/// A worker's side of a database: one connection, one transaction at a time.
+pub trait Writer {
+    /// One transaction: moves the fences named by `moves`, all or nothing, and applies the records of `range` in order.
+    /// Connects first where there is no connection. After [`Failure::Outage`] its outcome is unknown; after every other
+    /// failure nothing was done. With `at_least_once` `moves` is ignored.
+    fn write(&mut self, batch: &Batch, range: Range<usize>, moves: &[LaneMove]) -> Result<Written, Failure>;
+    /// The fences as they are now, of lanes (partition, lane); one that does not exist is left out.
+    fn reread(&mut self, topic: TopicIx, lanes: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure>;
+}
+
+/// Where a shard stands with a partition, before anyone takes it over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anchor {
+    pub origin: NextOffset,
+    pub done: NextOffset,
+}
+
+/// Which incarnation of a topic this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub cluster_id: String,
+    pub topic_id: Option<String>,
+}
+
+/// What a takeover asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Takeover {
+    pub at: TopicPartition,
+    pub token: Token,
+    /// The configured number of lanes; the database's wins while fences lie beyond `done`.
+    pub lanes: Lane,
+    /// Origin and stored progress of an anchor that must be created.
+    pub begin: NextOffset,
+}
+
+/// What a takeover found and marked as ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    pub origin: NextOffset,
+    pub done: NextOffset,
+    pub created: bool,
+    /// The fence of each lane; their number is the number of lanes.
+    pub fences: Vec<NextOffset>,
+}
+
+/// One partition's progress in one shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    pub partition: i32,
+    pub token: Token,
+    /// Everything below is durable, as far as we believe.
+    pub done: NextOffset,
+    /// What we believe of each lane's fence.
+    pub fences: Vec<NextOffset>,
+}
+
+/// A shard's control connection.
+pub trait Control {
+    /// The anchors of partitions, in their order. Registers the topic's identity where nobody did; another one than the
+    /// registered is [`Failure::Topic`].
+    fn locate(
+        &mut self,
+        topic: TopicIx,
+        identity: &Identity,
+        partitions: &[i32],
+    ) -> Result<Vec<Option<Anchor>>, Failure>;
+    /// Makes the partition ours, waiting (for a bounded time: [`Failure::LockWait`]) for its owner's transactions in flight.
+    fn takeover(&mut self, takeover: &Takeover) -> Result<Taken, Failure>;
+    /// Raises the stored progress of those partitions whose token and fences are as we believe, and returns them with
+    /// the progress that is stored now. One that does not come back has another owner, or its database went back.
+    fn progress(&mut self, topic: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure>;
+}

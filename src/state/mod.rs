@@ -1,0 +1,10 @@
+//! Decisions: value in, value out. No IO, no threads, no clock.
+
+pub mod assignment;
+pub mod backpressure;
+pub mod batch;
+pub mod chunk;
+pub mod lane;
+pub mod retry;
+pub mod router;
+pub mod tracker;
