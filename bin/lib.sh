@@ -1,0 +1,62 @@
+# shellcheck shell=bash
+# What the scripts of this directory share. It is sourced, never run, and does nothing by being sourced.
+
+# The checkout, whatever directory the caller stands in.
+# shellcheck disable=SC2034 # used by the scripts that source this
+FOREBAY_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# The oldest PostgreSQL that forebay supports.
+PG_MAJOR_MIN=13
+# Kafka 4 brokers need it.
+JAVA_MAJOR_MIN=17
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+  say "$(basename "$0"): $*"
+  exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Prints the directory with initdb, pg_ctl and postgres, or fails. Debian keeps them out of PATH, one directory a major
+# version. With an argument, only that major version will do: a data directory belongs to one.
+pg_bin() {
+  local wanted=${1:-} dir major best='' best_major=0
+  for dir in ${FOREBAY_PG_BIN:+"$FOREBAY_PG_BIN"} /usr/lib/postgresql/*/bin /usr/pgsql-*/bin \
+    "$(dirname "$(command -v postgres || echo /nonexistent/postgres)")"; do
+    [[ -x $dir/initdb && -x $dir/pg_ctl && -x $dir/postgres ]] || continue
+    major=$("$dir/postgres" --version | sed -nE 's/^[^0-9]*([0-9]+).*/\1/p')
+    if [[ -n $wanted ]]; then
+      [[ $major == "$wanted" ]] || continue
+    elif ((major < PG_MAJOR_MIN)); then
+      continue
+    fi
+    if [[ $dir == "${FOREBAY_PG_BIN:-}" ]]; then
+      best=$dir
+      break
+    fi
+    if ((major > best_major)); then
+      best=$dir best_major=$major
+    fi
+  done
+  [[ -n $best ]] && printf '%s\n' "$best"
+}
+
+# Prints the path of a Java that is new enough, or fails.
+java_bin() {
+  local java major
+  for java in ${JAVA_HOME:+"$JAVA_HOME/bin/java"} "$(command -v java || true)" /usr/lib/jvm/*/bin/java; do
+    [[ -x $java ]] || continue
+    # "openjdk version "17.0.15" 2025-04-15"; Java 8 calls itself 1.8.
+    major=$("$java" -version 2>&1 | sed -nE '1s/^[^"]*"([0-9]+).*/\1/p')
+    if [[ -n $major ]] && ((major >= JAVA_MAJOR_MIN)); then
+      printf '%s\n' "$java"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# Is anything listening on this port of the loopback interface?
+port_answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
