@@ -1,0 +1,60 @@
+//! No async runtime of our own: tokio may come in through the rust-postgres family only, which carries a private
+//! current-thread runtime inside each `Client`. `deny.toml` says the same to `cargo deny`; this test needs nothing but
+//! cargo, and sees a feature that switches tokio on in another crate.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// The crates that may depend on tokio directly, and the crates that may depend on those.
+const FAMILY: [&str; 6] =
+    ["postgres", "postgres-openssl", "r2d2_postgres", "tokio-openssl", "tokio-postgres", "tokio-util"];
+
+fn cargo_tree(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--manifest-path"])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .args(arguments)
+        .output()
+        .expect("cargo tree runs");
+    assert!(output.status.success(), "cargo tree failed: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("cargo tree prints UTF-8")
+}
+
+/// What stands between `root` and forebay in `cargo tree -i` with `--prefix depth`, where each line is a depth and a
+/// crate: everything that is neither the root nor forebay itself nor one of the family.
+fn outsiders(tree: &str, root: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for line in tree.lines().filter(|line| !line.is_empty()) {
+        let rest = line.trim_start_matches(|c: char| c.is_ascii_digit());
+        let name = rest.split(' ').next().unwrap_or_default();
+        let depth = &line[..line.len() - rest.len()];
+        let direct = depth == "1" && name == "forebay";
+        if direct || (name != root && name != "forebay" && !FAMILY.contains(&name)) {
+            found.insert(format!("{name} (depth {depth})"));
+        }
+    }
+    found
+}
+
+#[test]
+fn tokio_comes_in_through_the_postgres_family_only() {
+    let tree = cargo_tree(&["-e", "normal", "-i", "tokio", "--prefix", "depth"]);
+    assert!(tree.contains("0tokio v"), "not the expected form:\n{tree}");
+    let outsiders = outsiders(&tree, "tokio");
+    assert!(outsiders.is_empty(), "tokio comes in through {outsiders:?}:\n{tree}");
+}
+
+#[test]
+fn another_way_in_would_be_seen() {
+    let tree = "0tokio v1.0.0\n1postgres v0.19.0\n2forebay v0.1.0 (/x)\n1forebay v0.1.0 (/x)\n1hyper v1.0.0\n2forebay v0.1.0 (/x)\n";
+    let found: Vec<String> = outsiders(tree, "tokio").into_iter().collect();
+    assert_eq!(found, ["forebay (depth 1)", "hyper (depth 1)"]);
+}
+
+#[test]
+fn rdkafka_comes_without_its_default_features() {
+    let features = cargo_tree(&["-e", "features", "-i", "rdkafka", "--depth", "1"]);
+    for feature in ["tokio", "default", "naive-runtime"] {
+        assert!(!features.contains(&format!("rdkafka feature \"{feature}\"")), "{features}");
+    }
+}

@@ -1,0 +1,155 @@
+//! A topic of a test's own, gone when its guard is dropped, and a plain producer for it.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::{block_on, kafka_bootstrap, unique_name, wait_until};
+
+const ADMIN_WAIT: Duration = Duration::from_secs(30);
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(ADMIN_WAIT)).operation_timeout(Some(ADMIN_WAIT))
+}
+
+/// A topic with a unique name. Dropping it deletes the topic.
+pub struct Topic {
+    name: String,
+    partitions: i32,
+    bootstrap: String,
+    admin: AdminClient<DefaultClientContext>,
+}
+
+impl Topic {
+    /// Creates one with that many partitions, and returns once the broker serves them all.
+    pub fn create(prefix: &str, partitions: i32) -> Topic {
+        Topic::create_with(prefix, partitions, &[])
+    }
+
+    /// The same with topic settings, such as `("cleanup.policy", "compact")`.
+    pub fn create_with(prefix: &str, partitions: i32, settings: &[(&str, &str)]) -> Topic {
+        let bootstrap = kafka_bootstrap();
+        let admin = client_config(&bootstrap).create().expect("an administration client");
+        let topic = Topic { name: unique_name(prefix), partitions, bootstrap, admin };
+        topic.create_again(settings);
+        topic
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn partitions(&self) -> i32 {
+        self.partitions
+    }
+
+    /// Deletes the topic and waits until the broker does not know it any more.
+    pub fn delete(&self) {
+        self.try_delete().unwrap_or_else(|e| panic!("deleting topic {}: {e}", self.name));
+        let consumer = self.consumer();
+        wait_until(ADMIN_WAIT, "the deleted topic to disappear", || {
+            consumer
+                .fetch_metadata(None, ADMIN_WAIT)
+                .is_ok_and(|metadata| !metadata.topics().iter().any(|t| t.name() == self.name))
+        });
+    }
+
+    /// Creates it again after [`Topic::delete`]: the same name, but another topic to the broker.
+    pub fn create_again(&self, settings: &[(&str, &str)]) {
+        let new = settings
+            .iter()
+            .fold(NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(1)), |topic, (key, value)| {
+                topic.set(key, value)
+            });
+        let results = block_on(self.admin.create_topics([&new], &admin_options())).expect("creating a topic");
+        for result in results {
+            result.unwrap_or_else(|(name, e)| panic!("creating topic {name}: {e}"));
+        }
+        let consumer = self.consumer();
+        wait_until(ADMIN_WAIT, "the new topic's partitions to have leaders", || {
+            (0..self.partitions).all(|p| consumer.fetch_watermarks(&self.name, p, ADMIN_WAIT).is_ok())
+        });
+    }
+
+    /// The first offset still there and the next to be written, of one partition.
+    pub fn watermarks(&self, partition: i32) -> (i64, i64) {
+        self.consumer().fetch_watermarks(&self.name, partition, ADMIN_WAIT).expect("a partition's watermarks")
+    }
+
+    /// Lets the broker forget the records of a partition before `offset`, as retention would.
+    pub fn delete_records_before(&self, partition: i32, offset: i64) {
+        let mut list = rdkafka::TopicPartitionList::new();
+        list.add_partition_offset(&self.name, partition, rdkafka::Offset::Offset(offset)).expect("an offset");
+        let done = block_on(self.admin.delete_records(&list, &admin_options())).expect("deleting records");
+        for element in done.elements() {
+            element.error().unwrap_or_else(|e| panic!("deleting records of {}/{partition}: {e}", self.name));
+        }
+    }
+
+    fn try_delete(&self) -> Result<(), KafkaError> {
+        for result in block_on(self.admin.delete_topics(&[&self.name], &admin_options()))? {
+            result.map_err(|(_, code)| KafkaError::AdminOp(code))?;
+        }
+        Ok(())
+    }
+
+    fn consumer(&self) -> BaseConsumer {
+        client_config(&self.bootstrap).create().expect("a consumer")
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        use rdkafka::types::RDKafkaErrorCode::UnknownTopicOrPartition;
+        match self.try_delete() {
+            Ok(()) | Err(KafkaError::AdminOp(UnknownTopicOrPartition)) => {}
+            Err(e) => eprintln!("the test's topic {} stays behind: {e}", self.name),
+        }
+    }
+}
+
+fn client_config(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap);
+    config
+}
+
+/// Publishes records (partition, key, value) in this order and returns once the broker has them all.
+pub fn produce<'a>(topic: &str, records: impl IntoIterator<Item = (i32, Option<&'a [u8]>, Option<&'a [u8]>)>) {
+    let producer: BaseProducer = client_config(&kafka_bootstrap())
+        .set("enable.idempotence", "true")
+        .set("linger.ms", "5")
+        .create()
+        .expect("a producer");
+    for (partition, key, value) in records {
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition);
+        record.key = key;
+        record.payload = value;
+        while let Err((e, back)) = producer.send(record) {
+            assert_eq!(e.rdkafka_error_code(), Some(rdkafka::types::RDKafkaErrorCode::QueueFull), "publishing: {e}");
+            producer.poll(Duration::from_millis(10));
+            record = back;
+        }
+    }
+    producer.flush(ADMIN_WAIT).expect("the broker to take all records");
+    assert_eq!(producer.in_flight_count(), 0, "records that the broker did not take");
+}
+
+#[test]
+fn a_topic_takes_records_forgets_them_and_goes_with_its_guard() {
+    let topic = Topic::create("support", 2);
+    let records: Vec<String> = (0..10).map(|n| format!("value {n}")).collect();
+    produce(topic.name(), records.iter().map(|value| (1, Some(&b"key"[..]), Some(value.as_bytes()))));
+    assert_eq!(topic.watermarks(0), (0, 0));
+    assert_eq!(topic.watermarks(1), (0, 10));
+    topic.delete_records_before(1, 4);
+    assert_eq!(topic.watermarks(1), (4, 10));
+    topic.delete();
+    topic.create_again(&[]);
+    assert_eq!(topic.watermarks(1), (0, 0));
+}
