@@ -6,6 +6,7 @@
 
 pub mod kafka;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::state::chunk::RawRecord;
@@ -121,4 +122,7 @@ pub trait Source {
     fn close(&mut self) -> Result<(), SourceError>;
     /// Whether leaving is done.
     fn closed(&self) -> bool;
+    /// Ends a waiting [`Source::poll`] early, from any thread and also after the source is gone; a call between two polls
+    /// ends the next one's wait.
+    fn waker(&self) -> Arc<dyn Fn() + Send + Sync>;
 }
