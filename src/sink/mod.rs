@@ -2,6 +2,7 @@
 //! the PostgreSQL ones follow the fence protocol described in `fence`, and the simulation has its own.
 
 pub mod catalog;
+pub mod connect;
 pub mod decode;
 pub mod encode;
 pub mod fence;

@@ -1,1 +1,310 @@
-//! (being written)
+//! forebay's own tables in each shard's database, their versions, and how they are created and upgraded. Knows nothing of
+//! what the tables mean (that is `fence`), and never drops or rewrites what holds data.
+//!
+//! The version is `major.minor`. A minor step adds what older processes do not look at, so versions may mix while a rolling
+//! upgrade runs. A major step changes what they rely on: a process that meets a newer major version refuses to work.
+
+use postgres::{Client, SimpleQueryMessage, Transaction};
+
+use crate::config::{Config, RouteBy, Tenant};
+use crate::sink::connect::Connector;
+use crate::sink::{Failure, Reason, sqlstate};
+use crate::types::ShardIx;
+
+/// Serialises creation and upgrade among processes: the lock's number is "forebay" in ASCII.
+const LOCK: i64 = 0x66_6f_72_65_62_61_79;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// Each step leads to its version from the one before; all of them may run again without harm.
+const MIGRATIONS: &[(Version, &str)] = &[(Version { major: 1, minor: 0 }, V1_0)];
+
+/// What this program works with: the last step's version.
+pub const CURRENT: Version = MIGRATIONS[MIGRATIONS.len() - 1].0;
+
+const V1_0: &str = r#"
+-- Facts about this database: 'schema' (version), 'shard' (its name in the configuration), 'routing <group>'
+-- (how that group spreads its records over the shards).
+CREATE TABLE IF NOT EXISTS forebay.meta (
+  key text PRIMARY KEY,
+  value text NOT NULL
+);
+-- A consumer group's topic, in one incarnation: a recreated topic or another cluster has other ids.
+CREATE TABLE IF NOT EXISTS forebay.source (
+  id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  grp text NOT NULL,
+  topic text NOT NULL,
+  cluster_id text NOT NULL,
+  topic_id text,
+  UNIQUE (grp, topic)
+);
+-- The anchor: one row per source and partition. Every takeover locks it first.
+CREATE TABLE IF NOT EXISTS forebay.partition (
+  source int NOT NULL,
+  partition int NOT NULL,
+  lanes smallint NOT NULL,
+  token bigint NOT NULL,         -- 64 random bits, new at every takeover: who may move the fences
+  origin bigint NOT NULL,        -- where this shard began with the partition; never changes
+  done bigint NOT NULL,          -- every record of this shard below it is durable here; only rises
+  taken_by text NOT NULL,
+  taken_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (source, partition)
+) WITH (fillfactor = 50);
+-- The fences: one row per lane. No index holds next_offset or token, so that updates stay within their page (HOT).
+CREATE TABLE IF NOT EXISTS forebay.fence (
+  source int NOT NULL,
+  partition int NOT NULL,
+  lane smallint NOT NULL,
+  next_offset bigint NOT NULL,   -- every record of this lane below it is durable here
+  token bigint NOT NULL,
+  PRIMARY KEY (source, partition, lane)
+) WITH (fillfactor = 50);
+"#;
+
+/// The statements for someone who creates the tables by hand.
+pub fn print() -> String {
+    let mut sql = String::from(
+        "-- forebay's own tables. Run this in each shard's database, as the role that shall own them.\n\
+         -- Another role for forebay needs: GRANT USAGE ON SCHEMA forebay TO …;\n\
+         -- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA forebay TO …;\n\
+         BEGIN;\n",
+    );
+    sql.push_str(&format!("SELECT pg_advisory_xact_lock({LOCK});\n"));
+    sql.push_str("CREATE SCHEMA IF NOT EXISTS forebay;\n");
+    for (version, step) in MIGRATIONS {
+        sql.push_str(&format!("\n-- version {version}{step}"));
+    }
+    sql.push_str(&format!(
+        "INSERT INTO forebay.meta VALUES ('schema', '{CURRENT}') ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value;\n\
+         COMMIT;\n"
+    ));
+    sql
+}
+
+/// Creates or upgrades the tables; safe to call by several processes at once. Returns the version found before and does
+/// nothing to a database whose schema is newer.
+pub fn init(client: &mut Client) -> Result<Option<Version>, Failure> {
+    let mut transaction = client.transaction().map_err(|e| sqlstate::failure(&e))?;
+    let found = init_in(&mut transaction)?;
+    transaction.commit().map_err(|e| sqlstate::failure(&e))?;
+    Ok(found)
+}
+
+fn init_in(transaction: &mut Transaction<'_>) -> Result<Option<Version>, Failure> {
+    let failed = |error: postgres::Error| sqlstate::failure(&error);
+    // IF NOT EXISTS alone is not safe: two that create at once collide in the catalog's unique indexes.
+    transaction.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})")).map_err(failed)?;
+    let exists = transaction.simple_query("SELECT 1 FROM pg_namespace WHERE nspname = 'forebay'").map_err(failed)?;
+    // Asked first, because CREATE SCHEMA IF NOT EXISTS wants the privilege even where it has nothing to do.
+    if !exists.iter().any(|m| matches!(m, SimpleQueryMessage::Row(_))) {
+        transaction.batch_execute("CREATE SCHEMA forebay").map_err(failed)?;
+    }
+    let has_meta = transaction.simple_query("SELECT to_regclass('forebay.meta')").map_err(failed)?;
+    let found = match has_meta.iter().any(|m| matches!(m, SimpleQueryMessage::Row(r) if r.get(0).is_some())) {
+        true => Meta::read(&transaction.simple_query(Meta::SQL).map_err(failed)?)?.version,
+        false => None,
+    };
+    for (version, step) in MIGRATIONS {
+        if found.is_none_or(|found| found < *version) {
+            transaction.batch_execute(step).map_err(failed)?;
+        }
+    }
+    if found.is_none_or(|found| found < CURRENT) {
+        let store = format!(
+            "INSERT INTO forebay.meta VALUES ('schema', '{CURRENT}') ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
+        );
+        transaction.batch_execute(&store).map_err(failed)?;
+    }
+    Ok(found)
+}
+
+/// What `forebay.meta` says.
+#[derive(Debug, Default)]
+struct Meta {
+    version: Option<Version>,
+    rows: Vec<(String, String)>,
+}
+
+impl Meta {
+    const SQL: &str = "SELECT key, value FROM forebay.meta";
+
+    fn read(answer: &[SimpleQueryMessage]) -> Result<Meta, Failure> {
+        let mut meta = Meta::default();
+        for message in answer {
+            let SimpleQueryMessage::Row(row) = message else { continue };
+            let (key, value) = (row.get(0).unwrap_or_default(), row.get(1).unwrap_or_default());
+            if key == "schema" {
+                let parsed = value.split_once('.').and_then(|(major, minor)| {
+                    Some(Version { major: major.parse().ok()?, minor: minor.parse().ok()? })
+                });
+                let text = || format!("forebay.meta holds the schema version {value:?}; expected one like \"{CURRENT}\"");
+                meta.version = Some(parsed.ok_or_else(|| Failure::Shard(Reason::new(text())))?);
+            }
+            meta.rows.push((key.to_owned(), value.to_owned()));
+        }
+        Ok(meta)
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.rows.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+}
+
+/// What a connection makes sure of before anything else is sent over it.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    pub shard: String,
+    pub group: String,
+    pub routing: String,
+    /// Create or upgrade the tables where needed; otherwise a person does, with `forebay init`.
+    pub manage: bool,
+}
+
+impl Expected {
+    pub fn new(config: &Config, shard: ShardIx) -> Expected {
+        Expected {
+            shard: config.shards[usize::from(shard.0)].name.clone(),
+            group: config.kafka.group_id.clone(),
+            routing: routing(config),
+            manage: config.engine.manage_schema,
+        }
+    }
+}
+
+/// The routing function in words: two processes of a group that disagree about it would write one row to two databases.
+/// What may change while records flow (a map's tenants, partitions declared for a shard) is left out.
+pub fn routing(config: &Config) -> String {
+    let tenant = match &config.routing.tenant {
+        Tenant::Key => "key".to_owned(),
+        Tenant::KeyPart(part) => format!("key:{part} split at {:?}", config.routing.delimiter),
+        Tenant::Header(name) => format!("header:{name}"),
+        Tenant::Field(name) => format!("field:{name}"),
+    };
+    let shards = || config.shards.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(",");
+    match &config.routing.by {
+        RouteBy::Partition => "partition".to_owned(),
+        RouteBy::Hash => format!("hash of {tenant} over {}", shards()),
+        RouteBy::Modulo => format!("modulo of {tenant} over {}", shards()),
+        RouteBy::Map { .. } => format!("map of {tenant}"),
+    }
+}
+
+/// Checks, and where allowed creates, forebay's tables; checks that this database is the shard it is taken for.
+///
+/// # Errors
+/// [`Failure::Shard`] with a way on; [`Failure::Outage`] where the server cannot be asked.
+pub fn verify(client: &mut Client, expected: &Expected) -> Result<(), Failure> {
+    let mut meta = read_meta(client)?;
+    if meta.version.is_none_or(|found| found < CURRENT) {
+        if !expected.manage {
+            let found = meta.version.map_or("no tables of forebay".to_owned(), |v| format!("version {v} of its tables"));
+            let text = format!("this database has {found}; expected {CURRENT}: run `forebay init`");
+            return Err(Failure::Shard(Reason::new(text)));
+        }
+        init(client).map_err(as_connecting)?;
+        meta = read_meta(client)?;
+    }
+    if let Some(found) = meta.version.filter(|found| found.major > CURRENT.major) {
+        let text = format!("forebay's tables here have version {found}, made by a newer forebay; this one knows {CURRENT}");
+        return Err(Failure::Shard(Reason::new(text)));
+    }
+    claim(client, &meta, "shard", &expected.shard, |found| {
+        format!(
+            "this database is the shard {found:?}, but the configuration calls it {:?}: two shards are swapped or one of \
+             them was renamed. If it was renamed: UPDATE forebay.meta SET value = '…' WHERE key = 'shard'",
+            expected.shard
+        )
+    })?;
+    let key = format!("routing {}", expected.group);
+    claim(client, &meta, &key, &expected.routing, |found| {
+        format!(
+            "records of this group were spread over the shards by {found:?}, and this process would spread them by {:?}: a \
+             row could end up in two databases. If the rows have been moved: stop and drain the whole group, then \
+             DELETE FROM forebay.meta WHERE key = 'routing {}' in every shard",
+            expected.routing, expected.group
+        )
+    })
+}
+
+/// Opens a checked connection.
+pub fn connect(connector: &mut Connector, expected: &Expected) -> Result<Client, Failure> {
+    let mut client = connector.connect()?;
+    match verify(&mut client, expected) {
+        Ok(()) => Ok(client),
+        Err(failure) => {
+            crate::sink::connect::discard(client);
+            Err(failure)
+        }
+    }
+}
+
+fn read_meta(client: &mut Client) -> Result<Meta, Failure> {
+    match client.simple_query(Meta::SQL) {
+        Ok(answer) => Meta::read(&answer),
+        // No such table, no such schema.
+        Err(error) if error.code().is_some_and(|c| ["42P01", "3F000"].contains(&c.code())) => Ok(Meta::default()),
+        Err(error) => Err(sqlstate::connect_failure(&error)),
+    }
+}
+
+/// While connecting nothing but the shard can be at fault, and a passing failure is an outage like any other.
+fn as_connecting(failure: Failure) -> Failure {
+    match failure {
+        Failure::Outage(r) | Failure::Transient(r) | Failure::LockWait(r) | Failure::TooLong(r) => Failure::Outage(r),
+        Failure::Record(_, r) | Failure::Topic(r) | Failure::Shard(r) => Failure::Shard(r),
+    }
+}
+
+/// Stores a fact where nobody did, and refuses another one.
+fn claim(
+    client: &mut Client,
+    meta: &Meta,
+    key: &str,
+    value: &str,
+    other: impl Fn(&str) -> String,
+) -> Result<(), Failure> {
+    if meta.get(key) == Some(value) {
+        return Ok(());
+    }
+    // Whoever else stores it at this moment wins or loses as a whole; the answer is what is stored then.
+    let insert = "INSERT INTO forebay.meta VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    let failed = |error: postgres::Error| sqlstate::connect_failure(&error);
+    if meta.get(key).is_none() {
+        client.execute(insert, &[&key, &value]).map_err(failed)?;
+    }
+    let found = client.query_opt("SELECT value FROM forebay.meta WHERE key = $1", &[&key]).map_err(failed)?;
+    match found.map(|row| row.get::<_, String>(0)) {
+        Some(found) if found != value => Err(Failure::Shard(Reason::new(other(&found)))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_rise() {
+        assert!(MIGRATIONS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert_eq!(CURRENT.to_string(), "1.0");
+    }
+
+    #[test]
+    fn what_is_printed_is_one_transaction_with_every_table() {
+        let sql = print();
+        for expected in ["BEGIN;", "CREATE SCHEMA", "forebay.meta", "forebay.source", "forebay.partition", "forebay.fence"] {
+            assert!(sql.contains(expected), "{expected} is missing");
+        }
+        assert!(sql.trim_end().ends_with("COMMIT;"));
+    }
+}
