@@ -266,7 +266,8 @@ impl Dsn {
             "sslcert" => self.certificate = Some(value.to_owned()),
             "sslkey" => self.key = Some(value.to_owned()),
             "tcp_user_timeout" => {
-                let millis = value.parse().map_err(|_| format!("tcp_user_timeout is {value:?}; expected milliseconds"))?;
+                let millis =
+                    value.parse().map_err(|_| format!("tcp_user_timeout is {value:?}; expected milliseconds"))?;
                 self.user_timeout = Some(Duration::from_millis(millis));
             }
             _ => return Ok(false),
@@ -426,7 +427,8 @@ mod tests {
         let url = "postgres://u@h/d?sslmode=verify-ca&connect_timeout=3&sslrootcert=%2Fa%20b&options=-c%20a%3Db";
         let url = check(url, Tls::VerifyCa, "postgres://u@h/d?connect_timeout=3&options=-c%20a%3Db");
         assert_eq!(url.root.as_deref(), Some("/a b"));
-        let timeouts = check("host=a tcp_user_timeout=1500 keepalives_count=4", Tls::Prefer, "host='a' keepalives_retries='4'");
+        let timeouts =
+            check("host=a tcp_user_timeout=1500 keepalives_count=4", Tls::Prefer, "host='a' keepalives_retries='4'");
         assert_eq!(timeouts.user_timeout, Some(Duration::from_millis(1500)));
     }
 
@@ -460,7 +462,8 @@ mod tests {
         for expected in ["statement_timeout=20000", "lock_timeout=2000", "idle_in_transaction_session_timeout=50000"] {
             assert!(options.contains(expected), "{options}");
         }
-        let own = Connector::new(&shard("host=a connect_timeout=9 keepalives_idle=60 options='-c lock_timeout=1'"), "g", "t");
+        let own =
+            Connector::new(&shard("host=a connect_timeout=9 keepalives_idle=60 options='-c lock_timeout=1'"), "g", "t");
         let own = own.expect("valid").config;
         assert_eq!(own.get_connect_timeout(), Some(&Duration::from_secs(9)));
         assert_eq!(own.get_keepalives_idle(), Duration::from_secs(60));

@@ -40,7 +40,8 @@ use postgres::types::Type;
 pub const SOURCE: &str = "SELECT id, cluster_id, topic_id FROM forebay.source WHERE grp = $1 AND topic = $2";
 
 /// Registers a topic where nobody did. $1 group, $2 topic, $3 cluster id, $4 topic id.
-pub const REGISTER: &str = "INSERT INTO forebay.source (grp, topic, cluster_id, topic_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+pub const REGISTER: &str =
+    "INSERT INTO forebay.source (grp, topic, cluster_id, topic_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
 
 /// The broker did not know topic ids when the topic was registered, and does now. $1 source, $2 topic id.
 pub const LEARN_TOPIC_ID: &str = "UPDATE forebay.source SET topic_id = $2 WHERE id = $1 AND topic_id IS NULL";
@@ -48,6 +49,9 @@ pub const LEARN_TOPIC_ID: &str = "UPDATE forebay.source SET topic_id = $2 WHERE 
 /// Where the shard stands. $1 source, $2 partitions.
 pub const LOCATE: &str =
     "SELECT partition, origin, done FROM forebay.partition WHERE source = $1 AND partition = ANY ($2::int[])";
+
+/// Takeover 0: keeps `forebay fences reset` from deleting the topic meanwhile. $1 source. Does not wait for other takeovers.
+pub const HOLD_SOURCE: &str = "SELECT 1 FROM forebay.source WHERE id = $1 FOR KEY SHARE";
 
 /// Takeover 1: creates or marks the anchor, behind every other takeover of this partition. $1 source, $2 partition, $3 lanes,
 /// $4 token, $5 where to begin if nobody did, $6 who we are. A row that was inserted has no xmax.

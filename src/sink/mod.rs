@@ -3,6 +3,7 @@
 
 pub mod catalog;
 pub mod connect;
+pub mod control;
 pub mod decode;
 pub mod encode;
 pub mod fence;
@@ -10,6 +11,7 @@ pub mod fold;
 pub mod handler;
 pub mod postgres;
 pub mod schema;
+pub mod session;
 pub mod sqlstate;
 pub mod statement;
 pub mod table;

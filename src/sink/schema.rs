@@ -71,6 +71,14 @@ CREATE TABLE IF NOT EXISTS forebay.fence (
 ) WITH (fillfactor = 50);
 "#;
 
+/// Notes the version; a newer one stays.
+fn store_version() -> String {
+    format!(
+        "INSERT INTO forebay.meta AS m VALUES ('schema', '{CURRENT}') ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value \
+         WHERE string_to_array(m.value, '.')::int[] < string_to_array(EXCLUDED.value, '.')::int[]"
+    )
+}
+
 /// The statements for someone who creates the tables by hand.
 pub fn print() -> String {
     let mut sql = String::from(
@@ -85,8 +93,10 @@ pub fn print() -> String {
         sql.push_str(&format!("\n-- version {version}{step}"));
     }
     sql.push_str(&format!(
-        "INSERT INTO forebay.meta VALUES ('schema', '{CURRENT}') ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value;\n\
-         COMMIT;\n"
+        "{};
+COMMIT;
+",
+        store_version()
     ));
     sql
 }
@@ -120,10 +130,7 @@ fn init_in(transaction: &mut Transaction<'_>) -> Result<Option<Version>, Failure
         }
     }
     if found.is_none_or(|found| found < CURRENT) {
-        let store = format!(
-            "INSERT INTO forebay.meta VALUES ('schema', '{CURRENT}') ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
-        );
-        transaction.batch_execute(&store).map_err(failed)?;
+        transaction.batch_execute(&store_version()).map_err(failed)?;
     }
     Ok(found)
 }
@@ -147,7 +154,8 @@ impl Meta {
                 let parsed = value.split_once('.').and_then(|(major, minor)| {
                     Some(Version { major: major.parse().ok()?, minor: minor.parse().ok()? })
                 });
-                let text = || format!("forebay.meta holds the schema version {value:?}; expected one like \"{CURRENT}\"");
+                let text =
+                    || format!("forebay.meta holds the schema version {value:?}; expected one like \"{CURRENT}\"");
                 meta.version = Some(parsed.ok_or_else(|| Failure::Shard(Reason::new(text())))?);
             }
             meta.rows.push((key.to_owned(), value.to_owned()));
@@ -207,7 +215,8 @@ pub fn verify(client: &mut Client, expected: &Expected) -> Result<(), Failure> {
     let mut meta = read_meta(client)?;
     if meta.version.is_none_or(|found| found < CURRENT) {
         if !expected.manage {
-            let found = meta.version.map_or("no tables of forebay".to_owned(), |v| format!("version {v} of its tables"));
+            let found =
+                meta.version.map_or("no tables of forebay".to_owned(), |v| format!("version {v} of its tables"));
             let text = format!("this database has {found}; expected {CURRENT}: run `forebay init`");
             return Err(Failure::Shard(Reason::new(text)));
         }
@@ -215,7 +224,8 @@ pub fn verify(client: &mut Client, expected: &Expected) -> Result<(), Failure> {
         meta = read_meta(client)?;
     }
     if let Some(found) = meta.version.filter(|found| found.major > CURRENT.major) {
-        let text = format!("forebay's tables here have version {found}, made by a newer forebay; this one knows {CURRENT}");
+        let text =
+            format!("forebay's tables here have version {found}, made by a newer forebay; this one knows {CURRENT}");
         return Err(Failure::Shard(Reason::new(text)));
     }
     claim(client, &meta, "shard", &expected.shard, |found| {
@@ -302,7 +312,9 @@ mod tests {
     #[test]
     fn what_is_printed_is_one_transaction_with_every_table() {
         let sql = print();
-        for expected in ["BEGIN;", "CREATE SCHEMA", "forebay.meta", "forebay.source", "forebay.partition", "forebay.fence"] {
+        for expected in
+            ["BEGIN;", "CREATE SCHEMA", "forebay.meta", "forebay.source", "forebay.partition", "forebay.fence"]
+        {
             assert!(sql.contains(expected), "{expected} is missing");
         }
         assert!(sql.trim_end().ends_with("COMMIT;"));

@@ -295,8 +295,8 @@ mod tests {
             (
                 Class::Topic,
                 &[
-                    "00", "01", "02", "03", "0A", "0B", "0F", "0L", "0P", "0Z", "24", "25", "2B", "2D", "2F", "34", "39",
-                    "3B", "3F", "42", "55", "HV", "XX",
+                    "00", "01", "02", "03", "0A", "0B", "0F", "0L", "0P", "0Z", "24", "25", "2B", "2D", "2F", "34",
+                    "39", "3B", "3F", "42", "55", "HV", "XX",
                 ],
             ),
         ];
@@ -332,7 +332,8 @@ mod tests {
         let config = "host=a nonsense=1".parse::<postgres::Config>().expect_err("an unknown option");
         assert!(matches!(failure(&config), Failure::Shard(_)), "{config:?}");
         // Nothing listens on port 1.
-        let Err(refused) = "host=127.0.0.1 port=1 user=x".parse::<postgres::Config>().expect("valid").connect(postgres::NoTls)
+        let Err(refused) =
+            "host=127.0.0.1 port=1 user=x".parse::<postgres::Config>().expect("valid").connect(postgres::NoTls)
         else {
             panic!("somebody listens on port 1");
         };

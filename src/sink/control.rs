@@ -1,0 +1,292 @@
+//! The control connection of a shard: who owns a partition, how far it is, and which incarnation of a topic it is about.
+//! Writes no rows of the user's, and never decides what follows from an answer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use postgres::{Client, Error, IsolationLevel, Statement, Transaction};
+
+use crate::config::Config;
+use crate::sink::postgres::SourceIds;
+use crate::sink::session::{Live, Session};
+use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Taken, Takeover, fence, sqlstate};
+use crate::types::{Lane, NextOffset, ShardIx, TopicIx};
+
+/// Statements are named by their text.
+type Sql = &'static str;
+
+/// See the module's text. Connects when first used; an outage makes the next call connect again.
+pub struct PostgresControl {
+    config: Arc<Config>,
+    ids: Arc<SourceIds>,
+    session: Session<Sql>,
+    /// What the brokers say of each topic, as last heard: a takeover or a new connection compares it again.
+    identities: HashMap<TopicIx, Identity>,
+    taken_by: String,
+}
+
+impl PostgresControl {
+    pub fn new(config: Arc<Config>, shard: ShardIx, ids: Arc<SourceIds>) -> PostgresControl {
+        let session = Session::new(&config, shard, "control");
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let taken_by = format!("{host} pid {}", std::process::id());
+        PostgresControl { config, ids, session, identities: HashMap::new(), taken_by }
+    }
+
+    /// The topic's number, looked up and registered where nobody did, and its identity compared.
+    fn resolve(&mut self, topic: TopicIx) -> Result<i32, Failure> {
+        let Some(identity) = self.identities.get(&topic) else {
+            return Err(self.broken(topic, "it was taken over before anyone asked where it stands (locate)".to_owned()));
+        };
+        let name = &self.config.topics[usize::from(topic.0)].name;
+        let (live, _) = self.session.open()?;
+        let id = source(live, &self.config.kafka.group_id, name, identity)?;
+        self.ids.set(topic, id);
+        Ok(id)
+    }
+
+    /// A rule of the protocol is broken: nothing may go on with this topic until a person has looked.
+    fn broken(&self, topic: TopicIx, what: String) -> Failure {
+        Failure::Topic(Reason::new(format!("topic {:?}: {what}", self.config.topics[usize::from(topic.0)].name)))
+    }
+
+    fn located(&mut self, topic: TopicIx, partitions: &[i32]) -> Result<Vec<Option<Anchor>>, Failure> {
+        let source = self.resolve(topic)?;
+        let (live, _) = self.session.open()?;
+        let rows = live.query(fence::LOCATE, &[&source, &partitions])?;
+        let anchors: HashMap<i32, Anchor> = rows
+            .iter()
+            .map(|row| (row.get(0), Anchor { origin: NextOffset(row.get(1)), done: NextOffset(row.get(2)) }))
+            .collect();
+        Ok(partitions.iter().map(|partition| anchors.get(partition).copied()).collect())
+    }
+
+    fn taken(&mut self, takeover: &Takeover) -> Result<Taken, Failure> {
+        let topic = takeover.at.topic;
+        // Always afresh: after a fall behind a pooler the number may be another topic's.
+        let source = self.resolve(topic)?;
+        let (live, _) = self.session.open()?;
+        let statements = TakeoverStatements::prepare(live).map_err(|e| sqlstate::failure(&e))?;
+        let mut transaction = begin(&mut live.client)?;
+        match take(&mut transaction, &statements, source, takeover, &self.taken_by) {
+            Ok(taken) => {
+                // A lost answer leaves it open whether the partition is ours; the next attempt has a new token.
+                transaction.commit().map_err(|e| sqlstate::failure(&e))?;
+                Ok(taken)
+            }
+            Err(Stop::Failed(failure)) => Err(failure),
+            Err(Stop::Broken(what)) => {
+                drop(transaction);
+                Err(self.broken(topic, format!("partition {}: {what}", takeover.at.partition)))
+            }
+        }
+    }
+
+    fn progressed(&mut self, topic: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure> {
+        // A connection that is new to us may lead to a database that fell back.
+        let (_, fresh) = self.session.open()?;
+        let source = match self.ids.get(topic) {
+            known if known != 0 && !fresh => known,
+            _ => self.resolve(topic)?,
+        };
+        let (live, _) = self.session.open()?;
+        let partitions: Vec<i32> = of.iter().map(|p| p.partition).collect();
+        let tokens: Vec<i64> = of.iter().map(|p| p.token.0).collect();
+        let done: Vec<i64> = of.iter().map(|p| p.done.0).collect();
+        let believed =
+            of.iter().flat_map(|p| p.fences.iter().enumerate().map(|(lane, next)| (p.partition, lane, next)));
+        let (mut of_partition, mut lanes, mut next_offsets) = (Vec::new(), Vec::new(), Vec::new());
+        for (partition, lane, next) in believed {
+            of_partition.push(partition);
+            lanes.push(smallint(lane));
+            next_offsets.push(next.0);
+        }
+        let rows =
+            live.query(fence::PROGRESS, &[&source, &partitions, &tokens, &done, &of_partition, &lanes, &next_offsets])?;
+        Ok(rows.iter().map(|row| (row.get(0), NextOffset(row.get(1)))).collect())
+    }
+}
+
+impl Control for PostgresControl {
+    fn locate(
+        &mut self,
+        topic: TopicIx,
+        identity: &Identity,
+        partitions: &[i32],
+    ) -> Result<Vec<Option<Anchor>>, Failure> {
+        // Remembered even if nobody answers now: a takeover may be the first call that gets through.
+        self.identities.insert(topic, identity.clone());
+        let result = self.located(topic, partitions);
+        self.session.settle(result)
+    }
+
+    fn takeover(&mut self, takeover: &Takeover) -> Result<Taken, Failure> {
+        let result = self.taken(takeover);
+        self.session.settle(result)
+    }
+
+    fn progress(&mut self, topic: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure> {
+        let result = self.progressed(topic, of);
+        self.session.settle(result)
+    }
+}
+
+impl Live<Sql> {
+    fn prepared(&mut self, sql: Sql) -> Result<Statement, Error> {
+        self.statements.get(&mut self.client, sql, || (sql.to_owned(), Vec::new()))
+    }
+
+    fn query(
+        &mut self,
+        sql: Sql,
+        params: &[&(dyn postgres::types::ToSql + Sync)],
+    ) -> Result<Vec<postgres::Row>, Failure> {
+        let mut again = true;
+        loop {
+            let result = self.prepared(sql).and_then(|statement| self.client.query(&statement, params));
+            match result {
+                Ok(rows) => return Ok(rows),
+                // Our tables were created anew, or the server behind a pooler changed: nothing happened yet.
+                Err(error) if again && sqlstate::is_stale_statement(&error) => {
+                    self.statements.forget(|_| true);
+                    again = false;
+                }
+                Err(error) => return Err(sqlstate::failure(&error)),
+            }
+        }
+    }
+}
+
+/// Lanes are numbered below 2^15: the configuration and the table both say so.
+fn smallint(lane: usize) -> i16 {
+    i16::try_from(lane).expect("a lane's number fits a smallint")
+}
+
+fn begin(client: &mut Client) -> Result<Transaction<'_>, Failure> {
+    let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
+    transaction.map_err(|e| sqlstate::failure(&e))
+}
+
+fn source(live: &mut Live<Sql>, group: &str, topic: &str, identity: &Identity) -> Result<i32, Failure> {
+    let mut found = live.query(fence::SOURCE, &[&group, &topic])?;
+    if found.is_empty() {
+        live.query(fence::REGISTER, &[&group, &topic, &identity.cluster_id, &identity.topic_id])?;
+        found = live.query(fence::SOURCE, &[&group, &topic])?;
+    }
+    let Some(row) = found.first() else {
+        // Registered, and gone again: someone resets the topic at this moment.
+        return Err(Failure::Transient(Reason::new(format!("topic {topic:?} was reset while it was registered"))));
+    };
+    let (id, cluster_id, topic_id): (i32, String, Option<String>) = (row.get(0), row.get(1), row.get(2));
+    let on = "Stop the group and run `forebay fences reset` to begin anew with what is there now";
+    if cluster_id != identity.cluster_id {
+        let text = format!(
+            "topic {topic:?}: this database was filled by group {group:?} from the cluster {cluster_id:?}, but the brokers \
+             are the cluster {:?}, whose offsets mean other records. {on}, or point the configuration at the old cluster",
+            identity.cluster_id
+        );
+        return Err(Failure::Topic(Reason::new(text)));
+    }
+    match (&topic_id, &identity.topic_id) {
+        (Some(stored), Some(now)) if stored != now => {
+            let text = format!(
+                "topic {topic:?} was deleted and created again: its id was {stored:?} and is {now:?}, so its offsets mean \
+                 other records than those that group {group:?} applied here. {on}"
+            );
+            Err(Failure::Topic(Reason::new(text)))
+        }
+        (None, Some(now)) => {
+            live.query(fence::LEARN_TOPIC_ID, &[&id, now])?;
+            Ok(id)
+        }
+        _ => Ok(id),
+    }
+}
+
+/// Prepared before the transaction begins, so that it holds its locks for its own statements only.
+struct TakeoverStatements {
+    hold_source: Statement,
+    anchor: Statement,
+    lock_fences: Statement,
+    make_fences: Statement,
+    drop_fences: Statement,
+    set_lanes: Statement,
+    mark_fences: Statement,
+}
+
+impl TakeoverStatements {
+    fn prepare(live: &mut Live<Sql>) -> Result<TakeoverStatements, Error> {
+        Ok(TakeoverStatements {
+            hold_source: live.prepared(fence::HOLD_SOURCE)?,
+            anchor: live.prepared(fence::ANCHOR)?,
+            lock_fences: live.prepared(fence::LOCK_FENCES)?,
+            make_fences: live.prepared(fence::MAKE_FENCES)?,
+            drop_fences: live.prepared(fence::DROP_FENCES)?,
+            set_lanes: live.prepared(fence::SET_LANES)?,
+            mark_fences: live.prepared(fence::MARK_FENCES)?,
+        })
+    }
+}
+
+enum Stop {
+    Failed(Failure),
+    Broken(String),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Failed(sqlstate::failure(&error))
+    }
+}
+
+/// One takeover, statement by statement: each needs a snapshot of its own (see `fence`).
+fn take(
+    transaction: &mut Transaction<'_>,
+    statements: &TakeoverStatements,
+    source: i32,
+    takeover: &Takeover,
+    taken_by: &str,
+) -> Result<Taken, Stop> {
+    let (partition, token, configured) = (takeover.at.partition, takeover.token.0, smallint(takeover.lanes.into()));
+    if transaction.query_opt(&statements.hold_source, &[&source])?.is_none() {
+        let text = "the topic was reset while it was taken over";
+        return Err(Stop::Failed(Failure::Transient(Reason::new(text))));
+    }
+    let anchor = transaction
+        .query_one(&statements.anchor, &[&source, &partition, &configured, &token, &takeover.begin.0, &taken_by])?;
+    let (lanes, origin, done, created): (i16, i64, i64, bool) =
+        (anchor.get(0), anchor.get(1), anchor.get(2), anchor.get(3));
+    let rows = transaction.query(&statements.lock_fences, &[&source, &partition])?;
+    let mut fences: Vec<(i16, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    if created {
+        if !fences.is_empty() {
+            return Err(Stop::Broken(format!(
+                "it has {} fences but had no anchor; somebody changed forebay's tables. Stop the group and run `forebay \
+                 fences reset`",
+                fences.len()
+            )));
+        }
+        transaction.execute(&statements.make_fences, &[&source, &partition, &configured, &done, &token])?;
+        fences = (0..configured).map(|lane| (lane, done)).collect();
+    } else {
+        if !fences.iter().map(|(lane, _)| *lane).eq(0..lanes) {
+            return Err(Stop::Broken(format!(
+                "its anchor says {lanes} lanes, but the fences of these lanes are there: {:?}; somebody changed forebay's \
+                 tables. Stop the group and run `forebay fences reset`",
+                fences.iter().map(|(lane, _)| lane).collect::<Vec<_>>()
+            )));
+        }
+        let drained = fences.iter().all(|(_, next)| *next <= done);
+        if lanes != configured && drained {
+            transaction.execute(&statements.drop_fences, &[&source, &partition])?;
+            transaction.execute(&statements.make_fences, &[&source, &partition, &configured, &done, &token])?;
+            transaction.execute(&statements.set_lanes, &[&source, &partition, &configured])?;
+            fences = (0..configured).map(|lane| (lane, done)).collect();
+        } else {
+            transaction.execute(&statements.mark_fences, &[&source, &partition, &token])?;
+        }
+    }
+    let fences: Vec<NextOffset> = fences.into_iter().map(|(_, next)| NextOffset(next)).collect();
+    debug_assert!(Lane::try_from(fences.len()).is_ok());
+    Ok(Taken { origin: NextOffset(origin), done: NextOffset(done), created, fences })
+}

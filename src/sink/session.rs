@@ -1,0 +1,135 @@
+//! A connection that is opened when it is needed and forgotten, with everything prepared on it, after an outage. Decides
+//! nothing but that.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use postgres::types::Type;
+use postgres::{Client, Error, Statement};
+
+use crate::config::Config;
+use crate::sink::connect::{self, Connector};
+use crate::sink::schema::{self, Expected};
+use crate::sink::{Failure, Reason};
+use crate::types::ShardIx;
+
+/// Prepared statements kept per connection; then all are let go. Shapes beyond this are rare, and each costs the server memory.
+const STATEMENTS_MAX: usize = 256;
+
+/// See the module's text. `K` names the statements.
+pub struct Session<K> {
+    shard: String,
+    /// Not there when the DSN cannot be used; then every call says why.
+    connector: Result<Connector, Failure>,
+    expected: Expected,
+    live: Option<Live<K>>,
+}
+
+/// An open connection and what is prepared on it.
+pub struct Live<K> {
+    pub statements: Statements<K>,
+    pub client: Client,
+}
+
+impl<K: Hash + Eq> Session<K> {
+    pub fn new(config: &Config, shard: ShardIx, thread: &str) -> Session<K> {
+        let settings = &config.shards[usize::from(shard.0)];
+        let connector = Connector::new(settings, &config.kafka.group_id, thread);
+        Session { shard: settings.name.clone(), connector, expected: Expected::new(config, shard), live: None }
+    }
+
+    /// The connection, opened where there is none. Says whether it is new.
+    pub fn open(&mut self) -> Result<(&mut Live<K>, bool), Failure> {
+        // A connection that the server closed while nobody looked fails before a statement does.
+        if self.live.as_ref().is_some_and(|live| live.client.is_closed()) {
+            self.close();
+        }
+        let fresh = self.live.is_none();
+        if fresh {
+            let connector = self.connector.as_mut().map_err(|failure| failure.clone())?;
+            let client = schema::connect(connector, &self.expected).map_err(|failure| self.named(failure))?;
+            self.live = Some(Live { client, statements: Statements::new() });
+        }
+        match &mut self.live {
+            Some(live) => Ok((live, fresh)),
+            None => unreachable!("opened above"),
+        }
+    }
+
+    /// Looks at a failure on its way up: after an outage, or one of the shard, nothing of this connection is used again.
+    pub fn settle<T>(&mut self, result: Result<T, Failure>) -> Result<T, Failure> {
+        result.map_err(|failure| {
+            if matches!(failure, Failure::Outage(_) | Failure::Shard(_)) {
+                self.close();
+            }
+            self.named(failure)
+        })
+    }
+
+    /// Lets the connection go without waiting for the server.
+    pub fn close(&mut self) {
+        if let Some(Live { client, statements }) = self.live.take() {
+            drop(statements);
+            connect::discard(client);
+        }
+    }
+
+    /// Puts the shard's name in front of what is about the shard.
+    fn named(&self, failure: Failure) -> Failure {
+        let prefix = format!("shard {:?}: ", self.shard);
+        let name = |mut reason: Reason| {
+            if !reason.text.starts_with(&prefix) {
+                reason.text.insert_str(0, &prefix);
+            }
+            reason
+        };
+        match failure {
+            Failure::Outage(reason) => Failure::Outage(name(reason)),
+            Failure::Shard(reason) => Failure::Shard(name(reason)),
+            other => other,
+        }
+    }
+}
+
+impl<K> Drop for Session<K> {
+    fn drop(&mut self) {
+        if let Some(Live { client, statements }) = self.live.take() {
+            drop(statements);
+            connect::discard(client);
+        }
+    }
+}
+
+/// The statements prepared on one connection.
+pub struct Statements<K>(HashMap<K, Statement>);
+
+impl<K: Hash + Eq> Statements<K> {
+    fn new() -> Statements<K> {
+        Statements(HashMap::new())
+    }
+
+    /// The statement of that name, prepared now if it was not; `make` gives its text and the types of its parameters (the
+    /// server infers those that are left out).
+    pub fn get(
+        &mut self,
+        client: &mut Client,
+        name: K,
+        make: impl FnOnce() -> (String, Vec<Type>),
+    ) -> Result<Statement, Error> {
+        if let Some(statement) = self.0.get(&name) {
+            return Ok(statement.clone());
+        }
+        if self.0.len() >= STATEMENTS_MAX {
+            self.0.clear();
+        }
+        let (sql, types) = make();
+        let statement = client.prepare_typed(&sql, &types)?;
+        self.0.insert(name, statement.clone());
+        Ok(statement)
+    }
+
+    /// Forgets what matches.
+    pub fn forget(&mut self, which: impl Fn(&K) -> bool) {
+        self.0.retain(|name, _| !which(name));
+    }
+}
