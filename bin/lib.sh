@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts of this directory share. It is sourced, never run, and does nothing by being sourced.
+# What the scripts of this directory share. It is sourced, never run; being sourced, it only completes PATH.
 
 # The checkout, whatever directory the caller stands in.
 # shellcheck disable=SC2034 # used by the scripts that source this
@@ -60,3 +60,16 @@ java_bin() {
 
 # Is anything listening on this port of the loopback interface?
 port_answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# A fresh rustup has not changed the PATH of shells that were open before.
+if ! have cargo && [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/cargo ]]; then
+  PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+fi
+
+# True if cargo exists and is at least the version that Cargo.toml asks for.
+cargo_is_new_enough() {
+  local wanted found
+  wanted=$(sed -nE 's/^rust-version = "([0-9.]+)"$/\1/p' "$FOREBAY_ROOT/Cargo.toml")
+  have cargo && found=$(cd "$FOREBAY_ROOT" && cargo --version 2>/dev/null | cut -d' ' -f2) || return 1
+  [[ -n $found && $(printf '%s\n' "$wanted" "${found%%-*}" | sort -V | head -n 1) == "$wanted" ]]
+}
