@@ -1,8 +1,17 @@
-//! The validated configuration: what the rest of forebay sees. [`raw`] is what the user wrote.
+//! The validated configuration: what the rest of forebay sees. [`raw`] is what the user wrote, [`load`] leads from one to the
+//! other and reports every problem at once.
 
+pub mod dsn;
+pub mod kafka;
+pub mod load;
+pub mod problem;
 pub mod raw;
 pub mod secret;
 pub mod settings;
+mod topic;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

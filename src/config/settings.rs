@@ -1,1 +1,511 @@
-//! (being written)
+//! Every setting's definition, once: its name, type, unit, default, range and prose. Reading a configuration, refusing unknown
+//! keys and the table in tuning.md all come from here.
+
+mod kind;
+mod table;
+
+pub use kind::{Choice, Described, Flag, Kind, Millis, NotYet, Number, Optional, Setting, Text, TextList};
+pub use table::settings_table;
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use super::{Affinity, Delivery, FirstStart, InsertMode, Tenant, UnknownFields};
+
+/// How `[shards] by` is written; the validated form is [`super::RouteBy`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    Partition,
+    Hash,
+    Modulo,
+    Map,
+}
+
+/// `[topic.on_bad_record] policy`, as far as this version goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnBadRecord {
+    Stop,
+}
+
+/// The order is that of the table in tuning.md. A setting that is missing here is refused as unknown.
+pub static ALL: &[&dyn Described] = &[
+    &BOOTSTRAP_SERVERS,
+    &GROUP_ID,
+    &AUTO_OFFSET_RESET,
+    &WORKERS_PER_SHARD,
+    &LANES,
+    &BATCH_RECORDS_MAX,
+    &BATCH_BYTES_MAX,
+    &DELIVERY,
+    &AFFINITY,
+    &CORES,
+    &POLLER_CORE,
+    &COMMIT_INTERVAL,
+    &MANAGE_SCHEMA,
+    &PARTITION_RECORDS_MAX,
+    &PARTITION_BYTES_MAX,
+    &DRAIN_DEADLINE,
+    &REVOKE_DEADLINE,
+    &LOCATE_DEADLINE,
+    &RETRY_BACKOFF_MIN,
+    &RETRY_BACKOFF_MAX,
+    &SHARDS_BY,
+    &SHARDS_TENANT,
+    &SHARDS_DELIMITER,
+    &SHARDS_MAP_FILE,
+    &SHARDS_DEFAULT,
+    &SHARD_NAME,
+    &SHARD_DSN,
+    &SHARD_DSN_FILE,
+    &SHARD_DSN_ENV,
+    &SHARD_PARTITIONS,
+    &SHARD_CONNECT_TIMEOUT,
+    &SHARD_STATEMENT_TIMEOUT,
+    &SHARD_LOCK_TIMEOUT,
+    &SHARD_CONNECTIONS_MAX,
+    &TOPIC_NAME,
+    &TOPIC_TABLE,
+    &TOPIC_INSERT_MODE,
+    &TOPIC_PK_FIELDS,
+    &TOPIC_DELETE_ENABLED,
+    &TOPIC_DELETE_FIELD,
+    &TOPIC_KEY_FORMAT,
+    &TOPIC_DELIVERY,
+    &TOPIC_GUARD,
+    &TOPIC_SKIP_UNCHANGED,
+    &TOPIC_UNKNOWN_FIELDS,
+    &ON_BAD_RECORD_POLICY,
+    &ON_BAD_RECORD_THEN,
+    &ADMIN_LISTEN,
+];
+
+const MIB: usize = 1024 * 1024;
+const DELIVERIES: &[(&str, Delivery)] =
+    &[("exactly_once", Delivery::ExactlyOnce), ("at_least_once", Delivery::AtLeastOnce)];
+
+const fn number(unit: &'static str, default: usize, range: RangeInclusive<usize>) -> Number {
+    Number { unit, default, range }
+}
+
+const fn millis(default: usize, range: RangeInclusive<usize>) -> Millis {
+    Millis(number("ms", default, range))
+}
+
+const fn text(expected: &'static str) -> Text<String> {
+    Text { expected, required: false, parse: not_empty, absent: "none" }
+}
+
+// ---------------------------------------------------------------------------------------------------------------- kafka
+
+pub static BOOTSTRAP_SERVERS: Setting<Text<String>> = Setting {
+    section: "kafka",
+    name: "bootstrap.servers",
+    kind: Text { required: true, ..text("host:port of one or more brokers, separated by commas") },
+    prose: "The brokers to begin with. Every other property of librdkafka may stand beside it and is handed through, except those that forebay owns.",
+};
+pub static GROUP_ID: Setting<Text<String>> = Setting {
+    section: "kafka",
+    name: "group.id",
+    kind: Text { required: true, ..text("the name of a consumer group") },
+    prose: "The consumer group. Processes with the same one share the partitions; stored progress belongs to it.",
+};
+pub static AUTO_OFFSET_RESET: Setting<Choice<FirstStart>> = Setting {
+    section: "kafka",
+    name: "auto.offset.reset",
+    kind: Choice {
+        default: FirstStart::Earliest,
+        words: &[("earliest", FirstStart::Earliest), ("latest", FirstStart::Latest), ("error", FirstStart::Error)],
+    },
+    prose: "Where the very first start begins, when neither a database nor Kafka knows a position. Later starts never use it.",
+};
+
+// --------------------------------------------------------------------------------------------------------------- engine
+
+pub static WORKERS_PER_SHARD: Setting<Number> = Setting {
+    section: "engine",
+    name: "workers_per_shard",
+    kind: number("threads", 4, 1..=256),
+    prose: "Threads that write to each shard; each has one connection.",
+};
+pub static LANES: Setting<Optional<Number>> = Setting {
+    section: "engine",
+    name: "lanes",
+    kind: Optional(number("lanes", 16, 1..=1024), "16, or the next power of two that the workers need"),
+    prose: "Ordered sub-streams of a partition in each shard; a power of two. More lanes than workers let work move between workers. A change takes effect once a partition is drained.",
+};
+pub static BATCH_RECORDS_MAX: Setting<Number> = Setting {
+    section: "engine",
+    name: "batch_records_max",
+    kind: number("records", 500, 1..=100_000),
+    prose: "Most records in one transaction. Batches are as large as the backlog, up to this.",
+};
+pub static BATCH_BYTES_MAX: Setting<Number> = Setting {
+    section: "engine",
+    name: "batch_bytes_max",
+    kind: number("bytes", 4 * MIB, 4096..=256 * MIB),
+    prose: "Most bytes of keys and values in one transaction. A single larger record is a batch of its own.",
+};
+pub static DELIVERY: Setting<Choice<Delivery>> = Setting {
+    section: "engine",
+    name: "delivery",
+    kind: Choice { default: Delivery::ExactlyOnce, words: DELIVERIES },
+    prose: "`exactly_once` moves the fences in each transaction; `at_least_once` leaves them out, for tables where a replay is harmless.",
+};
+pub static AFFINITY: Setting<Choice<Affinity>> = Setting {
+    section: "engine",
+    name: "affinity",
+    kind: Choice { default: Affinity::Late, words: &[("late", Affinity::Late), ("static", Affinity::Static)] },
+    prose: "`late` packs idle lanes onto as few workers as the load needs; `static` binds lane modulo workers.",
+};
+pub static CORES: Setting<Text<Vec<usize>>> = Setting {
+    section: "engine",
+    name: "cores",
+    kind: Text {
+        expected: "core numbers such as \"1-3\" or \"1,3,5-7\"",
+        required: false,
+        parse: cores,
+        absent: "not pinned",
+    },
+    prose: "Cores that workers are pinned to, round robin.",
+};
+pub static POLLER_CORE: Setting<Optional<Number>> = Setting {
+    section: "engine",
+    name: "poller_core",
+    kind: Optional(number("core", 0, 0..=4095), "not pinned"),
+    prose: "Core that the poller is pinned to.",
+};
+pub static COMMIT_INTERVAL: Setting<Millis> = Setting {
+    section: "engine",
+    name: "commit_interval_ms",
+    kind: millis(1000, 10..=600_000),
+    prose: "How often progress is stored in each shard and committed to Kafka. It bounds what a restart reads again, not what it writes again.",
+};
+pub static MANAGE_SCHEMA: Setting<Flag> = Setting {
+    section: "engine",
+    name: "manage_schema",
+    kind: Flag { default: true },
+    prose: "Whether `run` creates and upgrades the schema `forebay` in each shard; otherwise `forebay init` does.",
+};
+pub static PARTITION_RECORDS_MAX: Setting<Number> = Setting {
+    section: "engine",
+    name: "partition_records_max",
+    kind: number("records", 20_000, 1..=10_000_000),
+    prose: "Most records of one partition between fetched and durable; beyond, the partition is paused.",
+};
+pub static PARTITION_BYTES_MAX: Setting<Number> = Setting {
+    section: "engine",
+    name: "partition_bytes_max",
+    kind: number("bytes", 8 * MIB, 65_536..=1024 * MIB),
+    prose: "Most bytes of one partition between fetched and durable; beyond, the partition is paused.",
+};
+pub static DRAIN_DEADLINE: Setting<Millis> = Setting {
+    section: "engine",
+    name: "drain_deadline_ms",
+    kind: millis(30_000, 0..=3_600_000),
+    prose: "On SIGTERM and SIGINT: how long to finish what was fetched. The rest is left to the next owner.",
+};
+pub static REVOKE_DEADLINE: Setting<Millis> = Setting {
+    section: "engine",
+    name: "revoke_deadline_ms",
+    kind: millis(10_000, 0..=600_000),
+    prose: "On a revocation: likewise, while the whole group waits.",
+};
+pub static LOCATE_DEADLINE: Setting<Millis> = Setting {
+    section: "engine",
+    name: "locate_deadline_ms",
+    kind: millis(2000, 1..=600_000),
+    prose: "How long an assignment waits for a shard's stored progress before that shard counts as silent.",
+};
+pub static RETRY_BACKOFF_MIN: Setting<Millis> = Setting {
+    section: "engine",
+    name: "retry_backoff_min_ms",
+    kind: millis(50, 1..=60_000),
+    prose: "First wait before a batch is tried again or a connection made again; it doubles, with jitter.",
+};
+pub static RETRY_BACKOFF_MAX: Setting<Millis> = Setting {
+    section: "engine",
+    name: "retry_backoff_max_ms",
+    kind: millis(10_000, 1..=600_000),
+    prose: "Longest such wait.",
+};
+
+// --------------------------------------------------------------------------------------------------------------- shards
+
+pub static SHARDS_BY: Setting<Choice<By>> = Setting {
+    section: "shards",
+    name: "by",
+    kind: Choice {
+        default: By::Partition,
+        words: &[("partition", By::Partition), ("hash", By::Hash), ("modulo", By::Modulo), ("map", By::Map)],
+    },
+    prose: "What decides a record's shard: its partition, or its tenant's hash, number, or entry in `map_file`.",
+};
+pub static SHARDS_TENANT: Setting<Text<Tenant>> = Setting {
+    section: "shards",
+    name: "tenant",
+    kind: Text {
+        expected: "\"key\", \"key:N\", \"header:NAME\" or \"field:NAME\"",
+        required: false,
+        parse: tenant,
+        absent: "`\"key\"`",
+    },
+    prose: "What of a record names its tenant: the key, the key's part N (from 0), a header, or a field of the payload.",
+};
+pub static SHARDS_DELIMITER: Setting<Text<String>> = Setting {
+    section: "shards",
+    name: "delimiter",
+    kind: Text { absent: "`\":\"`", ..text("what separates the parts of a key") },
+    prose: "Separates the parts of a key, for `tenant = \"key:N\"`.",
+};
+pub static SHARDS_MAP_FILE: Setting<Text<PathBuf>> = Setting {
+    section: "shards",
+    name: "map_file",
+    kind: Text { expected: "the path of a TOML file", required: false, parse: path, absent: "none" },
+    prose: "For `by = \"map\"`: a TOML file of lines `\"tenant\" = \"shard\"`.",
+};
+pub static SHARDS_DEFAULT: Setting<Text<String>> = Setting {
+    section: "shards",
+    name: "default",
+    kind: text("the name of a shard"),
+    prose: "For `by = \"map\"`: the shard of tenants that the map lacks; without it they stop the topic.",
+};
+pub static SHARD_NAME: Setting<Text<String>> = Setting {
+    section: "shard",
+    name: "name",
+    kind: Text { required: true, ..text("a name of its own for each shard") },
+    prose: "What messages, metrics and the map call this database.",
+};
+pub static SHARD_DSN: Setting<Text<String>> = Setting {
+    section: "shard",
+    name: "dsn",
+    kind: text("a connection string"),
+    prose: "`host=… port=… user=… dbname=…` or `postgresql://…`. One of `dsn`, `dsn_file` and `dsn_env` is required.",
+};
+pub static SHARD_DSN_FILE: Setting<Text<PathBuf>> = Setting {
+    section: "shard",
+    name: "dsn_file",
+    kind: Text { expected: "the path of a file", required: false, parse: path, absent: "none" },
+    prose: "A file that holds the connection string.",
+};
+pub static SHARD_DSN_ENV: Setting<Text<String>> = Setting {
+    section: "shard",
+    name: "dsn_env",
+    kind: text("the name of an environment variable"),
+    prose: "An environment variable that holds the connection string.",
+};
+pub static SHARD_PARTITIONS: Setting<Text<Vec<RangeInclusive<i32>>>> = Setting {
+    section: "shard",
+    name: "partitions",
+    kind: Text {
+        expected: "partition numbers such as \"0-3\" or \"0-3,8\"",
+        required: false,
+        parse: partitions,
+        absent: "all",
+    },
+    prose: "The partitions whose records live here: decides with `by = \"partition\"`, is checked with the others.",
+};
+pub static SHARD_CONNECT_TIMEOUT: Setting<Millis> = Setting {
+    section: "shard",
+    name: "connect_timeout_ms",
+    kind: millis(5000, 1..=600_000),
+    prose: "Longest wait for a connection to the database.",
+};
+pub static SHARD_STATEMENT_TIMEOUT: Setting<Millis> = Setting {
+    section: "shard",
+    name: "statement_timeout_ms",
+    kind: millis(30_000, 1..=3_600_000),
+    prose: "Longest time a statement of ours may take.",
+};
+pub static SHARD_LOCK_TIMEOUT: Setting<Millis> = Setting {
+    section: "shard",
+    name: "lock_timeout_ms",
+    kind: millis(2000, 1..=3_600_000),
+    prose: "Longest wait for a lock that somebody else holds; shorter than `statement_timeout_ms`.",
+};
+pub static SHARD_CONNECTIONS_MAX: Setting<Optional<Number>> = Setting {
+    section: "shard",
+    name: "connections_max",
+    kind: Optional(number("connections", 0, 1..=100_000), "what the server allows"),
+    prose: "Most connections that this process may open to the shard: it needs one for each worker and two more.",
+};
+
+// --------------------------------------------------------------------------------------------------------------- topics
+
+pub static TOPIC_NAME: Setting<Text<String>> = Setting {
+    section: "topic",
+    name: "name",
+    kind: Text { required: true, ..text("the name of a topic") },
+    prose: "The topic.",
+};
+pub static TOPIC_TABLE: Setting<Text<(Option<String>, String)>> = Setting {
+    section: "topic",
+    name: "table",
+    kind: Text { expected: "\"table\" or \"schema.table\"", required: true, parse: table_name, absent: "none" },
+    prose: "The table, in every shard. Its columns are matched to the payload's fields by name, as they are written (no folding to lower case).",
+};
+pub static TOPIC_INSERT_MODE: Setting<Choice<InsertMode>> = Setting {
+    section: "topic",
+    name: "insert_mode",
+    kind: Choice {
+        default: InsertMode::Insert,
+        words: &[("insert", InsertMode::Insert), ("upsert", InsertMode::Upsert), ("update", InsertMode::Update)],
+    },
+    prose: "What a record does to its row.",
+};
+pub static TOPIC_PK_FIELDS: Setting<TextList> = Setting {
+    section: "topic",
+    name: "pk_fields",
+    kind: TextList { expected: "a list of column names" },
+    prose: "The columns that identify a row; needed for upserts, updates and deletes.",
+};
+pub static TOPIC_DELETE_ENABLED: Setting<Flag> = Setting {
+    section: "topic",
+    name: "delete_enabled",
+    kind: Flag { default: false },
+    prose: "Whether a null value deletes the row that its key names.",
+};
+pub static TOPIC_DELETE_FIELD: Setting<Text<String>> = Setting {
+    section: "topic",
+    name: "delete_field",
+    kind: text("the name of a field"),
+    prose: "A field of the payload whose value `true` makes the record a delete.",
+};
+pub static TOPIC_KEY_FORMAT: Setting<Text<String>> = Setting {
+    section: "topic",
+    name: "key_format",
+    kind: Text { absent: "the key is JSON", ..text("a format such as \"{app_id}:{subscription_id}\"") },
+    prose: "How the `pk_fields` are read from the key of a null value.",
+};
+pub static TOPIC_DELIVERY: Setting<Optional<Choice<Delivery>>> = Setting {
+    section: "topic",
+    name: "delivery",
+    kind: Optional(Choice { default: Delivery::ExactlyOnce, words: DELIVERIES }, "that of `[engine]`"),
+    prose: "Overrides `[engine] delivery` for this topic.",
+};
+pub static TOPIC_GUARD: Setting<Text<String>> = Setting {
+    section: "topic",
+    name: "guard",
+    kind: text("the name of a column"),
+    prose: "Apply a record only if its value for this column is greater than the row's.",
+};
+pub static TOPIC_SKIP_UNCHANGED: Setting<Flag> = Setting {
+    section: "topic",
+    name: "skip_unchanged",
+    kind: Flag { default: false },
+    prose: "Leave a row alone when it would not change: less to write, but every row is compared.",
+};
+pub static TOPIC_UNKNOWN_FIELDS: Setting<Choice<UnknownFields>> = Setting {
+    section: "topic",
+    name: "unknown_fields",
+    kind: Choice {
+        default: UnknownFields::Ignore,
+        words: &[("ignore", UnknownFields::Ignore), ("error", UnknownFields::Error)],
+    },
+    prose: "What a field without a column means: nothing, or that the record is at fault.",
+};
+pub static ON_BAD_RECORD_POLICY: Setting<Choice<OnBadRecord>> = Setting {
+    section: "topic.on_bad_record",
+    name: "policy",
+    kind: Choice { default: OnBadRecord::Stop, words: &[("stop", OnBadRecord::Stop)] },
+    prose: "What a record that cannot be applied does: it stops its topic, nothing of it is lost, other topics go on.",
+};
+pub static ON_BAD_RECORD_THEN: Setting<NotYet> = Setting {
+    section: "topic.on_bad_record",
+    name: "then",
+    kind: NotYet("no such key: this version stops the topic at a bad record, dead letters are not built yet"),
+    prose: "",
+};
+pub static ADMIN_LISTEN: Setting<NotYet> = Setting {
+    section: "admin",
+    name: "listen",
+    kind: NotYet("no such key: this version does not serve metrics or pages yet"),
+    prose: "",
+};
+
+// -------------------------------------------------------------------------------------------------------------- parsers
+
+fn not_empty(written: &str) -> Option<String> {
+    (!written.trim().is_empty()).then(|| written.to_owned())
+}
+
+fn path(written: &str) -> Option<PathBuf> {
+    not_empty(written).map(PathBuf::from)
+}
+
+/// `0-3,8` → `[0..=3, 8..=8]`: no empty range, no number twice.
+fn partitions(written: &str) -> Option<Vec<RangeInclusive<i32>>> {
+    let mut ranges = Vec::new();
+    for part in written.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |digits: &str| digits.trim().parse::<i32>().ok().filter(|n| *n >= 0);
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last || ranges.iter().any(|r: &RangeInclusive<i32>| first <= *r.end() && *r.start() <= last) {
+            return None;
+        }
+        ranges.push(first..=last);
+    }
+    Some(ranges)
+}
+
+fn cores(written: &str) -> Option<Vec<usize>> {
+    let ranges = partitions(written)?;
+    (ranges.iter().all(|r| *r.end() < 4096)).then(|| ranges.into_iter().flatten().map(|core| core as usize).collect())
+}
+
+fn tenant(written: &str) -> Option<Tenant> {
+    match written.split_once(':') {
+        None => (written == "key").then_some(Tenant::Key),
+        Some(("key", part)) => part.parse().ok().map(Tenant::KeyPart),
+        Some(("header", name)) => not_empty(name).map(Tenant::Header),
+        Some(("field", name)) => not_empty(name).map(Tenant::Field),
+        Some(_) => None,
+    }
+}
+
+fn table_name(written: &str) -> Option<(Option<String>, String)> {
+    match written.split('.').map(not_empty).collect::<Option<Vec<_>>>()?.as_slice() {
+        [table] => Some((None, table.clone())),
+        [schema, table] => Some((Some(schema.clone()), table.clone())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_numbers() {
+        assert_eq!(partitions("0-3,8"), Some(vec![0..=3, 8..=8]));
+        assert_eq!(partitions(" 1 - 2 , 4"), Some(vec![1..=2, 4..=4]));
+        for wrong in ["", "3-1", "a", "0-3,2", "-1", "1,,2", "99999999999"] {
+            assert_eq!(partitions(wrong), None, "{wrong}");
+        }
+        assert_eq!(cores("1-3,7"), Some(vec![1, 2, 3, 7]));
+        assert_eq!(cores("0-1000000"), None);
+    }
+
+    #[test]
+    fn tenants_and_tables() {
+        assert_eq!(tenant("key"), Some(Tenant::Key));
+        assert_eq!(tenant("key:1"), Some(Tenant::KeyPart(1)));
+        assert_eq!(tenant("header:app"), Some(Tenant::Header("app".into())));
+        assert_eq!(tenant("field:app_id"), Some(Tenant::Field("app_id".into())));
+        for wrong in ["", "key:", "key:x", "keys", "header:", "offset:1"] {
+            assert_eq!(tenant(wrong), None, "{wrong}");
+        }
+        assert_eq!(table_name("a.b"), Some((Some("a".into()), "b".into())));
+        for wrong in ["", ".b", "a.", "a.b.c"] {
+            assert_eq!(table_name(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn no_setting_is_defined_twice() {
+        let mut names: Vec<String> = ALL.iter().map(|s| format!("{}.{}", s.section(), s.name())).collect();
+        names.sort();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}

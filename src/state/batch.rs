@@ -82,7 +82,8 @@ impl Batch {
     /// `range` must not leave out an earlier record of a lane that is not written yet.
     pub fn moves(&self, range: Range<usize>, into: &mut Vec<LaneMove>) {
         into.clear();
-        if range == (0..self.records.len()) && self.records.len() == self.chunks.iter().map(|c| c.len()).sum() {
+        if range == (0..self.records.len()) && self.records.len() == self.chunks.iter().map(|c| c.len()).sum::<usize>()
+        {
             self.whole_moves(into);
             return;
         }

@@ -1,0 +1,101 @@
+//! The properties of librdkafka: which the user may set, and which forebay owns.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+
+use super::problem::did_you_mean;
+use super::raw::{Section, describe};
+use super::secret::{Secret, is_sensitive};
+use super::{Kafka, settings};
+
+/// Properties that forebay sets itself, and why the user may not.
+pub const OWNED: &[(&str, &str)] = &[
+    ("enable.auto.commit", "an offset is committed only when every record below it is durable in PostgreSQL"),
+    ("auto.commit.enable", "an offset is committed only when every record below it is durable in PostgreSQL"),
+    ("auto.commit.interval.ms", "engine.commit_interval_ms says how often progress is stored and committed"),
+    ("enable.auto.offset.store", "what may be committed follows from what is durable, not from what was handed out"),
+    ("offset.store.method", "progress is kept in PostgreSQL and in Kafka"),
+    ("offset.store.path", "progress is kept in PostgreSQL and in Kafka"),
+    ("offset.store.sync.interval.ms", "progress is kept in PostgreSQL and in Kafka"),
+    ("enable.partition.eof", "the end of a partition is how progress passes trailing transaction markers"),
+    ("statistics.interval.ms", "forebay's own metrics depend on it"),
+];
+
+/// Reads `[kafka]`; what is wrong is reported. `None` only when something was.
+pub fn read(section: &Section<'_>) -> Option<Kafka> {
+    let first_start = section.get(&settings::AUTO_OFFSET_RESET);
+    let bootstrap = section.get(&settings::BOOTSTRAP_SERVERS);
+    let group_id = section.get(&settings::GROUP_ID);
+    let mut properties = BTreeMap::new();
+    for (name, value) in section.entries() {
+        if let Some(reason) = owned(&name) {
+            section.problem(
+                &name,
+                describe(&name, value),
+                format!("no such property: forebay owns it, because {reason}"),
+            );
+            continue;
+        }
+        if [settings::AUTO_OFFSET_RESET.name, settings::BOOTSTRAP_SERVERS.name, settings::GROUP_ID.name]
+            .contains(&&*name)
+        {
+            continue;
+        }
+        let Some(text) = section.scalar_text(&name, value) else { continue };
+        if let Err(expected) = accepted(&name, &text) {
+            section.problem(&name, describe(&name, value), expected);
+        }
+        properties.insert(name, Secret(text));
+    }
+    let (bootstrap, group_id) = (bootstrap?, group_id?);
+    properties.insert(settings::BOOTSTRAP_SERVERS.name.to_owned(), Secret(bootstrap));
+    properties.insert(settings::GROUP_ID.name.to_owned(), Secret(group_id.clone()));
+    Some(Kafka { group_id, first_start, properties })
+}
+
+fn owned(name: &str) -> Option<&'static str> {
+    if name.ends_with("_cb") || name == "opaque" {
+        return Some("callbacks are code");
+    }
+    OWNED.iter().find(|(owned, _)| *owned == name).map(|(_, reason)| *reason)
+}
+
+/// Asks librdkafka for its opinion; an error says what is expected instead.
+fn accepted(name: &str, value: &str) -> Result<(), String> {
+    let mut config = ClientConfig::new();
+    config.set(name, value);
+    let Err(error) = config.create_native_config() else { return Ok(()) };
+    let known = property_names();
+    if !known.iter().any(|property| property == name) {
+        let hint = did_you_mean(name, known.iter().map(String::as_str));
+        if let Some(near) = hint {
+            return Err(format!("a property of librdkafka; did you mean {near}?"));
+        }
+    }
+    Err(match error {
+        KafkaError::ClientConfig(_, text, _, _) if !is_sensitive(name) => {
+            format!("what librdkafka accepts: {}", text.trim_end_matches('\0'))
+        }
+        _ => "what librdkafka accepts".to_owned(),
+    })
+}
+
+/// The names of librdkafka's properties, as far as they have a default value.
+fn property_names() -> Vec<String> {
+    let Ok(config) = ClientConfig::new().create_native_config() else { return Vec::new() };
+    let mut count = 0;
+    let mut names = Vec::new();
+    // SAFETY: `config` lives until the end of the function; the dump is an array of `count` C strings, name and value in
+    // turn, that is ours until it is freed. https://docs.confluent.io/platform/current/clients/librdkafka/html/rdkafka_8h.html
+    unsafe {
+        let dump = rdkafka_sys::rd_kafka_conf_dump(config.ptr(), &mut count);
+        for i in (0..count).step_by(2) {
+            names.push(CStr::from_ptr(*dump.add(i)).to_string_lossy().into_owned());
+        }
+        rdkafka_sys::rd_kafka_conf_dump_free(dump, count);
+    }
+    names
+}

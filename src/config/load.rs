@@ -1,0 +1,297 @@
+//! From what the user wrote to the validated [`Config`]: every problem at once.
+
+use std::fs;
+use std::path::Path;
+
+use super::problem::{Problem, Problems};
+use super::raw::{Environment, Places, Report, Section};
+use super::secret::Secret;
+use super::settings::{self as s, By};
+use super::{Admin, Config, Engine, RouteBy, Routing, Shard, Tenant, dsn, kafka, topic};
+
+/// A configuration that may be run, and what else there is to say about it.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub config: Config,
+    /// Things that work but are hardly meant.
+    pub warnings: Vec<Problem>,
+    pub places: Places,
+}
+
+/// Reads a file.
+pub fn load(file: &Path) -> Result<Loaded, Problems> {
+    let text = fs::read_to_string(file).map_err(|error| {
+        Problems(vec![Problem {
+            file: file.to_owned(),
+            line: 0,
+            key: String::new(),
+            found: format!("no readable file: {error}"),
+            expected: "a configuration (--config FILE)".to_owned(),
+        }])
+    })?;
+    parse(file, &text, &|name| std::env::var(name).ok())
+}
+
+/// Reads a text; `file` serves messages and is what relative paths start from.
+pub fn parse(file: &Path, text: &str, environment: Environment<'_>) -> Result<Loaded, Problems> {
+    let report = Report::new(file, text, environment);
+    let config = report.parse(text).and_then(|document| read(&report, file, document.get_ref()));
+    let (warnings, places) = report.finish()?;
+    match config {
+        Some(config) => Ok(Loaded { config, warnings, places }),
+        // Every `None` on the way was reported.
+        None => unreachable!("a configuration that cannot be read has a problem"),
+    }
+}
+
+fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> Option<Config> {
+    let root = Section::root(report, document, &["kafka", "engine", "admin", "shards", "shard", "topic", "ingest"]);
+    if root.is_written("ingest") {
+        root.problem("ingest", "a table", "no such table: this version has no HTTP gateway yet");
+    }
+    let kafka = kafka::read(&root.open_table("kafka", "kafka"));
+    let engine = engine(&root.table("engine", "engine", &[]));
+    root.table("admin", "admin", &[]).get(&s::ADMIN_LISTEN);
+    let shards = shards(&root);
+    let routing = routing(&root.table("shards", "shards", &[]), &shards);
+    let topics = topic::read_all(&root, engine.delivery);
+    Some(Config {
+        file: file.to_owned(),
+        kafka: kafka?,
+        engine,
+        admin: Admin { listen: None },
+        shards: shards.into_iter().collect::<Option<Vec<_>>>()?,
+        routing: routing?,
+        topics: topics?,
+    })
+}
+
+fn engine(section: &Section<'_>) -> Engine {
+    let workers_per_shard = section.get(&s::WORKERS_PER_SHARD);
+    let lanes = section.get(&s::LANES).unwrap_or_else(|| workers_per_shard.next_power_of_two().max(16));
+    if !lanes.is_power_of_two() {
+        section.problem("lanes", lanes.to_string(), "a power of two");
+    }
+    if lanes < workers_per_shard {
+        let found = format!("{lanes} lanes for {workers_per_shard} workers");
+        section.warning(
+            "lanes",
+            found,
+            "at least as many lanes as workers: the others idle when one partition is busy",
+        );
+    }
+    let engine = Engine {
+        workers_per_shard,
+        lanes: lanes as u16,
+        batch_records_max: section.get(&s::BATCH_RECORDS_MAX),
+        batch_bytes_max: section.get(&s::BATCH_BYTES_MAX),
+        delivery: section.get(&s::DELIVERY),
+        affinity: section.get(&s::AFFINITY),
+        cores: section.get(&s::CORES).unwrap_or_default(),
+        poller_core: section.get(&s::POLLER_CORE),
+        commit_interval: section.get(&s::COMMIT_INTERVAL),
+        manage_schema: section.get(&s::MANAGE_SCHEMA),
+        partition_records_max: section.get(&s::PARTITION_RECORDS_MAX),
+        partition_bytes_max: section.get(&s::PARTITION_BYTES_MAX),
+        drain_deadline: section.get(&s::DRAIN_DEADLINE),
+        revoke_deadline: section.get(&s::REVOKE_DEADLINE),
+        locate_deadline: section.get(&s::LOCATE_DEADLINE),
+        retry_backoff_min: section.get(&s::RETRY_BACKOFF_MIN),
+        retry_backoff_max: section.get(&s::RETRY_BACKOFF_MAX),
+    };
+    if engine.retry_backoff_max < engine.retry_backoff_min {
+        let found = engine.retry_backoff_max.as_millis().to_string();
+        section.problem("retry_backoff_max_ms", found, "at least retry_backoff_min_ms");
+    }
+    if engine.partition_records_max < engine.batch_records_max {
+        let found = engine.partition_records_max.to_string();
+        section.warning("partition_records_max", found, "at least batch_records_max: batches never become full");
+    }
+    engine
+}
+
+/// One entry for each `[[shard]]`; none where something about it is wrong.
+fn shards(root: &Section<'_>) -> Vec<Option<Shard>> {
+    let sections = root.tables("shard", &[]);
+    if sections.is_empty() && !root.is_written("shard") {
+        root.problem("shard", "nothing", "[[shard]], one table for each database");
+    }
+    let shards: Vec<Option<Shard>> = sections.iter().map(shard).collect();
+    for (i, section) in sections.iter().enumerate() {
+        let Some(this) = &shards[i] else { continue };
+        for other in shards[..i].iter().flatten() {
+            if other.name == this.name {
+                section.problem("name", format!("{:?} again", this.name), "a name of its own for each shard");
+            }
+            if other.dsn == this.dsn {
+                let found = format!("the connection string of {:?} again", other.name);
+                section.problem("dsn", found, "a database of its own for each shard");
+            }
+        }
+    }
+    shards
+}
+
+fn shard(section: &Section<'_>) -> Option<Shard> {
+    let name = section.get(&s::SHARD_NAME);
+    let dsn = shard_dsn(section);
+    let statement_timeout = section.get(&s::SHARD_STATEMENT_TIMEOUT);
+    let lock_timeout = section.get(&s::SHARD_LOCK_TIMEOUT);
+    if lock_timeout >= statement_timeout {
+        let found = lock_timeout.as_millis().to_string();
+        section.problem(
+            "lock_timeout_ms",
+            found,
+            "less than statement_timeout_ms, or waits for locks look like slow statements",
+        );
+    }
+    let shard = Shard {
+        name: name.unwrap_or_default(),
+        dsn: dsn.unwrap_or(Secret(String::new())),
+        partitions: section.get(&s::SHARD_PARTITIONS),
+        connect_timeout: section.get(&s::SHARD_CONNECT_TIMEOUT),
+        statement_timeout,
+        lock_timeout,
+        connections_max: section.get(&s::SHARD_CONNECTIONS_MAX),
+    };
+    (!shard.name.is_empty() && !shard.dsn.0.is_empty()).then_some(shard)
+}
+
+fn shard_dsn(section: &Section<'_>) -> Option<Secret> {
+    let ways = [&s::SHARD_DSN.name, &s::SHARD_DSN_FILE.name, &s::SHARD_DSN_ENV.name];
+    let written: Vec<&str> = ways.into_iter().filter(|way| section.is_written(way)).copied().collect();
+    let [way] = written[..] else {
+        let found = if written.is_empty() { "nothing".to_owned() } else { written.join(" and ") };
+        section.problem("dsn", found, "one of dsn, dsn_file and dsn_env");
+        return None;
+    };
+    let key = section.key(way);
+    let text = match way {
+        "dsn_file" => section.report.secret_file(&key, &section.get(&s::SHARD_DSN_FILE)?),
+        "dsn_env" => section.report.secret_env(&key, &section.get(&s::SHARD_DSN_ENV)?),
+        _ => section.get(&s::SHARD_DSN),
+    }?;
+    match dsn::parse(&text) {
+        Ok(_) => Some(Secret(text)),
+        Err(expected) => {
+            section.problem(way, "a text that is not shown", expected);
+            None
+        }
+    }
+}
+
+fn routing(section: &Section<'_>, shards: &[Option<Shard>]) -> Option<Routing> {
+    let by = section.get(&s::SHARDS_BY);
+    let tenant = section.get(&s::SHARDS_TENANT);
+    let delimiter = section.get(&s::SHARDS_DELIMITER);
+    let map_file = section.get(&s::SHARDS_MAP_FILE);
+    let default = section.get(&s::SHARDS_DEFAULT);
+    let serves = |name: &str| match name {
+        "tenant" | "delimiter" => by != By::Partition,
+        _ => by == By::Map,
+    };
+    for name in ["tenant", "delimiter", "map_file", "default"] {
+        if section.is_written(name) && !serves(name) {
+            section.problem(name, "a value", "nothing: it does not serve this choice of shards.by");
+        }
+    }
+    partitions_are_disjoint(section.report, by, shards);
+    let by = match by {
+        By::Partition => RouteBy::Partition,
+        By::Hash => RouteBy::Hash,
+        By::Modulo => RouteBy::Modulo,
+        By::Map => {
+            let Some(file) = map_file else {
+                section.problem("map_file", "nothing", "the path of a TOML file of lines \"tenant\" = \"shard\"");
+                return None;
+            };
+            let default = default.map(|name| {
+                let found = position(shards, &name);
+                if found.is_none() {
+                    section.problem("default", format!("{name:?}"), "the name of a shard");
+                }
+                found
+            });
+            tenant_map(section, &file, shards, default.flatten())?
+        }
+    };
+    let tenant = tenant.unwrap_or(Tenant::Key);
+    Some(Routing { by, tenant, delimiter: delimiter.unwrap_or_else(|| ":".to_owned()) })
+}
+
+fn position(shards: &[Option<Shard>], name: &str) -> Option<usize> {
+    shards.iter().position(|shard| shard.as_ref().is_some_and(|shard| shard.name == name))
+}
+
+/// No partition in two shards; and where the partition decides, every one of several shards has some.
+fn partitions_are_disjoint(report: &Report<'_>, by: By, shards: &[Option<Shard>]) {
+    for (i, shard) in shards.iter().enumerate() {
+        let Some(shard) = shard else { continue };
+        let key = format!("shard[{i}].partitions");
+        let Some(ranges) = &shard.partitions else {
+            if by == By::Partition && shards.len() > 1 {
+                report.problem(
+                    &key,
+                    "nothing",
+                    "the partitions of each shard, or [shards] by = \"hash\", \"modulo\" or \"map\"",
+                );
+            }
+            continue;
+        };
+        let earlier = shards[..i].iter().flatten().filter(|other| other.name != shard.name);
+        for other in earlier {
+            let theirs = other.partitions.iter().flatten();
+            let twice =
+                theirs.flat_map(|a| ranges.iter().map(move |b| (*a.start().max(b.start()), *a.end().min(b.end()))));
+            if let Some((partition, _)) = twice.into_iter().find(|(first, last)| first <= last) {
+                report.problem(
+                    &key,
+                    format!("partition {partition}, which {:?} has, too", other.name),
+                    "each partition in one shard",
+                );
+            }
+        }
+    }
+}
+
+/// Reads the file of tenant → shard.
+fn tenant_map(
+    section: &Section<'_>,
+    named: &Path,
+    shards: &[Option<Shard>],
+    default: Option<usize>,
+) -> Option<RouteBy> {
+    let file = section.report.path(named);
+    let text = match fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) => {
+            section.problem("map_file", format!("no readable file at {}: {error}", file.display()), "a tenant map");
+            return None;
+        }
+    };
+    let lines: std::collections::BTreeMap<String, String> = match toml::from_str(&text) {
+        Ok(lines) => lines,
+        Err(error) => {
+            let line = text[..error.span().map_or(0, |span| span.start)].matches('\n').count() + 1;
+            let found = format!("{} with an error in line {line}: {}", file.display(), error.message());
+            section.problem("map_file", found, "a TOML file of lines \"tenant\" = \"shard\"");
+            return None;
+        }
+    };
+    let mut tenants = std::collections::BTreeMap::new();
+    let mut unknown = std::collections::BTreeSet::new();
+    for (tenant, shard) in lines {
+        match position(shards, &shard) {
+            Some(at) => drop(tenants.insert(tenant, at)),
+            None => drop(unknown.insert(shard)),
+        }
+    }
+    for shard in unknown {
+        section.problem(
+            "map_file",
+            format!("tenants of {shard:?} in {}", file.display()),
+            "only names of [[shard]] tables",
+        );
+    }
+    Some(RouteBy::Map { file, tenants, default })
+}

@@ -1,0 +1,52 @@
+//! The table of settings in tuning.md.
+
+use super::ALL;
+
+/// Every setting in Markdown, one table for each section of the file.
+pub fn settings_table() -> String {
+    let mut text = String::new();
+    let mut section = "";
+    for setting in ALL {
+        let Some([kind, default, range, reloads, prose]) = setting.row() else { continue };
+        if setting.section() != section {
+            section = setting.section();
+            text.push_str(&format!("\n### {}\n\n", heading(section)));
+            text.push_str(
+                "| setting | type, unit | default | range | reloads | what it does |\n|---|---|---|---|---|---|\n",
+            );
+        }
+        text.push_str(&format!("| `{}` | {kind} | {default} | {range} | {reloads} | {prose} |\n", setting.name()));
+    }
+    text
+}
+
+fn heading(section: &str) -> String {
+    match section {
+        "shard" => "`[[shard]]`, one for each database".to_owned(),
+        "topic" => "`[[topic]]`, one for each topic".to_owned(),
+        other => format!("`[{other}]`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGIN: &str = "<!-- settings:begin -->\n";
+    const END: &str = "<!-- settings:end -->";
+
+    /// `FOREBAY_UPDATE=1 cargo test settings` writes the table anew.
+    #[test]
+    fn tuning_md_holds_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning.md");
+        let written = std::fs::read_to_string(path).expect("tuning.md is readable");
+        let (before, rest) = written.split_once(BEGIN).expect("tuning.md marks the table's begin");
+        let (table, after) = rest.split_once(END).expect("tuning.md marks the table's end");
+        let expected = settings_table();
+        if std::env::var_os("FOREBAY_UPDATE").is_some() {
+            std::fs::write(path, format!("{before}{BEGIN}{expected}{END}{after}")).expect("tuning.md is writable");
+        } else {
+            assert_eq!(table, expected, "run FOREBAY_UPDATE=1 cargo test settings");
+        }
+    }
+}

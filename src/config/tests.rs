@@ -1,0 +1,427 @@
+//! Every rule of the configuration as one entry: what was written, what is said about it.
+
+use std::path::Path;
+
+use super::load::{Loaded, parse};
+use super::settings as s;
+use super::*;
+
+const SMALLEST: &str = r#"
+[kafka]
+"bootstrap.servers" = "127.0.0.1:9092"
+"group.id" = "subscriptions"
+
+[[shard]]
+name = "main"
+dsn = "host=127.0.0.1 port=5432 user=app dbname=app password=hunter2"
+
+[[topic]]
+name = "subscription-updates"
+table = "subscriptions"
+insert_mode = "upsert"
+pk_fields = ["app_id", "subscription_id"]
+delete_enabled = true
+key_format = "{app_id}:{subscription_id}"
+"#;
+
+fn environment(name: &str) -> Option<String> {
+    match name {
+        "DSN" => Some("host=127.0.0.1 user=env".to_owned()),
+        "PASSWORD" => Some("hunter2".to_owned()),
+        _ => None,
+    }
+}
+
+fn read(text: &str) -> Result<Loaded, problem::Problems> {
+    parse(Path::new("forebay.toml"), text, &environment)
+}
+
+fn valid(text: &str) -> Loaded {
+    read(text).unwrap_or_else(|problems| panic!("{problems}\n{text}"))
+}
+
+/// The smallest configuration with `old` replaced by `new`: exactly these lines are said about it.
+#[track_caller]
+fn check(old: &str, new: &str, expectation: &[&str]) {
+    assert!(SMALLEST.contains(old), "{old}");
+    let said = match read(&SMALLEST.replacen(old, new, 1)) {
+        Ok(loaded) => loaded.warnings.iter().map(|w| format!("warning: {w}")).collect(),
+        Err(problems) => problems.0.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    };
+    assert_eq!(said, expectation);
+    assert!(!said.join("\n").contains("hunter"), "a secret was shown");
+}
+
+const TOPIC_END: &str = "key_format = \"{app_id}:{subscription_id}\"";
+const KAFKA: &str = "[kafka]";
+const SHARD: &str = "[[shard]]";
+
+#[test]
+fn the_smallest_configuration_and_its_defaults() {
+    let Loaded { config, warnings, places } = valid(SMALLEST);
+    assert_eq!(warnings, []);
+    assert_eq!(config.kafka.group_id, "subscriptions");
+    assert_eq!(config.kafka.first_start, FirstStart::Earliest);
+    assert_eq!(config.kafka.properties.keys().collect::<Vec<_>>(), ["bootstrap.servers", "group.id"]);
+    let e = &config.engine;
+    assert_eq!((e.workers_per_shard, e.lanes, e.batch_records_max, e.batch_bytes_max), (4, 16, 500, 4 << 20));
+    assert_eq!((e.delivery, e.affinity, e.manage_schema), (Delivery::ExactlyOnce, Affinity::Late, true));
+    assert_eq!((e.partition_records_max, e.partition_bytes_max), (20_000, 8 << 20));
+    assert_eq!((e.commit_interval, e.locate_deadline), (Duration::from_secs(1), Duration::from_secs(2)));
+    assert_eq!((e.drain_deadline, e.revoke_deadline), (Duration::from_secs(30), Duration::from_secs(10)));
+    assert_eq!((e.retry_backoff_min, e.retry_backoff_max), (Duration::from_millis(50), Duration::from_secs(10)));
+    assert_eq!((e.cores.len(), e.poller_core), (0, None));
+    assert!(matches!(config.routing.by, RouteBy::Partition));
+    let Target::Table(table) = &config.topics[0].target else { panic!("a table") };
+    assert_eq!((table.schema.as_deref(), &*table.name, table.insert_mode), (None, "subscriptions", InsertMode::Upsert));
+    assert_eq!(table.key_format.as_deref(), Some("{app_id}:{subscription_id}"));
+    assert_eq!(
+        (places.line("topic[0].table"), places.line("shard[0].name"), places.line("topic[0].guard")),
+        (12, 7, 10)
+    );
+}
+
+#[test]
+fn everything_that_can_be_written() {
+    let text = r#"
+[kafka]
+bootstrap.servers = "a:1,b:2"
+group.id = "g"
+auto.offset.reset = "latest"
+"isolation.level" = "read_uncommitted"
+fetch.queue.backoff.ms = 5
+sasl.password = { env = "PASSWORD" }
+
+[engine]
+workers_per_shard = 20
+batch_records_max = 2_000
+delivery = "at_least_once"
+cores = "1-3,5"
+poller_core = 0
+affinity = "static"
+manage_schema = false
+
+[shards]
+by = "hash"
+tenant = "key:1"
+delimiter = "/"
+
+[[shard]]
+name = "a"
+dsn_env = "DSN"
+partitions = "0-3,8"
+lock_timeout_ms = 10
+
+[[shard]]
+name = "b"
+dsn = "postgresql://u@h/d?sslmode=verify-full"
+connections_max = 30
+
+[[topic]]
+name = "t"
+table = "s.t"
+insert_mode = "upsert"
+pk_fields = ["id"]
+delivery = "exactly_once"
+delete_field = "gone"
+guard = "updated_at"
+skip_unchanged = true
+unknown_fields = "error"
+[topic.columns]
+country = "/geo/a~1b/0"
+at = "@offset"
+trace = "@header:trace"
+secret = false
+[topic.on_bad_record]
+policy = "stop"
+"#;
+    let Loaded { config, warnings, .. } = valid(text);
+    assert_eq!(warnings, []);
+    assert_eq!(config.kafka.first_start, FirstStart::Latest);
+    assert_eq!(config.kafka.properties["sasl.password"].0, "hunter2");
+    assert_eq!(config.kafka.properties["fetch.queue.backoff.ms"].0, "5");
+    assert!(!config.kafka.properties.contains_key("auto.offset.reset"), "never handed through");
+    assert_eq!((config.engine.lanes, config.engine.cores.as_slice()), (32, [1, 2, 3, 5].as_slice()));
+    assert_eq!((config.routing.tenant, &*config.routing.delimiter), (Tenant::KeyPart(1), "/"));
+    assert_eq!(config.shards[0].dsn.0, "host=127.0.0.1 user=env");
+    assert_eq!(config.shards[0].partitions, Some(vec![0..=3, 8..=8]));
+    let Target::Table(table) = &config.topics[0].target else { panic!("a table") };
+    assert_eq!(config.topics[0].delivery, Delivery::ExactlyOnce);
+    assert_eq!(table.columns["country"], ColumnSource::Pointer(vec!["geo".into(), "a/b".into(), "0".into()]));
+    assert_eq!(table.columns["at"], ColumnSource::Offset);
+    assert_eq!(table.columns["trace"], ColumnSource::Header("trace".into()));
+    assert_eq!(table.columns["secret"], ColumnSource::Ignore);
+}
+
+#[test]
+fn all_problems_at_once() {
+    let text =
+        SMALLEST.replace("upsert", "upsrt").replace("[kafka]", "[engine]\nlane = 3\nworkers_per_shard = 0\n[kafka]");
+    let said = read(&text).expect_err("three problems").to_string();
+    assert_eq!(said.lines().count(), 3, "{said}");
+    assert!(
+        said.starts_with(
+            "forebay.toml:3: engine.lane: found an unknown key, expected a known one; did you mean lanes?"
+        )
+    );
+}
+
+#[test]
+fn keys_and_words() {
+    check(
+        "upsert",
+        "upsrt",
+        &["forebay.toml:13: topic[0].insert_mode: found \"upsrt\", expected one of insert, upsert, update"],
+    );
+    check(
+        "pk_fields",
+        "pk_field",
+        &[
+            "forebay.toml:10: topic[0].pk_fields: found nothing, expected the columns that identify a row: upserts, updates and deletes need them",
+            "forebay.toml:14: topic[0].pk_field: found an unknown key, expected a known one; did you mean pk_fields?",
+        ],
+    );
+    check("true", "1", &["forebay.toml:15: topic[0].delete_enabled: found 1, expected true or false"]);
+    check("[[shard]]", "[shard]", &["forebay.toml:6: shard: found a table, expected [[shard]], one table for each"]);
+    check(
+        KAFKA,
+        "[kafkas]",
+        &[
+            "forebay.toml: kafka.bootstrap.servers: found nothing, expected host:port of one or more brokers, separated by commas",
+            "forebay.toml: kafka.group.id: found nothing, expected the name of a consumer group",
+            "forebay.toml:2: kafkas: found an unknown key, expected a known one; did you mean kafka?",
+        ],
+    );
+    check(
+        KAFKA,
+        "[engine]\nbatch_records_max = 1_000_000\ncores = \"3-1\"\n[kafka]",
+        &[
+            "forebay.toml:3: engine.batch_records_max: found 1000000, expected a whole number of records from 1 to 100000",
+            "forebay.toml:4: engine.cores: found \"3-1\", expected core numbers such as \"1-3\" or \"1,3,5-7\"",
+        ],
+    );
+    check(
+        KAFKA,
+        "[kafka",
+        &["forebay.toml:2: found a syntax error in column 7: unclosed table, expected `]`, expected TOML"],
+    );
+}
+
+#[test]
+fn what_this_version_does_not_have_is_said() {
+    let later = "[topic.on_bad_record]\npolicy = \"dead_letter\"\nthen = \"park\"";
+    check(
+        TOPIC_END,
+        &format!("{TOPIC_END}\n{later}"),
+        &[
+            "forebay.toml:18: topic[0].on_bad_record.policy: found \"dead_letter\", expected stop, the only choice of this version",
+            "forebay.toml:19: topic[0].on_bad_record.then: found \"park\", expected no such key: this version stops the topic at a bad record, dead letters are not built yet",
+        ],
+    );
+    check(
+        KAFKA,
+        "[admin]\nlisten = \"127.0.0.1:9464\"\n[ingest]\nlisten = \"x\"\n[kafka]",
+        &[
+            "forebay.toml:3: admin.listen: found \"127.0.0.1:9464\", expected no such key: this version does not serve metrics or pages yet",
+            "forebay.toml:4: ingest: found a table, expected no such table: this version has no HTTP gateway yet",
+        ],
+    );
+}
+
+#[test]
+fn properties_of_librdkafka() {
+    check(
+        KAFKA,
+        "[kafka]\nenable.auto.commit = true\n\"fetch.mn.bytes\" = 1\n\"session.timeout.ms\" = \"soon\"",
+        &[
+            "forebay.toml:3: kafka.enable.auto.commit: found true, expected no such property: forebay owns it, because an offset is committed only when every record below it is durable in PostgreSQL",
+            "forebay.toml:4: kafka.fetch.mn.bytes: found 1, expected a property of librdkafka; did you mean fetch.min.bytes?",
+            "forebay.toml:5: kafka.session.timeout.ms: found \"soon\", expected what librdkafka accepts: Invalid value for configuration property \"session.timeout.ms\"",
+        ],
+    );
+    check(
+        KAFKA,
+        "[kafka]\nauto.offset.reset = \"newest\"\nsasl.password = [\"hunter3\"]",
+        &[
+            "forebay.toml:3: kafka.auto.offset.reset: found \"newest\", expected one of earliest, latest, error",
+            "forebay.toml:4: kafka.sasl.password: found a list, expected text, a number, true or false",
+        ],
+    );
+    for (property, _) in kafka::OWNED {
+        let problems = read(&SMALLEST.replace(KAFKA, &format!("[kafka]\n{property} = 1"))).expect_err("owned");
+        assert!(problems.0[0].expected.contains("forebay owns it"), "{problems}");
+    }
+}
+
+#[test]
+fn shards_and_routing() {
+    let two = "[[shard]]\nname = \"main\"\ndsn = \"host=b\"\n[[shard]]";
+    check(
+        SHARD,
+        two,
+        &[
+            "forebay.toml:6: shard[0].partitions: found nothing, expected the partitions of each shard, or [shards] by = \"hash\", \"modulo\" or \"map\"",
+            "forebay.toml:9: shard[1].partitions: found nothing, expected the partitions of each shard, or [shards] by = \"hash\", \"modulo\" or \"map\"",
+            "forebay.toml:10: shard[1].name: found \"main\" again, expected a name of its own for each shard",
+        ],
+    );
+    let overlap =
+        "[[shard]]\nname = \"other\"\ndsn = \"host=b\"\npartitions = \"0-3,7\"\n[[shard]]\npartitions = \"4-6,7-9\"";
+    check(
+        SHARD,
+        overlap,
+        &[
+            "forebay.toml:11: shard[1].partitions: found partition 7, which \"other\" has, too, expected each partition in one shard",
+        ],
+    );
+    check(
+        SHARD,
+        "[shards]\nby = \"partition\"\ntenant = \"key\"\ndefault = \"main\"\n[[shard]]",
+        &[
+            "forebay.toml:8: shards.tenant: found a value, expected nothing: it does not serve this choice of shards.by",
+            "forebay.toml:9: shards.default: found a value, expected nothing: it does not serve this choice of shards.by",
+        ],
+    );
+    check(
+        SHARD,
+        "[shards]\nby = \"map\"\ndefault = \"moon\"\n[[shard]]",
+        &[
+            "forebay.toml:6: shards.map_file: found nothing, expected the path of a TOML file of lines \"tenant\" = \"shard\"",
+        ],
+    );
+    check(
+        "dsn = \"host",
+        "dsn_env = \"DSN\"\ndsn = \"host",
+        &["forebay.toml:9: shard[0].dsn: found dsn and dsn_env, expected one of dsn, dsn_file and dsn_env"],
+    );
+    check(
+        "port=5432",
+        "port=hunter",
+        &[
+            "forebay.toml:8: shard[0].dsn: found a text that is not shown, expected a connection string with a valid port",
+        ],
+    );
+    check(
+        "dsn = \"host=127.0.0.1 port=5432 user=app dbname=app password=hunter2\"",
+        "dsn = { env = \"NO\" }",
+        &["forebay.toml:8: shard[0].dsn: found no environment variable NO, expected one that holds the value"],
+    );
+    check(
+        SHARD,
+        "[[shard]]\nlock_timeout_ms = 30_000",
+        &[
+            "forebay.toml:7: shard[0].lock_timeout_ms: found 30000, expected less than statement_timeout_ms, or waits for locks look like slow statements",
+        ],
+    );
+}
+
+#[test]
+fn topics() {
+    let again = format!("{TOPIC_END}\n[[topic]]\nname = \"subscription-updates\"\ntable = \"t\"");
+    check(
+        TOPIC_END,
+        &again,
+        &[
+            "forebay.toml:18: topic[1].name: found \"subscription-updates\" again, expected each topic once: two entries would take it from each other for ever",
+        ],
+    );
+    let shared = format!("{TOPIC_END}\n[[topic]]\nname = \"other\"\ntable = \"subscriptions\"");
+    check(
+        TOPIC_END,
+        &shared,
+        &[
+            "warning: forebay.toml:19: topic[1].table: found the table of topic \"subscription-updates\", expected a table of its own: rows that both topics write have no order between them",
+        ],
+    );
+    check(
+        "{app_id}:",
+        "{app_id}",
+        &[
+            "forebay.toml:16: topic[0].key_format: found \"{app_id}{subscription_id}\", expected something that separates {subscription_id} from what is before it",
+        ],
+    );
+    check(
+        "{app_id}:",
+        "",
+        &[
+            "forebay.toml:16: topic[0].key_format: found \"{subscription_id}\", expected each of {app_id}, {subscription_id}",
+        ],
+    );
+    check(
+        TOPIC_END,
+        "guard = \"app_id\"",
+        &[
+            "forebay.toml:16: topic[0].guard: found \"app_id\", expected a column that is not one of pk_fields: those never change",
+        ],
+    );
+    check(
+        "delete_enabled = true",
+        "delete_enabled = false",
+        &[
+            "warning: forebay.toml:16: topic[0].key_format: found a value, expected delete_enabled = true beside it: only the keys of null values are read",
+        ],
+    );
+    let expected = "\"/json/pointer\", \"@offset\", \"@partition\", \"@timestamp\", \"@key\", \"@header:NAME\", or false to never write it";
+    check(
+        TOPIC_END,
+        "[topic.columns]\na = \"b\"\nc = \"/~2\"\napp_id = false",
+        &[
+            "forebay.toml:14: topic[0].pk_fields: found \"app_id\", which columns.app_id never writes, expected columns with a value",
+            &format!("forebay.toml:17: topic[0].columns.a: found \"b\", expected {expected}"),
+            &format!("forebay.toml:18: topic[0].columns.c: found \"/~2\", expected {expected}"),
+        ],
+    );
+}
+
+#[test]
+fn secrets_from_files() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let secret = dir.path().join("dsn");
+    std::fs::write(&secret, "host=a password=hunter2\n").expect("writable");
+    let text = SMALLEST
+        .replace("dsn = \"host=127.0.0.1 port=5432 user=app dbname=app password=hunter2\"", "dsn_file = \"dsn\"");
+    for (mode, warnings) in [(0o600, 0), (0o640, 0), (0o644, 1)] {
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode)).expect("permitted");
+        let loaded = parse(&dir.path().join("forebay.toml"), &text, &environment).expect("valid");
+        assert_eq!(loaded.config.shards[0].dsn.0, "host=a password=hunter2");
+        assert_eq!(loaded.warnings.len(), warnings, "{mode:o}");
+    }
+}
+
+#[test]
+fn a_map_of_tenants() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = SMALLEST
+        .replace(SHARD, "[shards]\nby = \"map\"\nmap_file = \"tenants.toml\"\ntenant = \"field:app_id\"\n[[shard]]");
+    let read = |map: &str| {
+        std::fs::write(dir.path().join("tenants.toml"), map).expect("writable");
+        parse(&dir.path().join("forebay.toml"), &text, &environment)
+    };
+    let RouteBy::Map { tenants, default, .. } = read("\"acme\" = \"main\"\n").expect("valid").config.routing.by else {
+        panic!("a map")
+    };
+    assert_eq!((tenants["acme"], default), (0, None));
+    assert!(read("acme = \"moon\"").expect_err("no such shard").to_string().contains("tenants of \"moon\""));
+    assert!(read("a = \"main\"\nb =").expect_err("no value").to_string().contains("error in line 2"));
+}
+
+#[test]
+fn debug_shows_no_secret() {
+    let text =
+        SMALLEST.replace(KAFKA, "[kafka]\nsasl.password = { env = \"PASSWORD\" }\nssl.key.password = \"hunter3\"");
+    let shown = format!("{:?}", valid(&text));
+    assert!(shown.contains("subscription-updates") && !shown.contains("hunter"), "{shown}");
+}
+
+#[test]
+fn every_setting_has_prose_and_a_default_within_its_range() {
+    for setting in s::ALL {
+        let Some([_, default, range, _, prose]) = setting.row() else { continue };
+        assert!(prose.ends_with('.') && !default.is_empty(), "{}", setting.name());
+        if let (Ok(default), Some((first, last))) = (default.parse::<usize>(), range.split_once('–')) {
+            let bounds = first.parse::<usize>().expect("a number")..=last.parse().expect("a number");
+            assert!(bounds.contains(&default), "{}", setting.name());
+        }
+    }
+}
