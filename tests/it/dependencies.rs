@@ -54,6 +54,7 @@ fn another_way_in_would_be_seen() {
 #[test]
 fn rdkafka_comes_without_its_default_features() {
     let features = cargo_tree(&["-e", "features", "-i", "rdkafka", "--depth", "1"]);
+    assert!(features.contains("rdkafka feature \"zstd\""), "not the expected form:\n{features}");
     for feature in ["tokio", "default", "naive-runtime"] {
         assert!(!features.contains(&format!("rdkafka feature \"{feature}\"")), "{features}");
     }

@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod database;
+mod services;
 mod topic;
 
 use std::env;
@@ -18,6 +19,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use database::{Database, Server};
+pub use services::{OwnServices, Service, Stop};
 pub use topic::{Topic, produce};
 
 /// What a test says when a service is not there.

@@ -1,0 +1,151 @@
+//! Services of a test's own, for tests that stop and kill them: on other ports and in another directory than the shared
+//! ones, started by the same script, and gone when their guard is dropped.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Server, unique_name};
+
+/// One of the things that `bin/services` runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    Kafka,
+    Pg(Server),
+}
+
+impl Service {
+    /// As `bin/services` calls it.
+    fn word(self) -> &'static str {
+        match self {
+            Service::Kafka => "kafka",
+            Service::Pg(Server::A) => "pg_a",
+            Service::Pg(Server::B) => "pg_b",
+        }
+    }
+}
+
+/// How to stop one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Orderly: PostgreSQL's fast shutdown, the broker's own on SIGTERM.
+    Fast,
+    /// PostgreSQL without a checkpoint, the broker by SIGKILL; both recover at the next start.
+    Immediate,
+}
+
+/// The services that a test started for itself. Those that it did not ask for do not run.
+pub struct OwnServices {
+    directory: PathBuf,
+    /// Kafka, its controller, PostgreSQL A and B.
+    ports: [u16; 4],
+}
+
+impl OwnServices {
+    /// Starts them and waits until they answer. A PostgreSQL takes about a second, a broker about five.
+    pub fn start(services: &[Service]) -> OwnServices {
+        // Below the system's directory, because PostgreSQL's own user has to get there.
+        let directory = std::env::temp_dir().join(unique_name("forebay_services"));
+        let own = OwnServices { directory, ports: free_ports() };
+        own.run("up", services, &[]);
+        own
+    }
+
+    /// The address of the broker, for `bootstrap.servers`.
+    pub fn kafka_bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[0])
+    }
+
+    /// The connection string of a PostgreSQL: role and database `forebay`, as on the shared ones.
+    pub fn pg_dsn(&self, server: Server) -> String {
+        let port = match server {
+            Server::A => self.ports[2],
+            Server::B => self.ports[3],
+        };
+        format!("host=127.0.0.1 port={port} user=forebay dbname=forebay")
+    }
+
+    /// Where their data and their logs are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Stops one.
+    pub fn stop(&self, service: Service, how: Stop) {
+        self.run("down", &[service], mode(how));
+    }
+
+    /// Starts one again and waits until it answers.
+    pub fn up(&self, service: Service) {
+        self.run("up", &[service], &[]);
+    }
+
+    /// Stops one, starts it again, and waits until it answers.
+    pub fn restart(&self, service: Service, how: Stop) {
+        self.run("restart", &[service], mode(how));
+    }
+
+    fn run(&self, command: &str, services: &[Service], more: &[&str]) {
+        if let Err(e) = self.try_run(command, services, more) {
+            panic!("{e}");
+        }
+    }
+
+    fn try_run(&self, command: &str, services: &[Service], more: &[&str]) -> Result<(), String> {
+        let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/bin/services"))
+            .arg(command)
+            .args(services.iter().map(|service| service.word()))
+            .args(more)
+            .env("FOREBAY_SERVICES_DIR", &self.directory)
+            .envs(
+                ["KAFKA", "CONTROLLER", "PG_A", "PG_B"]
+                    .iter()
+                    .zip(self.ports)
+                    .map(|(name, port)| (format!("FOREBAY_SERVICES_PORT_{name}"), port.to_string())),
+            )
+            .output()
+            .map_err(|e| format!("bin/services: {e}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(format!("bin/services {command} {services:?}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+impl Drop for OwnServices {
+    fn drop(&mut self) {
+        if let Err(e) = self.try_run("clean", &[], &[]) {
+            eprintln!("{} stays behind: {e}", self.directory.display());
+        }
+    }
+}
+
+fn mode(how: Stop) -> &'static [&'static str] {
+    match how {
+        Stop::Fast => &["-m", "fast"],
+        Stop::Immediate => &["-m", "immediate"],
+    }
+}
+
+/// Ports that nobody listens on now. They are all held until the last is chosen, so that they differ.
+fn free_ports() -> [u16; 4] {
+    let held = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    held.map(|listener| listener.local_addr().expect("its address").port())
+}
+
+#[test]
+fn own_services_start_restart_and_go() {
+    let own = OwnServices::start(&[Service::Pg(Server::A)]);
+    let connect = || postgres::Client::connect(&own.pg_dsn(Server::A), postgres::NoTls);
+    let mut before = connect().unwrap();
+    before.batch_execute("CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)").unwrap();
+    own.restart(Service::Pg(Server::A), Stop::Immediate);
+    assert!(before.simple_query("SELECT 1").is_err(), "the connection outlived the restart");
+    let rows = connect().unwrap().query("SELECT n FROM kept", &[]).unwrap();
+    assert_eq!(rows.len(), 1, "a committed row outlives it");
+    own.stop(Service::Pg(Server::A), Stop::Fast);
+    assert!(connect().is_err(), "it answers after its stop");
+    let directory = own.directory().to_owned();
+    drop(own);
+    assert!(!directory.exists());
+}
