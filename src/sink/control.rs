@@ -8,8 +8,8 @@ use postgres::{Client, Error, IsolationLevel, Statement, Transaction};
 
 use crate::config::Config;
 use crate::sink::postgres::SourceIds;
-use crate::sink::session::{Live, Session};
-use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Taken, Takeover, fence, sqlstate};
+use crate::sink::session::{Live, Session, own_failure};
+use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Taken, Takeover, fence};
 use crate::types::{Lane, NextOffset, ShardIx, TopicIx};
 
 /// Statements are named by their text.
@@ -66,12 +66,12 @@ impl PostgresControl {
         // Always afresh: after a fall behind a pooler the number may be another topic's.
         let source = self.resolve(topic)?;
         let (live, _) = self.session.open()?;
-        let statements = TakeoverStatements::prepare(live).map_err(|e| sqlstate::failure(&e))?;
+        let statements = TakeoverStatements::prepare(live).map_err(|e| own_failure(&e))?;
         let mut transaction = begin(&mut live.client)?;
         match take(&mut transaction, &statements, source, takeover, &self.taken_by) {
             Ok(taken) => {
                 // A lost answer leaves it open whether the partition is ours; the next attempt has a new token.
-                transaction.commit().map_err(|e| sqlstate::failure(&e))?;
+                transaction.commit().map_err(|e| own_failure(&e))?;
                 Ok(taken)
             }
             Err(Stop::Failed(failure)) => Err(failure),
@@ -141,19 +141,8 @@ impl Live<Sql> {
         sql: Sql,
         params: &[&(dyn postgres::types::ToSql + Sync)],
     ) -> Result<Vec<postgres::Row>, Failure> {
-        let mut again = true;
-        loop {
-            let result = self.prepared(sql).and_then(|statement| self.client.query(&statement, params));
-            match result {
-                Ok(rows) => return Ok(rows),
-                // Our tables were created anew, or the server behind a pooler changed: nothing happened yet.
-                Err(error) if again && sqlstate::is_stale_statement(&error) => {
-                    self.statements.forget(|_| true);
-                    again = false;
-                }
-                Err(error) => return Err(sqlstate::failure(&error)),
-            }
-        }
+        let result = self.prepared(sql).and_then(|statement| self.client.query(&statement, params));
+        result.map_err(|error| own_failure(&error))
     }
 }
 
@@ -164,7 +153,7 @@ fn smallint(lane: usize) -> i16 {
 
 fn begin(client: &mut Client) -> Result<Transaction<'_>, Failure> {
     let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
-    transaction.map_err(|e| sqlstate::failure(&e))
+    transaction.map_err(|e| own_failure(&e))
 }
 
 fn source(live: &mut Live<Sql>, group: &str, topic: &str, identity: &Identity) -> Result<i32, Failure> {
@@ -235,7 +224,7 @@ enum Stop {
 
 impl From<Error> for Stop {
     fn from(error: Error) -> Stop {
-        Stop::Failed(sqlstate::failure(&error))
+        Stop::Failed(own_failure(&error))
     }
 }
 

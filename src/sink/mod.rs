@@ -15,6 +15,8 @@ pub mod session;
 pub mod sqlstate;
 pub mod statement;
 pub mod table;
+pub mod write_handler;
+pub mod writer;
 
 use std::ops::Range;
 

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicI32, Ordering};
 
 pub use crate::sink::control::PostgresControl;
+pub use crate::sink::writer::PostgresWriter;
 use crate::types::TopicIx;
 
 /// The number of each topic in one shard (`forebay.source`), 0 until it is known: found by the control thread, used by the

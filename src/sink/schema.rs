@@ -143,7 +143,9 @@ struct Meta {
 }
 
 impl Meta {
-    const SQL: &str = "SELECT key, value FROM forebay.meta";
+    /// Facts, and which of the tables are lacking although a version is noted.
+    const SQL: &str = "SELECT key, value FROM forebay.meta UNION ALL SELECT 'lacks', t FROM \
+                       UNNEST('{forebay.source,forebay.partition,forebay.fence}'::text[]) t WHERE to_regclass(t) IS NULL";
 
     fn read(answer: &[SimpleQueryMessage]) -> Result<Meta, Failure> {
         let mut meta = Meta::default();
@@ -226,6 +228,11 @@ pub fn verify(client: &mut Client, expected: &Expected) -> Result<(), Failure> {
     if let Some(found) = meta.version.filter(|found| found.major > CURRENT.major) {
         let text =
             format!("forebay's tables here have version {found}, made by a newer forebay; this one knows {CURRENT}");
+        return Err(Failure::Shard(Reason::new(text)));
+    }
+    if let Some(table) = meta.get("lacks") {
+        let text =
+            format!("the table {table} is gone; somebody dropped it, and with it what says which records are applied");
         return Err(Failure::Shard(Reason::new(text)));
     }
     claim(client, &meta, "shard", &expected.shard, |found| {

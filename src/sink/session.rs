@@ -10,7 +10,7 @@ use postgres::{Client, Error, Statement};
 use crate::config::Config;
 use crate::sink::connect::{self, Connector};
 use crate::sink::schema::{self, Expected};
-use crate::sink::{Failure, Reason};
+use crate::sink::{Failure, Reason, sqlstate};
 use crate::types::ShardIx;
 
 /// Prepared statements kept per connection; then all are let go. Shapes beyond this are rare, and each costs the server memory.
@@ -131,5 +131,17 @@ impl<K: Hash + Eq> Statements<K> {
     /// Forgets what matches.
     pub fn forget(&mut self, which: impl Fn(&K) -> bool) {
         self.0.retain(|name, _| !which(name));
+    }
+}
+
+/// What a failed statement means that uses none but forebay's own tables. If they are not there or look otherwise, the
+/// database fell back or somebody changed them: a new connection finds out which. Anything else that would stop a topic is
+/// about the shard.
+pub fn own_failure(error: &Error) -> Failure {
+    let missing = error.code().is_some_and(|c| ["42P01", "42703", "3F000"].contains(&c.code()));
+    match sqlstate::failure(error) {
+        failure if missing || sqlstate::is_stale_statement(error) => Failure::Outage(failure.reason().clone()),
+        Failure::Topic(reason) | Failure::Record(_, reason) => Failure::Shard(reason),
+        other => other,
     }
 }

@@ -1,0 +1,171 @@
+//! A batch into a `Handler`: one transaction, fences first, then each lane's records in offset order.
+
+use std::any::Any;
+use std::collections::hash_map::Entry;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use postgres::{Error, IsolationLevel};
+
+use crate::config::Delivery;
+use crate::sink::handler::HandlerError;
+use crate::sink::session::own_failure;
+use crate::sink::writer::PostgresWriter;
+use crate::sink::{Failure, Reason, RowCounts, Written, sqlstate};
+use crate::state::batch::Batch;
+use crate::state::chunk::RecordRef;
+use crate::types::TopicIx;
+
+impl PostgresWriter {
+    pub(super) fn write_handled(
+        &mut self,
+        topic: TopicIx,
+        batch: &Batch,
+        range: Range<usize>,
+    ) -> Result<Written, Failure> {
+        let failed = |error: Error| sqlstate::failure(&error);
+        let settings = &self.config.topics[usize::from(topic.0)];
+        let handler = match self.handlers.entry(topic) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => match self.factories.get(&topic) {
+                Some(factory) => unknown.insert(factory()),
+                None => {
+                    let text = format!("topic {:?} has neither a table nor a handler", settings.name);
+                    return Err(Failure::Topic(Reason::new(text)));
+                }
+            },
+        };
+        let (live, _) = self.session.open()?;
+        let fences = match settings.delivery {
+            Delivery::ExactlyOnce => Some(live.prepared_fences().map_err(|e| own_failure(&e))?),
+            Delivery::AtLeastOnce => None,
+        };
+        let begin = live.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
+        let mut transaction = begin.map_err(failed)?;
+        if let Some(statement) = fences {
+            let row = transaction.query_one(&statement, &self.fences.params()).map_err(|e| own_failure(&e))?;
+            if !row.get::<_, bool>(0) {
+                transaction.rollback().map_err(failed)?;
+                return Ok(Written::Mismatch);
+            }
+        }
+        let count = range.len() as u32;
+        for lane in by_lane(batch, range) {
+            let records: Vec<RecordRef<'_>> = lane.iter().map(|index| batch.record(*index)).collect();
+            match catch_unwind(AssertUnwindSafe(|| handler.handle(&mut transaction, &records))) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(handler_failure(&settings.name, error, &lane)),
+                Err(panic) => {
+                    // What the handler kept between calls may be half changed.
+                    self.handlers.remove(&topic);
+                    let text = format!("the handler of topic {:?} panicked: {}", settings.name, panic_text(&*panic));
+                    return Err(Failure::Record(only(&lane), Reason::new(text)));
+                }
+            }
+        }
+        // A statement that failed, if the handler goes on as if it had not, aborts the transaction, and PostgreSQL answers
+        // COMMIT with a friendly ROLLBACK. The SELECT before it is refused instead.
+        transaction.batch_execute("SELECT 1; COMMIT").map_err(|error| swallowed(&settings.name, &error))?;
+        // Committed; its drop would send a ROLLBACK. It owns nothing.
+        std::mem::forget(transaction);
+        Ok(Written::Applied(RowCounts { upserted: count, ..RowCounts::default() }))
+    }
+}
+
+/// The batch's records of each lane, in offset order.
+fn by_lane(batch: &Batch, range: Range<usize>) -> Vec<Vec<usize>> {
+    let lane_of = |index: &usize| {
+        let (_, run) = batch.meta(*index);
+        (run.partition, run.lane)
+    };
+    let mut order: Vec<usize> = range.collect();
+    // Stable: records of one lane keep their order.
+    order.sort_by_key(lane_of);
+    order.chunk_by(|a, b| lane_of(a) == lane_of(b)).map(<[usize]>::to_vec).collect()
+}
+
+/// The record at fault where there is only one that can be.
+fn only(lane: &[usize]) -> Option<usize> {
+    match lane {
+        [index] => Some(*index),
+        _ => None,
+    }
+}
+
+/// `lane` holds the places in the batch of the records that the handler was given.
+fn handler_failure(topic: &str, error: HandlerError, lane: &[usize]) -> Failure {
+    match error {
+        HandlerError::Database(error) => match sqlstate::failure(&error) {
+            Failure::Record(_, reason) => Failure::Record(only(lane), reason),
+            other => other,
+        },
+        HandlerError::Record { index, reason } => {
+            Failure::Record(lane.get(index).copied().or_else(|| only(lane)), Reason::new(reason))
+        }
+        HandlerError::Retry(text) => Failure::Transient(Reason::new(format!("the handler of topic {topic:?}: {text}"))),
+    }
+}
+
+fn swallowed(topic: &str, error: &Error) -> Failure {
+    if error.code() == Some(&postgres::error::SqlState::IN_FAILED_SQL_TRANSACTION) {
+        let text = format!(
+            "the handler of topic {topic:?} returned Ok although a statement of its transaction had failed; nothing of it \
+             can be committed. Return the error, or use a savepoint where failing is expected"
+        );
+        return Failure::Topic(Reason { sqlstate: Some(error.code().map_or("", |c| c.code()).to_owned()), text });
+    }
+    sqlstate::failure(error)
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::chunk::{Chunk, RawRecord};
+    use crate::types::{Generation, Offset, TopicPartition};
+    use crate::types::{Lane, NextOffset, Token};
+
+    fn batch(records: &[(i32, Lane, i64)]) -> Batch {
+        let topic = TopicIx(0);
+        let mut chunk = Chunk::new(topic);
+        for (seq, &(partition, lane, offset)) in records.iter().enumerate() {
+            let at = TopicPartition { topic, partition };
+            let run = chunk
+                .runs
+                .iter()
+                .position(|r| (r.partition, r.lane) == (partition, lane))
+                .map_or_else(|| chunk.open_run(at, lane, Generation(1), Token(1), NextOffset(0)), |run| run as u32);
+            let record =
+                RawRecord { offset: Offset(offset), timestamp_ms: 0, key: None, value: Some(b"v"), headers: &[] };
+            chunk.push(run, seq as u64, 0, &record);
+        }
+        let mut batch = Batch::new();
+        batch.push(Box::new(chunk));
+        batch
+    }
+
+    #[test]
+    fn a_handler_gets_each_lane_in_offset_order() {
+        let batch = batch(&[(0, 1, 5), (0, 0, 6), (1, 1, 3), (0, 1, 7), (0, 0, 8)]);
+        assert_eq!(by_lane(&batch, 0..5), [vec![1, 4], vec![0, 3], vec![2]]);
+        assert_eq!(by_lane(&batch, 1..4), [vec![1], vec![3], vec![2]]);
+    }
+
+    #[test]
+    fn a_handlers_record_is_found_in_the_batch() {
+        let failure = |error, lane: &[usize]| handler_failure("t", error, lane);
+        let index = |failure| match failure {
+            Failure::Record(index, _) => index,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(index(failure(HandlerError::record(1, "no"), &[3, 8, 9])), Some(8));
+        // A handler that counts wrongly must not accuse another record.
+        assert_eq!(index(failure(HandlerError::record(7, "no"), &[3, 8])), None);
+        assert_eq!(index(failure(HandlerError::record(7, "no"), &[3])), Some(3));
+        assert!(matches!(failure(HandlerError::Retry("later".into()), &[1]), Failure::Transient(_)));
+    }
+}

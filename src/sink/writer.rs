@@ -1,0 +1,144 @@
+//! A worker's connection: one transaction for a batch, fences first. Never retries what the engine must decide about.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use postgres::types::ToSql;
+use postgres::{Error, Statement};
+
+use crate::config::{Config, Delivery, Target};
+use crate::sink::handler::{Handler, HandlerFactory};
+use crate::sink::postgres::SourceIds;
+use crate::sink::session::{Live, Session, own_failure};
+use crate::sink::{Failure, FenceRow, RowCounts, Writer, Written, fence};
+use crate::state::batch::{Batch, LaneMove};
+use crate::types::{Lane, NextOffset, ShardIx, Token, TopicIx};
+
+/// Names a prepared statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Name {
+    Fences,
+    Reread,
+}
+
+/// See the module's text. Connects when first used; an outage makes the next call connect again.
+pub struct PostgresWriter {
+    pub(super) config: Arc<Config>,
+    pub(super) ids: Arc<SourceIds>,
+    pub(super) factories: Arc<HashMap<TopicIx, HandlerFactory>>,
+    pub(super) session: Session<Name>,
+    pub(super) handlers: HashMap<TopicIx, Box<dyn Handler>>,
+    pub(super) fences: FenceArrays,
+}
+
+impl PostgresWriter {
+    /// `name` is the worker thread's; the server shows it.
+    pub fn new(
+        config: Arc<Config>,
+        shard: ShardIx,
+        ids: Arc<SourceIds>,
+        name: &str,
+        handlers: Arc<HashMap<TopicIx, HandlerFactory>>,
+    ) -> PostgresWriter {
+        let session = Session::new(&config, shard, name);
+        PostgresWriter {
+            config,
+            ids,
+            factories: handlers,
+            session,
+            handlers: HashMap::new(),
+            fences: FenceArrays::default(),
+        }
+    }
+
+    fn read_again(&mut self, topic: TopicIx, lanes: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure> {
+        let source = self.ids.get(topic);
+        let partitions: Vec<i32> = lanes.iter().map(|(partition, _)| *partition).collect();
+        let numbers: Vec<i16> = lanes.iter().map(|(_, lane)| smallint(*lane)).collect();
+        let (live, _) = self.session.open()?;
+        let make = || (fence::REREAD.to_owned(), Vec::new());
+        let result = live
+            .statements
+            .get(&mut live.client, Name::Reread, make)
+            .and_then(|statement| live.client.query(&statement, &[&source, &partitions, &numbers]));
+        let rows = result.map_err(|error| own_failure(&error))?;
+        Ok(rows.iter().map(fence_row).collect())
+    }
+}
+
+impl Writer for PostgresWriter {
+    fn write(&mut self, batch: &Batch, range: Range<usize>, moves: &[LaneMove]) -> Result<Written, Failure> {
+        let Some(topic) = batch.topic() else { return Ok(Written::Applied(RowCounts::default())) };
+        let settings = &self.config.topics[usize::from(topic.0)];
+        if settings.delivery == Delivery::ExactlyOnce {
+            self.fences.fill(self.ids.get(topic), moves);
+        }
+        let result = match &settings.target {
+            Target::Table(_) => Err(Failure::Topic(crate::sink::Reason::new("this build writes no tables"))),
+            Target::Handler => self.write_handled(topic, batch, range),
+        };
+        self.session.settle(result)
+    }
+
+    fn reread(&mut self, topic: TopicIx, lanes: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure> {
+        let result = self.read_again(topic, lanes);
+        self.session.settle(result)
+    }
+}
+
+impl Live<Name> {
+    pub(super) fn prepared_fences(&mut self) -> Result<Statement, Error> {
+        let make = || (fence::batch(None), fence::batch_types().to_vec());
+        self.statements.get(&mut self.client, Name::Fences, make)
+    }
+}
+
+/// The fence statement's parameters, filled anew for each batch.
+#[derive(Debug, Default)]
+pub(super) struct FenceArrays {
+    source: i32,
+    partitions: Vec<i32>,
+    lanes: Vec<i16>,
+    tokens: Vec<i64>,
+    expected: Vec<i64>,
+    next: Vec<i64>,
+}
+
+impl FenceArrays {
+    fn fill(&mut self, source: i32, moves: &[LaneMove]) {
+        debug_assert!(moves.is_sorted_by_key(|m| (m.partition, m.lane)), "locks are taken in this order");
+        self.source = source;
+        for column in [&mut self.tokens, &mut self.expected, &mut self.next] {
+            column.clear();
+        }
+        self.partitions.clear();
+        self.lanes.clear();
+        for each in moves {
+            self.partitions.push(each.partition);
+            self.lanes.push(smallint(each.lane));
+            self.tokens.push(each.token.0);
+            self.expected.push(each.expected.0);
+            self.next.push(each.next.0);
+        }
+    }
+
+    pub(super) fn params(&self) -> [&(dyn ToSql + Sync); fence::BATCH_PARAMS] {
+        [&self.source, &self.partitions, &self.lanes, &self.tokens, &self.expected, &self.next]
+    }
+}
+
+fn fence_row(row: &postgres::Row) -> FenceRow {
+    let lane: i16 = row.get(1);
+    FenceRow {
+        partition: row.get(0),
+        lane: Lane::try_from(lane).unwrap_or(Lane::MAX),
+        next: NextOffset(row.get(2)),
+        token: Token(row.get(3)),
+    }
+}
+
+/// Lanes are numbered below 2^15: the configuration and the table both say so.
+fn smallint(lane: Lane) -> i16 {
+    i16::try_from(lane).expect("a lane's number fits a smallint")
+}
