@@ -1,5 +1,7 @@
 //! The integration tests: one binary, one module for each area. They run against a real Kafka and two real PostgreSQL
 //! clusters (`bin/services up`); a service that does not answer fails the tests that need it, none is skipped.
 
+#![allow(clippy::unwrap_used)]
+
 mod dependencies;
 mod support;
