@@ -4,13 +4,21 @@
 //! A source decides nothing. A rebalance is *reported*, and the group waits until the poller answers it with
 //! [`Source::assign`] or [`Source::unassign`]; start offsets are always explicit.
 
+mod ask;
+mod assigned;
+mod client;
 pub mod kafka;
+mod queue;
+mod wake;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::state::chunk::RawRecord;
 use crate::types::{NextOffset, TopicIx, TopicPartition};
+
+/// A call that asks a broker gives up after this.
+pub const ASK_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What a source reports besides records.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,7 +65,8 @@ pub struct Committed {
     pub metadata: String,
 }
 
-/// The log of a partition: what exists is `low <= offset < high`.
+/// The log of a partition: what exists is `low <= offset < high`. `high` is the end of the log itself (the high watermark),
+/// also where an open transaction keeps the last records from being read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermarks {
     pub low: NextOffset,
@@ -91,7 +100,7 @@ pub enum SourceError {
     Fatal(String),
 }
 
-/// See the module's text. All calls come from one thread. Calls that ask a broker return within `ASK_DEADLINE`.
+/// See the module's text. All calls come from one thread. Calls that ask a broker return within [`ASK_DEADLINE`] per question.
 pub trait Source {
     /// Waits at most `wait` for something to happen and hands out at most `records_max` records. With `records_max` 0 it
     /// still serves the group (rebalances, commits' answers).

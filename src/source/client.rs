@@ -1,0 +1,179 @@
+//! The librdkafka client of the source: its configuration, and the callbacks, which decide nothing: they write down what
+//! happened for the next poll.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use rdkafka::TopicPartitionList;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
+
+use crate::config;
+
+/// What the source relies on; these win over the user's. Committing is the engine's, start offsets are always explicit, a
+/// position outside the log must be an error instead of a silent jump, and the end of a partition is an event.
+const OURS: [(&str, &str); 4] = [
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    ("auto.offset.reset", "error"),
+    ("enable.partition.eof", "true"),
+];
+
+/// Used unless the user says otherwise. With its own default for the back-off (1,000 ms) librdkafka stops fetching for a
+/// second whenever its queue is full; with 2 ms a small queue is enough, and memory stays flat. Besides its bytes each
+/// queued message costs some 400 bytes of bookkeeping, hence the limit in messages. A fetch that waits at the broker delays
+/// a partition that was just added or resumed, hence the short wait.
+const DEFAULTS: [(&str, &str); 6] = [
+    ("client.id", "forebay"),
+    ("isolation.level", "read_committed"),
+    ("fetch.queue.backoff.ms", "2"),
+    ("fetch.wait.max.ms", "100"),
+    ("queued.max.messages.kbytes", "8192"),
+    ("queued.min.messages", "20000"),
+];
+
+/// Unserved notices of trouble that are kept; more of them say nothing new.
+const NOTICES_MAX: usize = 64;
+
+/// The properties of the client: the user's, our defaults where he is silent, ours where they must be.
+pub fn client_config(kafka: &config::Kafka) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (name, value) in DEFAULTS {
+        config.set(name, value);
+    }
+    for (name, value) in &kafka.properties {
+        config.set(name, value.0.as_str());
+    }
+    config.set("group.id", kafka.group_id.as_str());
+    for (name, value) in OURS {
+        config.set(name, value);
+    }
+    let debug = kafka.properties.contains_key("debug");
+    config.set_log_level(if debug { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
+    config
+}
+
+/// Something that a callback wrote down.
+#[derive(Debug)]
+pub enum Seen {
+    Assigned(Rebalance),
+    Revoked(Rebalance),
+    Lost(Rebalance),
+    Committed(Result<(), String>),
+    Unwell(String),
+    Fatal(String),
+}
+
+/// A rebalance that librdkafka waits to have answered.
+#[derive(Debug)]
+pub struct Rebalance {
+    pub partitions: Vec<(String, i32)>,
+    /// Whether it is answered by incremental calls; KIP-848 reports itself as cooperative, too.
+    pub incremental: bool,
+}
+
+/// The callbacks' notebook.
+#[derive(Default)]
+pub struct Context {
+    seen: Mutex<VecDeque<Seen>>,
+    statistics: Mutex<Option<String>>,
+}
+
+impl Context {
+    /// What happened since the last call, in order.
+    pub fn take_seen(&self) -> VecDeque<Seen> {
+        std::mem::take(&mut self.seen.lock())
+    }
+
+    /// The latest statistics, as librdkafka's JSON; only with `statistics.interval.ms`.
+    pub fn statistics(&self) -> Option<String> {
+        self.statistics.lock().clone()
+    }
+
+    fn note(&self, what: Seen) {
+        let mut seen = self.seen.lock();
+        if matches!(what, Seen::Unwell(_)) && seen.len() >= NOTICES_MAX {
+            return;
+        }
+        seen.push_back(what);
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                tracing::error!(target: "librdkafka", facility, "{text}");
+            }
+            // What it calls an error (a broker that is away) heals by itself; what does not comes as an error event.
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+                tracing::warn!(target: "librdkafka", facility, "{text}");
+            }
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", facility, "{text}"),
+            RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{text}"),
+        }
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        *self.statistics.lock() = Some(String::from_utf8_lossy(statistics).into_owned());
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let Some(code) = error.rdkafka_error_code() else {
+            return self.note(Seen::Unwell(format!("{error}: {reason}")));
+        };
+        let text = format!("{reason} ({code:?})");
+        self.note(if is_fatal(code) { Seen::Fatal(text) } else { Seen::Unwell(text) });
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
+        let incremental = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let rebalance = Rebalance { partitions, incremental };
+        let lost = consumer.assignment_lost();
+        self.note(match what {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Seen::Assigned(rebalance),
+            _ if lost => Seen::Lost(rebalance),
+            _ => Seen::Revoked(rebalance),
+        });
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let partial = offsets.elements().iter().find_map(|e| {
+            let error = e.error().err()?.rdkafka_error_code()?;
+            Some(format!("{} [{}]: {error}", e.topic(), e.partition()))
+        });
+        let result = match (result, partial) {
+            (Ok(()), None) => Ok(()),
+            (_, Some(partial)) => Err(partial),
+            (Err(error), None) => Err(error.rdkafka_error_code().map_or_else(|| error.to_string(), |c| c.to_string())),
+        };
+        self.note(Seen::Committed(result));
+    }
+}
+
+/// Whether no waiting helps: this process is fenced out of its group, may not be in it, or cannot prove who it is.
+pub fn is_fatal(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as E;
+    matches!(
+        code,
+        E::Fatal
+            | E::Authentication
+            | E::SaslAuthenticationFailed
+            | E::UnsupportedSASLMechanism
+            | E::GroupAuthorizationFailed
+            | E::ClusterAuthorizationFailed
+            | E::FencedInstanceId
+            | E::UnreleasedInstanceId
+            | E::InconsistentGroupProtocol
+            | E::InvalidGroupId
+            | E::InvalidSessionTimeout
+            | E::GroupMaxSizeReached
+            | E::UnsupportedAssignor
+    )
+}
