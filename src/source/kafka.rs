@@ -68,6 +68,12 @@ enum Life {
     Dead(String),
 }
 
+/// The poller's thread gets it from the one that creates it.
+const _: fn() = || {
+    fn send<T: Send>() {}
+    send::<KafkaSource>();
+};
+
 #[derive(Debug)]
 enum Unanswered {
     Assigned(Rebalance),
@@ -255,6 +261,11 @@ impl KafkaSource {
         rebalance.partitions.iter().filter_map(known).collect()
     }
 
+    /// The oldest rebalance without an answer, if it is of the right kind.
+    fn next_answer(&mut self, right: impl Fn(&Unanswered) -> bool) -> Option<Unanswered> {
+        if self.unanswered.front().is_some_and(right) { self.unanswered.pop_front() } else { None }
+    }
+
     /// Makes partitions ready to be assigned: waits until an earlier stop of theirs is done (it would undo the forwarding),
     /// sets whether they begin paused, and forwards them.
     fn prepare(&self, parts: &[Part]) -> Result<(), SourceError> {
@@ -396,9 +407,7 @@ impl Source for KafkaSource {
     }
 
     fn assign(&mut self, partitions: &[(TopicPartition, Start)]) -> Result<(), SourceError> {
-        let Some(Unanswered::Assigned(rebalance)) =
-            self.unanswered.pop_front_if(|u| matches!(u, Unanswered::Assigned(_)))
-        else {
+        let Some(Unanswered::Assigned(rebalance)) = self.next_answer(|u| matches!(u, Unanswered::Assigned(_))) else {
             tracing::error!("an assignment was answered that is not pending");
             return Ok(());
         };
@@ -422,8 +431,7 @@ impl Source for KafkaSource {
     }
 
     fn unassign(&mut self, _partitions: &[TopicPartition]) -> Result<(), SourceError> {
-        let revoked = |u: &mut Unanswered| !matches!(u, Unanswered::Assigned(_));
-        match self.unanswered.pop_front_if(revoked) {
+        match self.next_answer(|u| !matches!(u, Unanswered::Assigned(_))) {
             Some(Unanswered::Revoked(rebalance)) if rebalance.incremental => {
                 let gone = self.known(&rebalance);
                 self.assigned.remove(|at| gone.contains(&at));

@@ -32,6 +32,10 @@ pub struct RecordQueue {
     consumer: Arc<BaseConsumer<Context>>,
 }
 
+// SAFETY: librdkafka's queues may be used from any thread, `Wake` is `Sync`, and the buffers belong to whoever has the
+// queue.
+unsafe impl Send for RecordQueue {}
+
 /// One message of a batch, valid while it is handed out.
 pub struct Fetched<'a> {
     topic: *mut sys::rd_kafka_topic_t,
