@@ -4,4 +4,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod dependencies;
+mod sim;
 mod support;

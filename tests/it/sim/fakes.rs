@@ -1,0 +1,1 @@
+//! The fakes against the semantics of the verified statements.

@@ -1,0 +1,149 @@
+//! Everything that exists outside the processes: clock, brokers, group, databases; and who watches.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::rc::Rc;
+
+use fastrand::Rng;
+use forebay::clock::Clock;
+
+use super::broker::{Broker, ShardOf};
+use super::clock::SimClock;
+use super::db::Db;
+use super::group::Group;
+use super::observe::{Happening, Observer};
+
+pub type Shared = Rc<RefCell<World>>;
+
+pub struct World {
+    pub clock: SimClock,
+    pub rng: Rng,
+    pub faults: Faults,
+    pub broker: Broker,
+    pub group: Group,
+    pub dbs: Vec<Db>,
+    pub observers: Vec<Box<dyn Observer>>,
+    /// The first guarantee that was broken.
+    pub broken: Option<String>,
+    pub trace: Trace,
+}
+
+/// How often things go wrong: chances per thousand, per call. All zero is a calm day.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    /// A write's answer is lost: it was applied; it was not; it is still running.
+    pub write_lost_applied: u32,
+    pub write_lost_unapplied: u32,
+    pub write_orphaned: u32,
+    pub write_transient: u32,
+    pub write_lock_wait: u32,
+    pub write_too_long: u32,
+    pub reread_lost: u32,
+    /// Likewise for the control connection.
+    pub control_lost_applied: u32,
+    pub control_lost_unapplied: u32,
+    pub control_orphaned: u32,
+    /// A question to the brokers goes unanswered.
+    pub ask_fails: u32,
+    pub commit_lost: u32,
+    pub commit_late: u32,
+    /// A group event waits for a later poll.
+    pub event_late: u32,
+    pub handed_out_twice: u32,
+}
+
+/// What happened, for people. Nothing is kept unless a failing seed is being replayed.
+#[derive(Default)]
+pub struct Trace {
+    pub lines: VecDeque<String>,
+    /// Lines kept; 0: none.
+    pub keep: usize,
+    /// Also to stderr, at once.
+    pub loud: bool,
+    /// Sums up all lines: two runs of a seed must agree.
+    pub digest: Option<u64>,
+}
+
+impl World {
+    pub fn new(seed: u64, group: Group, broker: Broker, shards: usize) -> World {
+        World {
+            clock: SimClock::default(),
+            rng: Rng::with_seed(seed),
+            faults: Faults::default(),
+            broker,
+            group,
+            dbs: (0..shards).map(Db::new).collect(),
+            observers: Vec::new(),
+            broken: None,
+            trace: Trace::default(),
+        }
+    }
+
+    pub fn chance(&mut self, per_mille: u32) -> bool {
+        per_mille > 0 && self.rng.u32(0..1000) < per_mille
+    }
+
+    pub fn note(&mut self, what: fmt::Arguments<'_>) {
+        let trace = &mut self.trace;
+        if trace.keep == 0 && !trace.loud && trace.digest.is_none() {
+            return;
+        }
+        let line = format!("{:>9.3} {what}", self.clock.now().as_secs_f64() * 1e3);
+        if let Some(digest) = &mut trace.digest {
+            *digest = xxhash_rust::xxh3::xxh3_64_with_seed(line.as_bytes(), *digest);
+        }
+        if trace.loud {
+            eprintln!("{line}");
+        }
+        if trace.keep > 0 {
+            trace.lines.push_back(line);
+            if trace.lines.len() > trace.keep {
+                trace.lines.pop_front();
+            }
+        }
+    }
+
+    /// Shows an event to every observer.
+    pub fn happened(&mut self, event: &Happening) {
+        self.note(format_args!("{event}"));
+        let mut observers = std::mem::take(&mut self.observers);
+        for observer in &mut observers {
+            if let Err(what) = observer.see(event, self) {
+                self.accuse(observer.name(), &what);
+            }
+        }
+        self.observers = observers;
+    }
+
+    /// Asks every observer at the end, when all has healed and come to rest.
+    pub fn at_rest(&mut self) {
+        let mut observers = std::mem::take(&mut self.observers);
+        for observer in &mut observers {
+            if let Err(what) = observer.at_rest(self) {
+                self.accuse(observer.name(), &what);
+            }
+        }
+        self.observers = observers;
+    }
+
+    fn accuse(&mut self, observer: &str, what: &str) {
+        let text = format!("{observer}: {what}");
+        self.note(format_args!("BROKEN {text}"));
+        self.broken.get_or_insert(text);
+    }
+
+    /// Lets the group's coordinator do what is due.
+    pub fn tick_group(&mut self) {
+        let now = self.clock.now();
+        let partitions = self.broker.partitions();
+        for accepted in self.group.tick(now, &partitions) {
+            let (member, at, next) = (accepted.member, accepted.at, accepted.next);
+            self.happened(&Happening::Committed { member, at, next });
+        }
+    }
+
+    pub fn routing(&self) -> ShardOf {
+        self.broker.routing
+    }
+}
