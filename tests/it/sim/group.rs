@@ -219,8 +219,7 @@ impl Group {
         }
         for (id, m) in self.members.iter_mut().filter(|(_, m)| !m.expelled) {
             let keep = if self.eager { &none } else { targets.get(id).unwrap_or(&none) };
-            let extra: Vec<_> =
-                m.owned.difference(keep).copied().filter(|at| !m.revoking.contains_key(at)).collect();
+            let extra: Vec<_> = m.owned.difference(keep).copied().filter(|at| !m.revoking.contains_key(at)).collect();
             if !extra.is_empty() {
                 m.revoking.extend(extra.iter().map(|&at| (at, now)));
                 m.told.push_back(SourceEvent::Revoked(extra));

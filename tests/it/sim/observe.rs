@@ -14,17 +14,49 @@ use super::world::World;
 /// What observers are shown.
 #[derive(Debug, Clone)]
 pub enum Happening {
-    HandedOut { member: MemberId, at: TopicPartition, id: Id },
+    HandedOut {
+        member: MemberId,
+        at: TopicPartition,
+        id: Id,
+    },
     /// A client starts a partition at a new position.
-    Placed { member: MemberId, at: TopicPartition },
+    Placed {
+        member: MemberId,
+        at: TopicPartition,
+    },
     /// A record is about to become durable, behind the `earlier` ones of its transaction.
-    Applied { shard: usize, row: Applied, earlier: Vec<Applied> },
-    Taken { shard: usize, process: u32, at: TopicPartition, row: AnchorRow },
-    Progressed { shard: usize, process: u32, at: TopicPartition, done: i64 },
-    FellBack { shard: usize, lost: Vec<Applied> },
-    Committed { member: MemberId, at: TopicPartition, next: i64 },
+    Applied {
+        shard: usize,
+        row: Applied,
+        earlier: Vec<Applied>,
+    },
+    Taken {
+        shard: usize,
+        process: u32,
+        at: TopicPartition,
+        row: AnchorRow,
+    },
+    Progressed {
+        shard: usize,
+        process: u32,
+        at: TopicPartition,
+        done: i64,
+    },
+    FellBack {
+        shard: usize,
+        lost: Vec<Applied>,
+    },
+    Committed {
+        member: MemberId,
+        at: TopicPartition,
+        next: i64,
+    },
     /// A process gave a topic up, with a message.
-    Stopped { process: u32, topic: u16, message: String },
+    Stopped {
+        process: u32,
+        topic: u16,
+        message: String,
+    },
 }
 
 impl fmt::Display for Happening {
@@ -94,7 +126,9 @@ impl Observer for OnceInOrder {
         // What is gone from the log before anyone could have read it cannot come before.
         match before.filter(|(id, p)| p.shard == *shard && !p.removed && !there(*id)).last() {
             None => Ok(()),
-            Some((missing, p)) => Err(format!("#{} is applied before #{missing} (offset {}) of its key", row.id, p.offset)),
+            Some((missing, p)) => {
+                Err(format!("#{} is applied before #{missing} (offset {}) of its key", row.id, p.offset))
+            }
         }
     }
 }
@@ -130,7 +164,9 @@ impl Observer for OneOwner {
         let at = world.broker.published[row.id as usize].at;
         match world.dbs[*shard].tables.anchors.get(&at) {
             Some(anchor) if anchor.owner == row.token => Ok(()),
-            owner => Err(format!("p{} applies #{} with token {:?}, owner is {owner:?}", row.process, row.id, row.token)),
+            owner => {
+                Err(format!("p{} applies #{} with token {:?}, owner is {owner:?}", row.process, row.id, row.token))
+            }
         }
     }
 }
@@ -154,7 +190,11 @@ impl Observer for ProgressIsTrue {
         let below = |p: &super::broker::Published| p.shard == *shard && p.offset >= origin && p.offset < *done;
         match world.broker.of_partition(*at).find(|(id, p)| below(p) && !there.contains(id)) {
             None => Ok(()),
-            Some((id, p)) => Err(format!("shard {shard} says {} is done below {done}, but #{id} (offset {}) is not there", show(*at), p.offset)),
+            Some((id, p)) => Err(format!(
+                "shard {shard} says {} is done below {done}, but #{id} (offset {}) is not there",
+                show(*at),
+                p.offset
+            )),
         }
     }
 }
@@ -174,7 +214,11 @@ impl Observer for CommitBehindDurable {
         }
         match world.broker.of_partition(*at).find(|(_, p)| p.offset < *next && !p.ever_durable) {
             None => Ok(()),
-            Some((id, p)) => Err(format!("{} is committed up to {next}, but #{id} (offset {}) was never durable", show(*at), p.offset)),
+            Some((id, p)) => Err(format!(
+                "{} is committed up to {next}, but #{id} (offset {}) was never durable",
+                show(*at),
+                p.offset
+            )),
         }
     }
 }

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay::clock::Clock;
-use forebay::source::{
-    Commit, Committed, Intake, PartitionError, Source, SourceError, SourceEvent, Start, Watermarks,
-};
+use forebay::source::{Commit, Committed, Intake, PartitionError, Source, SourceError, SourceEvent, Start, Watermarks};
 use forebay::state::chunk::RawRecord;
 use forebay::types::{NextOffset, Offset, TopicIx, TopicPartition};
 
