@@ -1,1 +1,242 @@
-//! (being written)
+//! One control thread per shard: takeovers, stored progress and comparison, on a connection of its own, so that the poller never
+//! waits for a database.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+
+use crate::clock::Clock;
+use crate::engine::Rules;
+use crate::engine::event::{Answer, Event, Health, Request};
+use crate::engine::worker::{Next, Waker};
+use crate::sink::{Control, Failure, Identity, Progress, Takeover};
+use crate::state::retry::Backoff;
+use crate::types::{Generation, ShardIx, TopicIx, TopicPartition};
+
+/// See the module's text. Requests are served in their order; one that fails goes to the back and waits.
+pub struct ControlLoop<C> {
+    control: C,
+    shard: ShardIx,
+    inbox: Receiver<Request>,
+    events: Sender<Event>,
+    waker: Waker,
+    clock: Arc<dyn Clock>,
+    rng: fastrand::Rng,
+    rules: Rules,
+    tasks: VecDeque<Task>,
+    backoff: Backoff,
+    /// Not before this does a failed task run again.
+    retry_at: Duration,
+    down: bool,
+    closed: bool,
+}
+
+/// A request on its way; `retry` ones wait for `retry_at`.
+#[derive(Debug)]
+struct Task {
+    what: What,
+    failed: bool,
+}
+
+#[derive(Debug)]
+enum What {
+    Locate { topic: TopicIx, identity: Identity, partitions: Vec<(i32, Generation)> },
+    Takeover { takeover: Takeover, generation: Generation },
+    Progress { topic: TopicIx, of: Vec<(Progress, Generation)> },
+}
+
+/// What a loop needs besides its database.
+pub struct LoopContext {
+    pub shard: ShardIx,
+    pub events: Sender<Event>,
+    pub waker: Waker,
+    pub clock: Arc<dyn Clock>,
+    pub rng: fastrand::Rng,
+    pub rules: Rules,
+    pub backoff: Backoff,
+}
+
+impl<C: Control> ControlLoop<C> {
+    pub fn new(control: C, inbox: Receiver<Request>, context: LoopContext) -> ControlLoop<C> {
+        let LoopContext { shard, events, waker, clock, rng, rules, backoff } = context;
+        ControlLoop {
+            control,
+            shard,
+            inbox,
+            events,
+            waker,
+            clock,
+            rng,
+            rules,
+            tasks: VecDeque::new(),
+            backoff,
+            retry_at: Duration::ZERO,
+            down: false,
+            closed: false,
+        }
+    }
+
+    /// Until the poller drops its sender.
+    pub fn run(mut self) {
+        loop {
+            match self.step() {
+                Next::Again => {}
+                Next::Inbox => match self.inbox.recv() {
+                    Ok(request) => self.accept(request),
+                    Err(_) => return,
+                },
+                Next::After(wait) => match self.inbox.recv_timeout(wait) {
+                    Ok(request) => self.accept(request),
+                    Err(error) if error.is_disconnected() => return,
+                    Err(_) => {}
+                },
+                Next::Done => return,
+            }
+        }
+    }
+
+    /// Serves at most one task; never waits except for the database.
+    pub fn step(&mut self) -> Next {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(request) => self.accept(request),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    self.closed = true;
+                    break;
+                }
+            }
+        }
+        // What failed and nothing else can wait for is not worth staying for.
+        if self.closed && self.tasks.iter().all(|t| t.failed) {
+            return Next::Done;
+        }
+        let now = self.clock.now();
+        let due = |t: &Task| !t.failed || now >= self.retry_at;
+        let Some(index) = self.tasks.iter().position(due) else {
+            return if self.tasks.is_empty() { Next::Inbox } else { Next::After(self.retry_at.saturating_sub(now)) };
+        };
+        let Some(task) = self.tasks.remove(index) else { return Next::Inbox };
+        self.serve(task.what);
+        Next::Again
+    }
+
+    fn accept(&mut self, request: Request) {
+        let what = match request {
+            Request::Locate { topic, identity, partitions } => What::Locate { topic, identity, partitions },
+            Request::Takeover { takeover, generation } => What::Takeover { takeover, generation },
+            Request::Progress { topic, of } => What::Progress { topic, of },
+            Request::Cancel { at, generation } => return self.cancel(at, generation),
+        };
+        self.tasks.push_back(Task { what, failed: false });
+    }
+
+    fn cancel(&mut self, at: TopicPartition, generation: Generation) {
+        self.tasks.retain_mut(|task| match &mut task.what {
+            What::Locate { topic, partitions, .. } => {
+                partitions.retain(|(p, g)| *topic != at.topic || *p != at.partition || *g > generation);
+                !partitions.is_empty()
+            }
+            What::Takeover { takeover, generation: g } => takeover.at != at || *g > generation,
+            What::Progress { .. } => true,
+        });
+    }
+
+    fn serve(&mut self, what: What) {
+        let outcome = match &what {
+            What::Locate { topic, identity, partitions } => self.locate(*topic, identity, partitions),
+            What::Takeover { takeover, generation } => self.take_over(takeover, *generation),
+            What::Progress { topic, of } => self.progress(*topic, of),
+        };
+        match outcome {
+            Ok(answer) => {
+                self.well();
+                self.backoff.reset();
+                self.tell(Event::Control { shard: self.shard, answer });
+            }
+            Err(failure) => self.failed(what, failure),
+        }
+    }
+
+    fn locate(&mut self, topic: TopicIx, identity: &Identity, of: &[(i32, Generation)]) -> Result<Answer, Failure> {
+        let partitions: Vec<i32> = of.iter().map(|(p, _)| *p).collect();
+        let anchors = self.control.locate(topic, identity, &partitions)?;
+        assert_eq!(anchors.len(), of.len(), "an answer for every partition");
+        let partitions = of.iter().zip(anchors).map(|((p, g), anchor)| (*p, *g, anchor)).collect();
+        Ok(Answer::Located { topic, partitions })
+    }
+
+    fn take_over(&mut self, takeover: &Takeover, generation: Generation) -> Result<Answer, Failure> {
+        let taken = self.control.takeover(takeover)?;
+        Ok(Answer::TakenOver { at: takeover.at, generation, taken })
+    }
+
+    fn progress(&mut self, topic: TopicIx, of: &[(Progress, Generation)]) -> Result<Answer, Failure> {
+        let asked: Vec<Progress> = of.iter().map(|(p, _)| p.clone()).collect();
+        let stored = self.control.progress(topic, &asked)?;
+        let (mut acknowledged, mut missing) = (Vec::new(), Vec::new());
+        for (progress, generation) in of {
+            // What is acknowledged is what was asked for: nobody but the owner raises it.
+            match stored.iter().any(|(p, _)| *p == progress.partition) {
+                true => acknowledged.push((progress.partition, *generation, progress.done)),
+                false => missing.push((progress.partition, *generation)),
+            }
+        }
+        Ok(Answer::Progressed { topic, acknowledged, missing })
+    }
+
+    fn failed(&mut self, what: What, failure: Failure) {
+        match &failure {
+            Failure::Topic(reason) => {
+                let topic = what.topic();
+                self.tell(Event::TopicStopped { topic, at: None, reason: reason.clone() });
+                if let What::Progress { topic, .. } = what {
+                    self.tell(Event::Control { shard: self.shard, answer: Answer::NotProgressed { topic, failure } });
+                }
+                return;
+            }
+            Failure::Outage(_) | Failure::Shard(_) => self.unwell(&failure),
+            Failure::Transient(_) | Failure::LockWait(_) | Failure::TooLong(_) | Failure::Record(..) => {
+                tracing::debug!(shard = self.shard.0, "control: {}; trying again", failure.reason());
+            }
+        }
+        self.retry_at = self.clock.now() + self.backoff.next(self.rng.f64());
+        match what {
+            What::Progress { topic, .. } => {
+                self.tell(Event::Control { shard: self.shard, answer: Answer::NotProgressed { topic, failure } });
+            }
+            What::Takeover { .. } if !self.rules.takeover_retried => {}
+            what => self.tasks.push_back(Task { what, failed: true }),
+        }
+    }
+
+    fn unwell(&mut self, failure: &Failure) {
+        if !std::mem::replace(&mut self.down, true) {
+            self.tell(Event::Shard { shard: self.shard, health: Health::Down(failure.clone()) });
+        }
+    }
+
+    fn well(&mut self) {
+        if std::mem::replace(&mut self.down, false) {
+            self.tell(Event::Shard { shard: self.shard, health: Health::Up });
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // A poller that is gone needs no answer.
+        if self.events.send(event).is_ok() {
+            self.waker.wake();
+        }
+    }
+}
+
+impl What {
+    fn topic(&self) -> TopicIx {
+        match self {
+            What::Locate { topic, .. } | What::Progress { topic, .. } => *topic,
+            What::Takeover { takeover, .. } => takeover.at.topic,
+        }
+    }
+}

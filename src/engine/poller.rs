@@ -1,1 +1,562 @@
-//! (being written)
+//! The poller: polls Kafka, routes records to workers, tracks what is durable, stores progress, commits. It owns every
+//! tenure and never waits for a database.
+//!
+//! A partition's life here: assigned → *located* (its shards say how far they are) → fetched from there, while control
+//! threads take it over in each shard → running → revoked: drained, progress stored, committed, given back. Whatever
+//! contradicts what it believes starts the partition over: new generation, new takeover, new token, from the database's word.
+
+mod group;
+mod intake;
+mod locate;
+mod progress;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::clock::Clock;
+use crate::config::{Delivery, FirstStart};
+use crate::engine::Rules;
+use crate::engine::dispatch::Dispatcher;
+use crate::engine::event::{Answer, Event, Health, Request};
+use crate::engine::partition::{Partition, Phase, Tenure};
+use crate::engine::worker::{Signals, Waker};
+use crate::metrics::Counters;
+use crate::sink::{Identity, Reason};
+use crate::source::{Source, SourceError};
+use crate::state::backpressure::Window;
+use crate::state::router::Router;
+use crate::types::{Generation, NextOffset, Offset, ShardIx, Token, TopicIx, TopicPartition};
+
+/// Records taken from the source in one poll.
+const POLL_RECORDS_MAX: usize = 1000;
+/// How long a poll waits when nothing is due.
+const POLL_WAIT: Duration = Duration::from_millis(100);
+/// How often what is not urgent is looked after.
+const HOUSEKEEPING: Duration = Duration::from_millis(20);
+/// How often the topics' identities are compared.
+const IDENTITY_INTERVAL: Duration = Duration::from_secs(30);
+/// How long to wait before asking a broker again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What the poller needs to know of the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub topics: Vec<TopicSettings>,
+    /// Names, in the configuration's order.
+    pub shards: Vec<String>,
+    pub lanes: u16,
+    pub window: Window,
+    pub commit_interval: Duration,
+    pub first_start: FirstStart,
+    pub locate_deadline: Duration,
+    pub revoke_deadline: Duration,
+    pub drain_deadline: Duration,
+    pub retry_min: Duration,
+    pub retry_max: Duration,
+    pub until_end: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct TopicSettings {
+    pub name: String,
+    pub delivery: Delivery,
+}
+
+/// The poller's ends of the channels.
+pub struct Ports {
+    pub events: Receiver<Event>,
+    /// By shard.
+    pub controls: Vec<Sender<Request>>,
+    pub dispatcher: Dispatcher,
+    pub signals: Arc<Signals>,
+    pub counters: Arc<Counters>,
+    pub waker: Waker,
+}
+
+/// Whether there is more to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Flow {
+    Continue,
+    /// Everything asked for is done, committed and given back. Topics that stopped on the way are named.
+    Finished,
+}
+
+/// Why the engine must end now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    #[error("{0}")]
+    Kafka(String),
+    #[error("{0}")]
+    Configuration(String),
+    /// An invariant is broken.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// See the module's text. `S` is driven only from [`Poller::step`].
+pub struct Poller<S> {
+    source: S,
+    core: Core,
+}
+
+/// All but the source, so that a poll can hand records to it.
+struct Core {
+    settings: Settings,
+    router: Router,
+    clock: Arc<dyn Clock>,
+    rng: fastrand::Rng,
+    rules: Rules,
+    events: Receiver<Event>,
+    controls: Vec<Sender<Request>>,
+    dispatcher: Dispatcher,
+    signals: Arc<Signals>,
+    counters: Arc<Counters>,
+    waker: Waker,
+    /// By topic, then by partition.
+    partitions: Vec<Vec<Option<Box<Partition>>>>,
+    topics: Vec<Topic>,
+    generation: u64,
+    /// Events that need the source.
+    deferred: VecDeque<Event>,
+    reported: VecDeque<crate::source::SourceEvent>,
+    answers: VecDeque<group::GroupAnswer>,
+    /// Microseconds, read once per poll.
+    now_us: u64,
+    drained_this_poll: bool,
+    /// By shard and topic: a progress request is under way.
+    progress_asked: Vec<Vec<bool>>,
+    progress_at: Duration,
+    commit_in_flight: bool,
+    housekeeping_at: Duration,
+    identity_at: Duration,
+    group_offsets_at: Duration,
+    identities_known: bool,
+    closing: Closing,
+    targets: Option<Vec<Vec<NextOffset>>>,
+    ever_assigned: bool,
+    stop: Option<Stop>,
+}
+
+/// Whether this process is leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// Until then for draining; afterwards what is not durable is left to the next owner.
+    Until(Duration),
+}
+
+/// A topic's state.
+struct Topic {
+    identity: Option<Identity>,
+    partitions: Option<i32>,
+    stopped: Option<Reason>,
+}
+
+impl<S: Source> Poller<S> {
+    pub fn new(
+        source: S,
+        settings: Settings,
+        router: Router,
+        ports: Ports,
+        clock: Arc<dyn Clock>,
+        rng: fastrand::Rng,
+        rules: Rules,
+    ) -> Poller<S> {
+        let Ports { events, controls, dispatcher, signals, counters, waker } = ports;
+        let topics = settings.topics.iter().map(|_| Topic { identity: None, partitions: None, stopped: None }).collect();
+        let core = Core {
+            partitions: settings.topics.iter().map(|_| Vec::new()).collect(),
+            progress_asked: settings.shards.iter().map(|_| vec![false; settings.topics.len()]).collect(),
+            topics,
+            router,
+            rng,
+            rules,
+            events,
+            controls,
+            dispatcher,
+            signals,
+            counters,
+            waker,
+            generation: 0,
+            deferred: VecDeque::new(),
+            reported: VecDeque::new(),
+            answers: VecDeque::new(),
+            now_us: 0,
+            drained_this_poll: false,
+            progress_at: clock.now() + settings.commit_interval,
+            commit_in_flight: false,
+            housekeeping_at: Duration::ZERO,
+            identity_at: Duration::ZERO,
+            group_offsets_at: Duration::ZERO,
+            identities_known: false,
+            closing: Closing::No,
+            targets: None,
+            ever_assigned: false,
+            stop: None,
+            settings,
+            clock,
+        };
+        Poller { source, core }
+    }
+
+    /// One turn: what workers and control threads said, one poll, what the poll brought, and what is due. Waits at most
+    /// `wait`, and only where nothing is due.
+    pub fn step(&mut self, wait: Duration) -> Result<Flow, Stop> {
+        self.core.drain_events();
+        self.poll(wait)?;
+        self.serve_reports()?;
+        self.serve_deferred();
+        self.core.dispatcher.flush().map_err(|_| self.core.worker_gone())?;
+        let now = self.core.clock.now();
+        if now >= self.core.housekeeping_at {
+            self.core.housekeeping_at = now + HOUSEKEEPING;
+            self.housekeeping(now)?;
+        }
+        match self.core.stop.take() {
+            Some(stop) => Err(stop),
+            None => Ok(if self.finished(now) { Flow::Finished } else { Flow::Continue }),
+        }
+    }
+
+    /// Until finished, or `stop` says to leave.
+    pub fn run(&mut self, stop: &dyn Fn() -> bool) -> Result<Flow, Stop> {
+        loop {
+            if stop() && self.core.closing == Closing::No {
+                self.close();
+            }
+            if self.step(POLL_WAIT)? == Flow::Finished {
+                return Ok(Flow::Finished);
+            }
+        }
+    }
+
+    fn poll(&mut self, wait: Duration) -> Result<(), Stop> {
+        let core = &mut self.core;
+        core.drained_this_poll = false;
+        let now = core.clock.now();
+        core.now_us = now.as_micros() as u64;
+        let busy = !core.deferred.is_empty() || !core.reported.is_empty();
+        let wait = if busy { Duration::ZERO } else { wait.min(core.housekeeping_at.saturating_sub(now)) };
+        let outcome = if core.dispatcher.congested() {
+            // Nothing is fetched until workers have room; they are who to wait for.
+            if let Ok(event) = core.events.recv_timeout(wait) {
+                core.take_event(event);
+            }
+            self.source.poll(Duration::ZERO, 0, core)
+        } else {
+            core.waker.ask(!wait.is_zero() && core.waits_for_workers());
+            let outcome = self.source.poll(wait, POLL_RECORDS_MAX, core);
+            core.waker.ask(false);
+            outcome
+        };
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(SourceError::Retriable(what)) => {
+                tracing::warn!("Kafka: {what}");
+                Ok(())
+            }
+            Err(SourceError::Fatal(what)) => Err(Stop::Kafka(what)),
+        }
+    }
+
+    fn housekeeping(&mut self, now: Duration) -> Result<(), Stop> {
+        self.check_identities(now);
+        self.drive_locating(now)?;
+        self.drive_windows();
+        self.drive_progress(now);
+        self.drive_group(now)?;
+        self.core.look();
+        Ok(())
+    }
+
+    fn serve_deferred(&mut self) {
+        while let Some(event) = self.core.deferred.pop_front() {
+            match event {
+                Event::Returned { .. } => unreachable!("served when drained"),
+                Event::FenceLost { shard, partitions, what } => {
+                    for (at, generation) in partitions {
+                        self.core.fence_lost(at, generation, &format!("{}: {what}", self.core.shard_name(shard)));
+                    }
+                }
+                Event::TopicStopped { topic, at, reason } => self.core.stop_topic(topic, at, reason),
+                Event::Control { shard, answer } => self.serve_answer(shard, answer),
+                Event::Shard { shard, health } => self.core.shard_health(shard, &health),
+                Event::Panicked { thread, message } => {
+                    self.core.stop = Some(Stop::Internal(format!("thread {thread} panicked: {message}")));
+                }
+            }
+        }
+    }
+
+    fn serve_answer(&mut self, shard: ShardIx, answer: Answer) {
+        match answer {
+            Answer::Located { topic, partitions } => {
+                for (partition, generation, anchor) in partitions {
+                    self.core.located(TopicPartition { topic, partition }, generation, shard, anchor);
+                }
+            }
+            Answer::TakenOver { at, generation, taken } => self.taken_over(at, generation, shard, &taken),
+            Answer::Progressed { topic, acknowledged, missing } => {
+                self.core.progress_asked[usize::from(shard.0)][usize::from(topic.0)] = false;
+                self.core.progressed(topic, shard, &acknowledged);
+                for (partition, generation) in missing {
+                    let what = "the stored progress has another owner, or the database went back";
+                    let at = TopicPartition { topic, partition };
+                    self.core.fence_lost(at, generation, &format!("{}: {what}", self.core.shard_name(shard)));
+                }
+            }
+            Answer::NotProgressed { topic, failure } => {
+                self.core.progress_asked[usize::from(shard.0)][usize::from(topic.0)] = false;
+                tracing::debug!("{}: progress not stored: {}", self.core.shard_name(shard), failure.reason());
+            }
+        }
+    }
+
+    /// Pauses partitions whose window is full and resumes those with room again.
+    fn drive_windows(&mut self) {
+        let window = self.core.settings.window;
+        let (mut pause, mut resume) = (Vec::new(), Vec::new());
+        for p in self.core.partitions.iter_mut().flatten().flatten() {
+            if !p.assigned {
+                continue;
+            }
+            let wanted = match p.phase {
+                Phase::Stopped => true,
+                Phase::Running if p.paused => !window.may_resume(&p.tracker),
+                Phase::Running => window.must_pause(&p.tracker),
+                _ => p.paused,
+            };
+            if wanted != p.paused {
+                p.paused = wanted;
+                if wanted { pause.push(p.at) } else { resume.push(p.at) }
+            }
+        }
+        if !pause.is_empty() {
+            self.core.counters.pauses.add(pause.len() as u64);
+            self.told(|s| s.pause(&pause), &pause, false);
+        }
+        if !resume.is_empty() {
+            self.told(|s| s.resume(&resume), &resume, true);
+        }
+    }
+
+    /// Tells the source to pause or resume; where it refuses, `was` is restored and the next turn tries again.
+    fn told(&mut self, tell: impl FnOnce(&mut S) -> Result<(), SourceError>, of: &[TopicPartition], was: bool) {
+        if let Err(error) = tell(&mut self.source) {
+            tracing::debug!("pause or resume: {error}; trying again");
+            for at in of {
+                if let Some(p) = self.core.partition(*at) {
+                    p.paused = was;
+                }
+            }
+        }
+    }
+
+    /// Asks the broker for the topics' identities, at first until it answers, then now and then: a recreated topic goes on in
+    /// silence otherwise.
+    fn check_identities(&mut self, now: Duration) {
+        if now < self.core.identity_at {
+            return;
+        }
+        match self.ask_identities() {
+            Ok(()) => self.core.identity_at = now + IDENTITY_INTERVAL,
+            Err(error) => {
+                tracing::warn!("cannot identify the topics: {error}; asking again");
+                self.core.identity_at = now + ASK_AGAIN;
+            }
+        }
+    }
+
+    fn ask_identities(&mut self) -> Result<(), SourceError> {
+        for index in 0..self.core.topics.len() {
+            let topic = TopicIx(index as u16);
+            if self.core.topics[index].stopped.is_some() {
+                continue;
+            }
+            let known = self.core.topics[index].identity.clone();
+            let cluster_id = match &known {
+                Some(identity) => identity.cluster_id.clone(),
+                None => self.source.cluster_id()?,
+            };
+            let topic_id = self.source.topic_id(topic)?;
+            match known.and_then(|identity| identity.topic_id) {
+                Some(old) if topic_id.as_ref().is_some_and(|new| *new != old) => {
+                    let text = format!(
+                        "the topic was deleted and created again: its id was {old} and is {} now. Its offsets mean other \
+                         records; `forebay fences reset` begins with the new topic",
+                        topic_id.as_deref().unwrap_or("unknown"),
+                    );
+                    self.core.stop_topic(topic, None, Reason::new(text));
+                }
+                Some(_) => {}
+                None => self.core.topics[index].identity = Some(Identity { cluster_id, topic_id }),
+            }
+            let count = self.source.partitions(topic)?;
+            match self.core.topics[index].partitions.replace(count) {
+                Some(before) if before != count => tracing::warn!(
+                    "{}: {before} partitions became {count}: keys that move to another partition lose their order across the \
+                     change",
+                    self.core.settings.topics[index].name
+                ),
+                _ => {}
+            }
+        }
+        self.core.identities_known = true;
+        Ok(())
+    }
+
+    /// The source, for what the engine reports besides its work.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// The topics that stopped, and why.
+    pub fn stopped(&self) -> Vec<(String, Reason)> {
+        let topics = self.core.topics.iter().zip(&self.core.settings.topics);
+        topics.filter_map(|(t, s)| t.stopped.clone().map(|reason| (s.name.clone(), reason))).collect()
+    }
+
+    /// Drops the channels to the workers and control threads, so that they end, and gives the source back.
+    pub fn into_source(self) -> S {
+        self.source
+    }
+}
+
+impl Core {
+    fn partition(&mut self, at: TopicPartition) -> Option<&mut Partition> {
+        self.partitions[usize::from(at.topic.0)].get_mut(usize::try_from(at.partition).ok()?)?.as_deref_mut()
+    }
+
+    /// The partition, if it is still in this generation.
+    fn tenure(&mut self, at: TopicPartition, generation: Generation) -> Option<&mut Partition> {
+        self.partition(at).filter(|p| p.generation == generation)
+    }
+
+    fn next_generation(&mut self) -> Generation {
+        self.generation += 1;
+        Generation(self.generation)
+    }
+
+    fn token(&mut self) -> Token {
+        Token(self.rng.i64(..))
+    }
+
+    fn shard_name(&self, shard: ShardIx) -> String {
+        format!("shard {}", self.settings.shards[usize::from(shard.0)])
+    }
+
+    fn topic_name(&self, topic: TopicIx) -> &str {
+        &self.settings.topics[usize::from(topic.0)].name
+    }
+
+    fn fenced(&self, topic: TopicIx) -> bool {
+        self.settings.topics[usize::from(topic.0)].delivery == Delivery::ExactlyOnce
+    }
+
+    fn worker_gone(&mut self) -> Stop {
+        self.drain_events();
+        let panicked = self.deferred.iter().find_map(|event| match event {
+            Event::Panicked { thread, message } => Some(format!("thread {thread} panicked: {message}")),
+            _ => None,
+        });
+        Stop::Internal(panicked.unwrap_or_else(|| "a worker's thread is gone".into()))
+    }
+
+    /// Sends a request to a control thread. Its inbox holds more than can be asked at once; one that is full or gone shows at
+    /// the deadline of whoever waits.
+    fn ask(&mut self, shard: ShardIx, request: Request) {
+        if self.controls[usize::from(shard.0)].try_send(request).is_err() {
+            tracing::warn!("{}: its control thread takes no more requests", self.shard_name(shard));
+        }
+    }
+
+    fn shard_health(&self, shard: ShardIx, health: &Health) {
+        match health {
+            Health::Up => tracing::info!("{}: database reached", self.shard_name(shard)),
+            Health::Down(crate::sink::Failure::Shard(reason)) => {
+                tracing::error!("{}: {reason}; a person is needed, trying again until then", self.shard_name(shard));
+            }
+            Health::Down(failure) => {
+                tracing::warn!("{}: {}; trying again", self.shard_name(shard), failure.reason());
+            }
+        }
+    }
+
+    /// Another owner has the fences, or they went back: start over from the database's word.
+    fn fence_lost(&mut self, at: TopicPartition, generation: Generation, what: &str) {
+        let retake = self.rules.retake_when_assigned;
+        let Some(p) = self.tenure(at, generation) else { return };
+        match p.phase {
+            Phase::Running | Phase::Located | Phase::Verifying if retake => self.rewind(at, what),
+            Phase::Running | Phase::Located | Phase::Verifying => p.phase = Phase::Revoking,
+            // It goes away anyway, and what is not durable here the next owner does.
+            Phase::Revoking | Phase::Stopped | Phase::Locating { .. } => {}
+        }
+    }
+
+    /// Starts a partition over: new generation, new takeover, new token, from the database's word.
+    fn rewind(&mut self, at: TopicPartition, why: &str) {
+        let (generation, now, deadline) = (self.next_generation(), self.clock.now(), self.settings.locate_deadline);
+        let random = self.rng.f64();
+        let Some(p) = self.partition(at) else { return };
+        let before = std::mem::replace(&mut p.generation, generation);
+        let not_before = now + p.backoff.next(random);
+        p.phase = Phase::Locating { asked: false, not_before, deadline: not_before + deadline, group: None };
+        p.sent = 0;
+        p.committed = None;
+        let parts = std::mem::take(&mut p.parts);
+        p.parts = parts.iter().map(|part| crate::engine::partition::Part::new(part.shard)).collect();
+        self.counters.rewinds.add(1);
+        tracing::warn!("{} [{}]: {why}; starting over from the database's word", self.topic_name(at.topic), at.partition);
+        for part in parts {
+            self.ask(part.shard, Request::Cancel { at, generation: before });
+            self.discard(part.tenure);
+        }
+    }
+
+    /// Takes the chunks back of a part that ends.
+    fn discard(&mut self, tenure: Tenure) {
+        let chunks: Vec<_> = match tenure {
+            Tenure::Waiting { chunks } => chunks,
+            Tenure::Owned(owned) => owned.held.into_iter().flatten().collect(),
+        };
+        chunks.into_iter().for_each(|chunk| self.dispatcher.recycle(chunk));
+    }
+
+    /// Stops a topic: nothing more of it is written, nothing of it is lost, others go on.
+    fn stop_topic(&mut self, topic: TopicIx, at: Option<(i32, Offset)>, reason: Reason) {
+        let state = &mut self.topics[usize::from(topic.0)];
+        if state.stopped.is_some() {
+            return;
+        }
+        let place = at.map_or(String::new(), |(partition, offset)| format!(" partition {partition} offset {offset}"));
+        let reason = Reason { text: format!("{}{}", if place.is_empty() { String::new() } else { format!("{}: ", place.trim()) }, reason.text), ..reason };
+        state.stopped = Some(reason.clone());
+        self.signals.stop_topic(topic);
+        tracing::error!("topic {} stopped: {reason}. Nothing of it is lost; other topics go on", self.topic_name(topic));
+        for p in self.partitions[usize::from(topic.0)].iter_mut().flatten() {
+            if p.phase != Phase::Revoking {
+                p.phase = Phase::Stopped;
+            }
+        }
+    }
+
+    fn look(&self) {
+        self.counters.in_flight.set(self.dispatcher.in_flight() as u64);
+        let waiting: usize = self.partitions.iter().flatten().flatten().map(|p| p.tracker.window()).sum();
+        self.counters.waiting.set(waiting as u64);
+    }
+
+    fn waits_for_workers(&self) -> bool {
+        self.closing != Closing::No || !self.answers.is_empty() || self.dispatcher.in_flight() > 0 && self.any_held()
+            || self.partitions.iter().flatten().flatten().any(|p| p.phase != Phase::Running || !p.all_owned())
+    }
+
+    fn any_held(&self) -> bool {
+        let held = |p: &Partition| p.parts.iter().filter_map(|p| p.owned()).any(|o| o.held.iter().any(Option::is_some));
+        self.partitions.iter().flatten().flatten().any(|p| p.paused || held(p))
+    }
+}

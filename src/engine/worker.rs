@@ -1,1 +1,450 @@
-//! (being written)
+//! A worker: one thread, one shard, one connection. It takes whatever has queued up, up to a batch's limits, writes it in one
+//! transaction with its fences, and hands the chunks back. It never lingers and never decides by a guess: after a lost answer
+//! it reads its fences.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+
+use crate::clock::Clock;
+use crate::config::Delivery;
+use crate::engine::Rules;
+use crate::engine::control::LoopContext;
+use crate::engine::event::{Event, Health};
+use crate::sink::{Failure, FenceRow, Reason, RowCounts, Writer, Written};
+use crate::state::batch::{Batch, LaneMove};
+use crate::state::chunk::Chunk;
+use crate::state::retry::Backoff;
+use crate::types::{Generation, Lane, ShardIx, TopicIx, TopicPartition};
+
+/// What a loop wants to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    Again,
+    /// Nothing to do until something arrives.
+    Inbox,
+    /// Nothing to do for this long, unless something arrives.
+    After(Duration),
+    Done,
+}
+
+/// Wakes the poller, but only while it has asked for that: a wake-up costs more than a message.
+#[derive(Clone)]
+pub struct Waker {
+    asked: Arc<AtomicBool>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Waker {
+    pub fn new(wake: Arc<dyn Fn() + Send + Sync>) -> Waker {
+        Waker { asked: Arc::new(AtomicBool::new(false)), wake }
+    }
+
+    /// The poller is about to wait, and something it waits for may come from a worker.
+    pub fn ask(&self, wanted: bool) {
+        self.asked.store(wanted, Ordering::SeqCst);
+    }
+
+    pub fn wake(&self) {
+        if self.asked.load(Ordering::SeqCst) && self.asked.swap(false, Ordering::SeqCst) {
+            (self.wake)();
+        }
+    }
+}
+
+/// Flags that the poller sets and every worker reads.
+#[derive(Debug)]
+pub struct Signals {
+    /// By topic: it stopped, and nothing more of it is written.
+    stopped: Vec<AtomicBool>,
+    /// Give back what cannot be written at once: the deadline of the shutdown is over.
+    abandon: AtomicBool,
+}
+
+impl Signals {
+    pub fn new(topics: usize) -> Signals {
+        Signals { stopped: (0..topics).map(|_| AtomicBool::new(false)).collect(), abandon: AtomicBool::new(false) }
+    }
+
+    pub fn stop_topic(&self, topic: TopicIx) {
+        self.stopped[usize::from(topic.0)].store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_stopped(&self, topic: TopicIx) -> bool {
+        self.stopped[usize::from(topic.0)].load(Ordering::SeqCst)
+    }
+
+    pub fn abandon(&self) {
+        self.abandon.store(true, Ordering::SeqCst);
+    }
+
+    fn abandoned(&self) -> bool {
+        self.abandon.load(Ordering::SeqCst)
+    }
+}
+
+/// What a batch may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchLimits {
+    pub records_max: usize,
+    pub bytes_max: usize,
+}
+
+/// See the module's text.
+pub struct Worker<W> {
+    writer: W,
+    shard: ShardIx,
+    index: u16,
+    inbox: Receiver<Box<Chunk>>,
+    events: Sender<Event>,
+    waker: Waker,
+    clock: Arc<dyn Clock>,
+    rng: fastrand::Rng,
+    rules: Rules,
+    signals: Arc<Signals>,
+    limits: BatchLimits,
+    /// By topic.
+    delivery: Vec<Delivery>,
+    backoff: Backoff,
+    batch: Batch,
+    moves: Vec<LaneMove>,
+    /// A chunk that did not fit the batch before.
+    carry: Option<Box<Chunk>>,
+    state: State,
+    /// How many records to try at once: halved while one of them is at fault, without bound otherwise.
+    piece_max: usize,
+    counts: RowCounts,
+    began: Duration,
+    /// Tenures whose fences were lost: what is left of them in the inbox is not worth a try.
+    dead: HashMap<TopicPartition, Generation>,
+    down: bool,
+}
+
+/// Where a worker stands with its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It has none.
+    Idle,
+    /// It is to be written, not before this time.
+    Write { at: Duration },
+    /// Whether the last try was applied is unknown; to be read, not before this time.
+    Reread { at: Duration },
+}
+
+impl<W: Writer> Worker<W> {
+    pub fn new(
+        writer: W,
+        index: u16,
+        inbox: Receiver<Box<Chunk>>,
+        signals: Arc<Signals>,
+        limits: BatchLimits,
+        delivery: Vec<Delivery>,
+        context: LoopContext,
+    ) -> Worker<W> {
+        let LoopContext { shard, events, waker, clock, rng, rules, backoff } = context;
+        Worker {
+            writer,
+            shard,
+            index,
+            inbox,
+            events,
+            waker,
+            clock,
+            rng,
+            rules,
+            signals,
+            limits,
+            delivery,
+            backoff,
+            batch: Batch::new(),
+            moves: Vec::new(),
+            carry: None,
+            state: State::Idle,
+            piece_max: usize::MAX,
+            counts: RowCounts::default(),
+            began: Duration::ZERO,
+            dead: HashMap::new(),
+            down: false,
+        }
+    }
+
+    /// Until the poller drops its sender and the inbox is empty.
+    pub fn run(mut self) {
+        loop {
+            match self.step() {
+                Next::Again => {}
+                Next::Inbox => match self.inbox.recv() {
+                    Ok(chunk) => self.carry = Some(chunk),
+                    Err(_) => return,
+                },
+                Next::After(wait) => self.clock.sleep(wait.min(PATIENCE)),
+                Next::Done => return,
+            }
+        }
+    }
+
+    /// One step: fill a batch, or one try of writing it, or one look at its fences. Waits for nothing but the database.
+    pub fn step(&mut self) -> Next {
+        let now = self.clock.now();
+        match self.state {
+            State::Idle => self.fill(now),
+            State::Write { at } | State::Reread { at } if self.signals.abandoned() && at > now => self.give_back(),
+            State::Write { at } | State::Reread { at } if at > now => Next::After(at - now),
+            State::Write { .. } if self.stopped() => self.give_back(),
+            State::Write { .. } => self.write(),
+            State::Reread { .. } => self.reread(),
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.batch.topic().is_some_and(|topic| self.signals.is_stopped(topic))
+    }
+
+    fn fill(&mut self, now: Duration) -> Next {
+        debug_assert!(self.batch.topic().is_none());
+        loop {
+            let chunk = match self.carry.take() {
+                Some(chunk) => chunk,
+                None => match self.inbox.try_recv() {
+                    Ok(chunk) => chunk,
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) if self.batch.topic().is_none() => return Next::Done,
+                    Err(TryRecvError::Disconnected) => break,
+                },
+            };
+            let fits = self.batch.len() + chunk.len() <= self.limits.records_max
+                && self.batch.bytes() + chunk.bytes() <= self.limits.bytes_max
+                && self.batch.topic().is_none_or(|topic| topic == chunk.topic);
+            // One that is too large alone is taken alone: the limits bound what is put together.
+            if !fits && self.batch.topic().is_some() {
+                self.carry = Some(chunk);
+                break;
+            }
+            self.batch.push(chunk);
+        }
+        let Some(topic) = self.batch.topic() else { return Next::Inbox };
+        if !self.dead.is_empty() {
+            let dead = &self.dead;
+            self.batch.drop_runs(|run| {
+                let at = TopicPartition { topic, partition: run.partition };
+                dead.get(&at).is_some_and(|generation| run.generation <= *generation)
+            });
+        }
+        self.began = now;
+        self.state = State::Write { at: now };
+        Next::Again
+    }
+
+    fn exactly_once(&self) -> bool {
+        let topic = self.batch.topic().expect("a batch is being written");
+        self.delivery[usize::from(topic.0)] == Delivery::ExactlyOnce
+    }
+
+    fn piece(&self) -> usize {
+        self.batch.len().min(self.piece_max)
+    }
+
+    fn write(&mut self) -> Next {
+        let piece = self.piece();
+        if piece == 0 {
+            return self.give_back();
+        }
+        self.batch.moves(piece, &mut self.moves);
+        match self.writer.write(&self.batch, 0..piece, &self.moves) {
+            Ok(Written::Applied(counts)) => {
+                self.counts.upserted += counts.upserted;
+                self.counts.deleted += counts.deleted;
+                self.counts.folded += counts.folded;
+                self.applied(piece)
+            }
+            Ok(Written::Mismatch) => {
+                self.well();
+                self.state = State::Reread { at: Duration::ZERO };
+                Next::Again
+            }
+            Err(failure) => self.failed(piece, failure),
+        }
+    }
+
+    fn applied(&mut self, piece: usize) -> Next {
+        self.well();
+        self.backoff.reset();
+        self.batch.written(piece);
+        if self.batch.is_empty() {
+            return self.give_back();
+        }
+        self.state = State::Write { at: Duration::ZERO };
+        Next::Again
+    }
+
+    fn failed(&mut self, piece: usize, failure: Failure) -> Next {
+        match &failure {
+            Failure::Outage(_) => {
+                self.unwell(&failure);
+                let at = self.later();
+                // Without fences nothing tells whether it was applied: it is sent again.
+                self.state = if self.exactly_once() { State::Reread { at } } else { State::Write { at } };
+            }
+            Failure::Shard(_) => {
+                self.unwell(&failure);
+                self.state = State::Write { at: self.later() };
+            }
+            Failure::Transient(reason) | Failure::LockWait(reason) => {
+                tracing::debug!(shard = self.shard.0, worker = self.index, "{reason}; trying again");
+                self.state = State::Write { at: self.later() };
+            }
+            Failure::Record(Some(0), reason) => return self.stop_topic(true, reason.clone()),
+            Failure::Record(Some(index), _) => {
+                self.piece_max = *index;
+                self.state = State::Write { at: Duration::ZERO };
+            }
+            Failure::Record(None, reason) | Failure::TooLong(reason) if piece == 1 => {
+                return self.stop_topic(true, reason.clone());
+            }
+            Failure::Record(None, _) | Failure::TooLong(_) => {
+                self.piece_max = piece / 2;
+                self.state = State::Write { at: Duration::ZERO };
+            }
+            Failure::Topic(reason) => return self.stop_topic(false, reason.clone()),
+        }
+        Next::Again
+    }
+
+    fn later(&mut self) -> Duration {
+        self.clock.now() + self.backoff.next(self.rng.f64())
+    }
+
+    /// The first record of the batch cannot be written, or the table cannot be: the topic stops, and nothing of it is lost.
+    fn stop_topic(&mut self, record_at_fault: bool, reason: Reason) -> Next {
+        let topic = self.batch.topic().expect("a batch is being written");
+        self.signals.stop_topic(topic);
+        let at = (record_at_fault && !self.batch.is_empty()).then(|| {
+            let record = self.batch.record(0);
+            (record.partition, record.offset)
+        });
+        self.tell(Event::TopicStopped { topic, at, reason });
+        self.give_back()
+    }
+
+    /// Reads the fences of the last try and follows what they say: see the protocol's text in `sink::fence`.
+    fn reread(&mut self) -> Next {
+        let topic = self.batch.topic().expect("a batch is being written");
+        let lanes: Vec<(i32, Lane)> = self.moves.iter().map(|m| (m.partition, m.lane)).collect();
+        let rows = match self.writer.reread(topic, &lanes) {
+            Ok(rows) => rows,
+            Err(failure) => {
+                if let Failure::Topic(reason) = failure {
+                    return self.stop_topic(false, reason);
+                }
+                if matches!(failure, Failure::Outage(_) | Failure::Shard(_)) {
+                    self.unwell(&failure);
+                }
+                self.state = State::Reread { at: self.later() };
+                return Next::Again;
+            }
+        };
+        self.well();
+        match compare(&self.moves, &rows) {
+            Comparison::Applied => {
+                let piece = self.piece();
+                self.applied(piece)
+            }
+            Comparison::NotApplied => {
+                self.state = State::Write { at: Duration::ZERO };
+                Next::Again
+            }
+            Comparison::Lost(partitions) => self.lose(topic, &partitions, &rows),
+        }
+    }
+
+    fn lose(&mut self, topic: TopicIx, partitions: &[(i32, Generation)], rows: &[FenceRow]) -> Next {
+        if !self.rules.never_adopt {
+            self.batch.adopt(|run| {
+                let row = rows.iter().find(|r| (r.partition, r.lane) == (run.partition, run.lane))?;
+                (row.token == run.token).then_some(row.next)
+            });
+        }
+        let at = |partition| TopicPartition { topic, partition };
+        let lost: Vec<(TopicPartition, Generation)> =
+            partitions.iter().filter(|_| self.rules.never_adopt).map(|(p, g)| (at(*p), *g)).collect();
+        self.batch.drop_runs(|run| lost.iter().any(|(l, g)| l.partition == run.partition && run.generation <= *g));
+        if !lost.is_empty() {
+            self.dead.extend(lost.iter().copied());
+            let what = describe(&self.moves, rows);
+            self.tell(Event::FenceLost { shard: self.shard, partitions: lost, what });
+        }
+        self.state = State::Write { at: Duration::ZERO };
+        Next::Again
+    }
+
+    /// Hands the chunks back: what of them is durable, their runs say.
+    fn give_back(&mut self) -> Next {
+        let chunks = self.batch.take_chunks();
+        let counts = std::mem::take(&mut self.counts);
+        let took_us = self.clock.now().saturating_sub(self.began).as_micros() as u64;
+        self.tell(Event::Returned { shard: self.shard, worker: self.index, chunks, counts, took_us });
+        self.piece_max = usize::MAX;
+        self.state = State::Idle;
+        Next::Again
+    }
+
+    fn unwell(&mut self, failure: &Failure) {
+        if !std::mem::replace(&mut self.down, true) {
+            self.tell(Event::Shard { shard: self.shard, health: Health::Down(failure.clone()) });
+        }
+    }
+
+    fn well(&mut self) {
+        if std::mem::replace(&mut self.down, false) {
+            self.tell(Event::Shard { shard: self.shard, health: Health::Up });
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // A poller that is gone needs no answer.
+        if self.events.send(event).is_ok() {
+            self.waker.wake();
+        }
+    }
+}
+
+/// How long a worker sleeps before it looks at the signals again.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What the fences say of a try whose outcome is unknown.
+#[derive(Debug, PartialEq, Eq)]
+enum Comparison {
+    /// All are where the try leads to, under our token.
+    Applied,
+    /// All are where it began, under our token.
+    NotApplied,
+    /// These partitions are another's, or went back, or are a mixture that our transactions cannot have left.
+    Lost(Vec<(i32, Generation)>),
+}
+
+fn compare(moves: &[LaneMove], rows: &[FenceRow]) -> Comparison {
+    let row = |m: &LaneMove| rows.iter().find(|r| (r.partition, r.lane) == (m.partition, m.lane));
+    let is = |m: &LaneMove, next| row(m).is_some_and(|r| r.token == m.token && r.next == next);
+    if moves.iter().all(|m| is(m, m.next)) {
+        return Comparison::Applied;
+    }
+    let mut lost: Vec<(i32, Generation)> =
+        moves.iter().filter(|m| !is(m, m.expected)).map(|m| (m.partition, m.generation)).collect();
+    lost.dedup();
+    if lost.is_empty() { Comparison::NotApplied } else { Comparison::Lost(lost) }
+}
+
+fn describe(moves: &[LaneMove], rows: &[FenceRow]) -> String {
+    let one = |m: &LaneMove| match rows.iter().find(|r| (r.partition, r.lane) == (m.partition, m.lane)) {
+        None => Some(format!("partition {} lane {}: expected {}, found no fence", m.partition, m.lane, m.expected)),
+        Some(r) if r.token != m.token => Some(format!("partition {} lane {}: another owner took over", m.partition, m.lane)),
+        Some(r) if r.next != m.expected => {
+            Some(format!("partition {} lane {}: expected {}, found {}", m.partition, m.lane, m.expected, r.next))
+        }
+        Some(_) => None,
+    };
+    moves.iter().filter_map(one).next().unwrap_or_else(|| "fences changed between two reads".into())
+}

@@ -1,1 +1,51 @@
-//! (being written)
+//! Counters that the engine adds to per batch, never per record.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What an engine has done since it started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Records received from Kafka.
+    pub fetched: Counter,
+    /// Records that became durable.
+    pub durable: Counter,
+    /// Records that the database already had.
+    pub skipped: Counter,
+    /// Records that another one of their batch made superfluous.
+    pub folded: Counter,
+    /// Rows inserted or updated, and rows deleted.
+    pub upserted: Counter,
+    pub deleted: Counter,
+    /// Batches that came back, and the microseconds that workers spent on them.
+    pub batches: Counter,
+    pub writing_us: Counter,
+    /// Partitions started over from the database's word.
+    pub rewinds: Counter,
+    pub rebalances: Counter,
+    pub pauses: Counter,
+    pub commits: Counter,
+    /// Records at workers, and records received but not committable, as of the last look.
+    pub in_flight: Counter,
+    pub waiting: Counter,
+    /// With `--until-end`: records between the start and the ends seen at start, and how many of them are durable.
+    pub until_end_total: Counter,
+    pub until_end_done: Counter,
+}
+
+/// A number that one thread writes and any may read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -7,6 +7,8 @@
 use crate::types::{Generation, Lane, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
 /// Records of one lane in a chunk, and the fence move they make: `expected` → `next`.
+///
+/// The worker moves `expected` on as it writes. When the chunk comes back, exactly the records below it are durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaneRun {
     pub partition: i32,

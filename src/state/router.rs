@@ -1,1 +1,266 @@
-//! (being written)
+//! Which shard and which lane a record belongs to.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::config::{Config, RouteBy, Tenant};
+use crate::state::chunk::RawRecord;
+use crate::types::{Lane, Offset, ShardIx};
+
+/// The lane of a record: `xxh3(key, seed 0) mod lanes`; one without a key has no order to keep and goes by its offset.
+pub fn lane_of(key: Option<&[u8]>, offset: Offset, lanes: Lane) -> Lane {
+    let hash = key.map_or(offset.0 as u64, xxh3_64);
+    (hash % u64::from(lanes)) as Lane
+}
+
+/// Why a record has no shard.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    #[error("no shard declares partition {0}")]
+    Partition(i32),
+    #[error("the tenant cannot be read: {0}")]
+    Unreadable(String),
+    #[error("the map file has no shard for this tenant, and there is no default")]
+    Unmapped,
+}
+
+/// See the module's text. Built once from the configuration.
+#[derive(Debug)]
+pub struct Router {
+    shards: u16,
+    by: By,
+    tenant: Tenant,
+    delimiter: String,
+    /// Where partitions are declared: partition → its shard.
+    declared: Option<Vec<(std::ops::RangeInclusive<i32>, ShardIx)>>,
+}
+
+#[derive(Debug)]
+enum By {
+    Partition,
+    Hash,
+    Modulo,
+    Map { tenants: BTreeMap<String, usize>, default: Option<usize> },
+}
+
+impl Router {
+    pub fn new(config: &Config) -> Router {
+        let declared: Vec<_> = config
+            .shards
+            .iter()
+            .enumerate()
+            .flat_map(|(i, s)| s.partitions.iter().flatten().map(move |r| (r.clone(), ShardIx(i as u16))))
+            .collect();
+        let by = match &config.routing.by {
+            RouteBy::Partition => By::Partition,
+            RouteBy::Hash => By::Hash,
+            RouteBy::Modulo => By::Modulo,
+            RouteBy::Map { tenants, default, .. } => By::Map { tenants: tenants.clone(), default: *default },
+        };
+        Router {
+            shards: config.shards.len() as u16,
+            by,
+            tenant: config.routing.tenant.clone(),
+            delimiter: config.routing.delimiter.clone(),
+            declared: (!declared.is_empty()).then_some(declared),
+        }
+    }
+
+    fn declared(&self, partition: i32) -> Option<ShardIx> {
+        self.declared.as_ref()?.iter().find(|(range, _)| range.contains(&partition)).map(|(_, shard)| *shard)
+    }
+
+    /// The shards that records of a partition can reach.
+    pub fn shards_of(&self, partition: i32) -> Vec<ShardIx> {
+        match (&self.by, self.declared(partition)) {
+            (By::Partition, Some(shard)) => vec![shard],
+            (By::Partition, None) if self.declared.is_some() => Vec::new(),
+            // Declared beside a function: aligned as far as the operator says. A record that belongs elsewhere is still
+            // routed by the function, so every shard stays relevant.
+            _ => (0..self.shards).map(ShardIx).collect(),
+        }
+    }
+
+    /// The shard of a record.
+    pub fn route(&self, partition: i32, record: &RawRecord<'_>) -> Result<ShardIx, RouteError> {
+        if self.shards == 1 {
+            return Ok(ShardIx(0));
+        }
+        match &self.by {
+            By::Partition => self.declared(partition).ok_or(RouteError::Partition(partition)),
+            By::Hash => self.with_tenant(record, |tenant| Ok(ShardIx((xxh3_64(tenant) % u64::from(self.shards)) as u16))),
+            By::Modulo => self.with_tenant(record, |tenant| {
+                let number = std::str::from_utf8(tenant).ok().and_then(|t| t.parse::<i128>().ok());
+                let number = number.ok_or_else(|| RouteError::Unreadable("it is not an integer".into()))?;
+                Ok(ShardIx(number.rem_euclid(i128::from(self.shards)) as u16))
+            }),
+            By::Map { tenants, default } => self.with_tenant(record, |tenant| {
+                let name = std::str::from_utf8(tenant).map_err(|_| RouteError::Unreadable("it is not UTF-8".into()))?;
+                let shard = tenants.get(name).or(default.as_ref()).ok_or(RouteError::Unmapped)?;
+                Ok(ShardIx(*shard as u16))
+            }),
+        }
+    }
+
+    fn with_tenant<T>(
+        &self,
+        record: &RawRecord<'_>,
+        then: impl FnOnce(&[u8]) -> Result<T, RouteError>,
+    ) -> Result<T, RouteError> {
+        let missing = |what: &str| RouteError::Unreadable(format!("the record has no {what}"));
+        match &self.tenant {
+            Tenant::Key => then(record.key.ok_or_else(|| missing("key"))?),
+            Tenant::KeyPart(n) => {
+                let key = record.key.ok_or_else(|| missing("key"))?;
+                then(nth_part(key, self.delimiter.as_bytes(), *n).ok_or_else(|| missing(&format!("part {n} in its key")))?)
+            }
+            Tenant::Header(name) => {
+                let value = crate::state::chunk::Headers(record.headers).get(name).flatten();
+                then(value.ok_or_else(|| missing(&format!("header {name:?}")))?)
+            }
+            Tenant::Field(name) => {
+                let value = record.value.ok_or_else(|| missing("value to read the tenant from"))?;
+                let field = read_field(value, name).map_err(RouteError::Unreadable)?;
+                then(field.ok_or_else(|| missing(&format!("field {name:?}")))?.as_bytes())
+            }
+        }
+    }
+}
+
+fn nth_part<'a>(key: &'a [u8], delimiter: &[u8], n: usize) -> Option<&'a [u8]> {
+    let mut rest = key;
+    for _ in 0..n {
+        let at = find(rest, delimiter)?;
+        rest = &rest[at + delimiter.len()..];
+    }
+    Some(find(rest, delimiter).map_or(rest, |end| &rest[..end]))
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    (!needle.is_empty()).then(|| haystack.windows(needle.len()).position(|w| w == needle)).flatten()
+}
+
+/// A top-level string or integer field of a JSON object, as text.
+fn read_field(json: &[u8], name: &str) -> Result<Option<String>, String> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    FieldSeed(name).deserialize(&mut reader).map_err(|e| format!("the value is not a JSON object with it: {e}"))
+}
+
+struct FieldSeed<'n>(&'n str);
+
+impl<'de> DeserializeSeed<'de> for FieldSeed<'_> {
+    type Value = Option<String>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, reader: D) -> Result<Self::Value, D::Error> {
+        reader.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FieldSeed<'_> {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a JSON object whose field {:?} is a string or an integer", self.0)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            if key == self.0 {
+                found = Some(map.next_value::<Text>()?.0);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum TextOrNumber {
+    Text(String),
+    Signed(i64),
+    Unsigned(u64),
+}
+
+struct Text(String);
+
+impl<'de> serde::Deserialize<'de> for Text {
+    fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> Result<Text, D::Error> {
+        Ok(Text(match TextOrNumber::deserialize(reader)? {
+            TextOrNumber::Text(text) => text,
+            TextOrNumber::Signed(number) => number.to_string(),
+            TextOrNumber::Unsigned(number) => number.to_string(),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn router(by: By, tenant: Tenant, shards: u16) -> Router {
+        Router { shards, by, tenant, delimiter: ":".into(), declared: None }
+    }
+
+    fn record<'a>(key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> RawRecord<'a> {
+        RawRecord { offset: Offset(0), timestamp_ms: -1, key, value, headers: &[] }
+    }
+
+    #[test]
+    fn the_tenant_is_found_where_it_was_said_to_be() {
+        let value = br#"{"skip":{"app":"no"},"app":"17","n":17}"#;
+        for (tenant, expected) in [
+            (Tenant::KeyPart(0), Ok(ShardIx(1))),
+            (Tenant::KeyPart(1), Ok(ShardIx(2))),
+            (Tenant::KeyPart(2), Err(RouteError::Unreadable("the record has no part 2 in its key".into()))),
+            (Tenant::Field("app".into()), Ok(ShardIx(1))),
+            (Tenant::Field("n".into()), Ok(ShardIx(1))),
+        ] {
+            let found = router(By::Modulo, tenant, 4).route(0, &record(Some(b"17:6"), Some(value)));
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn an_unknown_tenant_is_told_apart_from_an_unreadable_one() {
+        let by = By::Map { tenants: BTreeMap::from([("a".into(), 1)]), default: None };
+        let router = router(by, Tenant::Key, 2);
+        assert_eq!(router.route(0, &record(Some(b"a"), None)), Ok(ShardIx(1)));
+        assert_eq!(router.route(0, &record(Some(b"b"), None)), Err(RouteError::Unmapped));
+        assert!(matches!(router.route(0, &record(None, None)), Err(RouteError::Unreadable(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_always_has_one_lane_and_one_shard(key in prop::collection::vec(any::<u8>(), 0..40), lanes in 0u32..7, shards in 1u16..9, a: i32, b: i32) {
+            let lanes = 1 << lanes;
+            let lane = lane_of(Some(&key), Offset(1), lanes);
+            prop_assert!(lane < lanes);
+            prop_assert_eq!(lane, lane_of(Some(&key), Offset(999), lanes));
+            let router = router(By::Hash, Tenant::Key, shards);
+            let shard = router.route(a, &record(Some(&key), None)).unwrap();
+            prop_assert!(shard.0 < shards);
+            prop_assert_eq!(shard, router.route(b, &record(Some(&key), Some(b"x"))).unwrap());
+        }
+
+        #[test]
+        fn records_without_a_key_spread_over_all_lanes(first in 0i64..1_000_000) {
+            let lanes: std::collections::BTreeSet<_> = (first..first + 16).map(|o| lane_of(None, Offset(o), 16)).collect();
+            prop_assert_eq!(lanes.len(), 16);
+        }
+
+        #[test]
+        fn modulo_follows_the_integer(tenant: i64, shards in 2u16..9) {
+            let text = tenant.to_string();
+            let shard = router(By::Modulo, Tenant::Key, shards).route(0, &record(Some(text.as_bytes()), None)).unwrap();
+            prop_assert_eq!(i64::from(shard.0), tenant.rem_euclid(i64::from(shards)));
+        }
+    }
+}

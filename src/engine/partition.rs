@@ -1,0 +1,138 @@
+//! One partition's tenure in this process: where it stands, what of it is where. Changed by the poller thread alone.
+
+use std::time::Duration;
+
+use crate::sink::Taken;
+use crate::state::assignment::Located;
+use crate::state::chunk::Chunk;
+use crate::state::lane::Lane;
+use crate::state::retry::Backoff;
+use crate::state::tracker::Tracker;
+use crate::types::{Generation, NextOffset, ShardIx, Token, TopicPartition};
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Partition {
+    pub at: TopicPartition,
+    /// New at every rewind: answers of an older one are dropped.
+    pub generation: Generation,
+    pub phase: Phase,
+    /// Whether the source has been told to fetch it: then a new start is a restart.
+    pub assigned: bool,
+    pub start: NextOffset,
+    /// The end of the log when it was last asked for.
+    pub high: NextOffset,
+    pub tracker: Tracker,
+    pub parts: Vec<Part>,
+    /// Records of this generation at workers.
+    pub sent: usize,
+    /// Paused in the source, because its window is full or its topic stopped.
+    pub paused: bool,
+    /// What this generation has committed to Kafka.
+    pub committed: Option<NextOffset>,
+    pub backoff: Backoff,
+}
+
+/// Where a partition stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Its shards are being asked how far they are.
+    Locating { asked: bool, not_before: Duration, deadline: Duration, group: Option<GroupOffset> },
+    /// The log does not hold its start: taken over first, then looked at again.
+    Verifying,
+    /// Where it starts is known; the source is yet to be told.
+    Located,
+    Running,
+    /// It goes to another member: what is at workers may finish.
+    Revoking,
+    /// Its topic stopped.
+    Stopped,
+}
+
+/// What the group has committed for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupOffset {
+    pub next: Option<NextOffset>,
+    pub metadata: String,
+}
+
+/// A partition's part in one shard.
+#[derive(Debug)]
+pub struct Part {
+    pub shard: ShardIx,
+    pub token: Token,
+    pub located: Option<Located>,
+    pub noted: Option<NextOffset>,
+    pub tenure: Tenure,
+}
+
+/// Whether the part is ours yet.
+#[derive(Debug)]
+pub enum Tenure {
+    /// Not taken over; what came for it waits.
+    Waiting { chunks: Vec<Box<Chunk>> },
+    Owned(Owned),
+}
+
+/// A part that is ours.
+#[derive(Debug)]
+pub struct Owned {
+    pub origin: NextOffset,
+    /// The progress that the shard has acknowledged.
+    pub stored: NextOffset,
+    pub lanes: Vec<Lane>,
+    /// Chunks of lanes that are held back.
+    pub held: Vec<Option<Box<Chunk>>>,
+}
+
+impl Owned {
+    pub fn new(taken: &Taken) -> Owned {
+        let lanes = taken.fences.iter().map(|fence| Lane::new(*fence, taken.done)).collect();
+        Owned { origin: taken.origin, stored: taken.done, lanes, held: Vec::new() }
+    }
+}
+
+impl Part {
+    pub fn new(shard: ShardIx) -> Part {
+        Part { shard, token: Token(0), located: None, noted: None, tenure: Tenure::Waiting { chunks: Vec::new() } }
+    }
+
+    pub fn owned(&self) -> Option<&Owned> {
+        match &self.tenure {
+            Tenure::Owned(owned) => Some(owned),
+            Tenure::Waiting { .. } => None,
+        }
+    }
+
+    pub fn owned_mut(&mut self) -> Option<&mut Owned> {
+        match &mut self.tenure {
+            Tenure::Owned(owned) => Some(owned),
+            Tenure::Waiting { .. } => None,
+        }
+    }
+}
+
+impl Partition {
+    pub fn all_owned(&self) -> bool {
+        self.parts.iter().all(|p| p.owned().is_some())
+    }
+
+    /// The least progress that its shards have acknowledged, once all of them are ours.
+    pub fn stored(&self) -> Option<NextOffset> {
+        self.parts.iter().map(|p| p.owned().map(|o| o.stored)).min().flatten()
+    }
+
+    pub fn part_mut(&mut self, shard: ShardIx) -> Option<&mut Part> {
+        self.parts.iter_mut().find(|p| p.shard == shard)
+    }
+
+    /// Whether records that the source hands out are wanted.
+    pub fn takes_records(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
+    /// Whether its progress is ours to store.
+    pub fn has_progress(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Revoking | Phase::Stopped)
+    }
+}

@@ -1,0 +1,290 @@
+//! The group's side: assignments, revocations, leaving.
+
+use std::time::Duration;
+
+use crate::engine::partition::{Partition, Phase};
+use crate::engine::poller::{Closing, Core, Flow, Poller, Stop};
+use crate::source::{PartitionError, Source, SourceError, SourceEvent, Start};
+use crate::types::{NextOffset, TopicIx, TopicPartition};
+
+/// An answer that the group waits for; they are given in the order of the questions.
+#[derive(Debug)]
+pub(super) enum GroupAnswer {
+    /// Once every one of them is located (or stopped).
+    Assign(Vec<TopicPartition>),
+    /// Once they are drained, stored and committed, or the deadline is over.
+    Unassign { partitions: Vec<TopicPartition>, deadline: Duration, stage: Stage },
+}
+
+/// How far a revocation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Draining,
+    Storing,
+    Committing,
+    /// Nothing (more) to wait for.
+    Over,
+}
+
+impl<S: Source> Poller<S> {
+    /// Begins to leave: what is assigned comes back as a revocation.
+    pub fn close(&mut self) {
+        if self.core.closing == Closing::No {
+            tracing::info!("leaving: draining what is at the workers");
+            self.core.closing = Closing::Until(self.core.clock.now() + self.core.settings.drain_deadline);
+            if let Err(error) = self.source.close() {
+                tracing::warn!("leaving the group: {error}");
+            }
+        }
+    }
+
+    pub(super) fn serve_reports(&mut self) -> Result<(), Stop> {
+        while let Some(event) = self.core.reported.pop_front() {
+            match event {
+                SourceEvent::Assigned(partitions) => {
+                    tracing::info!("assigned: {}", self.core.list(&partitions));
+                    self.core.counters.rebalances.add(1);
+                    self.core.ever_assigned = true;
+                    partitions.iter().for_each(|at| self.core.adopt_partition(*at));
+                    self.core.answers.push_back(GroupAnswer::Assign(partitions));
+                }
+                SourceEvent::Revoked(partitions) => {
+                    tracing::info!("to be given back: {}", self.core.list(&partitions));
+                    self.core.revoke(partitions, Stage::Draining);
+                }
+                SourceEvent::Lost(partitions) => {
+                    tracing::warn!("lost to other members: {}", self.core.list(&partitions));
+                    self.core.revoke(partitions, Stage::Over);
+                }
+                SourceEvent::PartitionFailed { at, error } => self.partition_failed(at, &error),
+                SourceEvent::Committed(outcome) => {
+                    self.core.commit_in_flight = false;
+                    if let Err(error) = outcome {
+                        tracing::warn!("commit: {error}; the next one repairs it");
+                        self.core.uncommitted();
+                    }
+                }
+                SourceEvent::Unwell(what) => tracing::warn!("Kafka: {what}"),
+                SourceEvent::EndOfPartition { .. } => unreachable!("served where it came in"),
+            }
+            self.core.housekeeping_at = Duration::ZERO;
+        }
+        Ok(())
+    }
+
+    fn partition_failed(&mut self, at: TopicPartition, error: &PartitionError) {
+        let name = format!("{} [{}]", self.core.topic_name(at.topic), at.partition);
+        match error {
+            PartitionError::OutOfRange => {
+                if self.core.partition(at).is_some_and(|p| p.phase == Phase::Running) {
+                    self.core.rewind(at, "the log does not hold the next offset");
+                }
+            }
+            PartitionError::Unknown => {
+                tracing::error!("{name}: the broker does not know it (any more)");
+                self.core.identity_at = Duration::ZERO;
+            }
+            PartitionError::Other(what) => tracing::warn!("{name}: {what}"),
+        }
+    }
+
+    /// Gives the first answer that is due, and follows a revocation through its stages.
+    pub(super) fn drive_group(&mut self, now: Duration) -> Result<(), Stop> {
+        while let Some(answer) = self.core.answers.pop_front() {
+            match answer {
+                GroupAnswer::Assign(partitions) => {
+                    if !self.core.all_located(&partitions) && self.core.closing == Closing::No {
+                        self.core.answers.push_front(GroupAnswer::Assign(partitions));
+                        return Ok(());
+                    }
+                    self.assign(partitions)?;
+                }
+                GroupAnswer::Unassign { partitions, deadline, stage } => {
+                    match self.revoking(&partitions, deadline, stage, now) {
+                        Stage::Over => self.unassign(partitions)?,
+                        stage => {
+                            self.core.answers.push_front(GroupAnswer::Unassign { partitions, deadline, stage });
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn assign(&mut self, partitions: Vec<TopicPartition>) -> Result<(), Stop> {
+        let start = |core: &mut Core, at: TopicPartition| match core.partition(at) {
+            Some(p) if p.phase == Phase::Located => Start::At(p.start),
+            _ => Start::Never,
+        };
+        let starts: Vec<(TopicPartition, Start)> = partitions.iter().map(|at| (*at, start(&mut self.core, *at))).collect();
+        match self.source.assign(&starts) {
+            Ok(()) => {
+                for (at, start) in starts {
+                    if let Some(p) = self.core.partition(at) {
+                        p.assigned = true;
+                        if matches!(start, Start::At(_)) {
+                            p.phase = Phase::Running;
+                        } else {
+                            p.paused = true;
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Err(SourceError::Retriable(what)) => {
+                tracing::warn!("assigning: {what}; trying again");
+                self.core.answers.push_front(GroupAnswer::Assign(partitions));
+                Ok(())
+            }
+            Err(SourceError::Fatal(what)) => Err(Stop::Kafka(what)),
+        }
+    }
+
+    /// The stage that a revocation has reached.
+    fn revoking(&mut self, of: &[TopicPartition], deadline: Duration, mut stage: Stage, now: Duration) -> Stage {
+        let names = |p: &Partition| of.contains(&p.at);
+        if now >= deadline && stage != Stage::Over {
+            tracing::warn!("giving partitions back before everything is stored: the deadline is over; the fences keep it safe");
+            self.commit(names);
+            return Stage::Over;
+        }
+        if stage == Stage::Draining && self.core.revoked(of).all(|p| p.sent == 0) {
+            stage = Stage::Storing;
+        }
+        if stage == Stage::Storing {
+            if self.core.revoked(of).all(|p| p.stored().is_none_or(|stored| stored >= p.tracker.committable())) {
+                self.commit(names);
+                stage = Stage::Committing;
+            } else {
+                self.core.ask_progress(names);
+            }
+        }
+        if stage == Stage::Committing && !self.core.commit_in_flight {
+            stage = Stage::Over;
+        }
+        stage
+    }
+
+    fn unassign(&mut self, partitions: Vec<TopicPartition>) -> Result<(), Stop> {
+        match self.source.unassign(&partitions) {
+            Ok(()) => {
+                for at in partitions {
+                    let slot = self.core.partitions[usize::from(at.topic.0)].get_mut(at.partition as usize);
+                    if let Some(p) = slot.and_then(Option::take) {
+                        self.core.end(*p);
+                    }
+                }
+                Ok(())
+            }
+            Err(SourceError::Retriable(what)) => {
+                tracing::warn!("giving partitions back: {what}; trying again");
+                let deadline = Duration::MAX;
+                self.core.answers.push_front(GroupAnswer::Unassign { partitions, deadline, stage: Stage::Over });
+                Ok(())
+            }
+            Err(SourceError::Fatal(what)) => Err(Stop::Kafka(what)),
+        }
+    }
+
+    /// Whether everything asked for is done.
+    pub(super) fn finished(&mut self, now: Duration) -> bool {
+        match self.core.closing {
+            Closing::No => {
+                if self.core.settings.until_end && self.reached_the_end() {
+                    self.close();
+                }
+                false
+            }
+            Closing::Until(deadline) => {
+                let over = now >= deadline;
+                if over {
+                    tracing::warn!("the deadline for draining is over; the next owner does the rest");
+                    self.core.signals.abandon();
+                }
+                over || (self.source.closed() && self.core.answers.is_empty())
+            }
+        }
+    }
+
+    /// With `--until-end`: whether everything below the ends seen at start is durable and committed, as far as it is ours.
+    fn reached_the_end(&mut self) -> bool {
+        if self.core.targets.is_none() {
+            self.core.targets = self.ask_targets();
+        }
+        let Some(targets) = &self.core.targets else { return false };
+        if !self.core.ever_assigned || !self.core.answers.is_empty() {
+            return false;
+        }
+        let (mut total, mut done, mut reached) = (0, 0, true);
+        for p in self.core.partitions.iter().flatten().flatten() {
+            let Some(target) = targets[usize::from(p.at.topic.0)].get(p.at.partition as usize) else { continue };
+            if p.phase == Phase::Stopped {
+                reached &= p.sent == 0;
+                continue;
+            }
+            total += target.0.saturating_sub(p.start.0).max(0) as u64;
+            done += p.tracker.committable().0.min(target.0).saturating_sub(p.start.0).max(0) as u64;
+            reached &= p.phase == Phase::Running && p.committed.is_some_and(|committed| committed >= *target);
+        }
+        self.core.counters.until_end_total.set(total);
+        self.core.counters.until_end_done.set(done);
+        reached
+    }
+
+    fn ask_targets(&mut self) -> Option<Vec<Vec<NextOffset>>> {
+        let mut targets = Vec::new();
+        for topic in (0..self.core.topics.len()).map(|t| TopicIx(t as u16)) {
+            let count = self.core.topics[usize::from(topic.0)].partitions?;
+            let end = |partition| self.source.watermarks(TopicPartition { topic, partition }).ok().map(|log| log.high);
+            targets.push((0..count).map(end).collect::<Option<Vec<_>>>()?);
+        }
+        Some(targets)
+    }
+}
+
+impl Core {
+    fn list(&self, partitions: &[TopicPartition]) -> String {
+        if partitions.is_empty() {
+            return "nothing".into();
+        }
+        let one = |at: &TopicPartition| format!("{} [{}]", self.topic_name(at.topic), at.partition);
+        partitions.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    fn revoke(&mut self, partitions: Vec<TopicPartition>, stage: Stage) {
+        self.counters.rebalances.add(1);
+        for at in &partitions {
+            if let Some(p) = self.partition(*at) {
+                p.phase = Phase::Revoking;
+            }
+        }
+        let now = self.clock.now();
+        let deadline = match self.closing {
+            Closing::No => now + self.settings.revoke_deadline,
+            // What comes after draining needs a little of it, too.
+            Closing::Until(deadline) => deadline.saturating_sub(self.settings.drain_deadline / 10).max(now),
+        };
+        self.answers.push_back(GroupAnswer::Unassign { partitions, deadline, stage });
+    }
+
+    fn revoked<'a>(&'a self, of: &'a [TopicPartition]) -> impl Iterator<Item = &'a Partition> {
+        self.partitions.iter().flatten().flatten().map(|p| &**p).filter(|p| of.contains(&p.at))
+    }
+
+    fn all_located(&self, partitions: &[TopicPartition]) -> bool {
+        self.revoked(partitions).all(|p| !matches!(p.phase, Phase::Locating { .. } | Phase::Verifying))
+    }
+
+    /// A commit failed: what it said is to be said again.
+    fn uncommitted(&mut self) {
+        self.partitions.iter_mut().flatten().flatten().for_each(|p| p.committed = None);
+    }
+}
+
+impl Flow {
+    pub fn is_finished(&self) -> bool {
+        *self == Flow::Finished
+    }
+}

@@ -1,0 +1,192 @@
+//! What comes in: records from the source, finished chunks from the workers.
+
+use crate::engine::dispatch::{Dispatched, Dispatcher, Owner};
+use crate::engine::event::Event;
+use crate::engine::partition::{Owned, Part, Partition, Tenure};
+use crate::engine::poller::Core;
+use crate::sink::{Reason, RowCounts};
+use crate::source::{Intake, SourceEvent};
+use crate::state::chunk::{Chunk, RawRecord};
+use crate::types::{Generation, NextOffset, Offset, ShardIx, Token, TopicPartition};
+
+impl Intake for Core {
+    fn record(&mut self, at: TopicPartition, record: &RawRecord<'_>) {
+        if !self.drained_this_poll {
+            // What finished while the poll waited decides which workers have room.
+            self.drained_this_poll = true;
+            self.drain_events();
+        }
+        let now_us = self.now_us;
+        let Core { partitions, dispatcher, router, counters, .. } = self;
+        let slot = usize::try_from(at.partition).ok().and_then(|p| partitions[usize::from(at.topic.0)].get_mut(p));
+        let Some(p) = slot.and_then(Option::as_deref_mut).filter(|p| p.takes_records()) else { return };
+        if record.offset.is_below(p.tracker.received()) {
+            return; // handed out twice
+        }
+        let shard = match router.route(at.partition, record) {
+            Ok(shard) => shard,
+            Err(error) => {
+                let place = Some((at.partition, record.offset));
+                return self.stop_topic(at.topic, place, Reason::new(error.to_string()));
+            }
+        };
+        let seq = p.tracker.register(record.offset, record.bytes());
+        counters.fetched.add(1);
+        let Partition { parts, generation, sent, tracker, .. } = p;
+        let part = parts.iter_mut().find(|part| part.shard == shard).expect("the router names relevant shards only");
+        match &mut part.tenure {
+            Tenure::Waiting { chunks } => wait(chunks, dispatcher, at, *generation, seq, now_us, record),
+            Tenure::Owned(owned) => {
+                let owner = Owner { at, shard, generation: *generation, token: part.token };
+                match dispatcher.send(owner, owned, seq, now_us, record) {
+                    Dispatched::Sent => *sent += 1,
+                    Dispatched::Held => {}
+                    Dispatched::Skipped => {
+                        tracker.complete(seq, record.offset);
+                        counters.skipped.add(1);
+                    }
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, event: SourceEvent) {
+        match event {
+            // Its place among the records matters.
+            SourceEvent::EndOfPartition { at, end } => {
+                if let Some(p) = self.partition(at).filter(|p| p.takes_records()) {
+                    p.tracker.end_of_partition(end);
+                }
+            }
+            other => self.reported.push_back(other),
+        }
+    }
+}
+
+/// Keeps a record until its part is taken over.
+fn wait(
+    chunks: &mut Vec<Box<Chunk>>,
+    dispatcher: &mut Dispatcher,
+    at: TopicPartition,
+    generation: Generation,
+    seq: u64,
+    now_us: u64,
+    record: &RawRecord<'_>,
+) {
+    const WAITING_CHUNK_RECORDS: usize = 500;
+    if chunks.last().is_none_or(|c| c.len() >= WAITING_CHUNK_RECORDS) {
+        let mut chunk = dispatcher.spare(at.topic);
+        chunk.open_run(at, 0, generation, Token(0), NextOffset(0));
+        chunks.push(chunk);
+    }
+    let chunk = chunks.last_mut().expect("just made sure");
+    chunk.push(0, seq, now_us, record);
+}
+
+impl Core {
+    /// Takes what workers and control threads said. What needs the source waits for its turn.
+    pub(super) fn drain_events(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.take_event(event);
+        }
+    }
+
+    pub(super) fn take_event(&mut self, event: Event) {
+        match event {
+            Event::Returned { shard, worker, chunks, counts, took_us } => {
+                self.returned(shard, worker, chunks, counts, took_us);
+            }
+            other => self.deferred.push_back(other),
+        }
+    }
+
+    fn returned(&mut self, shard: ShardIx, worker: u16, chunks: Vec<Box<Chunk>>, counts: RowCounts, took_us: u64) {
+        self.dispatcher.returned(shard, worker, &chunks, took_us);
+        self.counters.batches.add(1);
+        self.counters.writing_us.add(took_us);
+        self.counters.folded.add(u64::from(counts.folded));
+        self.counters.upserted.add(u64::from(counts.upserted));
+        self.counters.deleted.add(u64::from(counts.deleted));
+        let mut durable = 0;
+        for chunk in chunks {
+            durable += self.complete(shard, &chunk);
+            self.dispatcher.recycle(chunk);
+        }
+        self.counters.durable.add(durable);
+    }
+
+    /// Completes what of a chunk is durable, and frees its lanes. Returns the number of records.
+    fn complete(&mut self, shard: ShardIx, chunk: &Chunk) -> u64 {
+        let mut durable = 0;
+        for meta in &chunk.records {
+            let run = &chunk.runs[meta.run as usize];
+            let at = TopicPartition { topic: chunk.topic, partition: run.partition };
+            if meta.offset.is_below(run.expected)
+                && let Some(p) = self.tenure(at, run.generation)
+            {
+                p.tracker.complete(meta.seq, meta.offset);
+                durable += 1;
+            }
+        }
+        for run in &chunk.runs {
+            let at = TopicPartition { topic: chunk.topic, partition: run.partition };
+            let stopped = self.topics[usize::from(chunk.topic.0)].stopped.is_some();
+            let Core { partitions, dispatcher, .. } = self;
+            let slot = partitions[usize::from(at.topic.0)].get_mut(at.partition as usize);
+            let Some(p) = slot.and_then(Option::as_deref_mut).filter(|p| p.generation == run.generation) else {
+                continue;
+            };
+            p.sent -= run.records as usize;
+            if run.expected == run.next {
+                p.backoff.reset();
+            }
+            let Some(part) = p.parts.iter_mut().find(|part| part.shard == shard) else { continue };
+            let owner = Owner { at, shard, generation: run.generation, token: part.token };
+            let Some(owned) = part.owned_mut() else { continue };
+            let lane = &mut owned.lanes[usize::from(run.lane)];
+            lane.in_flight -= run.records;
+            lane.acked = lane.acked.max(run.expected);
+            if lane.in_flight == 0 && lane.held.is_some() && !stopped && p.phase != crate::engine::partition::Phase::Revoking {
+                p.sent += dispatcher.release(owner, owned, run.lane);
+            }
+        }
+        durable
+    }
+
+    /// A part is ours: what waited for it goes to its lanes.
+    pub(super) fn admit(&mut self, at: TopicPartition, shard: ShardIx, mut owned: Owned) {
+        let Some(p) = self.partitions[usize::from(at.topic.0)][at.partition as usize].as_deref_mut() else { return };
+        let generation = p.generation;
+        let Partition { parts, sent, tracker, .. } = p;
+        let Some(part) = parts.iter_mut().find(|part| part.shard == shard) else { return };
+        let Part { tenure, token, .. } = part;
+        let waiting = match std::mem::replace(tenure, Tenure::Waiting { chunks: Vec::new() }) {
+            Tenure::Waiting { chunks } => chunks,
+            Tenure::Owned(_) => unreachable!("a part is taken over once a generation"),
+        };
+        let owner = Owner { at, shard, generation, token: *token };
+        for chunk in waiting {
+            for (index, meta) in chunk.records.iter().enumerate() {
+                let record = chunk.record(index);
+                let offset: Offset = record.offset;
+                let raw = RawRecord {
+                    offset,
+                    timestamp_ms: record.timestamp_ms,
+                    key: record.key,
+                    value: record.value,
+                    headers: record.headers.0,
+                };
+                match self.dispatcher.send(owner, &mut owned, meta.seq, meta.fetched_us, &raw) {
+                    Dispatched::Sent => *sent += 1,
+                    Dispatched::Held => {}
+                    Dispatched::Skipped => {
+                        tracker.complete(meta.seq, offset);
+                        self.counters.skipped.add(1);
+                    }
+                }
+            }
+            self.dispatcher.recycle(chunk);
+        }
+        *tenure = Tenure::Owned(owned);
+    }
+}

@@ -1,0 +1,340 @@
+//! Where an assigned partition starts, and its takeover in each shard.
+
+use std::time::Duration;
+
+use crate::config::FirstStart;
+use crate::engine::event::Request;
+use crate::engine::partition::{GroupOffset, Owned, Partition, Phase};
+use crate::engine::poller::{ASK_AGAIN, Core, Poller, Stop};
+use crate::sink::{Anchor, Reason, Taken, Takeover};
+use crate::source::{Source, SourceError};
+use crate::state::assignment::{self, Impossible, Located};
+use crate::state::tracker::Tracker;
+use crate::types::{Generation, NextOffset, ShardIx, TopicPartition};
+
+impl<S: Source> Poller<S> {
+    /// Asks the shards and the group about the partitions that need it, and starts those for which enough is known.
+    pub(super) fn drive_locating(&mut self, now: Duration) -> Result<(), Stop> {
+        let mut unknown = Vec::new();
+        let mut ready = Vec::new();
+        for p in self.core.partitions.iter().flatten().flatten() {
+            let Phase::Locating { not_before, deadline, group, .. } = &p.phase else { continue };
+            if now < *not_before {
+                continue;
+            }
+            if group.is_none() {
+                unknown.push(p.at);
+            } else if p.parts.iter().all(|part| part.located.is_some()) || now >= *deadline {
+                ready.push(p.at);
+            }
+        }
+        self.ask_shards(now);
+        if !unknown.is_empty() && now >= self.core.group_offsets_at {
+            match self.source.committed(&unknown) {
+                Ok(offsets) => offsets.into_iter().for_each(|c| self.core.group_offset(c.at, c.next, c.metadata)),
+                Err(SourceError::Fatal(what)) => return Err(Stop::Kafka(what)),
+                Err(error) => {
+                    tracing::warn!("cannot read the group's offsets: {error}; asking again");
+                    self.core.group_offsets_at = now + ASK_AGAIN;
+                }
+            }
+        }
+        for at in ready {
+            self.decide_start(at, now)?;
+        }
+        // What could not be told to the source is tried again.
+        let located: Vec<TopicPartition> = self
+            .core
+            .partitions
+            .iter()
+            .flatten()
+            .flatten()
+            .filter(|p| p.assigned && p.phase == Phase::Located)
+            .map(|p| p.at)
+            .collect();
+        located.into_iter().for_each(|at| self.restart(at));
+        Ok(())
+    }
+
+    /// Sends the questions that have not been sent yet.
+    fn ask_shards(&mut self, now: Duration) {
+        if !self.core.identities_known {
+            return;
+        }
+        let mut questions: Vec<(ShardIx, TopicPartition, Generation)> = Vec::new();
+        for p in self.core.partitions.iter_mut().flatten().flatten() {
+            let Phase::Locating { asked, not_before, deadline, .. } = &mut p.phase else { continue };
+            if *asked || now < *not_before {
+                continue;
+            }
+            *asked = true;
+            *deadline = (*deadline).max(now + self.core.settings.locate_deadline);
+            questions.extend(p.parts.iter().map(|part| (part.shard, p.at, p.generation)));
+        }
+        for (shard, at, generation) in questions {
+            if !self.core.fenced(at.topic) {
+                self.core.located(at, generation, shard, None);
+                continue;
+            }
+            if let Some(identity) = self.core.topics[usize::from(at.topic.0)].identity.clone() {
+                let partitions = vec![(at.partition, generation)];
+                self.core.ask(shard, Request::Locate { topic: at.topic, identity, partitions });
+            }
+        }
+    }
+
+    fn decide_start(&mut self, at: TopicPartition, now: Duration) -> Result<(), Stop> {
+        let Some(p) = self.core.partition(at) else { return Ok(()) };
+        let Phase::Locating { group: Some(group), .. } = &p.phase else { return Ok(()) };
+        let committed = group.next;
+        let located: Vec<Located> = p.parts.iter().map(|part| part.located.unwrap_or(Located::Silent)).collect();
+        let noted: Vec<_> = p.parts.iter().map(|part| part.noted).collect();
+        let log = match self.source.watermarks(at) {
+            Ok(log) => log,
+            Err(SourceError::Fatal(what)) => return Err(Stop::Kafka(what)),
+            Err(error) => {
+                tracing::warn!("cannot ask for the begin and end of a log: {error}; asking again");
+                self.core.put_off(at, now + ASK_AGAIN);
+                return Ok(());
+            }
+        };
+        let start = match assignment::start(&located, &noted, committed) {
+            Some(start) => start,
+            None => match self.core.settings.first_start {
+                FirstStart::Earliest => log.low,
+                FirstStart::Latest => log.high,
+                FirstStart::Error => {
+                    let text = "nothing says where to start: the group has no offset, the databases have no progress, and \
+                                auto.offset.reset is \"error\"";
+                    self.core.stop_topic(at.topic, None, Reason::new(text));
+                    return Ok(());
+                }
+            },
+        };
+        let done = |l: &Located| if let Located::Anchored(a) = l { a.done } else { start };
+        let furthest = located.iter().map(done).max().unwrap_or(start).max(start);
+        let anchored = located.iter().all(|l| matches!(l, Located::Anchored(_)));
+        if anchored && let Some(committed) = committed.filter(|c| *c > furthest) {
+            tracing::warn!(
+                "{} [{}]: the group's offset is {committed}, but the database has everything below {start} only. The \
+                 database's word stands: it went back, or someone moved the group's offsets. To overrule it, stop the group \
+                 and use `forebay fences reset`",
+                self.core.topic_name(at.topic),
+                at.partition
+            );
+        }
+        self.core.set_high(at, log.high);
+        match assignment::impossible(start, furthest, log.low, log.high) {
+            None => {
+                self.ready(at, start);
+                self.core.take_over_all(at, start);
+            }
+            // Another owner may have gone on since, and retention after it: look again behind a takeover.
+            Some(_) if self.core.rules.ask_again && self.core.fenced(at.topic) => {
+                if let Some(p) = self.core.partition(at) {
+                    p.phase = Phase::Verifying;
+                }
+                self.core.take_over_all(at, start);
+            }
+            Some(why) => self.core.stop_impossible(at, why),
+        }
+        Ok(())
+    }
+
+    /// Where to start is settled.
+    fn ready(&mut self, at: TopicPartition, start: NextOffset) {
+        let Some(p) = self.core.partition(at) else { return };
+        p.start = start;
+        p.tracker = Tracker::new(start);
+        p.phase = Phase::Located;
+        tracing::debug!("{} [{}]: starts at {start}", self.core.topic_name(at.topic), at.partition);
+        self.restart(at);
+    }
+
+    /// Tells the source where to go on, if it has the partition already.
+    fn restart(&mut self, at: TopicPartition) {
+        let Some((true, start)) = self.core.partition(at).map(|p| (p.assigned, p.start)) else { return };
+        match self.source.restart(at, start) {
+            Ok(()) => {
+                if let Some(p) = self.core.partition(at) {
+                    p.phase = Phase::Running;
+                }
+            }
+            Err(error) => tracing::debug!("restart at {start}: {error}; trying again"),
+        }
+    }
+
+    /// A control thread has taken a part over.
+    pub(super) fn taken_over(&mut self, at: TopicPartition, generation: Generation, shard: ShardIx, taken: &Taken) {
+        let Some(p) = self.core.tenure(at, generation) else { return };
+        if p.part_mut(shard).is_none_or(|part| part.owned().is_some()) {
+            return;
+        }
+        let (start, high, verifying) = (p.start, p.high, p.phase == Phase::Verifying);
+        if !matches!(p.phase, Phase::Located | Phase::Running | Phase::Verifying) {
+            return;
+        }
+        let furthest = taken.fences.iter().copied().max().unwrap_or(taken.done).max(taken.done);
+        if furthest > high
+            && let Some(why) = self.beyond_the_log(at, furthest)
+        {
+            return self.core.stop_impossible(at, why);
+        }
+        if !verifying && taken.done < start && self.core.rules.restart_when_done_lower {
+            return self.core.rewind(at, &format!("the database has everything below {} only, not {start}", taken.done));
+        }
+        self.core.admit(at, shard, Owned::new(taken));
+        if verifying && self.core.partition(at).is_some_and(|p| p.all_owned()) {
+            self.verify(at);
+        }
+    }
+
+    /// Whether the log, asked now, ends below what a database holds.
+    fn beyond_the_log(&mut self, at: TopicPartition, furthest: NextOffset) -> Option<Impossible> {
+        // Where the broker does not answer, the start was checked before, and a truncation stops the fetch.
+        let log = self.source.watermarks(at).ok()?;
+        self.core.set_high(at, log.high);
+        (furthest > log.high).then_some(Impossible::Truncated { durable: furthest, high: log.high })
+    }
+
+    /// Everything is ours: the databases' word is fresh, and so is the second look at the log.
+    fn verify(&mut self, at: TopicPartition) {
+        let Some(p) = self.core.partition(at) else { return };
+        let Some(start) = p.stored() else { return };
+        let done = p.parts.iter().filter_map(|part| part.owned()).map(|o| o.stored).max().unwrap_or(start);
+        match self.source.watermarks(at) {
+            Ok(log) => match assignment::impossible(start, done, log.low, log.high) {
+                Some(why) => self.core.stop_impossible(at, why),
+                None => self.ready(at, start),
+            },
+            Err(error) => self.core.rewind(at, &format!("cannot ask for the begin and end of the log: {error}")),
+        }
+    }
+}
+
+impl Core {
+    /// A new tenure, to be located.
+    pub(super) fn adopt_partition(&mut self, at: TopicPartition) {
+        let generation = self.next_generation();
+        let now = self.clock.now();
+        let deadline = now + self.settings.locate_deadline;
+        let stopped = self.topics[usize::from(at.topic.0)].stopped.is_some();
+        let shards = self.router.shards_of(at.partition);
+        let phase = if stopped {
+            Phase::Stopped
+        } else {
+            Phase::Locating { asked: false, not_before: now, deadline, group: None }
+        };
+        let partition = Partition {
+            at,
+            generation,
+            phase,
+            assigned: false,
+            start: NextOffset(0),
+            high: NextOffset(0),
+            tracker: Tracker::new(NextOffset(0)),
+            parts: shards.iter().map(|shard| crate::engine::partition::Part::new(*shard)).collect(),
+            sent: 0,
+            paused: false,
+            committed: None,
+            backoff: crate::state::retry::Backoff::new(self.settings.retry_min, self.settings.retry_max),
+        };
+        let slots = &mut self.partitions[usize::from(at.topic.0)];
+        let index = at.partition as usize;
+        if slots.len() <= index {
+            slots.resize_with(index + 1, || None);
+        }
+        let before = slots[index].replace(Box::new(partition));
+        if let Some(before) = before {
+            self.end(*before);
+        }
+        if shards.is_empty() && !stopped {
+            let text = format!("no shard declares partition {}; see `partitions` in [[shard]]", at.partition);
+            self.stop_topic(at.topic, None, Reason::new(text));
+        }
+    }
+
+    /// A shard's answer.
+    pub(super) fn located(&mut self, at: TopicPartition, generation: Generation, shard: ShardIx, anchor: Option<Anchor>) {
+        let Some(p) = self.tenure(at, generation) else { return };
+        if let Some(part) = p.part_mut(shard) {
+            part.located = Some(anchor.map_or(Located::Unknown, Located::Anchored));
+        }
+        self.housekeeping_at = Duration::ZERO;
+    }
+
+    /// The group's answer.
+    fn group_offset(&mut self, at: TopicPartition, next: Option<NextOffset>, metadata: String) {
+        let names: Vec<String> = self.settings.shards.clone();
+        let Some(p) = self.partition(at) else { return };
+        let shards: Vec<&str> = p.parts.iter().map(|part| names[usize::from(part.shard.0)].as_str()).collect();
+        let noted = assignment::noted(&metadata, &shards);
+        p.parts.iter_mut().zip(noted).for_each(|(part, origin)| part.noted = origin);
+        if let Phase::Locating { group, .. } = &mut p.phase {
+            *group = Some(GroupOffset { next, metadata });
+        }
+        self.housekeeping_at = Duration::ZERO;
+    }
+
+    fn put_off(&mut self, at: TopicPartition, until: Duration) {
+        if let Some(Phase::Locating { not_before, .. }) = self.partition(at).map(|p| &mut p.phase) {
+            *not_before = until;
+        }
+    }
+
+    fn set_high(&mut self, at: TopicPartition, high: NextOffset) {
+        if let Some(p) = self.partition(at) {
+            p.high = high;
+        }
+    }
+
+    /// Asks every shard's control thread to take the partition over.
+    fn take_over_all(&mut self, at: TopicPartition, start: NextOffset) {
+        let (lanes, fenced) = (self.settings.lanes, self.fenced(at.topic));
+        let Some(p) = self.partition(at) else { return };
+        let generation = p.generation;
+        let parts: Vec<(ShardIx, Option<NextOffset>)> = p.parts.iter().map(|part| (part.shard, part.noted)).collect();
+        for (shard, noted) in parts {
+            if !fenced {
+                // Nothing in the database to take over: the group's offset is all there is.
+                let taken = Taken { origin: start, done: start, created: false, fences: vec![start; usize::from(lanes)] };
+                self.admit(at, shard, Owned::new(&taken));
+                continue;
+            }
+            let token = self.token();
+            if let Some(part) = self.partition(at).and_then(|p| p.part_mut(shard)) {
+                part.token = token;
+            }
+            let noted = noted.filter(|_| self.rules.noted_origin);
+            let begin = noted.map_or(start, |origin| origin.min(start));
+            self.ask(shard, Request::Takeover { takeover: Takeover { at, token, lanes, begin }, generation });
+        }
+    }
+
+    fn stop_impossible(&mut self, at: TopicPartition, why: Impossible) {
+        let text = match why {
+            Impossible::Retention { start, low } => format!(
+                "partition {}: records {start} to {} are gone from Kafka and were never applied: retention overtook this \
+                 group. `forebay fences reset --to-offset` says where to go on",
+                at.partition,
+                low.0 - 1
+            ),
+            Impossible::Truncated { durable, high } => format!(
+                "partition {}: Kafka's log ends at {high}, but the database has progress up to {durable}: the log was \
+                 truncated (unclean leader election) or is another one. `forebay fences reset --to-offset` says where to go on",
+                at.partition
+            ),
+        };
+        self.stop_topic(at.topic, None, Reason::new(text));
+    }
+
+    /// Ends a tenure: what waits for it is cancelled.
+    pub(super) fn end(&mut self, p: Partition) {
+        for part in p.parts {
+            if self.fenced(p.at.topic) {
+                self.ask(part.shard, Request::Cancel { at: p.at, generation: p.generation });
+            }
+            self.discard(part.tenure);
+        }
+    }
+}
