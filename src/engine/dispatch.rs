@@ -37,12 +37,15 @@ struct Outlet {
     inboxes: Vec<Sender<Box<Chunk>>>,
     loads: Loads,
     /// By worker, then by topic.
-    open: Vec<Vec<Option<(u64, Box<Chunk>)>>>,
+    open: Vec<Vec<Option<Open>>>,
     /// Chunks that found an inbox full, by worker.
     outbox: Vec<VecDeque<Box<Chunk>>>,
     /// Whether anything is open.
     dirty: bool,
 }
+
+/// A chunk being filled, and its serial number.
+type Open = (u64, Box<Chunk>);
 
 /// Whose record it is.
 #[derive(Clone, Copy)]
@@ -94,7 +97,14 @@ impl Dispatcher {
     }
 
     /// Hands a record to the worker of its lane.
-    pub fn send(&mut self, owner: Owner, owned: &mut Owned, seq: u64, fetched_us: u64, raw: &RawRecord<'_>) -> Dispatched {
+    pub fn send(
+        &mut self,
+        owner: Owner,
+        owned: &mut Owned,
+        seq: u64,
+        fetched_us: u64,
+        raw: &RawRecord<'_>,
+    ) -> Dispatched {
         let index = usize::from(lane_of(raw.key, raw.offset, owned.lanes.len() as u16));
         let lane = &mut owned.lanes[index];
         if raw.offset.is_below(lane.skip_below) {

@@ -34,12 +34,26 @@ pub enum Event {
 /// What a control thread answers.
 #[derive(Debug)]
 pub enum Answer {
-    Located { topic: TopicIx, partitions: Vec<(i32, Generation, Option<Anchor>)> },
-    TakenOver { at: TopicPartition, generation: Generation, taken: Taken },
+    Located {
+        topic: TopicIx,
+        partitions: Vec<(i32, Generation, Option<Anchor>)>,
+    },
+    TakenOver {
+        at: TopicPartition,
+        generation: Generation,
+        taken: Taken,
+    },
     /// `missing` did not come back: another owner, or the database went back.
-    Progressed { topic: TopicIx, acknowledged: Vec<(i32, Generation, NextOffset)>, missing: Vec<(i32, Generation)> },
+    Progressed {
+        topic: TopicIx,
+        acknowledged: Vec<(i32, Generation, NextOffset)>,
+        missing: Vec<(i32, Generation)>,
+    },
     /// Progress could not be stored; the poller asks again.
-    NotProgressed { topic: TopicIx, failure: Failure },
+    NotProgressed {
+        topic: TopicIx,
+        failure: Failure,
+    },
 }
 
 /// To a control thread.

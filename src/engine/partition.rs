@@ -37,7 +37,12 @@ pub struct Partition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
     /// Its shards are being asked how far they are.
-    Locating { asked: bool, not_before: Duration, deadline: Duration, group: Option<GroupOffset> },
+    Locating {
+        asked: bool,
+        not_before: Duration,
+        deadline: Duration,
+        group: Option<GroupOffset>,
+    },
     /// The log does not hold its start: taken over first, then looked at again.
     Verifying,
     /// Where it starts is known; the source is yet to be told.
@@ -70,7 +75,9 @@ pub struct Part {
 #[derive(Debug)]
 pub enum Tenure {
     /// Not taken over; what came for it waits.
-    Waiting { chunks: Vec<Box<Chunk>> },
+    Waiting {
+        chunks: Vec<Box<Chunk>>,
+    },
     Owned(Owned),
 }
 

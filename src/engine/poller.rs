@@ -166,7 +166,8 @@ impl<S: Source> Poller<S> {
         rules: Rules,
     ) -> Poller<S> {
         let Ports { events, controls, dispatcher, signals, counters, waker } = ports;
-        let topics = settings.topics.iter().map(|_| Topic { identity: None, partitions: None, stopped: None }).collect();
+        let topics =
+            settings.topics.iter().map(|_| Topic { identity: None, partitions: None, stopped: None }).collect();
         let core = Core {
             partitions: settings.topics.iter().map(|_| Vec::new()).collect(),
             progress_asked: settings.shards.iter().map(|_| vec![false; settings.topics.len()]).collect(),
@@ -510,7 +511,11 @@ impl Core {
         let parts = std::mem::take(&mut p.parts);
         p.parts = parts.iter().map(|part| crate::engine::partition::Part::new(part.shard)).collect();
         self.counters.rewinds.add(1);
-        tracing::warn!("{} [{}]: {why}; starting over from the database's word", self.topic_name(at.topic), at.partition);
+        tracing::warn!(
+            "{} [{}]: {why}; starting over from the database's word",
+            self.topic_name(at.topic),
+            at.partition
+        );
         for part in parts {
             self.ask(part.shard, Request::Cancel { at, generation: before });
             self.discard(part.tenure);
@@ -533,10 +538,20 @@ impl Core {
             return;
         }
         let place = at.map_or(String::new(), |(partition, offset)| format!(" partition {partition} offset {offset}"));
-        let reason = Reason { text: format!("{}{}", if place.is_empty() { String::new() } else { format!("{}: ", place.trim()) }, reason.text), ..reason };
+        let reason = Reason {
+            text: format!(
+                "{}{}",
+                if place.is_empty() { String::new() } else { format!("{}: ", place.trim()) },
+                reason.text
+            ),
+            ..reason
+        };
         state.stopped = Some(reason.clone());
         self.signals.stop_topic(topic);
-        tracing::error!("topic {} stopped: {reason}. Nothing of it is lost; other topics go on", self.topic_name(topic));
+        tracing::error!(
+            "topic {} stopped: {reason}. Nothing of it is lost; other topics go on",
+            self.topic_name(topic)
+        );
         for p in self.partitions[usize::from(topic.0)].iter_mut().flatten() {
             if p.phase != Phase::Revoking {
                 p.phase = Phase::Stopped;
@@ -551,7 +566,9 @@ impl Core {
     }
 
     fn waits_for_workers(&self) -> bool {
-        self.closing != Closing::No || !self.answers.is_empty() || self.dispatcher.in_flight() > 0 && self.any_held()
+        self.closing != Closing::No
+            || !self.answers.is_empty()
+            || self.dispatcher.in_flight() > 0 && self.any_held()
             || self.partitions.iter().flatten().flatten().any(|p| p.phase != Phase::Running || !p.all_owned())
     }
 

@@ -440,7 +440,9 @@ fn compare(moves: &[LaneMove], rows: &[FenceRow]) -> Comparison {
 fn describe(moves: &[LaneMove], rows: &[FenceRow]) -> String {
     let one = |m: &LaneMove| match rows.iter().find(|r| (r.partition, r.lane) == (m.partition, m.lane)) {
         None => Some(format!("partition {} lane {}: expected {}, found no fence", m.partition, m.lane, m.expected)),
-        Some(r) if r.token != m.token => Some(format!("partition {} lane {}: another owner took over", m.partition, m.lane)),
+        Some(r) if r.token != m.token => {
+            Some(format!("partition {} lane {}: another owner took over", m.partition, m.lane))
+        }
         Some(r) if r.next != m.expected => {
             Some(format!("partition {} lane {}: expected {}, found {}", m.partition, m.lane, m.expected, r.next))
         }

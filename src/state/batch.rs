@@ -2,7 +2,7 @@
 //! the front as they are written; its chunks stay until the completion takes them.
 
 use crate::state::chunk::{Chunk, LaneRun, RecordMeta, RecordRef};
-use crate::types::{Generation, Lane, NextOffset, TopicIx, Token};
+use crate::types::{Generation, Lane, NextOffset, Token, TopicIx};
 
 /// One fence of a transaction: from `expected` to `next`, only while the token is still ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,7 +168,8 @@ mod tests {
                 let expected = *fences.entry(lane).or_insert(NextOffset(0));
                 let run = chunk.runs.iter().position(|r| r.lane == lane).map(|i| i as u32);
                 let run = run.unwrap_or_else(|| chunk.open_run(at, lane, Generation(1), Token(7), expected));
-                let raw = RawRecord { offset: Offset(offset), timestamp_ms: 0, key: None, value: Some(b"v"), headers: &[] };
+                let raw =
+                    RawRecord { offset: Offset(offset), timestamp_ms: 0, key: None, value: Some(b"v"), headers: &[] };
                 chunk.push(run, 0, 0, &raw);
                 fences.insert(lane, Offset(offset).next());
             }

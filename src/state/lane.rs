@@ -28,7 +28,15 @@ pub struct Lane {
 impl Lane {
     /// As a takeover found it.
     pub fn new(fence: NextOffset, done: NextOffset) -> Lane {
-        Lane { sent: fence, acked: fence, skip_below: fence.max(done), in_flight: 0, worker: 0, run: (0, 0), held: None }
+        Lane {
+            sent: fence,
+            acked: fence,
+            skip_below: fence.max(done),
+            in_flight: 0,
+            worker: 0,
+            run: (0, 0),
+            held: None,
+        }
     }
 }
 

@@ -91,7 +91,9 @@ impl Router {
         }
         match &self.by {
             By::Partition => self.declared(partition).ok_or(RouteError::Partition(partition)),
-            By::Hash => self.with_tenant(record, |tenant| Ok(ShardIx((xxh3_64(tenant) % u64::from(self.shards)) as u16))),
+            By::Hash => {
+                self.with_tenant(record, |tenant| Ok(ShardIx((xxh3_64(tenant) % u64::from(self.shards)) as u16)))
+            }
             By::Modulo => self.with_tenant(record, |tenant| {
                 let number = std::str::from_utf8(tenant).ok().and_then(|t| t.parse::<i128>().ok());
                 let number = number.ok_or_else(|| RouteError::Unreadable("it is not an integer".into()))?;
@@ -115,7 +117,10 @@ impl Router {
             Tenant::Key => then(record.key.ok_or_else(|| missing("key"))?),
             Tenant::KeyPart(n) => {
                 let key = record.key.ok_or_else(|| missing("key"))?;
-                then(nth_part(key, self.delimiter.as_bytes(), *n).ok_or_else(|| missing(&format!("part {n} in its key")))?)
+                then(
+                    nth_part(key, self.delimiter.as_bytes(), *n)
+                        .ok_or_else(|| missing(&format!("part {n} in its key")))?,
+                )
             }
             Tenant::Header(name) => {
                 let value = crate::state::chunk::Headers(record.headers).get(name).flatten();

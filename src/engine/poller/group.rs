@@ -118,7 +118,8 @@ impl<S: Source> Poller<S> {
             Some(p) if p.phase == Phase::Located => Start::At(p.start),
             _ => Start::Never,
         };
-        let starts: Vec<(TopicPartition, Start)> = partitions.iter().map(|at| (*at, start(&mut self.core, *at))).collect();
+        let starts: Vec<(TopicPartition, Start)> =
+            partitions.iter().map(|at| (*at, start(&mut self.core, *at))).collect();
         match self.source.assign(&starts) {
             Ok(()) => {
                 for (at, start) in starts {
@@ -146,7 +147,9 @@ impl<S: Source> Poller<S> {
     fn revoking(&mut self, of: &[TopicPartition], deadline: Duration, mut stage: Stage, now: Duration) -> Stage {
         let names = |p: &Partition| of.contains(&p.at);
         if now >= deadline && stage != Stage::Over {
-            tracing::warn!("giving partitions back before everything is stored: the deadline is over; the fences keep it safe");
+            tracing::warn!(
+                "giving partitions back before everything is stored: the deadline is over; the fences keep it safe"
+            );
             self.commit(names);
             return Stage::Over;
         }
@@ -274,7 +277,8 @@ impl Core {
     }
 
     fn all_located(&self, partitions: &[TopicPartition]) -> bool {
-        self.revoked(partitions).all(|p| !matches!(p.phase, Phase::Locating { .. } | Phase::Verifying))
+        // One that is being verified may take as long as its shard is down: the group does not wait for it.
+        self.revoked(partitions).all(|p| !matches!(p.phase, Phase::Locating { .. }))
     }
 
     /// A commit failed: what it said is to be said again.

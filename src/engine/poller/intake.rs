@@ -146,7 +146,11 @@ impl Core {
             let lane = &mut owned.lanes[usize::from(run.lane)];
             lane.in_flight -= run.records;
             lane.acked = lane.acked.max(run.expected);
-            if lane.in_flight == 0 && lane.held.is_some() && !stopped && p.phase != crate::engine::partition::Phase::Revoking {
+            if lane.in_flight == 0
+                && lane.held.is_some()
+                && !stopped
+                && p.phase != crate::engine::partition::Phase::Revoking
+            {
                 p.sent += dispatcher.release(owner, owned, run.lane);
             }
         }

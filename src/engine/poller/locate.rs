@@ -181,7 +181,9 @@ impl<S: Source> Poller<S> {
             return self.core.stop_impossible(at, why);
         }
         if !verifying && taken.done < start && self.core.rules.restart_when_done_lower {
-            return self.core.rewind(at, &format!("the database has everything below {} only, not {start}", taken.done));
+            return self
+                .core
+                .rewind(at, &format!("the database has everything below {} only, not {start}", taken.done));
         }
         self.core.admit(at, shard, Owned::new(taken));
         if verifying && self.core.partition(at).is_some_and(|p| p.all_owned()) {
@@ -255,7 +257,13 @@ impl Core {
     }
 
     /// A shard's answer.
-    pub(super) fn located(&mut self, at: TopicPartition, generation: Generation, shard: ShardIx, anchor: Option<Anchor>) {
+    pub(super) fn located(
+        &mut self,
+        at: TopicPartition,
+        generation: Generation,
+        shard: ShardIx,
+        anchor: Option<Anchor>,
+    ) {
         let Some(p) = self.tenure(at, generation) else { return };
         if let Some(part) = p.part_mut(shard) {
             part.located = Some(anchor.map_or(Located::Unknown, Located::Anchored));
@@ -297,7 +305,8 @@ impl Core {
         for (shard, noted) in parts {
             if !fenced {
                 // Nothing in the database to take over: the group's offset is all there is.
-                let taken = Taken { origin: start, done: start, created: false, fences: vec![start; usize::from(lanes)] };
+                let taken =
+                    Taken { origin: start, done: start, created: false, fences: vec![start; usize::from(lanes)] };
                 self.admit(at, shard, Owned::new(&taken));
                 continue;
             }

@@ -52,8 +52,10 @@ impl Core {
                     continue;
                 }
                 let partitions = self.partitions[usize::from(topic.0)].iter().flatten();
-                let of: Vec<(Progress, Generation)> =
-                    partitions.filter(|p| p.has_progress() && of(p)).filter_map(|p| believed(p, shard, idle_too)).collect();
+                let of: Vec<(Progress, Generation)> = partitions
+                    .filter(|p| p.has_progress() && of(p))
+                    .filter_map(|p| believed(p, shard, idle_too))
+                    .collect();
                 if !of.is_empty() {
                     self.progress_asked[usize::from(shard.0)][usize::from(topic.0)] = true;
                     self.ask(shard, Request::Progress { topic, of });
@@ -61,7 +63,8 @@ impl Core {
             }
         }
         for p in self.partitions.iter_mut().flatten().flatten() {
-            let at_least_once = self.settings.topics[usize::from(p.at.topic.0)].delivery != crate::config::Delivery::ExactlyOnce;
+            let at_least_once =
+                self.settings.topics[usize::from(p.at.topic.0)].delivery != crate::config::Delivery::ExactlyOnce;
             if at_least_once && p.has_progress() {
                 let done = p.tracker.committable();
                 p.parts.iter_mut().filter_map(|part| part.owned_mut()).for_each(|owned| owned.stored = done);
@@ -86,7 +89,13 @@ impl Core {
             let moved = p.committed.is_none_or(|committed| next > committed);
             moved.then(|| Commit { at: p.at, next, metadata: self.origins(p) })
         };
-        self.partitions.iter().flatten().flatten().filter(|p| p.has_progress() && of(p)).filter_map(|p| due(p)).collect()
+        self.partitions
+            .iter()
+            .flatten()
+            .flatten()
+            .filter(|p| p.has_progress() && of(p))
+            .filter_map(|p| due(p))
+            .collect()
     }
 
     fn origins(&self, p: &Partition) -> String {

@@ -1,0 +1,293 @@
+//! Wiring: channels, threads and clients are made here, in this order, and ended in the opposite one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Target};
+use crate::engine::Rules;
+use crate::engine::control::{ControlLoop, LoopContext};
+use crate::engine::dispatch::Dispatcher;
+use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX, Request};
+use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
+use crate::engine::thread::Thread;
+use crate::engine::worker::{BatchLimits, Signals, Waker, Worker};
+use crate::metrics::Counters;
+use crate::sink::Reason;
+use crate::sink::control::PostgresControl;
+use crate::sink::handler::{Handler, HandlerFactory};
+use crate::sink::postgres::SourceIds;
+use crate::sink::writer::PostgresWriter;
+use crate::source::Source;
+use crate::source::kafka::{KafkaSource, Options as SourceOptions};
+use crate::state::backpressure::Window;
+use crate::state::chunk::Chunk;
+use crate::state::retry::Backoff;
+use crate::state::router::Router;
+use crate::types::{ShardIx, TopicIx};
+
+/// How to run, besides the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// End once everything up to the end offsets seen at start is durable and committed.
+    pub until_end: bool,
+    pub source: SourceOptions,
+}
+
+/// How a run ended, when nothing was wrong with the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Topics that stopped on the way, and why.
+    pub stopped: Vec<(String, Reason)>,
+}
+
+/// Why a run ended early.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    #[error("configuration: {0}")]
+    Configuration(String),
+    /// Kafka put this process out of the group, or refused it.
+    #[error("Kafka: {0}")]
+    Unavailable(String),
+    /// A broken invariant, or a thread that could not be started.
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+/// Asks a running engine to drain, commit and end. Cheap to clone; safe to use from a signal handler's thread.
+#[derive(Debug, Clone, Default)]
+pub struct Stopper(Arc<AtomicBool>);
+
+impl Stopper {
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// The flag itself, for `signal_hook::flag::register`.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+}
+
+/// The engine: a configuration, and your handlers for those of its topics that have no table.
+pub struct Engine {
+    config: Arc<Config>,
+    handlers: HashMap<TopicIx, HandlerFactory>,
+    counters: Arc<Counters>,
+}
+
+impl Engine {
+    pub fn new(config: Config) -> Engine {
+        Engine { config: Arc::new(config), handlers: HashMap::new(), counters: Arc::new(Counters::default()) }
+    }
+
+    /// Applies a topic's records by `make`'s handlers, one for each worker, instead of to a table.
+    ///
+    /// # Errors
+    /// If the configuration has no such topic.
+    pub fn handle<H, F>(mut self, topic: &str, make: F) -> Result<Engine, EngineError>
+    where
+        H: Handler + 'static,
+        F: Fn() -> H + Send + Sync + 'static,
+    {
+        let index = self.config.topics.iter().position(|t| t.name == topic);
+        let index = index.ok_or_else(|| EngineError::Configuration(format!("no [[topic]] is named {topic:?}")))?;
+        let factory: HandlerFactory = Arc::new(move || Box::new(make()));
+        self.handlers.insert(TopicIx(index as u16), factory);
+        Ok(self)
+    }
+
+    /// What it has done so far; may be read while it runs.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Runs until `stopper` says so, or, with `until_end`, until everything is done. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// See [`EngineError`]. Records that cannot be applied, databases and brokers that are away are not errors.
+    pub fn run(&self, options: Options, stopper: &Stopper) -> Result<Outcome, EngineError> {
+        for (index, topic) in self.config.topics.iter().enumerate() {
+            if matches!(topic.target, Target::Handler) && !self.handlers.contains_key(&TopicIx(index as u16)) {
+                let text = format!("topic {:?} has neither a table nor a handler", topic.name);
+                return Err(EngineError::Configuration(text));
+            }
+        }
+        // Before any thread is pinned: librdkafka's threads inherit the mask of the one that creates them.
+        let names: Vec<String> = self.config.topics.iter().map(|t| t.name.clone()).collect();
+        let source = KafkaSource::new(&self.config.kafka, &names, options.source.clone())
+            .map_err(|e| EngineError::Configuration(e.to_string()))?;
+        let waker = Waker::new(source.waker());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let (events_in, events) = bounded(EVENTS_MAX);
+        let signals = Arc::new(Signals::new(self.config.topics.len()));
+        let threads = Threads { engine: self, waker: &waker, clock: &clock, events: &events_in, signals: &signals };
+        let (inboxes, controls, workers) = threads.start()?;
+
+        let config = &self.config;
+        let slow: Vec<bool> = (0..names.len()).map(|t| self.handlers.contains_key(&TopicIx(t as u16))).collect();
+        let limits = limits(config);
+        let ports = Ports {
+            events,
+            controls,
+            dispatcher: Dispatcher::new(inboxes, limits, config.engine.affinity, &slow),
+            signals: Arc::clone(&signals),
+            counters: Arc::clone(&self.counters),
+            waker: waker.clone(),
+        };
+        let settings = settings(config, options.until_end);
+        let poller = Poller::new(source, settings, Router::new(config), ports, clock, rng()?, Rules::ALL);
+        let outcome = self.poll(poller, stopper);
+        signals.abandon();
+        // The poller is gone, and with it every sender: workers and control threads end by themselves.
+        let deadline = Instant::now() + JOIN_DEADLINE;
+        workers.into_iter().for_each(|thread| thread.join(deadline));
+        outcome
+    }
+
+    /// Runs the poller on a thread of its own, so that it can be pinned and named.
+    fn poll(&self, poller: Poller<KafkaSource>, stopper: &Stopper) -> Result<Outcome, EngineError> {
+        let (outcome_in, outcome) = bounded(1);
+        let stopper = stopper.clone();
+        let body = move || {
+            let mut poller = poller;
+            let ended = poller.run(&|| stopper.is_stopped());
+            let result = match ended {
+                Ok(_) => Ok(Outcome { stopped: poller.stopped() }),
+                Err(Stop::Kafka(what)) => Err(EngineError::Unavailable(what)),
+                Err(Stop::Configuration(what)) => Err(EngineError::Configuration(what)),
+                Err(Stop::Internal(what)) => Err(EngineError::Internal(what)),
+            };
+            drop(poller);
+            let _ = outcome_in.send(result);
+        };
+        let thread = Thread::spawn("forebay-poller", self.config.engine.poller_core, None, body)
+            .map_err(|e| EngineError::Internal(format!("the poller's thread: {e}")))?;
+        let result = outcome.recv().unwrap_or_else(|_| Err(EngineError::Internal("the poller panicked".into())));
+        thread.join(Instant::now() + JOIN_DEADLINE);
+        result
+    }
+}
+
+/// Threads that hang in a database's answer are left behind after this.
+const JOIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the threads of one run share.
+struct Threads<'a> {
+    engine: &'a Engine,
+    waker: &'a Waker,
+    clock: &'a Arc<dyn Clock>,
+    events: &'a Sender<Event>,
+    signals: &'a Arc<Signals>,
+}
+
+type Started = (Vec<Vec<Sender<Box<Chunk>>>>, Vec<Sender<Request>>, Vec<Thread>);
+
+impl Threads<'_> {
+    /// Starts every shard's workers and control thread.
+    fn start(&self) -> Result<Started, EngineError> {
+        let config = &self.engine.config;
+        let handlers = Arc::new(self.engine.handlers.clone());
+        let mut cores = config.engine.cores.iter().copied().cycle();
+        let (mut inboxes, mut controls, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        for shard in (0..config.shards.len()).map(|s| ShardIx(s as u16)) {
+            let ids = Arc::new(SourceIds::new(config.topics.len()));
+            let (requests, inbox) = bounded(REQUESTS_MAX);
+            let control = PostgresControl::new(Arc::clone(config), shard, Arc::clone(&ids));
+            threads.push(self.control(control, shard, inbox)?);
+            controls.push(requests);
+            let mut shard_inboxes = Vec::new();
+            for index in 0..config.engine.workers_per_shard as u16 {
+                let (chunks, inbox) = bounded(INBOX_CHUNKS_MAX);
+                let name = format!("fb-w{}.{index}", shard.0);
+                let writer =
+                    PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers));
+                threads.push(self.worker(writer, shard, index, inbox, &name, cores.next())?);
+                shard_inboxes.push(chunks);
+            }
+            inboxes.push(shard_inboxes);
+        }
+        Ok((inboxes, controls, threads))
+    }
+
+    fn context(&self, shard: ShardIx) -> Result<LoopContext, EngineError> {
+        let engine = &self.engine.config.engine;
+        Ok(LoopContext {
+            shard,
+            events: self.events.clone(),
+            waker: self.waker.clone(),
+            clock: Arc::clone(self.clock),
+            rng: rng()?,
+            rules: Rules::ALL,
+            backoff: Backoff::new(engine.retry_backoff_min, engine.retry_backoff_max),
+        })
+    }
+
+    fn control(
+        &self,
+        control: PostgresControl,
+        shard: ShardIx,
+        inbox: Receiver<Request>,
+    ) -> Result<Thread, EngineError> {
+        let control = ControlLoop::new(control, inbox, self.context(shard)?);
+        started(Thread::spawn(&format!("fb-c{}", shard.0), None, Some(self.events.clone()), move || control.run()))
+    }
+
+    fn worker(
+        &self,
+        writer: PostgresWriter,
+        shard: ShardIx,
+        index: u16,
+        inbox: Receiver<Box<Chunk>>,
+        name: &str,
+        core: Option<usize>,
+    ) -> Result<Thread, EngineError> {
+        let config = &self.engine.config;
+        let delivery = config.topics.iter().map(|t| t.delivery).collect();
+        let signals = Arc::clone(self.signals);
+        let worker = Worker::new(writer, index, inbox, signals, limits(config), delivery, self.context(shard)?);
+        started(Thread::spawn(name, core, Some(self.events.clone()), move || worker.run()))
+    }
+}
+
+fn started(thread: std::io::Result<Thread>) -> Result<Thread, EngineError> {
+    thread.map_err(|e| EngineError::Internal(format!("a thread could not be started: {e}")))
+}
+
+/// From the operating system's randomness: tokens must differ between processes.
+fn rng() -> Result<fastrand::Rng, EngineError> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(|e| EngineError::Internal(format!("no randomness: {e}")))?;
+    Ok(fastrand::Rng::with_seed(u64::from_le_bytes(seed)))
+}
+
+fn limits(config: &Config) -> BatchLimits {
+    BatchLimits { records_max: config.engine.batch_records_max, bytes_max: config.engine.batch_bytes_max }
+}
+
+fn settings(config: &Config, until_end: bool) -> Settings {
+    let engine = &config.engine;
+    let topic = |t: &crate::config::Topic| TopicSettings { name: t.name.clone(), delivery: t.delivery };
+    Settings {
+        topics: config.topics.iter().map(topic).collect(),
+        shards: config.shards.iter().map(|s| s.name.clone()).collect(),
+        lanes: engine.lanes,
+        window: Window { records_max: engine.partition_records_max, bytes_max: engine.partition_bytes_max },
+        commit_interval: engine.commit_interval,
+        first_start: config.kafka.first_start,
+        locate_deadline: engine.locate_deadline,
+        revoke_deadline: engine.revoke_deadline,
+        drain_deadline: engine.drain_deadline,
+        retry_min: engine.retry_backoff_min,
+        retry_max: engine.retry_backoff_max,
+        until_end,
+    }
+}
