@@ -64,7 +64,7 @@ fn write(
     let mut batch = Batch::new();
     batch.push(Box::new(chunk));
     let mut moves: Vec<LaneMove> = Vec::new();
-    batch.moves(0..batch.len(), &mut moves);
+    batch.moves(batch.len(), &mut moves);
     let written = writer.write(&batch, 0..batch.len(), &moves)?;
     Ok(matches!(written, Written::Applied(_)))
 }
