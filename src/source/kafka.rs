@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Message, Offset as KafkaOffset, TopicPartitionList};
@@ -502,7 +502,7 @@ impl Source for KafkaSource {
             element.set_offset(KafkaOffset::Offset(commit.next.0)).map_err(refused)?;
             element.set_metadata(commit.metadata.as_str());
         }
-        self.consumer().commit(&list, CommitMode::Async).map_err(refused)
+        self.queue().commit(&list).map_err(|code| answered((code, "the commit".to_owned())))
     }
 
     fn close(&mut self) -> Result<(), SourceError> {

@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString, c_void};
 use std::ptr;
 use std::sync::Arc;
 
+use rdkafka::TopicPartitionList;
 use rdkafka::bindings as sys;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
@@ -103,6 +104,15 @@ impl RecordQueue {
             sys::rd_kafka_queue_destroy(queue);
         }
         Ok(())
+    }
+
+    /// Sends a commit; the answer comes to the commit callback. (The binding's own asynchronous commit has none: librdkafka
+    /// answers only to a queue or to a callback that the binding does not set.)
+    pub fn commit(&self, offsets: &TopicPartitionList) -> Result<(), RDKafkaErrorCode> {
+        let client = self.consumer.client().native_ptr();
+        // SAFETY: client, list and queue live; the list is copied.
+        let error = unsafe { sys::rd_kafka_commit_queue(client, offsets.ptr(), self.callbacks, None, ptr::null_mut()) };
+        if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR { Ok(()) } else { Err(error.into()) }
     }
 
     /// Hands out what is there, at most `records_max` messages and without waiting. Returns how many.

@@ -4,5 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod dependencies;
+mod kafka;
 mod sim;
 mod support;
