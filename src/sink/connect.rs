@@ -1,10 +1,7 @@
 //! A connection to a shard: what the DSN says, plus everything that rust-postgres leaves unbounded. Never decides what to
 //! do about a failure; it says which class it is.
 //!
-//! Besides what rust-postgres knows, a DSN may hold libpq's `sslmode=verify-ca|verify-full`, `sslrootcert`, `sslcert`,
-//! `sslkey`, `tcp_user_timeout` (milliseconds, as libpq counts it) and `keepalives_count`. As in libpq, `sslmode=require`
-//! together with `sslrootcert` verifies the authority. Unlike libpq, verifying without `sslrootcert` trusts the system's
-//! authorities, as `sslrootcert=system` does.
+//! Verifying without `sslrootcert` trusts the system's authorities, as `sslrootcert=system` does.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
@@ -18,6 +15,7 @@ use postgres_openssl::MakeTlsConnector;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config;
+use crate::config::dsn::{self, Tls};
 use crate::sink::{Failure, Reason, sqlstate};
 
 /// A dead peer is noticed after idle + interval × retries = 25 s without an answer, and after `USER_TIMEOUT` while data is
@@ -49,11 +47,13 @@ impl Connector {
     /// [`Failure::Shard`] for a DSN, certificate or key that cannot be read.
     pub fn new(shard: &config::Shard, group: &str, thread: &str) -> Result<Connector, Failure> {
         let fault = |what: String| Failure::Shard(Reason::new(format!("shard {:?}: dsn: {what}", shard.name)));
-        let dsn = Dsn::parse(&shard.dsn.0).map_err(fault)?;
-        let mut config = dsn.rest.parse::<postgres::Config>().map_err(|e| fault(sqlstate::reason(&e).text))?;
-        let tls = dsn.tls_connector().map_err(fault)?;
-        config.ssl_mode(dsn.tls_mode());
-        bound(&mut config, &dsn, shard);
+        let dsn = dsn::parse(&shard.dsn.0).map_err(|expected| fault(format!("expected {expected}")))?;
+        let mut config = dsn.config;
+        let tls = match config.get_ssl_mode() {
+            SslMode::Disable => None,
+            _ => Some(tls_connector(&dsn.tls).map_err(fault)?),
+        };
+        bound(&mut config, dsn.user_timeout, shard);
         let options = session_options(shard, config.get_options());
         config.options(&options);
         config.application_name(&application_name(group, thread));
@@ -150,11 +150,11 @@ fn session_options(shard: &config::Shard, own: Option<&str>) -> String {
     options
 }
 
-fn bound(config: &mut postgres::Config, dsn: &Dsn, shard: &config::Shard) {
+fn bound(config: &mut postgres::Config, user_timeout: Option<Duration>, shard: &config::Shard) {
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(shard.connect_timeout);
     }
-    config.tcp_user_timeout(dsn.user_timeout.unwrap_or(USER_TIMEOUT));
+    config.tcp_user_timeout(user_timeout.unwrap_or(USER_TIMEOUT));
     // rust-postgres answers two hours where the DSN says nothing.
     if config.get_keepalives_idle() >= Duration::from_secs(2 * 60 * 60) {
         config.keepalives_idle(KEEPALIVE_IDLE);
@@ -194,202 +194,37 @@ fn accepts_writes(client: &mut Client) -> Result<(), Failure> {
     Ok(())
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tls {
-    Disable,
-    Prefer,
-    Require,
-    VerifyCa,
-    VerifyFull,
-}
-
-/// A DSN, split into what rust-postgres understands and what it does not.
-#[derive(Debug)]
-struct Dsn {
-    rest: String,
-    tls: Tls,
-    root: Option<String>,
-    certificate: Option<String>,
-    key: Option<String>,
-    user_timeout: Option<Duration>,
-}
-
-impl Dsn {
-    /// Messages never repeat the DSN: it may hold a password.
-    fn parse(text: &str) -> Result<Dsn, String> {
-        let is_url = text.starts_with("postgres://") || text.starts_with("postgresql://");
-        let (base, pairs) = if is_url { url_pairs(text)? } else { (String::new(), keyword_pairs(text)?) };
-        let mut dsn =
-            Dsn { rest: base, tls: Tls::Prefer, root: None, certificate: None, key: None, user_timeout: None };
-        let mut separator = if is_url { "?" } else { "" };
-        for (name, value) in pairs {
-            if dsn.take(&name, &value)? {
-                continue;
+fn tls_connector(tls: &Tls) -> Result<MakeTlsConnector, String> {
+    let openssl = |error: openssl::error::ErrorStack| format!("OpenSSL: {error}");
+    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(openssl)?;
+    if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
+        builder.set_certificate_chain_file(certificate).map_err(|e| format!("sslcert {certificate:?}: {e}"))?;
+        builder.set_private_key_file(key, SslFiletype::PEM).map_err(|e| format!("sslkey {key:?}: {e}"))?;
+    }
+    match &tls.root {
+        _ if !tls.verify_ca => builder.set_verify(SslVerifyMode::NONE),
+        Some(root) if root != "system" => {
+            // A store of its own: `set_ca_file` would trust the system's authorities, too.
+            let pem = std::fs::read(root).map_err(|e| format!("sslrootcert {root:?}: {e}"))?;
+            let authorities = X509::stack_from_pem(&pem).map_err(|e| format!("sslrootcert {root:?}: {e}"))?;
+            if authorities.is_empty() {
+                return Err(format!("sslrootcert {root:?} holds no certificate"));
             }
-            // libpq's name for it.
-            let name = if name == "keepalives_count" { "keepalives_retries" } else { &name };
-            dsn.rest.push_str(separator);
-            if is_url {
-                separator = "&";
-                dsn.rest.push_str(&format!("{}={}", percent_encode(name), percent_encode(&value)));
-            } else {
-                separator = " ";
-                dsn.rest.push_str(&format!("{name}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'")));
+            let mut store = X509StoreBuilder::new().map_err(openssl)?;
+            for authority in authorities {
+                store.add_cert(authority).map_err(openssl)?;
             }
+            builder.set_cert_store(store.build());
         }
-        if dsn.tls == Tls::Require && dsn.root.is_some() {
-            dsn.tls = Tls::VerifyCa;
-        }
-        if dsn.certificate.is_some() != dsn.key.is_some() {
-            return Err("sslcert and sslkey belong together; one of them is missing".to_owned());
-        }
-        Ok(dsn)
+        _ => {}
     }
-
-    /// Keeps what rust-postgres must not see.
-    fn take(&mut self, name: &str, value: &str) -> Result<bool, String> {
-        match name {
-            "sslmode" => {
-                self.tls = match value {
-                    "disable" => Tls::Disable,
-                    "prefer" => Tls::Prefer,
-                    "require" => Tls::Require,
-                    "verify-ca" => Tls::VerifyCa,
-                    "verify-full" => Tls::VerifyFull,
-                    _ => {
-                        let known = "disable, prefer, require, verify-ca or verify-full";
-                        return Err(format!("sslmode is {value:?}; expected {known}"));
-                    }
-                };
-            }
-            "sslrootcert" => self.root = Some(value.to_owned()),
-            "sslcert" => self.certificate = Some(value.to_owned()),
-            "sslkey" => self.key = Some(value.to_owned()),
-            "tcp_user_timeout" => {
-                let millis =
-                    value.parse().map_err(|_| format!("tcp_user_timeout is {value:?}; expected milliseconds"))?;
-                self.user_timeout = Some(Duration::from_millis(millis));
-            }
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    fn tls_mode(&self) -> SslMode {
-        match self.tls {
-            Tls::Disable => SslMode::Disable,
-            Tls::Prefer => SslMode::Prefer,
-            Tls::Require | Tls::VerifyCa | Tls::VerifyFull => SslMode::Require,
-        }
-    }
-
-    fn tls_connector(&self) -> Result<Option<MakeTlsConnector>, String> {
-        if self.tls == Tls::Disable {
-            return Ok(None);
-        }
-        let openssl = |error: openssl::error::ErrorStack| format!("OpenSSL: {error}");
-        let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(openssl)?;
-        if let (Some(certificate), Some(key)) = (&self.certificate, &self.key) {
-            builder.set_certificate_chain_file(certificate).map_err(|e| format!("sslcert {certificate:?}: {e}"))?;
-            builder.set_private_key_file(key, SslFiletype::PEM).map_err(|e| format!("sslkey {key:?}: {e}"))?;
-        }
-        match (&self.root, self.tls) {
-            (_, Tls::Prefer | Tls::Require | Tls::Disable) => builder.set_verify(SslVerifyMode::NONE),
-            (Some(root), _) if root != "system" => {
-                // A store of its own: `set_ca_file` would trust the system's authorities, too.
-                let pem = std::fs::read(root).map_err(|e| format!("sslrootcert {root:?}: {e}"))?;
-                let authorities = X509::stack_from_pem(&pem).map_err(|e| format!("sslrootcert {root:?}: {e}"))?;
-                if authorities.is_empty() {
-                    return Err(format!("sslrootcert {root:?} holds no certificate"));
-                }
-                let mut store = X509StoreBuilder::new().map_err(openssl)?;
-                for authority in authorities {
-                    store.add_cert(authority).map_err(openssl)?;
-                }
-                builder.set_cert_store(store.build());
-            }
-            _ => {}
-        }
-        let mut connector = MakeTlsConnector::new(builder.build());
-        let verify_host = self.tls == Tls::VerifyFull;
-        connector.set_callback(move |connection, _| {
-            connection.set_verify_hostname(verify_host);
-            Ok(())
-        });
-        Ok(Some(connector))
-    }
-}
-
-/// `key = value` pairs of libpq's keyword form: values may be quoted with `'`, a backslash escapes.
-fn keyword_pairs(text: &str) -> Result<Vec<(String, String)>, String> {
-    let mut pairs = Vec::new();
-    let mut rest = text.trim_start();
-    while !rest.is_empty() {
-        let Some((name, after)) = rest.split_once('=') else {
-            return Err("expected keyword=value pairs".to_owned());
-        };
-        let name = name.trim();
-        if name.is_empty() || name.contains(char::is_whitespace) {
-            return Err("expected keyword=value pairs".to_owned());
-        }
-        let after = after.trim_start();
-        let (value, remaining) = keyword_value(after).ok_or_else(|| format!("the quote of {name} is not closed"))?;
-        pairs.push((name.to_owned(), value));
-        rest = remaining.trim_start();
-    }
-    Ok(pairs)
-}
-
-fn keyword_value(text: &str) -> Option<(String, &str)> {
-    let quoted = text.starts_with('\'');
-    let mut value = String::new();
-    let mut chars = text.char_indices().skip(usize::from(quoted));
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '\\' => value.extend(chars.next().map(|(_, escaped)| escaped)),
-            '\'' if quoted => return Some((value, &text[at + 1..])),
-            c if !quoted && c.is_whitespace() => return Some((value, &text[at..])),
-            c => value.push(c),
-        }
-    }
-    (!quoted).then_some((value, ""))
-}
-
-/// A URL without its parameters, and the parameters.
-fn url_pairs(text: &str) -> Result<(String, Vec<(String, String)>), String> {
-    let Some((base, query)) = text.split_once('?') else { return Ok((text.to_owned(), Vec::new())) };
-    let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-        let (name, value) = pair.split_once('=').ok_or("a parameter of the URL has no value")?;
-        Ok((percent_decode(name)?, percent_decode(value)?))
+    let mut connector = MakeTlsConnector::new(builder.build());
+    let verify_host = tls.verify_host;
+    connector.set_callback(move |connection, _| {
+        connection.set_verify_hostname(verify_host);
+        Ok(())
     });
-    Ok((base.to_owned(), pairs.collect::<Result<_, String>>()?))
-}
-
-fn percent_decode(text: &str) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        rest = after;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let hex = after.get(..2).and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
-        bytes.push(hex.ok_or("a % of the URL is not followed by two hexadecimal digits")?);
-        rest = &after[2..];
-    }
-    String::from_utf8(bytes).map_err(|_| "a parameter of the URL is not UTF-8".to_owned())
-}
-
-fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b',' => encoded.push(byte as char),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
+    Ok(connector)
 }
 
 #[cfg(test)]
@@ -409,38 +244,10 @@ mod tests {
         }
     }
 
-    fn check(dsn: &str, tls: Tls, rest: &str) -> Dsn {
-        let parsed = Dsn::parse(dsn).expect("a valid dsn");
-        assert_eq!((parsed.tls, parsed.rest.as_str()), (tls, rest), "{dsn}");
-        parsed.rest.parse::<postgres::Config>().expect("what is left is for rust-postgres");
-        parsed
-    }
-
-    #[test]
-    fn what_rust_postgres_does_not_know_is_taken_out() {
-        check("host=a  port = 5432 user=x", Tls::Prefer, "host='a' port='5432' user='x'");
-        check("host=a sslmode=verify-full", Tls::VerifyFull, "host='a'");
-        check(r"password='it\'s a \\ b' host=a sslmode=disable", Tls::Disable, r"password='it\'s a \\ b' host='a'");
-        let full = check("host=a sslmode=require sslrootcert=/ca.pem", Tls::VerifyCa, "host='a'");
-        assert_eq!(full.root.as_deref(), Some("/ca.pem"));
-        check("postgresql://u:p%40@h:1,i/d", Tls::Prefer, "postgresql://u:p%40@h:1,i/d");
-        let url = "postgres://u@h/d?sslmode=verify-ca&connect_timeout=3&sslrootcert=%2Fa%20b&options=-c%20a%3Db";
-        let url = check(url, Tls::VerifyCa, "postgres://u@h/d?connect_timeout=3&options=-c%20a%3Db");
-        assert_eq!(url.root.as_deref(), Some("/a b"));
-        let timeouts =
-            check("host=a tcp_user_timeout=1500 keepalives_count=4", Tls::Prefer, "host='a' keepalives_retries='4'");
-        assert_eq!(timeouts.user_timeout, Some(Duration::from_millis(1500)));
-    }
-
     #[test]
     fn faults_are_named_without_the_password() {
         for (dsn, expected) in [
-            ("host=a sslmode=allow password=geheim", "sslmode is \"allow\""),
-            ("host=a password='geheim", "the quote of password is not closed"),
-            ("geheim", "keyword=value"),
-            ("host=a sslcert=/x password=geheim", "sslcert and sslkey"),
-            ("postgres://u:geheim@h/d?x=%zz", "hexadecimal"),
-            ("host=a password=geheim frobnicate=1", "frobnicate"),
+            ("host=a sslmode=allow password=geheim", "a valid sslmode"),
             ("host=a password=geheim sslmode=verify-ca sslrootcert=/nowhere/ca.pem", "/nowhere/ca.pem"),
         ] {
             let Err(Failure::Shard(reason)) = Connector::new(&shard(dsn), "g", "t") else { panic!("accepted: {dsn}") };
