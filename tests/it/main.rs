@@ -6,4 +6,5 @@
 mod dependencies;
 mod kafka;
 mod sim;
+mod statements;
 mod support;

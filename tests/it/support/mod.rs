@@ -4,6 +4,7 @@
 // Each helper is there for the tests that need it; not every helper has a user at every moment.
 #![allow(dead_code, unused_imports)]
 
+mod config;
 mod database;
 mod services;
 mod topic;
@@ -18,6 +19,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+pub use config::{handler_config, shard};
 pub use database::{Database, Server};
 pub use services::{OwnServices, Service, Stop};
 pub use topic::{Topic, produce};
