@@ -153,7 +153,7 @@ pub fn batch(token: i64, runs: &[(Lane, i64, &[i64])]) -> (Batch, Vec<LaneMove>)
     let mut batch = Batch::new();
     batch.push(Box::new(chunk));
     let mut moves = Vec::new();
-    batch.moves(0..batch.len(), &mut moves);
+    batch.moves(batch.len(), &mut moves);
     (batch, moves)
 }
 
