@@ -5,6 +5,7 @@
 
 mod dependencies;
 mod kafka;
+mod mock;
 mod sim;
 mod statements;
 mod support;

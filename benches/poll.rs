@@ -1,0 +1,181 @@
+//! What the source costs: 1,000,000 records of 236 bytes from a real broker into an intake that only counts, against the
+//! same records through the binding's own one-message poll. Prints both; run it with `cargo bench --bench poll`.
+//!
+//! Needs a Kafka (`bin/services up`, or FOREBAY_TEST_KAFKA). The topic is made for the run and deleted afterwards.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::time::{Duration, Instant};
+
+use forebay::config::secret::Secret;
+use forebay::config::{FirstStart, Kafka};
+use forebay::source::kafka::{KafkaSource, Options};
+use forebay::source::{Intake, Source, SourceEvent, Start};
+use forebay::state::chunk::RawRecord;
+use forebay::types::{NextOffset, TopicPartition};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+
+const RECORDS: usize = 1_000_000;
+const PARTITIONS: i32 = 8;
+const VALUE_BYTES: usize = 236;
+const ROUNDS: usize = 4;
+/// As the poller's.
+const POLL_RECORDS_MAX: usize = 1_000;
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn main() {
+    let bootstrap = env::var("FOREBAY_TEST_KAFKA").unwrap_or_else(|_| "127.0.0.1:19092".to_owned());
+    let topic = format!("bench_poll_{}", std::process::id());
+    let admin: AdminClient<DefaultClientContext> = config(&bootstrap).create().expect("an administration client");
+    let new = NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1));
+    wait_for(admin.create_topics([&new], &AdminOptions::new()));
+    fill(&bootstrap, &topic);
+
+    println!("{RECORDS} records of {VALUE_BYTES} bytes on {PARTITIONS} partitions");
+    println!("{:>6} {:>22} {:>22} {:>7}", "round", "binding, records/s", "source, records/s", "ratio");
+    for round in 1..=ROUNDS {
+        // Alternately, so that a busy machine hurts both alike.
+        let (bare, bare_cpu) = measured(|| bare(&bootstrap, &topic));
+        let (ours, ours_cpu) = measured(|| source(&bootstrap, &topic));
+        let rate = |took: Duration| RECORDS as f64 / took.as_secs_f64();
+        println!(
+            "{round:>6} {:>12.0} {:.2} µs {:>12.0} {:.2} µs {:>7.2}",
+            rate(bare),
+            bare_cpu.as_secs_f64() * 1e6 / RECORDS as f64,
+            rate(ours),
+            ours_cpu.as_secs_f64() * 1e6 / RECORDS as f64,
+            rate(ours) / rate(bare)
+        );
+    }
+    println!("(µs: CPU of this whole process per record)");
+    wait_for(admin.delete_topics(&[&topic], &AdminOptions::new()));
+}
+
+fn config(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap);
+    config
+}
+
+fn fill(bootstrap: &str, topic: &str) {
+    let producer: BaseProducer =
+        config(bootstrap).set("linger.ms", "20").set("batch.size", "262144").create().expect("a producer");
+    let value = vec![b'v'; VALUE_BYTES];
+    for n in 0..RECORDS {
+        let key = (n as u64).to_le_bytes();
+        let partition = (n % PARTITIONS as usize) as i32;
+        let mut record = BaseRecord::to(topic).partition(partition).key(&key[..]).payload(&value[..]);
+        while let Err((_, back)) = producer.send(record) {
+            producer.poll(Duration::from_millis(5));
+            record = back;
+        }
+    }
+    producer.flush(DEADLINE).expect("the broker to take all records");
+}
+
+/// The time that the job reports, and the CPU of the process meanwhile.
+fn measured(job: impl FnOnce() -> Duration) -> (Duration, Duration) {
+    let before = cpu();
+    let took = job();
+    (took, cpu() - before)
+}
+
+/// User and system time of this process, in steps of 10 ms: fields 14 and 15 of proc(5)'s `stat`.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc");
+    let behind_name = &stat[stat.rfind(')').expect("a name in parentheses") + 2..];
+    let ticks = |field: usize| behind_name.split(' ').nth(field - 3).and_then(|f| f.parse().ok()).unwrap_or(0);
+    Duration::from_millis(10 * (ticks(14) + ticks(15)))
+}
+
+/// From the first record to the last.
+fn bare(bootstrap: &str, topic: &str) -> Duration {
+    let consumer: BaseConsumer = config(bootstrap)
+        .set("group.id", "bench-poll")
+        .set("enable.auto.commit", "false")
+        .set("fetch.queue.backoff.ms", "2")
+        .create()
+        .expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        list.add_partition_offset(topic, partition, Offset::Offset(0)).expect("an offset");
+    }
+    consumer.assign(&list).expect("an assignment");
+    let mut count = Count::default();
+    while count.records < RECORDS {
+        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
+            let message = message.expect("a record");
+            count.add(message.key(), message.payload());
+        }
+    }
+    count.took()
+}
+
+fn source(bootstrap: &str, topic: &str) -> Duration {
+    let properties = BTreeMap::from([("bootstrap.servers".to_owned(), Secret(bootstrap.to_owned()))]);
+    let group_id = format!("bench-poll-{}-{:?}", std::process::id(), Instant::now());
+    let kafka = Kafka { group_id, first_start: FirstStart::Earliest, properties };
+    let mut source = KafkaSource::new(&kafka, &[topic.to_owned()], Options::default()).expect("a source");
+    let mut count = Count::default();
+    while count.records < RECORDS {
+        source.poll(Duration::from_millis(100), POLL_RECORDS_MAX, &mut count).expect("a poll");
+        if let Some(assigned) = count.assigned.take() {
+            let starts: Vec<_> = assigned.into_iter().map(|at| (at, Start::At(NextOffset(0)))).collect();
+            source.assign(&starts).expect("an assignment");
+        }
+    }
+    count.took()
+}
+
+#[derive(Default)]
+struct Count {
+    records: usize,
+    bytes: usize,
+    began: Option<Instant>,
+    assigned: Option<Vec<TopicPartition>>,
+}
+
+impl Count {
+    fn add(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) {
+        self.began.get_or_insert_with(Instant::now);
+        self.records += 1;
+        self.bytes += key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+    }
+
+    fn took(&self) -> Duration {
+        assert_eq!(self.bytes, RECORDS * (VALUE_BYTES + 8), "bytes of all records");
+        self.began.expect("a first record").elapsed()
+    }
+}
+
+impl Intake for Count {
+    fn record(&mut self, _: TopicPartition, record: &RawRecord<'_>) {
+        self.add(record.key, record.value);
+    }
+
+    fn event(&mut self, event: SourceEvent) {
+        match event {
+            SourceEvent::Assigned(partitions) => self.assigned = Some(partitions),
+            SourceEvent::EndOfPartition { .. } => {}
+            other => println!("{other:?}"),
+        }
+    }
+}
+
+/// librdkafka completes its administration calls on a thread of its own.
+fn wait_for<T: std::fmt::Debug, E: std::fmt::Debug>(
+    job: impl Future<Output = Result<Vec<Result<T, E>>, rdkafka::error::KafkaError>>,
+) {
+    let mut job = std::pin::pin!(job);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(results) = job.as_mut().poll(&mut context) {
+            return results.expect("an answer").into_iter().for_each(|r| drop(r.expect("an administration call")));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
