@@ -1,6 +1,7 @@
 //! Where records go. [`Writer`] is what a worker needs of its database, [`Control`] what a shard's control thread needs;
 //! the PostgreSQL ones follow the fence protocol described in `fence`, and the simulation has its own.
 
+pub mod array;
 pub mod catalog;
 pub mod connect;
 pub mod control;
@@ -9,6 +10,11 @@ pub mod encode;
 pub mod fence;
 pub mod fold;
 pub mod handler;
+pub mod json;
+pub mod key;
+pub mod moment;
+pub mod number;
+pub mod plan;
 pub mod postgres;
 pub mod schema;
 pub mod session;

@@ -1,0 +1,178 @@
+//! Dates and times: ISO 8601 texts to PostgreSQL's binary form, microseconds or days since 2000-01-01.
+//!
+//! Numbers are never read as dates: nobody can tell seconds from milliseconds. A `timestamptz` needs an offset, because
+//! what a time without one means depends on the session; a `timestamp` takes none but `Z`, because PostgreSQL would drop it
+//! in silence.
+
+use jiff::civil::{Date, DateTime, Time};
+use jiff::{SignedDuration, Timestamp};
+
+pub const NOT_ISO: &str = "a string that is not ISO 8601";
+pub const NO_OFFSET: &str = "a time without an offset from UTC";
+pub const OFFSET: &str = "a time with an offset from UTC other than Z";
+
+/// 2000-01-01T00:00:00Z in seconds since the Unix epoch, where PostgreSQL counts from.
+const EPOCH_SECONDS: i64 = 946_684_800;
+const EPOCH_MICROS: i64 = EPOCH_SECONDS * 1_000_000;
+const EPOCH_DATE: Date = Date::constant(2000, 1, 1);
+
+/// Infinity and minus infinity, as PostgreSQL keeps them.
+fn infinity(text: &str) -> Option<bool> {
+    match text {
+        "infinity" | "Infinity" => Some(true),
+        "-infinity" | "-Infinity" => Some(false),
+        _ => None,
+    }
+}
+
+pub fn timestamptz(text: &str) -> Result<i64, &'static str> {
+    if let Some(positive) = infinity(text) {
+        return Ok(if positive { i64::MAX } else { i64::MIN });
+    }
+    match text.parse::<Timestamp>() {
+        Ok(timestamp) => Ok(micros(timestamp.as_nanosecond()) - EPOCH_MICROS),
+        Err(_) if text.parse::<DateTime>().is_ok() => Err(NO_OFFSET),
+        Err(_) => Err(NOT_ISO),
+    }
+}
+
+pub fn timestamp(text: &str) -> Result<i64, &'static str> {
+    if let Some(positive) = infinity(text) {
+        return Ok(if positive { i64::MAX } else { i64::MIN });
+    }
+    let civil = text.strip_suffix(['Z', 'z']).unwrap_or(text);
+    match civil.parse::<DateTime>() {
+        Ok(_) if has_offset(civil) => Err(OFFSET),
+        Ok(at) => Ok(micros(at.duration_since(EPOCH_DATE.to_datetime(Time::midnight())).as_nanos())),
+        Err(_) => Err(NOT_ISO),
+    }
+}
+
+/// A sign behind the date, or a zone in brackets. (The date's own hyphens are among the first ten bytes, or eleven with a sign.)
+fn has_offset(text: &str) -> bool {
+    text.bytes().skip(11).any(|b| matches!(b, b'+' | b'-' | b'['))
+}
+
+pub fn date(text: &str) -> Result<i32, &'static str> {
+    if let Some(positive) = infinity(text) {
+        return Ok(if positive { i32::MAX } else { i32::MIN });
+    }
+    if text.contains([':', 'T', ' ']) {
+        return Err("a string that is more than a date");
+    }
+    let date = text.parse::<Date>().map_err(|_| NOT_ISO)?;
+    i32::try_from(date.duration_since(EPOCH_DATE).as_secs() / 86_400).map_err(|_| NOT_ISO)
+}
+
+pub fn time(text: &str) -> Result<i64, &'static str> {
+    if text.contains(['-', '+', 'T', 'Z', '[']) {
+        return Err("a string that is more than a time of day");
+    }
+    let time = text.parse::<Time>().map_err(|_| NOT_ISO)?;
+    Ok(micros(time.duration_since(Time::midnight()).as_nanos()))
+}
+
+/// Kafka's milliseconds since the Unix epoch.
+pub fn from_unix_ms(ms: i64) -> Option<i64> {
+    ms.checked_mul(1000)?.checked_sub(EPOCH_MICROS)
+}
+
+/// Rounded to the nearest microsecond, as PostgreSQL rounds.
+fn micros(nanos: i128) -> i64 {
+    ((nanos + 500).div_euclid(1000)) as i64
+}
+
+/// The text that PostgreSQL reads back: for the elements of arrays, which travel as text.
+pub fn write_timestamptz(value: i64) -> String {
+    word(value).unwrap_or_else(|| match Timestamp::from_microsecond(value.saturating_add(EPOCH_MICROS)) {
+        Ok(timestamp) => timestamp.to_string(),
+        Err(_) => String::from("infinity"),
+    })
+}
+
+pub fn write_timestamp(value: i64) -> String {
+    let at = |v| EPOCH_DATE.to_datetime(Time::midnight()).saturating_add(SignedDuration::from_micros(v)).to_string();
+    word(value).unwrap_or_else(|| at(value))
+}
+
+pub fn write_date(days: i32) -> String {
+    match days {
+        i32::MAX => "infinity".into(),
+        i32::MIN => "-infinity".into(),
+        days => EPOCH_DATE.saturating_add(SignedDuration::from_hours(i64::from(days) * 24)).to_string(),
+    }
+}
+
+pub fn write_time(value: i64) -> String {
+    Time::midnight().saturating_add(SignedDuration::from_micros(value)).to_string()
+}
+
+fn word(value: i64) -> Option<String> {
+    match value {
+        i64::MAX => Some("infinity".into()),
+        i64::MIN => Some("-infinity".into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants() {
+        for (text, expected) in [
+            ("2000-01-01T00:00:00Z", Ok(0)),
+            ("2000-01-01 00:00:00+00", Ok(0)),
+            ("2000-01-01T01:30:00+01:30", Ok(0)),
+            ("2000-01-01T00:00:00.000001Z", Ok(1)),
+            ("2000-01-01T00:00:00.0000015Z", Ok(2)),
+            ("1999-12-31T23:59:59.999999Z", Ok(-1)),
+            ("2000-01-01T00:00:00", Err(NO_OFFSET)),
+            ("infinity", Ok(i64::MAX)),
+            ("-infinity", Ok(i64::MIN)),
+            ("yesterday", Err(NOT_ISO)),
+            ("", Err(NOT_ISO)),
+        ] {
+            assert_eq!(timestamptz(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn local_times() {
+        for (text, expected) in [
+            ("2000-01-01T00:00:01", Ok(1_000_000)),
+            ("2000-01-01 00:00:01.5", Ok(1_500_000)),
+            ("2000-01-02", Ok(86_400_000_000)),
+            ("2000-01-01T00:00:01Z", Ok(1_000_000)),
+            ("2000-01-01T00:00:01+02:00", Err(OFFSET)),
+            ("2000-01-01T00:00:01-02", Err(OFFSET)),
+            ("1999-12-31T23:59:59", Ok(-1_000_000)),
+            ("x", Err(NOT_ISO)),
+        ] {
+            assert_eq!(timestamp(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn dates_and_times_of_day() {
+        assert_eq!(date("2000-02-01"), Ok(31));
+        assert_eq!(date("1999-12-31"), Ok(-1));
+        assert_eq!(date("infinity"), Ok(i32::MAX));
+        assert!(date("2000-01-01T10:00:00").is_err());
+        assert_eq!(date("2000-02-30"), Err(NOT_ISO));
+        assert_eq!(time("00:00:01.000002"), Ok(1_000_002));
+        assert_eq!(time("23:59:59"), Ok(86_399_000_000));
+        assert!(time("2000-01-01T10:00:00").is_err());
+        assert_eq!(time("25:00:00"), Err(NOT_ISO));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for value in [0, 1, -1, 123_456_789_012_345, -123_456_789_012_345, i64::MAX, i64::MIN] {
+            assert_eq!(timestamptz(&write_timestamptz(value)), Ok(value));
+            assert_eq!(timestamp(&write_timestamp(value)), Ok(value));
+        }
+        assert_eq!(time(&write_time(86_399_999_999)), Ok(86_399_999_999));
+    }
+}
