@@ -9,3 +9,4 @@ mod mock;
 mod sim;
 mod statements;
 mod support;
+mod table;
