@@ -128,7 +128,7 @@ struct Object<'t, 's, 'd> {
 }
 
 impl Object<'_, '_, '_> {
-    fn is_not<E: Error>(self, found: &str) -> E {
+    fn refuse<E: Error>(self, found: &str) -> E {
         let fault = match self.path {
             None => format!("the payload: expected a JSON object, found {found}"),
             Some(name) => format!("field {name:?}: expected an object, found {found}"),
@@ -170,33 +170,33 @@ impl<'de> Visitor<'de> for Object<'_, '_, '_> {
 
     fn visit_unit<E: Error>(self) -> Result<(), E> {
         if self.path.is_none() {
-            return Err(self.is_not("null"));
+            return Err(self.refuse("null"));
         }
         Ok(())
     }
 
     fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
-        Err(self.is_not("a boolean"))
+        Err(self.refuse("a boolean"))
     }
 
     fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
-        Err(self.is_not("a number"))
+        Err(self.refuse("a number"))
     }
 
     fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
-        Err(self.is_not("a number"))
+        Err(self.refuse("a number"))
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
-        Err(self.is_not("a number"))
+        Err(self.refuse("a number"))
     }
 
     fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
-        Err(self.is_not("a string"))
+        Err(self.refuse("a string"))
     }
 
     fn visit_seq<A: serde::de::SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
-        Err(self.is_not("an array"))
+        Err(self.refuse("an array"))
     }
 }
 

@@ -194,7 +194,7 @@ impl Builder<'_> {
             if index < self.table.pk_fields.len() {
                 pk_mask.insert(index);
             }
-            if self.catalog.column(&column.name).is_some_and(|c| is_required(c)) {
+            if self.catalog.column(&column.name).is_some_and(is_required) {
                 required.insert(index);
             }
         }
