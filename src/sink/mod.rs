@@ -22,6 +22,7 @@ pub mod sqlstate;
 pub mod statement;
 pub mod table;
 pub mod write_handler;
+pub mod write_table;
 pub mod writer;
 
 use std::ops::Range;

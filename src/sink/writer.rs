@@ -11,6 +11,8 @@ use crate::config::{Config, Delivery, Target};
 use crate::sink::handler::{Handler, HandlerFactory};
 use crate::sink::postgres::SourceIds;
 use crate::sink::session::{Live, Session, own_failure};
+use crate::sink::table::Shape;
+use crate::sink::write_table::KnownTable;
 use crate::sink::{Failure, FenceRow, RowCounts, Writer, Written, fence};
 use crate::state::batch::{Batch, LaneMove};
 use crate::types::{Lane, NextOffset, ShardIx, Token, TopicIx};
@@ -20,6 +22,18 @@ use crate::types::{Lane, NextOffset, ShardIx, Token, TopicIx};
 pub(super) enum Name {
     Fences,
     Reread,
+    /// Fences and rows in one.
+    Fenced(TopicIx, Shape),
+    Rows(TopicIx, Shape),
+}
+
+impl Name {
+    pub(super) fn topic(&self) -> Option<TopicIx> {
+        match self {
+            Name::Fences | Name::Reread => None,
+            Name::Fenced(topic, _) | Name::Rows(topic, _) => Some(*topic),
+        }
+    }
 }
 
 /// See the module's text. Connects when first used; an outage makes the next call connect again.
@@ -28,6 +42,8 @@ pub struct PostgresWriter {
     pub(super) ids: Arc<SourceIds>,
     pub(super) factories: Arc<HashMap<TopicIx, HandlerFactory>>,
     pub(super) session: Session<Name>,
+    /// What the catalog said on this connection.
+    pub(super) tables: HashMap<TopicIx, KnownTable>,
     pub(super) handlers: HashMap<TopicIx, Box<dyn Handler>>,
     pub(super) fences: FenceArrays,
 }
@@ -47,6 +63,7 @@ impl PostgresWriter {
             ids,
             factories: handlers,
             session,
+            tables: HashMap::new(),
             handlers: HashMap::new(),
             fences: FenceArrays::default(),
         }
@@ -75,9 +92,14 @@ impl Writer for PostgresWriter {
             self.fences.fill(self.ids.get(topic), moves);
         }
         let result = match &settings.target {
-            Target::Table(_) => Err(Failure::Topic(crate::sink::Reason::new("this build writes no tables"))),
-            Target::Handler => self.write_handled(topic, batch, range),
+            Target::Table(_) => self.write_table(topic, batch, range.clone()),
+            Target::Handler => self.write_handled(topic, batch, range.clone()),
         };
+        let result = result.map_err(|failure| match failure {
+            // PostgreSQL does not say which; among one there is no doubt.
+            Failure::Record(None, reason) if range.len() == 1 => Failure::Record(Some(range.start), reason),
+            other => other,
+        });
         self.session.settle(result)
     }
 
