@@ -1,5 +1,6 @@
 //! What the source costs: 1,000,000 records of 236 bytes from a real broker into an intake that only counts, against the
-//! same records through the binding's own one-message poll. Prints both; run it with `cargo bench --bench poll`.
+//! same records through the binding's own one-message poll. Prints both; run it with `cargo bench --bench poll`, or with
+//! librdkafka properties of the source's: `cargo bench --bench poll -- queued.min.messages=50000`.
 //!
 //! Needs a Kafka (`bin/services up`, or FOREBAY_TEST_KAFKA). The topic is made for the run and deleted afterwards.
 
@@ -116,7 +117,10 @@ fn bare(bootstrap: &str, topic: &str) -> Duration {
 }
 
 fn source(bootstrap: &str, topic: &str) -> Duration {
-    let properties = BTreeMap::from([("bootstrap.servers".to_owned(), Secret(bootstrap.to_owned()))]);
+    let mut properties = BTreeMap::from([("bootstrap.servers".to_owned(), Secret(bootstrap.to_owned()))]);
+    for (name, value) in env::args().filter_map(|a| a.split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned()))) {
+        properties.insert(name, Secret(value));
+    }
     let group_id = format!("bench-poll-{}-{:?}", std::process::id(), Instant::now());
     let kafka = Kafka { group_id, first_start: FirstStart::Earliest, properties };
     let mut source = KafkaSource::new(&kafka, &[topic.to_owned()], Options::default()).expect("a source");

@@ -2,6 +2,7 @@
 //! happened for the next poll.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
@@ -68,7 +69,7 @@ pub enum Seen {
 }
 
 /// A rebalance that librdkafka waits to have answered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Rebalance {
     pub partitions: Vec<(String, i32)>,
     /// Whether it is answered by incremental calls; KIP-848 reports itself as cooperative, too.
@@ -80,6 +81,7 @@ pub struct Rebalance {
 pub struct Context {
     seen: Mutex<VecDeque<Seen>>,
     statistics: Mutex<Option<String>>,
+    ending: AtomicBool,
 }
 
 impl Context {
@@ -91,6 +93,12 @@ impl Context {
     /// The latest statistics, as librdkafka's JSON; only with `statistics.interval.ms`.
     pub fn statistics(&self) -> Option<String> {
         self.statistics.lock().clone()
+    }
+
+    /// From now on a rebalance is answered inside the callback by giving everything back: nobody else will, and the
+    /// binding's end waits for it.
+    pub fn answer_by_yourself(&self) {
+        self.ending.store(true, Ordering::Relaxed);
     }
 
     fn note(&self, what: Seen) {
@@ -132,6 +140,13 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        if self.ending.load(Ordering::Relaxed) {
+            // While leaving librdkafka takes this in every protocol.
+            if let Err(error) = consumer.unassign() {
+                tracing::warn!("giving partitions back at the end: {error}");
+            }
+            return;
+        }
         let partitions = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
         let incremental = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         let rebalance = Rebalance { partitions, incremental };

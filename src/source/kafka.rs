@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, RebalanceProtocol};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Message, Offset as KafkaOffset, TopicPartitionList};
@@ -74,7 +74,7 @@ const _: fn() = || {
     send::<KafkaSource>();
 };
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Unanswered {
     Assigned(Rebalance),
     Revoked(Rebalance),
@@ -261,9 +261,24 @@ impl KafkaSource {
         rebalance.partitions.iter().filter_map(known).collect()
     }
 
-    /// The oldest rebalance without an answer, if it is of the right kind.
-    fn next_answer(&mut self, right: impl Fn(&Unanswered) -> bool) -> Option<Unanswered> {
-        if self.unanswered.front().is_some_and(right) { self.unanswered.pop_front() } else { None }
+    /// The oldest rebalance without an answer, if it is of the right kind. It stays until its answer has succeeded, or
+    /// the group would wait for ever.
+    fn next_answer(&self, right: impl Fn(&Unanswered) -> bool) -> Option<Unanswered> {
+        self.unanswered.front().filter(|u| right(u)).cloned()
+    }
+
+    /// How to answer: as the group's protocol is now, or as it was then while the group has none.
+    fn incremental(&self, rebalance: &Rebalance) -> bool {
+        match self.consumer().rebalance_protocol() {
+            RebalanceProtocol::Cooperative => true,
+            RebalanceProtocol::Eager => false,
+            RebalanceProtocol::None => rebalance.incremental,
+        }
+    }
+
+    fn answered(&mut self) -> Result<(), SourceError> {
+        self.unanswered.pop_front();
+        self.leave_if_due()
     }
 
     /// Makes partitions ready to be assigned: waits until an earlier stop of theirs is done (it would undo the forwarding),
@@ -324,8 +339,7 @@ impl KafkaSource {
         if !self.unanswered.is_empty() || self.life != Life::Member {
             return Err(SourceError::Retriable("a rebalance is under way".to_owned()));
         }
-        let incremental =
-            matches!(self.consumer().rebalance_protocol(), rdkafka::consumer::RebalanceProtocol::Cooperative);
+        let incremental = matches!(self.consumer().rebalance_protocol(), RebalanceProtocol::Cooperative);
         let mut parts: Vec<Part> =
             self.assigned.parts().iter().filter(|p| !incremental || p.at == at).cloned().collect();
         if let Some(part) = parts.iter_mut().find(|p| p.at == at) {
@@ -420,30 +434,33 @@ impl Source for KafkaSource {
         self.prepare(&parts)?;
         let starts: Vec<_> = parts.iter().map(|p| (p.at, p.next)).collect();
         let list = self.list_at(&starts)?;
-        if rebalance.incremental {
+        if self.incremental(&rebalance) {
             self.consumer().incremental_assign(&list).map_err(refused)?;
         } else {
-            self.assigned.remove(|_| true);
             self.consumer().assign(&list).map_err(refused)?;
+            self.assigned.remove(|_| true);
         }
         parts.into_iter().for_each(|p| self.assigned.add(p));
-        self.leave_if_due()
+        self.answered()
     }
 
     fn unassign(&mut self, _partitions: &[TopicPartition]) -> Result<(), SourceError> {
         match self.next_answer(|u| !matches!(u, Unanswered::Assigned(_))) {
-            Some(Unanswered::Revoked(rebalance)) if rebalance.incremental => {
+            Some(Unanswered::Revoked(rebalance)) if self.incremental(&rebalance) => {
                 let gone = self.known(&rebalance);
+                self.consumer().incremental_unassign(&self.list(gone.iter().copied())).map_err(refused)?;
                 self.assigned.remove(|at| gone.contains(&at));
-                self.consumer().incremental_unassign(&self.list(gone)).map_err(refused)?;
             }
             Some(_) => {
-                self.assigned.remove(|_| true);
                 self.consumer().unassign().map_err(refused)?;
+                self.assigned.remove(|_| true);
             }
-            None => tracing::error!("a revocation was answered that is not pending"),
+            None => {
+                tracing::error!("a revocation was answered that is not pending");
+                return Ok(());
+            }
         }
-        self.leave_if_due()
+        self.answered()
     }
 
     fn restart(&mut self, at: TopicPartition, next: NextOffset) -> Result<(), SourceError> {
@@ -561,6 +578,9 @@ impl Drop for KafkaSource {
             return;
         }
         drop(queue);
+        if let Some(consumer) = &consumer {
+            consumer.context().answer_by_yourself();
+        }
         let (done, ended) = mpsc::channel();
         let end = std::thread::Builder::new().name("kafka-end".to_owned()).spawn(move || {
             drop(consumer);
