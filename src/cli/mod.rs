@@ -1,1 +1,150 @@
-//! (being written)
+//! The command line: what was asked for, who does it, and the exit code that says how it went. Decides nothing else.
+
+mod check;
+mod init;
+mod log;
+mod run;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use crate::config::load::{self, Loaded};
+use crate::engine::EngineError;
+use crate::sink::Failure;
+
+/// Applies the writes of Kafka topics to PostgreSQL: in order per row, in parallel across rows, exactly once in effect.
+#[derive(Debug, Parser)]
+#[command(name = "forebay", version, max_term_width = 100)]
+pub struct Arguments {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = "forebay.toml", global = true)]
+    config: PathBuf,
+    /// What to log to stderr: error, warn, info, debug, trace, or directives such as `info,forebay::sink=debug`.
+    #[arg(long, value_name = "LEVEL", env = "FOREBAY_LOG", default_value = "info", global = true)]
+    log_level: log::Level,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Apply records until SIGTERM or SIGINT, which drain, commit and end with exit code 0.
+    Run {
+        /// End once everything up to the end offsets seen at start is durable and committed.
+        #[arg(long)]
+        until_end: bool,
+    },
+    /// Look at everything the configuration names (brokers, topics, shards, tables, privileges, cores) and report every
+    /// problem at once. Changes nothing.
+    Check,
+    /// Create or upgrade forebay's own tables, in schema `forebay` of each shard.
+    Init {
+        /// Only show the SQL. Needs neither a configuration nor a database.
+        #[arg(long)]
+        print: bool,
+    },
+}
+
+/// How it went. The numbers are those of BSD's sysexits.h where it has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    Ok = 0,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// `run --until-end` with a topic that stopped on its data.
+    Data = 65,
+    /// A broker or a database that is needed does not answer, or the group does not want this process.
+    Unavailable = 69,
+    /// A broken invariant: a defect of forebay.
+    Internal = 70,
+    /// The configuration, or what it names, is not right.
+    Config = 78,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> std::process::ExitCode {
+        std::process::ExitCode::from(code as u8)
+    }
+}
+
+impl From<&EngineError> for ExitCode {
+    fn from(error: &EngineError) -> ExitCode {
+        match error {
+            EngineError::Configuration(_) => ExitCode::Config,
+            EngineError::Unavailable(_) => ExitCode::Unavailable,
+            EngineError::Internal(_) => ExitCode::Internal,
+        }
+    }
+}
+
+impl From<&Failure> for ExitCode {
+    fn from(failure: &Failure) -> ExitCode {
+        match failure {
+            Failure::Outage(_) | Failure::Transient(_) | Failure::LockWait(_) | Failure::TooLong(_) => {
+                ExitCode::Unavailable
+            }
+            Failure::Record(..) | Failure::Topic(_) | Failure::Shard(_) => ExitCode::Config,
+        }
+    }
+}
+
+/// Does what the process's arguments say.
+pub fn main() -> std::process::ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nothing to do about a closed stdout or stderr.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok }.into();
+        }
+    };
+    log::start(&arguments.log_level);
+    let config = &arguments.config;
+    match arguments.command {
+        Command::Run { until_end } => run::run(config, until_end),
+        Command::Check => check::run(config),
+        Command::Init { print } => init::run(config, print),
+    }
+    .into()
+}
+
+/// The configuration; its problems go to stderr.
+fn load(file: &Path) -> Result<Loaded, ExitCode> {
+    load::load(file).map_err(|problems| {
+        eprintln!("{problems}");
+        ExitCode::Config
+    })
+}
+
+/// The configuration for a command that works with it; its warnings are logged.
+fn load_to_work(file: &Path) -> Result<Loaded, ExitCode> {
+    let loaded = load(file)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(loaded)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_configuration_may_stand_before_or_behind_the_command() {
+        for line in [["forebay", "--config", "a.toml", "check"], ["forebay", "check", "--config", "a.toml"]] {
+            let arguments = Arguments::try_parse_from(line).expect("valid");
+            assert_eq!(arguments.config, Path::new("a.toml"));
+        }
+        assert!(Arguments::try_parse_from(["forebay", "check", "--log-level", "loud=loud"]).is_err());
+        assert!(Arguments::try_parse_from(["forebay"]).is_err());
+    }
+}

@@ -9,6 +9,9 @@ use super::secret::Secret;
 use super::settings::{self as s, By};
 use super::{Admin, Config, Engine, RouteBy, Routing, Shard, Tenant, dsn, kafka, topic};
 
+/// A shard's control thread has one connection; takeovers and checks may need one more.
+pub const CONNECTIONS_BESIDES_WORKERS: usize = 2;
+
 /// A configuration that may be run, and what else there is to say about it.
 #[derive(Debug, Clone)]
 pub struct Loaded {
@@ -52,7 +55,7 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
     let kafka = kafka::read(&root.open_table("kafka", "kafka"));
     let engine = engine(&root.table("engine", "engine", &[]));
     root.table("admin", "admin", &[]).get(&s::ADMIN_LISTEN);
-    let shards = shards(&root);
+    let shards = shards(&root, engine.workers_per_shard);
     let routing = routing(&root.table("shards", "shards", &[]), &shards);
     let topics = topic::read_all(&root, engine.delivery);
     Some(Config {
@@ -111,7 +114,7 @@ fn engine(section: &Section<'_>) -> Engine {
 }
 
 /// One entry for each `[[shard]]`; none where something about it is wrong.
-fn shards(root: &Section<'_>) -> Vec<Option<Shard>> {
+fn shards(root: &Section<'_>, workers: usize) -> Vec<Option<Shard>> {
     let sections = root.tables("shard", &[]);
     if sections.is_empty() && !root.is_written("shard") {
         root.problem("shard", "nothing", "[[shard]], one table for each database");
@@ -119,6 +122,13 @@ fn shards(root: &Section<'_>) -> Vec<Option<Shard>> {
     let shards: Vec<Option<Shard>> = sections.iter().map(shard).collect();
     for (i, section) in sections.iter().enumerate() {
         let Some(this) = &shards[i] else { continue };
+        if let Some(max) = this.connections_max.filter(|max| *max < workers + CONNECTIONS_BESIDES_WORKERS) {
+            let expected = format!(
+                "at least {}: one for each of {workers} workers and {CONNECTIONS_BESIDES_WORKERS} more",
+                workers + CONNECTIONS_BESIDES_WORKERS
+            );
+            section.problem("connections_max", max.to_string(), expected);
+        }
         for other in shards[..i].iter().flatten() {
             if other.name == this.name {
                 section.problem("name", format!("{:?} again", this.name), "a name of its own for each shard");

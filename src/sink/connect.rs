@@ -12,6 +12,7 @@ use openssl::x509::store::X509StoreBuilder;
 use postgres::config::SslMode;
 use postgres::{Client, SimpleQueryMessage};
 use postgres_openssl::MakeTlsConnector;
+use r2d2_postgres::PostgresConnectionManager;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config;
@@ -81,6 +82,19 @@ impl Connector {
                 Err(failure)
             }
         }
+    }
+
+    /// The same connections for a pool, which opens them itself and does not look whether they accept writes.
+    pub fn manager(&self) -> Result<PostgresConnectionManager<MakeTlsConnector>, Failure> {
+        let tls = match &self.tls {
+            Some(tls) => tls.clone(),
+            // Not used: the mode is `disable`. A pool wants one type for both.
+            None => match SslConnector::builder(SslMethod::tls_client()) {
+                Ok(builder) => MakeTlsConnector::new(builder.build()),
+                Err(error) => return Err(Failure::Shard(Reason::new(format!("OpenSSL: {error}")))),
+            },
+        };
+        Ok(PostgresConnectionManager::new(self.config.clone(), tls))
     }
 
     /// Connects in a thread of its own, which ends with the attempt.

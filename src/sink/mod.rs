@@ -15,6 +15,7 @@ pub mod key;
 pub mod moment;
 pub mod number;
 pub mod plan;
+pub mod pool;
 pub mod postgres;
 pub mod schema;
 pub mod session;

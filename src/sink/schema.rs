@@ -189,6 +189,46 @@ impl Expected {
             manage: config.engine.manage_schema,
         }
     }
+
+    /// What a database keeps from whoever connects first, and everyone after must agree with.
+    fn facts(&self) -> [Fact<'_>; 2] {
+        let shard = |found: &str| {
+            format!(
+                "this database is the shard {found:?}, but the configuration calls it {:?}: two shards are swapped or one \
+                 of them was renamed. If it was renamed: UPDATE forebay.meta SET value = '…' WHERE key = 'shard'",
+                self.shard
+            )
+        };
+        let routing = |found: &str| {
+            format!(
+                "records of this group were spread over the shards by {found:?}, and this process would spread them by \
+                 {:?}: a row could end up in two databases. If the rows have been moved: stop and drain the whole group, \
+                 then DELETE FROM forebay.meta WHERE key = 'routing {}' in every shard",
+                self.routing, self.group
+            )
+        };
+        [
+            Fact { key: "shard".to_owned(), value: &self.shard, other: Box::new(shard) },
+            Fact { key: format!("routing {}", self.group), value: &self.routing, other: Box::new(routing) },
+        ]
+    }
+}
+
+/// A row of `forebay.meta`.
+struct Fact<'a> {
+    key: String,
+    value: &'a str,
+    /// What to say about another value.
+    other: Box<dyn Fn(&str) -> String + 'a>,
+}
+
+impl Fact<'_> {
+    fn compare(&self, found: Option<&str>) -> Result<(), Failure> {
+        match found {
+            Some(found) if found != self.value => Err(Failure::Shard(Reason::new((self.other)(found)))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The routing function in words: two processes of a group that disagree about it would write one row to two databases.
@@ -225,6 +265,12 @@ pub fn verify(client: &mut Client, expected: &Expected) -> Result<(), Failure> {
         init(client).map_err(as_connecting)?;
         meta = read_meta(client)?;
     }
+    refuse(&meta)?;
+    expected.facts().iter().try_for_each(|fact| claim(client, &meta, fact))
+}
+
+/// What cannot be worked with, whoever asks.
+fn refuse(meta: &Meta) -> Result<(), Failure> {
     if let Some(found) = meta.version.filter(|found| found.major > CURRENT.major) {
         let text =
             format!("forebay's tables here have version {found}, made by a newer forebay; this one knows {CURRENT}");
@@ -235,22 +281,20 @@ pub fn verify(client: &mut Client, expected: &Expected) -> Result<(), Failure> {
             format!("the table {table} is gone; somebody dropped it, and with it what says which records are applied");
         return Err(Failure::Shard(Reason::new(text)));
     }
-    claim(client, &meta, "shard", &expected.shard, |found| {
-        format!(
-            "this database is the shard {found:?}, but the configuration calls it {:?}: two shards are swapped or one of \
-             them was renamed. If it was renamed: UPDATE forebay.meta SET value = '…' WHERE key = 'shard'",
-            expected.shard
-        )
-    })?;
-    let key = format!("routing {}", expected.group);
-    claim(client, &meta, &key, &expected.routing, |found| {
-        format!(
-            "records of this group were spread over the shards by {found:?}, and this process would spread them by {:?}: a \
-             row could end up in two databases. If the rows have been moved: stop and drain the whole group, then \
-             DELETE FROM forebay.meta WHERE key = 'routing {}' in every shard",
-            expected.routing, expected.group
-        )
-    })
+    Ok(())
+}
+
+/// What is there, without changing it: the version, if there are tables at all.
+///
+/// # Errors
+/// [`Failure::Shard`] where [`verify`] would refuse.
+pub fn inspect(client: &mut Client, expected: &Expected) -> Result<Option<Version>, Failure> {
+    let meta = read_meta(client)?;
+    refuse(&meta)?;
+    for fact in expected.facts() {
+        fact.compare(meta.get(&fact.key))?;
+    }
+    Ok(meta.version)
 }
 
 /// Opens a checked connection.
@@ -283,27 +327,18 @@ fn as_connecting(failure: Failure) -> Failure {
 }
 
 /// Stores a fact where nobody did, and refuses another one.
-fn claim(
-    client: &mut Client,
-    meta: &Meta,
-    key: &str,
-    value: &str,
-    other: impl Fn(&str) -> String,
-) -> Result<(), Failure> {
-    if meta.get(key) == Some(value) {
+fn claim(client: &mut Client, meta: &Meta, fact: &Fact<'_>) -> Result<(), Failure> {
+    if meta.get(&fact.key) == Some(fact.value) {
         return Ok(());
     }
     // Whoever else stores it at this moment wins or loses as a whole; the answer is what is stored then.
     let insert = "INSERT INTO forebay.meta VALUES ($1, $2) ON CONFLICT DO NOTHING";
     let failed = |error: postgres::Error| sqlstate::connect_failure(&error);
-    if meta.get(key).is_none() {
-        client.execute(insert, &[&key, &value]).map_err(failed)?;
+    if meta.get(&fact.key).is_none() {
+        client.execute(insert, &[&fact.key, &fact.value]).map_err(failed)?;
     }
-    let found = client.query_opt("SELECT value FROM forebay.meta WHERE key = $1", &[&key]).map_err(failed)?;
-    match found.map(|row| row.get::<_, String>(0)) {
-        Some(found) if found != value => Err(Failure::Shard(Reason::new(other(&found)))),
-        _ => Ok(()),
-    }
+    let found = client.query_opt("SELECT value FROM forebay.meta WHERE key = $1", &[&fact.key]).map_err(failed)?;
+    fact.compare(found.map(|row| row.get::<_, String>(0)).as_deref())
 }
 
 #[cfg(test)]

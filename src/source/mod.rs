@@ -6,7 +6,7 @@
 
 mod ask;
 mod assigned;
-mod client;
+pub(crate) mod client;
 pub mod kafka;
 mod queue;
 mod wake;

@@ -1,0 +1,19 @@
+//! `forebay check`.
+
+use std::path::Path;
+
+use super::ExitCode;
+
+pub fn run(config: &Path) -> ExitCode {
+    let loaded = match super::load(config) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let report = crate::check::check(&loaded);
+    println!("{report}");
+    match (report.problems.is_empty(), report.unavailable.is_empty()) {
+        (true, true) => ExitCode::Ok,
+        (true, false) => ExitCode::Unavailable,
+        (false, _) => ExitCode::Config,
+    }
+}

@@ -1,0 +1,32 @@
+//! Logging to stderr: for people on a terminal, one JSON object a line otherwise.
+
+use std::io::IsTerminal;
+use std::str::FromStr;
+
+use tracing_subscriber::EnvFilter;
+
+/// What is logged; checked when the command line is read.
+#[derive(Debug, Clone)]
+pub struct Level(String);
+
+impl FromStr for Level {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Level, String> {
+        match EnvFilter::builder().parse(text) {
+            Ok(_) => Ok(Level(text.to_owned())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Starts logging, once for the process.
+pub fn start(level: &Level) {
+    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&level.0)).with_writer(std::io::stderr);
+    // It fails when somebody who embeds this has set a subscriber already; then that one gets the events.
+    let _ = if std::io::stderr().is_terminal() {
+        builder.with_target(false).try_init()
+    } else {
+        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    };
+}

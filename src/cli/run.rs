@@ -1,0 +1,96 @@
+//! `forebay run`: the engine in the foreground, signals, and on a terminal a bar that shows how far `--until-end` got.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
+use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::engine::{Engine, EngineError, Options, Outcome, Stopper};
+use crate::metrics::Counters;
+
+use super::ExitCode;
+
+const DRAW_EVERY: Duration = Duration::from_millis(200);
+
+pub fn run(config: &Path, until_end: bool) -> ExitCode {
+    let loaded = match super::load_to_work(config) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let stopper = Stopper::default();
+    if let Err(error) = on_signals(&stopper) {
+        tracing::error!("no handlers for signals: {error}");
+        return ExitCode::Internal;
+    }
+    let engine = Engine::new(loaded.config);
+    let options = Options { until_end, ..Options::default() };
+    let result = if until_end && std::io::stderr().is_terminal() {
+        with_bar(&engine, options, &stopper)
+    } else {
+        engine.run(options, &stopper)
+    };
+    match result {
+        Ok(outcome) => ended(&outcome, until_end),
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(&error)
+        }
+    }
+}
+
+fn ended(outcome: &Outcome, until_end: bool) -> ExitCode {
+    for (topic, reason) in &outcome.stopped {
+        tracing::error!(topic, "stopped: {reason}");
+    }
+    if until_end && !outcome.stopped.is_empty() { ExitCode::Data } else { ExitCode::Ok }
+}
+
+/// The first SIGTERM or SIGINT drains; a second one ends the process at once, which the fences make safe. A SIGHUP, which
+/// would end it, too, has no setting to reload yet.
+fn on_signals(stopper: &Stopper) -> std::io::Result<()> {
+    for signal in [SIGTERM, SIGINT] {
+        // Before the flag is set by the same signal, so that only the second one finds it set.
+        flag::register_conditional_shutdown(signal, i32::from(ExitCode::Unavailable as u8), stopper.flag())?;
+        flag::register(signal, stopper.flag())?;
+    }
+    flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))?;
+    Ok(())
+}
+
+fn with_bar(engine: &Engine, options: Options, stopper: &Stopper) -> Result<Outcome, EngineError> {
+    let counters = engine.counters();
+    std::thread::scope(|scope| {
+        let (done, over) = bounded::<()>(0);
+        let drawing = std::thread::Builder::new().name("forebay-bar".into()).spawn_scoped(scope, move || {
+            let bar = bar();
+            while over.recv_timeout(DRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
+                draw(&bar, &counters);
+            }
+            draw(&bar, &counters);
+            bar.abandon();
+        });
+        if let Err(error) = drawing {
+            tracing::warn!("no progress bar: {error}");
+        }
+        let result = engine.run(options, stopper);
+        drop(done);
+        result
+    })
+}
+
+fn bar() -> ProgressBar {
+    let template = "{wide_bar} {human_pos}/{human_len} records durable, {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style)
+}
+
+fn draw(bar: &ProgressBar, counters: &Counters) {
+    bar.set_length(counters.until_end_total.get());
+    bar.set_position(counters.until_end_done.get());
+}
