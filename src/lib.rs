@@ -1,13 +1,60 @@
-//! forebay applies the writes of Kafka topics to PostgreSQL.
+//! forebay applies the writes of Kafka topics to PostgreSQL: in order per key, in parallel across keys, exactly once in effect.
+//!
+//! # Bird's eye
+//!
+//! ```text
+//! source ──► engine::poller ──► engine::worker ──► sink (PostgreSQL)
+//!               │    ▲               │
+//!               │    └── completions ┘
+//!               └── engine::control ──► sink (takeover, stored progress)
+//! ```
+//!
+//! One *poller* thread owns the Kafka consumer, every partition's tenure and the commit. It routes a record to its shard and
+//! lane and hands it, in a chunk, to the worker of that lane. A *worker* owns one connection; it writes a batch and the
+//! fences of its lanes in one transaction and hands the chunks back, which say exactly what of them is durable. A *control*
+//! thread per shard takes partitions over, stores progress and compares. They talk over bounded channels, one closed enum each
+//! ([`engine::event`]).
+//!
+//! # Invariants
+//!
+//! - The poller never waits for a database, and never parses a payload unless routing needs a field of it.
+//! - [`state`] does no IO, starts no thread, and asks no clock.
+//! - A record's offset completes only after its row, in a transaction that moved its lane's fence, is durable.
+//! - Nothing is committed to Kafka that some relevant shard has not acknowledged as stored progress.
+//! - Only a takeover creates or deletes fences. Whatever contradicts what a tenure believes ends that tenure; it is never adopted.
+//! - No lock and no allocation per record between the source and a worker's batch.
+//! - Threads are named, owned and joined; a panic in one ends the process with exit code 70.
+//! - Nothing but the rust-postgres family may bring an async runtime in.
+//!
+//! # Modules, in reading order
+//!
+//! [`types`] and [`clock`]; [`config`] (what the user wrote → what the engine sees); [`state`] (decisions: tracker, lanes, routing,
+//! batches, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode, fences); [`engine`] (threads and loops);
+//! [`check`], [`demo`] and [`cli`]. Each may use only those before it.
+
+pub mod types;
+
+pub mod clock;
+
+pub mod config;
+
+pub mod metrics;
+
+pub mod state;
+
+pub mod source;
+
+pub mod sink;
+
+pub mod engine;
 
 pub mod check;
-pub mod cli;
-pub mod clock;
-pub mod config;
+
 pub mod demo;
-pub mod engine;
-pub mod metrics;
-pub mod sink;
-pub mod source;
-pub mod state;
-pub mod types;
+
+pub mod cli;
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeDoctests;
