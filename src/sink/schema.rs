@@ -201,8 +201,8 @@ impl Expected {
         };
         let routing = |found: &str| {
             format!(
-                "records of this group were spread over the shards by {found:?}, and this process would spread them by \
-                 {:?}: a row could end up in two databases. If the rows have been moved: stop and drain the whole group, \
+                "records of this group were spread over the shards by `{found}`, and this process would spread them by \
+                 `{}`: a row could end up in two databases. If the rows have been moved: stop and drain the whole group, \
                  then DELETE FROM forebay.meta WHERE key = 'routing {}' in every shard",
                 self.routing, self.group
             )
@@ -236,7 +236,7 @@ impl Fact<'_> {
 pub fn routing(config: &Config) -> String {
     let tenant = match &config.routing.tenant {
         Tenant::Key => "key".to_owned(),
-        Tenant::KeyPart(part) => format!("key:{part} split at {:?}", config.routing.delimiter),
+        Tenant::KeyPart(part) => format!("key:{part} split at \"{}\"", config.routing.delimiter),
         Tenant::Header(name) => format!("header:{name}"),
         Tenant::Field(name) => format!("field:{name}"),
     };

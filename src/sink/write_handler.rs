@@ -65,7 +65,7 @@ impl PostgresWriter {
         }
         // A statement that failed, if the handler goes on as if it had not, aborts the transaction, and PostgreSQL answers
         // COMMIT with a friendly ROLLBACK. The SELECT before it is refused instead.
-        transaction.batch_execute("SELECT 1; COMMIT").map_err(|error| swallowed(&settings.name, &error))?;
+        transaction.batch_execute("SELECT 1; COMMIT").map_err(|error| database_failure(&settings.name, &error))?;
         // Committed; its drop would send a ROLLBACK. It owns nothing.
         std::mem::forget(transaction);
         Ok(Written::Applied(RowCounts { upserted: count, ..RowCounts::default() }))
@@ -95,7 +95,7 @@ fn only(lane: &[usize]) -> Option<usize> {
 /// `lane` holds the places in the batch of the records that the handler was given.
 fn handler_failure(topic: &str, error: HandlerError, lane: &[usize]) -> Failure {
     match error {
-        HandlerError::Database(error) => match sqlstate::failure(&error) {
+        HandlerError::Database(error) => match database_failure(topic, &error) {
             Failure::Record(_, reason) => Failure::Record(only(lane), reason),
             other => other,
         },
@@ -106,15 +106,18 @@ fn handler_failure(topic: &str, error: HandlerError, lane: &[usize]) -> Failure 
     }
 }
 
-fn swallowed(topic: &str, error: &Error) -> Failure {
-    if error.code() == Some(&postgres::error::SqlState::IN_FAILED_SQL_TRANSACTION) {
-        let text = format!(
-            "the handler of topic {topic:?} returned Ok although a statement of its transaction had failed; nothing of it \
-             can be committed. Return the error, or use a savepoint where failing is expected"
-        );
-        return Failure::Topic(Reason { sqlstate: Some(error.code().map_or("", |c| c.code()).to_owned()), text });
+/// As everywhere, but for a statement behind one that failed, whose error the handler kept to itself.
+fn database_failure(topic: &str, error: &Error) -> Failure {
+    match error.code().map(|code| code.code()) {
+        Some(code @ "25P02") => {
+            let text = format!(
+                "the handler of topic {topic:?} went on although a statement of its transaction had failed; nothing of it can \
+                 be committed. Return the error, or use a savepoint where failing is expected"
+            );
+            Failure::Topic(Reason { sqlstate: Some(code.to_owned()), text })
+        }
+        _ => sqlstate::failure(error),
     }
-    sqlstate::failure(error)
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

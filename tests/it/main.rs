@@ -7,6 +7,7 @@ mod dependencies;
 mod kafka;
 mod mock;
 mod sim;
+mod sink;
 mod statements;
 mod support;
 mod table;

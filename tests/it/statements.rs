@@ -20,9 +20,9 @@ use postgres::{Client, Transaction};
 use crate::support::{Database, Server, handler_config, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const TOPIC: TopicIx = TopicIx(0);
-const AT: TopicPartition = TopicPartition { topic: TOPIC, partition: 0 };
-const WHOLE_GATE: i64 = 4711;
+pub const TOPIC: TopicIx = TopicIx(0);
+pub const AT: TopicPartition = TopicPartition { topic: TOPIC, partition: 0 };
+const GATE: i64 = 4711;
 
 /// Notes each record in `applied`; waits in the middle of its transaction while the test holds the gate.
 struct Note;
@@ -32,7 +32,7 @@ impl Handler for Note {
         for record in records {
             transaction.execute("INSERT INTO applied VALUES ($1, $2)", &[&record.partition, &record.offset.0])?;
         }
-        transaction.execute("SELECT pg_advisory_xact_lock_shared($1)", &[&WHOLE_GATE])?;
+        transaction.execute("SELECT pg_advisory_xact_lock_shared($1)", &[&GATE])?;
         Ok(())
     }
 }
@@ -102,7 +102,7 @@ impl World {
     /// Keeps handlers waiting until it is dropped or rolled back.
     fn close_gate(&self) -> Client {
         let mut gate = self.database.connect();
-        gate.execute("SELECT pg_advisory_lock($1)", &[&WHOLE_GATE]).unwrap();
+        gate.execute("SELECT pg_advisory_lock($1)", &[&GATE]).unwrap();
         gate
     }
 
