@@ -65,6 +65,7 @@ pub static ALL: &[&dyn Described] = &[
     &SHARD_CONNECTIONS_MAX,
     &TOPIC_NAME,
     &TOPIC_TABLE,
+    &TOPIC_HANDLER,
     &TOPIC_INSERT_MODE,
     &TOPIC_PK_FIELDS,
     &TOPIC_DELETE_ENABLED,
@@ -340,8 +341,19 @@ pub static TOPIC_NAME: Setting<Text<String>> = Setting {
 pub static TOPIC_TABLE: Setting<Text<(Option<String>, String)>> = Setting {
     section: "topic",
     name: "table",
-    kind: Text { expected: "\"table\" or \"schema.table\"", required: true, parse: table_name, absent: "none" },
+    kind: Text {
+        expected: "\"table\" or \"schema.table\"",
+        required: false,
+        parse: table_name,
+        absent: "required, unless `handler`",
+    },
     prose: "The table, in every shard. Its columns are matched to the payload's fields by name, as they are written (no folding to lower case).",
+};
+pub static TOPIC_HANDLER: Setting<Flag> = Setting {
+    section: "topic",
+    name: "handler",
+    kind: Flag { default: false },
+    prose: "A program that embeds forebay applies this topic with a handler of its own; the other settings of a table do not count then.",
 };
 pub static TOPIC_INSERT_MODE: Setting<Choice<InsertMode>> = Setting {
     section: "topic",

@@ -51,6 +51,15 @@ fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
     let name = section.get(&s::TOPIC_NAME);
     let table = section.get(&s::TOPIC_TABLE);
     let delivery = section.get(&s::TOPIC_DELIVERY).unwrap_or(delivery);
+    if section.get(&s::TOPIC_HANDLER) {
+        if section.is_written("table") {
+            section.problem("handler", "true, beside a table", "one of them");
+        }
+        return Some(Topic { name: name?, target: Target::Handler, delivery });
+    }
+    if !section.is_written("table") {
+        section.problem("table", "nothing", "a table, or handler = true in a program that embeds forebay");
+    }
     let (schema, table) = table.unwrap_or_default();
     let table = Table {
         schema,
