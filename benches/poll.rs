@@ -37,22 +37,18 @@ fn main() {
     fill(&bootstrap, &topic);
 
     println!("{RECORDS} records of {VALUE_BYTES} bytes on {PARTITIONS} partitions");
-    println!("{:>6} {:>22} {:>22} {:>7}", "round", "binding, records/s", "source, records/s", "ratio");
+    println!("CPU in µs per record, of the polling thread and of the whole process");
+    println!("{:>5}  {:^32}  {:^32}  {:>13}", "", "the binding's poll", "the source", "source/binding");
+    println!(
+        "{:>5}  {:>12} {:>9} {:>9}  {:>12} {:>9} {:>9}",
+        "round", "records/s", "thread", "process", "records/s", "thread", "process"
+    );
     for round in 1..=ROUNDS {
         // Alternately, so that a busy machine hurts both alike.
-        let (bare, bare_cpu) = measured(|| bare(&bootstrap, &topic));
-        let (ours, ours_cpu) = measured(|| source(&bootstrap, &topic));
-        let rate = |took: Duration| RECORDS as f64 / took.as_secs_f64();
-        println!(
-            "{round:>6} {:>12.0} {:.2} µs {:>12.0} {:.2} µs {:>7.2}",
-            rate(bare),
-            bare_cpu.as_secs_f64() * 1e6 / RECORDS as f64,
-            rate(ours),
-            ours_cpu.as_secs_f64() * 1e6 / RECORDS as f64,
-            rate(ours) / rate(bare)
-        );
+        let bare = Cost::of(|| bare(&bootstrap, &topic));
+        let ours = Cost::of(|| source(&bootstrap, &topic));
+        println!("{round:>5}  {bare}  {ours}  {:>13.2}", bare.took.as_secs_f64() / ours.took.as_secs_f64());
     }
-    println!("(µs: CPU of this whole process per record)");
     wait_for(admin.delete_topics(&[&topic], &AdminOptions::new()));
 }
 
@@ -78,15 +74,37 @@ fn fill(bootstrap: &str, topic: &str) {
     producer.flush(DEADLINE).expect("the broker to take all records");
 }
 
-/// The time that the job reports, and the CPU of the process meanwhile.
-fn measured(job: impl FnOnce() -> Duration) -> (Duration, Duration) {
-    let before = cpu();
-    let took = job();
-    (took, cpu() - before)
+/// What reading all records cost.
+struct Cost {
+    took: Duration,
+    thread: Duration,
+    process: Duration,
+}
+
+impl Cost {
+    fn of(job: impl FnOnce() -> Duration) -> Cost {
+        let (thread, process) = (thread_cpu(), process_cpu());
+        let took = job();
+        Cost { took, thread: thread_cpu() - thread, process: process_cpu() - process }
+    }
+}
+
+impl std::fmt::Display for Cost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / RECORDS as f64;
+        let rate = RECORDS as f64 / self.took.as_secs_f64();
+        write!(f, "{rate:>12.0} {:>9.2} {:>9.2}", each(self.thread), each(self.process))
+    }
+}
+
+/// The first number of `schedstat` is the thread's CPU time in ns.
+fn thread_cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("/proc with scheduler statistics");
+    Duration::from_nanos(text.split(' ').next().and_then(|f| f.parse().ok()).expect("a number"))
 }
 
 /// User and system time of this process, in steps of 10 ms: fields 14 and 15 of proc(5)'s `stat`.
-fn cpu() -> Duration {
+fn process_cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc");
     let behind_name = &stat[stat.rfind(')').expect("a name in parentheses") + 2..];
     let ticks = |field: usize| behind_name.split(' ').nth(field - 3).and_then(|f| f.parse().ok()).unwrap_or(0);
