@@ -18,13 +18,13 @@ impl<S: Source> Poller<S> {
         let mut unknown = Vec::new();
         let mut ready = Vec::new();
         for p in self.core.partitions.iter().flatten().flatten() {
-            let Phase::Locating { not_before, deadline, group, .. } = &p.phase else { continue };
+            let Phase::Locating { asked, not_before, deadline, group } = &p.phase else { continue };
             if now < *not_before {
                 continue;
             }
             if group.is_none() {
                 unknown.push(p.at);
-            } else if p.parts.iter().all(|part| part.located.is_some()) || now >= *deadline {
+            } else if *asked && (p.parts.iter().all(|part| part.located.is_some()) || now >= *deadline) {
                 ready.push(p.at);
             }
         }
