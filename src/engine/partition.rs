@@ -30,6 +30,9 @@ pub struct Partition {
     pub paused: bool,
     /// What this generation has committed to Kafka.
     pub committed: Option<NextOffset>,
+    /// The group holds the origins of all its shards. Not before that does stored progress rise: a shard that then forgets all
+    /// it had would have nothing to say where it began, while the others say that they are further.
+    pub noted: bool,
     pub backoff: Backoff,
 }
 

@@ -28,6 +28,7 @@ use crate::sink::{Identity, Reason};
 use crate::source::{Source, SourceError};
 use crate::state::backpressure::Window;
 use crate::state::router::Router;
+use crate::state::tracker::Tracker;
 use crate::types::{Generation, NextOffset, Offset, ShardIx, Token, TopicIx, TopicPartition};
 
 /// Records taken from the source in one poll.
@@ -126,10 +127,13 @@ struct Core {
     /// Microseconds, read once per poll.
     now_us: u64,
     drained_this_poll: bool,
+    /// Some partition's window is full: it is paused before the next poll.
+    window_full: bool,
     /// By shard and topic: a progress request is under way.
     progress_asked: Vec<Vec<bool>>,
     progress_at: Duration,
-    commit_in_flight: bool,
+    /// Commits without an answer yet, oldest first: what they name.
+    committing: VecDeque<Vec<(TopicPartition, Generation)>>,
     housekeeping_at: Duration,
     identity_at: Duration,
     group_offsets_at: Duration,
@@ -187,8 +191,9 @@ impl<S: Source> Poller<S> {
             answers: VecDeque::new(),
             now_us: 0,
             drained_this_poll: false,
+            window_full: false,
             progress_at: clock.now() + settings.commit_interval,
-            commit_in_flight: false,
+            committing: VecDeque::new(),
             housekeeping_at: Duration::ZERO,
             identity_at: Duration::ZERO,
             group_offsets_at: Duration::ZERO,
@@ -212,6 +217,9 @@ impl<S: Source> Poller<S> {
         self.serve_deferred();
         self.core.dispatcher.flush().map_err(|_| self.core.worker_gone())?;
         let now = self.core.clock.now();
+        if std::mem::take(&mut self.core.window_full) {
+            self.drive_windows();
+        }
         if now >= self.core.housekeeping_at {
             self.core.housekeeping_at = now + HOUSEKEEPING;
             self.housekeeping(now)?;
@@ -508,6 +516,9 @@ impl Core {
         p.phase = Phase::Locating { asked: false, not_before, deadline: not_before + deadline, group: None };
         p.sent = 0;
         p.committed = None;
+        p.noted = false;
+        // What the old tenure believed is done must not be stored by the new one, should it stop or end before it starts.
+        p.tracker = Tracker::new(NextOffset(0));
         let parts = std::mem::take(&mut p.parts);
         p.parts = parts.iter().map(|part| crate::engine::partition::Part::new(part.shard)).collect();
         self.counters.rewinds.add(1);

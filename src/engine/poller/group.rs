@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::engine::partition::{Partition, Phase};
 use crate::engine::poller::{Closing, Core, Flow, Poller, Stop};
 use crate::source::{PartitionError, Source, SourceError, SourceEvent, Start};
-use crate::types::{NextOffset, TopicIx, TopicPartition};
+use crate::types::{Generation, NextOffset, TopicIx, TopicPartition};
 
 /// An answer that the group waits for; they are given in the order of the questions.
 #[derive(Debug)]
@@ -58,10 +58,13 @@ impl<S: Source> Poller<S> {
                 }
                 SourceEvent::PartitionFailed { at, error } => self.partition_failed(at, &error),
                 SourceEvent::Committed(outcome) => {
-                    self.core.commit_in_flight = false;
-                    if let Err(error) = outcome {
-                        tracing::warn!("commit: {error}; the next one repairs it");
-                        self.core.uncommitted();
+                    let named = self.core.committing.pop_front().unwrap_or_default();
+                    match outcome {
+                        Ok(()) => named.into_iter().for_each(|(at, generation)| self.core.noted(at, generation)),
+                        Err(error) => {
+                            tracing::warn!("commit: {error}; the next one repairs it");
+                            self.core.uncommitted();
+                        }
                     }
                 }
                 SourceEvent::Unwell(what) => tracing::warn!("Kafka: {what}"),
@@ -164,7 +167,7 @@ impl<S: Source> Poller<S> {
                 self.core.ask_progress(names);
             }
         }
-        if stage == Stage::Committing && !self.core.commit_in_flight {
+        if stage == Stage::Committing && self.core.committing.is_empty() {
             stage = Stage::Over;
         }
         stage
@@ -279,6 +282,13 @@ impl Core {
     fn all_located(&self, partitions: &[TopicPartition]) -> bool {
         // One that is being verified may take as long as its shard is down: the group does not wait for it.
         self.revoked(partitions).all(|p| !matches!(p.phase, Phase::Locating { .. }))
+    }
+
+    /// The group has accepted a commit of this tenure, and with it the origins of its shards.
+    fn noted(&mut self, at: TopicPartition, generation: Generation) {
+        if let Some(p) = self.tenure(at, generation) {
+            p.noted = true;
+        }
     }
 
     /// A commit failed: what it said is to be said again.

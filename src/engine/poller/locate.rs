@@ -239,6 +239,7 @@ impl Core {
             sent: 0,
             paused: false,
             committed: None,
+            noted: false,
             backoff: crate::state::retry::Backoff::new(self.settings.retry_min, self.settings.retry_max),
         };
         let slots = &mut self.partitions[usize::from(at.topic.0)];
@@ -277,6 +278,7 @@ impl Core {
         let Some(p) = self.partition(at) else { return };
         let shards: Vec<&str> = p.parts.iter().map(|part| names[usize::from(part.shard.0)].as_str()).collect();
         let noted = assignment::noted(&metadata, &shards);
+        p.noted = noted.iter().all(Option::is_some);
         p.parts.iter_mut().zip(noted).for_each(|(part, origin)| part.noted = origin);
         if let Phase::Locating { group, .. } = &mut p.phase {
             *group = Some(GroupOffset { next, metadata });

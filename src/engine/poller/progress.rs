@@ -28,13 +28,15 @@ impl<S: Source> Poller<S> {
         }
         match self.source.commit(&commits) {
             Ok(()) => {
-                self.core.commit_in_flight = true;
                 self.core.counters.commits.add(1);
+                let mut named = Vec::with_capacity(commits.len());
                 for commit in commits {
                     if let Some(p) = self.core.partition(commit.at) {
                         p.committed = Some(commit.next);
+                        named.push((p.at, p.generation));
                     }
                 }
+                self.core.committing.push_back(named);
             }
             Err(error) => tracing::warn!("commit: {error}; the next one repairs it"),
         }
@@ -113,7 +115,7 @@ impl Core {
 fn believed(p: &Partition, shard: ShardIx, idle_too: bool) -> Option<(Progress, Generation)> {
     let part = p.parts.iter().find(|part| part.shard == shard)?;
     let owned = part.owned()?;
-    let done = p.tracker.committable();
+    let done = if p.noted { p.tracker.committable() } else { owned.stored };
     if p.phase == Phase::Located || (!idle_too && owned.stored >= done) {
         return None;
     }
