@@ -5,13 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use forebay::types::{Generation, Lane, Token, TopicPartition};
+use forebay::types::{Lane, Token, TopicPartition};
 
 use super::broker::Id;
 
 /// One database: what is committed, what is in flight, what was.
 pub struct Db {
-    pub shard: usize,
     pub tables: Tables,
     /// Every record that the surviving history applied, in order.
     pub rows: Vec<Applied>,
@@ -55,15 +54,12 @@ pub struct Fence {
     pub token: Token,
 }
 
-/// A record that was applied.
+/// A record that was applied, by whom, with which token.
 #[derive(Debug, Clone, Copy)]
 pub struct Applied {
     pub id: Id,
     pub process: u32,
-    pub lane: Lane,
-    /// The token that its process held, and its generation.
     pub token: Token,
-    pub generation: Generation,
 }
 
 #[derive(Clone)]
@@ -131,9 +127,8 @@ impl Effect {
 }
 
 impl Db {
-    pub fn new(shard: usize) -> Db {
+    pub fn new() -> Db {
         Db {
-            shard,
             tables: Tables::default(),
             rows: Vec::new(),
             orphans: Vec::new(),

@@ -4,15 +4,15 @@
 //! Reading order: `world` (what exists), `broker`, `group`, `source` (the fake Kafka), `db`, `sink` (the fake databases, an
 //! exact model of the statements in `src/sink/fence.rs`), `observe` (the guarantees), then the scenarios.
 
-// Until the scenarios use all of it.
-#![allow(dead_code)]
-
 mod broker;
 mod clock;
 mod db;
 mod fakes;
 mod group;
 mod observe;
+mod process;
+mod random;
+mod scenario;
 mod sink;
 mod source;
 mod world;

@@ -1,6 +1,6 @@
 //! The guarantees, as objects that watch every scenario. A scenario says only which of them it relaxes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use forebay::types::TopicPartition;
@@ -18,11 +18,6 @@ pub enum Happening {
         member: MemberId,
         at: TopicPartition,
         id: Id,
-    },
-    /// A client starts a partition at a new position.
-    Placed {
-        member: MemberId,
-        at: TopicPartition,
     },
     /// A record is about to become durable, behind the `earlier` ones of its transaction.
     Applied {
@@ -51,6 +46,12 @@ pub enum Happening {
         at: TopicPartition,
         next: i64,
     },
+    /// What a process has fetched and not finished, as it says.
+    Holds {
+        process: u32,
+        waiting: usize,
+        in_flight: usize,
+    },
     /// A process gave a topic up, with a message.
     Stopped {
         process: u32,
@@ -63,7 +64,6 @@ impl fmt::Display for Happening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Happening::HandedOut { member, at, id } => write!(f, "m{member} is handed #{id} of {}", show(*at)),
-            Happening::Placed { member, at } => write!(f, "m{member} places {}", show(*at)),
             Happening::Applied { shard, row, .. } => write!(f, "p{} s{shard} applies {row:?}", row.process),
             Happening::Taken { shard, process, at, row } => {
                 write!(f, "p{process} s{shard} has taken over {}: {row:?}", show(*at))
@@ -73,6 +73,9 @@ impl fmt::Display for Happening {
             }
             Happening::FellBack { shard, lost } => write!(f, "s{shard} falls back and loses {} records", lost.len()),
             Happening::Committed { member, at, next } => write!(f, "m{member} has committed {}: {next}", show(*at)),
+            Happening::Holds { process, waiting, in_flight } => {
+                write!(f, "p{process} holds {waiting} records, {in_flight} of them at workers")
+            }
             Happening::Stopped { process, topic, message } => write!(f, "p{process} stops topic {topic}: {message}"),
         }
     }
@@ -96,8 +99,8 @@ pub fn all(window: usize) -> Vec<Box<dyn Observer>> {
         Box::new(OneOwner),
         Box::new(ProgressIsTrue),
         Box::new(CommitBehindDurable),
-        Box::new(Bounded { window, outstanding: BTreeMap::new() }),
-        Box::new(NothingLost),
+        Box::new(Bounded { window }),
+        Box::new(NothingLost { stopped: BTreeSet::new() }),
         Box::new(NoFalseAlarm),
         Box::new(NoSilentSkip { stopped: BTreeSet::new() }),
     ]
@@ -223,10 +226,10 @@ impl Observer for CommitBehindDurable {
     }
 }
 
-/// What a process holds of a partition stays within its window.
+/// What a process holds stays within its partitions' windows, whatever the lag. It is the process that says how much that is:
+/// what it has thrown away again nobody else can know.
 struct Bounded {
     window: usize,
-    outstanding: BTreeMap<(MemberId, TopicPartition), BTreeSet<Id>>,
 }
 
 impl Observer for Bounded {
@@ -234,46 +237,42 @@ impl Observer for Bounded {
         "bounded window"
     }
 
-    fn see(&mut self, event: &Happening, _world: &World) -> Result<(), String> {
-        match event {
-            Happening::Placed { member, at } => {
-                self.outstanding.remove(&(*member, *at));
-            }
-            Happening::HandedOut { member, at, id } => {
-                let held = self.outstanding.entry((*member, *at)).or_default();
-                held.insert(*id);
-                if held.len() > self.window {
-                    return Err(format!("m{member} holds {} records of {}", held.len(), show(*at)));
-                }
-            }
-            Happening::Applied { row, .. } => {
-                for held in self.outstanding.values_mut() {
-                    held.remove(&row.id);
-                }
-            }
-            _ => {}
+    fn see(&mut self, event: &Happening, world: &World) -> Result<(), String> {
+        let Happening::Holds { process, waiting, in_flight } = event else { return Ok(()) };
+        let most = self.window * world.broker.partitions().len();
+        // What a tenure before a rewind has sent to the workers comes on top.
+        if *waiting > most || *in_flight > 2 * most {
+            return Err(format!("p{process} has {waiting} records waiting and {in_flight} at workers, {most} may be"));
         }
         Ok(())
     }
 }
 
-/// At rest every record is in its database, unless the scenario took it out of the log before.
-struct NothingLost;
+/// At rest every record is in its database, unless the scenario took it out of the log before, or its topic stopped and so
+/// waits for a person.
+struct NothingLost {
+    stopped: BTreeSet<u16>,
+}
 
 impl Observer for NothingLost {
     fn name(&self) -> &'static str {
         "nothing lost"
     }
 
-    fn see(&mut self, _event: &Happening, _world: &World) -> Result<(), String> {
+    fn see(&mut self, event: &Happening, _world: &World) -> Result<(), String> {
+        if let Happening::Stopped { topic, .. } = event {
+            self.stopped.insert(*topic);
+        }
         Ok(())
     }
 
     fn at_rest(&mut self, world: &World) -> Result<(), String> {
-        match world.missing().find(|&id| !world.broker.published[id as usize].removed) {
+        let published = |id: Id| &world.broker.published[id as usize];
+        let expected = |p: &super::broker::Published| !p.removed && !self.stopped.contains(&p.at.topic.0);
+        match world.missing().find(|&id| expected(published(id)) && !world.broker.is_broken(published(id).at)) {
             None => Ok(()),
             Some(id) => {
-                let p = &world.broker.published[id as usize];
+                let p = published(id);
                 Err(format!("#{id} ({} offset {}, shard {}) is not in its database", show(p.at), p.offset, p.shard))
             }
         }
@@ -316,11 +315,10 @@ impl Observer for NoSilentSkip {
     }
 
     fn at_rest(&mut self, world: &World) -> Result<(), String> {
-        let published = &world.broker.published;
-        let lost = world.missing().find(|&id| published[id as usize].removed);
-        match lost.filter(|&id| !self.stopped.contains(&published[id as usize].at.topic.0)) {
+        let mut topics = 0..world.broker.topics.len() as u16;
+        match topics.find(|topic| world.must_stop(*topic) && !self.stopped.contains(topic)) {
             None => Ok(()),
-            Some(id) => Err(format!("#{id} of {} is gone, and nobody said so", show(published[id as usize].at))),
+            Some(topic) => Err(format!("topic {topic} has lost records or is another one, and nobody said so")),
         }
     }
 }
@@ -331,6 +329,26 @@ impl World {
         let there: Vec<BTreeSet<Id>> = self.dbs.iter().map(|db| db.rows.iter().map(|r| r.id).collect()).collect();
         let all = self.broker.published.iter().enumerate();
         all.filter(move |(id, p)| !there[p.shard].contains(&(*id as Id))).map(|(id, _)| id as Id)
+    }
+
+    /// Whether a topic cannot go on without a person.
+    pub fn must_stop(&self, topic: u16) -> bool {
+        let log_lost = |at: &TopicPartition| {
+            let end = self.broker.log(*at).end;
+            self.dbs.iter().any(|db| db.tables.anchors.get(at).is_some_and(|a| a.done > end))
+        };
+        let mut partitions = self.broker.partitions().into_iter().filter(|at| at.topic.0 == topic);
+        // What an unclean election or a deletion threw away nobody can miss who never had it.
+        let gone = |id: Id| {
+            let p = &self.broker.published[id as usize];
+            p.at.topic.0 == topic && p.removed && !self.broker.is_broken(p.at)
+        };
+        let now = &self.broker.topics[usize::from(topic)].id;
+        let another = |db: &super::db::Db| db.tables.sources.get(&topic).is_some_and(|(_, id)| id != now);
+        self.dbs.iter().any(another)
+            || self.broker.cluster_id != "cluster-1"
+            || partitions.any(|at| log_lost(&at))
+            || self.missing().any(gone)
     }
 
     /// Whether a topic that stops now does so rightly: it is another one, its log was cut, or retention has passed what

@@ -239,7 +239,8 @@ fn rows_of(batch: &Batch, range: Range<usize>, moves: &[LaneMove], process: u32)
     for index in range {
         let record = batch.record(index);
         let (_, run) = batch.meta(index);
-        let of_lane = |m: &&LaneMove| (m.partition, m.lane) == (run.partition, run.lane);
+        // Two tenures of one fence may meet in a batch: at most one of them still has its token.
+        let of_lane = |m: &&LaneMove| (m.partition, m.lane, m.token) == (run.partition, run.lane, run.token);
         let mut fences = moves.iter().filter(of_lane);
         let m = fences.next().expect("each record has a fence");
         assert!(fences.next().is_none(), "one move a fence: {moves:?}");
@@ -247,7 +248,7 @@ fn rows_of(batch: &Batch, range: Range<usize>, moves: &[LaneMove], process: u32)
         assert!(inside, "record {} outside its fence's move {m:?}", record.offset);
         let value = record.value.and_then(|v| std::str::from_utf8(v).ok()).and_then(|v| v.parse().ok());
         let id = value.expect("a record's value is its number");
-        rows.push(Applied { id, process, lane: m.lane, token: m.token, generation: m.generation });
+        rows.push(Applied { id, process, token: m.token });
     }
     rows
 }

@@ -125,7 +125,7 @@ impl FakeSource {
     }
 
     fn hand_out(&mut self, records_max: usize, intake: &mut impl Intake) {
-        let mut left = records_max;
+        let mut left = records_max.min(self.world.borrow().poll_records_max);
         let order: Vec<TopicPartition> = {
             let mut order: Vec<_> = self.assigned.keys().copied().collect();
             self.world.borrow_mut().rng.shuffle(&mut order);
@@ -178,7 +178,6 @@ impl FakeSource {
 
     fn place(&mut self, at: TopicPartition, next: Option<i64>, paused: bool) {
         let mut w = self.world.borrow_mut();
-        w.happened(&Happening::Placed { member: self.member, at });
         let incarnation = w.broker.topics[at.topic.0 as usize].id.clone();
         w.note(format_args!("m{} starts {at:?} at {next:?}", self.member));
         self.assigned.insert(at, Position { next, paused, failed: false, end_told: None, incarnation });

@@ -27,6 +27,8 @@ pub struct World {
     /// The first guarantee that was broken.
     pub broken: Option<String>,
     pub trace: Trace,
+    /// What one poll of a source hands out at most.
+    pub poll_records_max: usize,
 }
 
 /// How often things go wrong: chances per thousand, per call. All zero is a calm day.
@@ -73,10 +75,11 @@ impl World {
             faults: Faults::default(),
             broker,
             group,
-            dbs: (0..shards).map(Db::new).collect(),
+            dbs: (0..shards).map(|_| Db::new()).collect(),
             observers: Vec::new(),
             broken: None,
             trace: Trace::default(),
+            poll_records_max: usize::MAX,
         }
     }
 

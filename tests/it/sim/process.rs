@@ -1,0 +1,236 @@
+//! One whole process: the engine's own poller, workers and control loops over the fakes, each stepped by the scenario.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+use fastrand::Rng;
+use forebay::clock::Clock;
+use forebay::config::secret::Secret;
+use forebay::config::{self, Affinity, Config, Delivery, FirstStart, RouteBy, Routing, Target, Tenant};
+use forebay::engine::Rules;
+use forebay::engine::control::{ControlLoop, LoopContext};
+use forebay::engine::dispatch::Dispatcher;
+use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
+use forebay::engine::poller::{Flow, Poller, Ports, Settings, TopicSettings};
+use forebay::engine::worker::{BatchLimits, Signals, Waker, Worker};
+use forebay::metrics::Counters;
+use forebay::state::backpressure::Window;
+use forebay::state::retry::Backoff;
+use forebay::state::router::Router;
+use forebay::types::{Lane, ShardIx};
+
+use super::broker::ShardOf;
+use super::observe::Happening;
+use super::sink::{FakeControl, FakeWriter};
+use super::source::FakeSource;
+use super::world::Shared;
+
+/// How a process is configured; a restart may change it.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub workers: usize,
+    pub lanes: Lane,
+    pub affinity: Affinity,
+    pub batch_records_max: usize,
+    pub window: usize,
+    pub rules: Rules,
+}
+
+/// Times of the simulated deployment, short enough that everything comes up in one scenario.
+pub const SESSION_TIMEOUT: Duration = Duration::from_millis(400);
+pub const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
+const LOCATE_DEADLINE: Duration = Duration::from_millis(100);
+const REVOKE_DEADLINE: Duration = Duration::from_millis(150);
+const DRAIN_DEADLINE: Duration = Duration::from_millis(300);
+const RETRY_MIN: Duration = Duration::from_millis(2);
+const RETRY_MAX: Duration = Duration::from_millis(60);
+
+pub struct Process {
+    pub number: u32,
+    world: Shared,
+    poller: Poller<FakeSource>,
+    /// By shard.
+    workers: Vec<Vec<Worker<FakeWriter>>>,
+    controls: Vec<ControlLoop<FakeControl>>,
+    counters: Arc<Counters>,
+    held: (usize, usize),
+    /// Topics that it gave up.
+    pub stopped: BTreeMap<u16, String>,
+    pub finished: bool,
+}
+
+impl Process {
+    pub fn start(world: &Shared, number: u32, setup: &Setup) -> Process {
+        let (clock, shards, topics, routing, seed) = {
+            let mut w = world.borrow_mut();
+            w.note(format_args!("p{number} starts: {setup:?}"));
+            let seed = w.rng.u64(..);
+            let clock: Arc<dyn Clock> = Arc::new(w.clock.clone());
+            (clock, w.dbs.len(), w.broker.topics.len(), w.routing(), seed)
+        };
+        let mut rng = Rng::with_seed(seed);
+        let waker = Waker::new(Arc::new(|| {}));
+        let signals = Arc::new(Signals::new(topics));
+        let limits = BatchLimits { records_max: setup.batch_records_max, bytes_max: 1 << 20 };
+        let (events_in, events) = bounded(EVENTS_MAX);
+        let mut context = |shard| LoopContext {
+            shard,
+            events: events_in.clone(),
+            waker: waker.clone(),
+            clock: Arc::clone(&clock),
+            rng: rng.fork(),
+            rules: setup.rules,
+            backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
+        };
+        let (mut inboxes, mut requests, mut workers, mut controls) = (vec![], vec![], vec![], vec![]);
+        for shard in 0..shards {
+            let index = ShardIx(shard as u16);
+            let (request, inbox) = bounded(REQUESTS_MAX);
+            let control = FakeControl::new(world.clone(), shard, number);
+            controls.push(ControlLoop::new(control, inbox, context(index)));
+            requests.push(request);
+            let (mut shard_inboxes, mut shard_workers) = (vec![], vec![]);
+            for worker in 0..setup.workers as u16 {
+                let (chunks, inbox) = bounded(INBOX_CHUNKS_MAX);
+                let writer = FakeWriter::new(world.clone(), shard, number);
+                let (signals, delivery) = (Arc::clone(&signals), vec![Delivery::ExactlyOnce; topics]);
+                shard_workers.push(Worker::new(writer, worker, inbox, signals, limits, delivery, context(index)));
+                shard_inboxes.push(chunks);
+            }
+            inboxes.push(shard_inboxes);
+            workers.push(shard_workers);
+        }
+        let counters = Arc::new(Counters::default());
+        let ports = Ports {
+            events,
+            controls: requests,
+            dispatcher: Dispatcher::new(inboxes, limits, setup.affinity, &vec![false; topics]),
+            signals,
+            counters: Arc::clone(&counters),
+            waker,
+        };
+        let (settings, router) = (settings(setup, topics, shards), Router::new(&config(routing, shards)));
+        let source = FakeSource::new(world.clone(), number);
+        let poller = Poller::new(source, settings, router, ports, clock, rng.fork(), setup.rules);
+        let (world, stopped) = (world.clone(), BTreeMap::new());
+        Process { number, world, poller, workers, controls, counters, held: (0, 0), stopped, finished: false }
+    }
+
+    pub fn step_poller(&mut self) {
+        match self.poller.step(Duration::ZERO) {
+            Ok(Flow::Continue) => {}
+            Ok(Flow::Finished) => self.finished = true,
+            Err(stop) => panic!("p{} ended: {stop}", self.number),
+        }
+        let held = (self.counters.waiting.get() as usize, self.counters.in_flight.get() as usize);
+        if held != self.held {
+            self.held = held;
+            let (process, (waiting, in_flight)) = (self.number, held);
+            self.world.borrow_mut().happened(&Happening::Holds { process, waiting, in_flight });
+        }
+        for (name, reason) in self.poller.stopped() {
+            let topic: u16 = name.trim_start_matches('t').parse().expect("topics are named by their number");
+            if !self.stopped.contains_key(&topic) {
+                let message = reason.to_string();
+                self.stopped.insert(topic, message.clone());
+                self.world.borrow_mut().happened(&Happening::Stopped { process: self.number, topic, message });
+            }
+        }
+    }
+
+    /// Steps one worker of all shards'.
+    pub fn step_worker(&mut self, index: usize) {
+        let all: usize = self.workers.iter().map(Vec::len).sum();
+        if let Some(worker) = self.workers.iter_mut().flatten().nth(index % all) {
+            worker.step();
+        }
+    }
+
+    pub fn step_control(&mut self, index: usize) {
+        let all = self.controls.len();
+        self.controls[index % all].step();
+    }
+
+    /// Steps everything once.
+    pub fn step_all(&mut self) {
+        self.step_poller();
+        for control in &mut self.controls {
+            control.step();
+        }
+        for worker in self.workers.iter_mut().flatten() {
+            worker.step();
+        }
+    }
+
+    /// As on SIGTERM.
+    pub fn close(&mut self) {
+        self.poller.close();
+    }
+}
+
+fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
+    let topic = |index| TopicSettings { name: format!("t{index}"), delivery: Delivery::ExactlyOnce };
+    Settings {
+        topics: (0..topics).map(topic).collect(),
+        shards: (0..shards).map(|s| format!("s{s}")).collect(),
+        lanes: setup.lanes,
+        window: Window { records_max: setup.window, bytes_max: 1 << 20 },
+        commit_interval: COMMIT_INTERVAL,
+        first_start: FirstStart::Earliest,
+        locate_deadline: LOCATE_DEADLINE,
+        revoke_deadline: REVOKE_DEADLINE,
+        drain_deadline: DRAIN_DEADLINE,
+        retry_min: RETRY_MIN,
+        retry_max: RETRY_MAX,
+        until_end: false,
+    }
+}
+
+/// A configuration, as far as the router looks at one.
+fn config(routing: ShardOf, shards: usize) -> Config {
+    let declared = |shard: usize| match routing {
+        ShardOf::Partition(n) => Some((0..64).filter(|p| *p as usize % n == shard).map(|p| p..=p).collect()),
+        ShardOf::Only | ShardOf::KeyHash(_) => None,
+    };
+    let shard = |index: usize| config::Shard {
+        name: format!("s{index}"),
+        dsn: Secret(String::new()),
+        partitions: declared(index),
+        connect_timeout: Duration::ZERO,
+        statement_timeout: Duration::ZERO,
+        lock_timeout: Duration::ZERO,
+        connections_max: None,
+    };
+    let by = if matches!(routing, ShardOf::KeyHash(_)) { RouteBy::Hash } else { RouteBy::Partition };
+    let topic = config::Topic { name: "t0".into(), target: Target::Handler, delivery: Delivery::ExactlyOnce };
+    Config {
+        file: PathBuf::new(),
+        kafka: config::Kafka { group_id: "g".into(), first_start: FirstStart::Earliest, properties: BTreeMap::new() },
+        engine: config::Engine {
+            workers_per_shard: 1,
+            lanes: 1,
+            batch_records_max: 1,
+            batch_bytes_max: 1,
+            delivery: Delivery::ExactlyOnce,
+            affinity: Affinity::Late,
+            cores: Vec::new(),
+            poller_core: None,
+            commit_interval: COMMIT_INTERVAL,
+            manage_schema: true,
+            partition_records_max: 1,
+            partition_bytes_max: 1,
+            drain_deadline: DRAIN_DEADLINE,
+            revoke_deadline: REVOKE_DEADLINE,
+            locate_deadline: LOCATE_DEADLINE,
+            retry_backoff_min: RETRY_MIN,
+            retry_backoff_max: RETRY_MAX,
+        },
+        admin: config::Admin { listen: None },
+        shards: (0..shards).map(shard).collect(),
+        routing: Routing { by, tenant: Tenant::Key, delimiter: ":".into() },
+        topics: vec![topic],
+    }
+}

@@ -1,0 +1,379 @@
+//! Random scenarios: a seed decides everything. A failing one is printed and replays.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use fastrand::Rng;
+use forebay::config::Affinity;
+use forebay::types::NextOffset;
+
+use super::broker::ShardOf;
+use super::process::{Process, SESSION_TIMEOUT, Setup};
+use super::scenario::{Plan, Sim, Slot};
+use super::world::Faults;
+
+/// Seeds in CI; `FOREBAY_SIM_SEEDS` sets another number.
+const SEEDS: u64 = 3_000;
+
+/// Lines of the trace that a failing seed prints.
+const TAIL: usize = 80;
+
+/// Kinds of trouble; each seed leaves about half of them out, so that each pair meets alone now and then.
+#[derive(Debug, Clone, Copy, Default)]
+struct Troubles {
+    crashes: bool,
+    restarts: bool,
+    hangs: bool,
+    rebalances: bool,
+    outages: bool,
+    fall_backs: bool,
+    hidden_fall_backs: bool,
+    broker_outages: bool,
+    safe_retention: bool,
+    lossy_retention: bool,
+    truncation: bool,
+    recreation: bool,
+    clock_jumps: bool,
+}
+
+struct Scenario {
+    sim: Sim,
+    rng: Rng,
+    troubles: Troubles,
+    faults: Faults,
+    left_to_publish: usize,
+}
+
+fn plan(seed: u64, rng: &mut Rng) -> Plan {
+    let shards = rng.usize(1..=2);
+    let routing = match (shards, rng.bool()) {
+        (1, _) => ShardOf::Only,
+        (n, true) => ShardOf::Partition(n),
+        (n, false) => ShardOf::KeyHash(n),
+    };
+    Plan {
+        slots: rng.usize(1..=3),
+        topics: if rng.u8(0..5) == 0 { 2 } else { 1 },
+        partitions: rng.usize(1..=3),
+        shards,
+        routing,
+        eager: rng.bool(),
+        static_members: rng.u8(0..4) == 0,
+        keys: rng.u32(1..10),
+        window: rng.usize(5..60),
+        ..Plan::small(seed)
+    }
+}
+
+fn setup(plan: &Plan, rng: &mut Rng) -> Setup {
+    Setup {
+        workers: rng.usize(1..=3),
+        lanes: 1 << rng.u16(0..=3),
+        affinity: if rng.u8(0..4) == 0 { Affinity::Static } else { Affinity::Late },
+        batch_records_max: rng.usize(1..12),
+        ..plan.setup()
+    }
+}
+
+fn faults(rng: &mut Rng) -> Faults {
+    let mut rate = |often: u32| if rng.bool() { 0 } else { rng.u32(1..=often) };
+    Faults {
+        write_lost_applied: rate(100),
+        write_lost_unapplied: rate(100),
+        write_orphaned: rate(150),
+        write_transient: rate(100),
+        write_lock_wait: rate(100),
+        write_too_long: rate(100),
+        reread_lost: rate(200),
+        control_lost_applied: rate(100),
+        control_lost_unapplied: rate(100),
+        control_orphaned: rate(100),
+        ask_fails: rate(200),
+        commit_lost: rate(300),
+        commit_late: rate(300),
+        event_late: rate(500),
+        handed_out_twice: rate(100),
+    }
+}
+
+fn troubles(rng: &mut Rng) -> Troubles {
+    let rare = |rng: &mut Rng| rng.u8(0..12) == 0;
+    Troubles {
+        crashes: rng.bool(),
+        restarts: rng.bool(),
+        hangs: rng.bool(),
+        rebalances: rng.bool(),
+        outages: rng.bool(),
+        fall_backs: rng.u8(0..3) == 0,
+        hidden_fall_backs: rng.u8(0..3) == 0,
+        broker_outages: rng.u8(0..3) == 0,
+        safe_retention: rng.u8(0..3) == 0,
+        lossy_retention: rare(rng),
+        truncation: rare(rng),
+        recreation: rare(rng),
+        clock_jumps: rng.u8(0..4) == 0,
+    }
+}
+
+impl Scenario {
+    fn new(seed: u64) -> Scenario {
+        let mut rng = Rng::with_seed(seed ^ 0x5eed);
+        let plan = plan(seed, &mut rng);
+        let (faults, troubles) = (faults(&mut rng), troubles(&mut rng));
+        let left_to_publish = rng.usize(10..150);
+        Scenario { sim: Sim::new(plan), rng, troubles, faults, left_to_publish }
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        {
+            let mut w = self.sim.world.borrow_mut();
+            w.note(format_args!("{:?}", self.sim.plan));
+            w.note(format_args!("{:?}", self.troubles));
+            w.note(format_args!("{:?}", self.faults));
+            w.faults = self.faults.clone();
+        }
+        for slot in 0..self.sim.plan.slots {
+            self.start(slot);
+        }
+        let actions = self.rng.usize(200..2_500);
+        for _ in 0..actions {
+            self.act();
+            if self.sim.world.borrow().broken.is_some() {
+                break;
+            }
+        }
+        self.sim.publish(self.left_to_publish.min(5));
+        self.sim.settle()?;
+        // A database that goes back while nothing moves, without a connection breaking, is found, too.
+        if self.troubles.hidden_fall_backs && !self.troubles.safe_retention && !self.troubles.lossy_retention {
+            self.fall_back(true);
+            self.sim.settle()?;
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, slot: usize) {
+        let setup = setup(&self.sim.plan, &mut self.rng);
+        self.sim.start(slot, &setup);
+    }
+
+    fn act(&mut self) {
+        let slot = self.rng.usize(0..self.sim.slots.len());
+        let index = self.rng.usize(0..16);
+        match self.rng.u32(0..1000) {
+            0..250 => self.sim.step(slot, Process::step_poller),
+            250..550 => self.sim.step(slot, |p| p.step_worker(index)),
+            550..720 => self.sim.step(slot, |p| p.step_control(index)),
+            720..800 => self.sim.step(slot, Process::step_all),
+            800..890 => self.sim.pass(Duration::from_micros(self.rng.u64(100..30_000))),
+            890..940 => self.publish(),
+            940..950 => {
+                let mut w = self.sim.world.borrow_mut();
+                let at = self.rng.choice(w.broker.partitions()).expect("there are partitions");
+                w.broker.mark(at);
+            }
+            950..970 => self.process_trouble(slot),
+            970..990 => self.database_trouble(),
+            _ => self.broker_trouble(),
+        }
+    }
+
+    fn publish(&mut self) {
+        let n = self.rng.usize(0..=8.min(self.left_to_publish));
+        self.left_to_publish -= n;
+        self.sim.publish(n);
+    }
+
+    fn process_trouble(&mut self, slot: usize) {
+        match &self.sim.slots[slot] {
+            Slot::Off => self.start(slot),
+            Slot::Hung(_) => {
+                if self.rng.bool() {
+                    self.sim.go_on(slot);
+                } else if self.rng.bool() {
+                    self.sim.pass(SESSION_TIMEOUT / 2);
+                }
+            }
+            Slot::Running(_) => match self.rng.u32(0..4) {
+                0 if self.troubles.crashes => self.sim.crash(slot),
+                1 if self.troubles.restarts => self.sim.close(slot),
+                2 if self.troubles.hangs => self.sim.hang(slot),
+                3 if self.troubles.rebalances => self.sim.world.borrow_mut().group.reshuffle(),
+                _ => {}
+            },
+        }
+    }
+
+    fn database_trouble(&mut self) {
+        let shard = self.rng.usize(0..self.sim.plan.shards);
+        match self.rng.u32(0..8) {
+            0 if self.troubles.outages => self.sim.world.borrow_mut().dbs[shard].down = true,
+            1 | 2 => self.sim.world.borrow_mut().dbs[shard].down = false,
+            3 if self.troubles.fall_backs => self.fall_back(false),
+            4 if self.troubles.hidden_fall_backs => self.fall_back(true),
+            5..8 => {
+                let mut w = self.sim.world.borrow_mut();
+                let orphans = w.dbs[shard].orphans.len();
+                if orphans > 0 {
+                    let (index, commits) = (self.rng.usize(0..orphans), self.rng.bool());
+                    w.end_orphan(shard, index, commits);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn fall_back(&mut self, hidden: bool) {
+        let shard = self.rng.usize(0..self.sim.plan.shards);
+        let past = self.sim.world.borrow().dbs[shard].past();
+        // Mostly a little, now and then to before there was anything.
+        let back = if self.rng.u8(0..6) == 0 { past } else { self.rng.usize(1..=12) };
+        self.sim.fall_back(shard, past.saturating_sub(1 + back), hidden);
+    }
+
+    fn broker_trouble(&mut self) {
+        let mut w = self.sim.world.borrow_mut();
+        let at = self.rng.choice(w.broker.partitions()).expect("there are partitions");
+        match self.rng.u32(0..12) {
+            0 if self.troubles.broker_outages => w.broker.down = true,
+            1 | 2 => w.broker.down = false,
+            3 | 4 if self.troubles.safe_retention => {
+                if let Some(done) = w.least_done(at) {
+                    w.note(format_args!("retention of {at:?} up to {done}, which is done"));
+                    w.broker.retain_from(at, NextOffset(done));
+                }
+            }
+            5 if self.troubles.lossy_retention && w.group.committed.contains_key(&at) => {
+                let log = w.broker.log(at);
+                let low = self.rng.i64(log.low..=log.end);
+                w.note(format_args!("retention of {at:?} up to {low}"));
+                w.broker.retain_from(at, NextOffset(low));
+            }
+            6 if self.troubles.truncation && self.rng.u8(0..8) == 0 => {
+                let log = w.broker.log(at);
+                let end = self.rng.i64(log.low..=log.end);
+                w.note(format_args!("{at:?} is truncated to {end}"));
+                w.broker.truncate(at, NextOffset(end));
+            }
+            7 if self.troubles.recreation && self.rng.u8(0..8) == 0 => {
+                w.note(format_args!("{:?} is deleted and created again", at.topic));
+                w.broker.recreate(at.topic);
+            }
+            8 if self.troubles.clock_jumps => {
+                let by = Duration::from_millis(self.rng.u64(1..40_000));
+                drop(w);
+                self.sim.pass(by);
+            }
+            9 if self.troubles.clock_jumps => w.clock.shift_wall(self.rng.i64(-100_000_000..100_000_000)),
+            _ => {}
+        }
+    }
+}
+
+impl super::world::World {
+    /// What every shard of a partition has stored as done, and the group has committed.
+    fn least_done(&self, at: forebay::types::TopicPartition) -> Option<i64> {
+        let done = |shard: usize| self.dbs[shard].tables.anchors.get(&at).map(|a| a.done);
+        let shards = self.routing().shards(at.partition).into_iter().map(done);
+        let committed = self.group.committed.get(&at).map(|(next, _)| *next);
+        shards.chain([committed]).collect::<Option<Vec<i64>>>()?.into_iter().min()
+    }
+}
+
+/// How a seed is watched.
+#[derive(Clone, Copy)]
+enum Watch {
+    Nothing,
+    Digest,
+    Tail,
+    Everything,
+}
+
+/// Runs a seed; the answer is the digest of its trace.
+fn run(seed: u64, watch: Watch) -> Result<u64, String> {
+    let mut tail = String::new();
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let mut scenario = Scenario::new(seed);
+        let world = scenario.sim.world.clone();
+        match watch {
+            Watch::Nothing => {}
+            Watch::Digest => world.borrow_mut().trace.digest = Some(0),
+            Watch::Tail => world.borrow_mut().trace.keep = TAIL,
+            Watch::Everything => world.borrow_mut().trace.loud = true,
+        }
+        let outcome = catch_unwind(AssertUnwindSafe(|| scenario.run()));
+        if let Ok(w) = world.try_borrow() {
+            tail = w.trace.lines.iter().map(|line| format!("{line}\n")).collect();
+        }
+        let digest = world.try_borrow().ok().and_then(|w| w.trace.digest).unwrap_or_default();
+        // Dropping a process that panicked may panic again.
+        std::mem::forget(scenario);
+        outcome.unwrap_or_else(|panic| Err(format!("panic: {}", text(&*panic)))).map(|()| digest)
+    }));
+    let outcome = outcome.unwrap_or_else(|panic| Err(format!("panic: {}", text(&*panic))));
+    outcome.map_err(|what| format!("{tail}\nseed {seed}: {what}"))
+}
+
+fn text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?")
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let value = std::env::var(variable).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{variable} is a number, not {value:?}")))
+}
+
+/// The engine's own code keeps every guarantee through thousands of random scenarios.
+#[test]
+fn random_scenarios() {
+    if let Some(seed) = number("FOREBAY_SIM_SEED") {
+        let _ = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(std::io::stderr)
+            .without_time()
+            .try_init();
+        run(seed, Watch::Everything).unwrap_or_else(|what| panic!("{what}"));
+        return;
+    }
+    let seeds = number("FOREBAY_SIM_SEEDS").unwrap_or(SEEDS);
+    let next = AtomicU64::new(0);
+    let failed: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds {
+                        return;
+                    }
+                    if let Err(what) = run(seed, Watch::Nothing) {
+                        failed.lock().expect("nobody panics here").push((seed, what));
+                    }
+                }
+            });
+        }
+    });
+    let mut failed = failed.into_inner().expect("nobody panics here");
+    failed.sort();
+    let Some((seed, _)) = failed.first() else { return };
+    let tail = run(*seed, Watch::Tail).expect_err("a seed fails every time");
+    for (_, what) in &failed {
+        eprintln!("{}", what.trim());
+    }
+    panic!(
+        "{} of {seeds} seeds failed; the first one's end:\n{tail}\n\nFOREBAY_SIM_SEED={seed} cargo test --test it \
+         sim::random::random_scenarios -- --nocapture",
+        failed.len()
+    );
+}
+
+/// What a seed prints today it prints tomorrow: nothing in the engine or here asks the system for time, randomness or order.
+#[test]
+fn a_seed_replays() {
+    for seed in 0..20 {
+        let digests: Vec<_> = (0..2).map(|_| run(seed, Watch::Digest).map_err(|_| "failed")).collect();
+        assert_eq!(digests[0], digests[1], "seed {seed}");
+    }
+}

@@ -1,0 +1,314 @@
+//! What a scenario is made of: processes that start, crash, hang and leave, and the quiet phase after which everything must be
+//! as the guarantees say.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use forebay::config::Affinity;
+use forebay::engine::Rules;
+use forebay::types::{NextOffset, TopicIx, TopicPartition};
+
+use super::broker::{Broker, ShardOf};
+use super::db::Statements;
+use super::group::Group;
+use super::observe::{self, Happening};
+use super::process::{Process, SESSION_TIMEOUT, Setup};
+use super::world::{Faults, Shared, World};
+
+/// What stays the same through a scenario.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub seed: u64,
+    pub slots: usize,
+    pub topics: usize,
+    pub partitions: usize,
+    pub shards: usize,
+    pub routing: ShardOf,
+    pub eager: bool,
+    /// A restarted process takes its predecessor's place in the group at once.
+    pub static_members: bool,
+    pub keys: u32,
+    pub window: usize,
+    pub rules: Rules,
+    pub statements: Statements,
+}
+
+impl Plan {
+    /// One process, one topic, one partition, one shard.
+    pub fn small(seed: u64) -> Plan {
+        Plan {
+            seed,
+            slots: 1,
+            topics: 1,
+            partitions: 1,
+            shards: 1,
+            routing: ShardOf::Only,
+            eager: false,
+            static_members: false,
+            keys: 3,
+            window: 1000,
+            rules: Rules::ALL,
+            statements: Statements::default(),
+        }
+    }
+
+    pub fn setup(&self) -> Setup {
+        Setup {
+            workers: 1,
+            lanes: 2,
+            affinity: Affinity::Late,
+            batch_records_max: 20,
+            window: self.window,
+            rules: self.rules,
+        }
+    }
+}
+
+/// A place where a process may run.
+pub enum Slot {
+    Off,
+    Running(Box<Process>),
+    /// Stopped by SIGSTOP, or by a machine that swaps.
+    Hung(Box<Process>),
+}
+
+pub struct Sim {
+    pub world: Shared,
+    pub plan: Plan,
+    pub slots: Vec<Slot>,
+    last_member: Vec<Option<u32>>,
+    next_number: u32,
+}
+
+/// What one poll of the fake source hands out at most.
+pub const POLL_RECORDS: usize = 12;
+
+/// How long the quiet phase may take, in rounds that step everything once.
+const ROUNDS_MAX: usize = 4_000;
+const ROUND: Duration = Duration::from_millis(25);
+
+pub const fn partition(topic: u16, partition: i32) -> TopicPartition {
+    TopicPartition { topic: TopicIx(topic), partition }
+}
+
+impl Sim {
+    pub fn new(plan: Plan) -> Sim {
+        let broker = Broker::new(plan.topics, plan.partitions, plan.routing);
+        let mut world = World::new(plan.seed, Group::new(plan.eager, SESSION_TIMEOUT), broker, plan.shards);
+        world.observers = observe::all(plan.window + POLL_RECORDS);
+        world.poll_records_max = POLL_RECORDS;
+        for db in &mut world.dbs {
+            db.switches = plan.statements;
+            db.history_max = 200;
+        }
+        let slots = (0..plan.slots).map(|_| Slot::Off).collect();
+        let last_member = vec![None; plan.slots];
+        Sim { world: Rc::new(RefCell::new(world)), plan, slots, last_member, next_number: 0 }
+    }
+
+    /// The scenario gives up this guarantee, and says why by its name.
+    pub fn relax(&self, observer: &str) {
+        let mut w = self.world.borrow_mut();
+        let before = w.observers.len();
+        w.observers.retain(|o| o.name() != observer);
+        assert_eq!(w.observers.len(), before - 1, "there is no observer {observer:?}");
+    }
+
+    pub fn start(&mut self, slot: usize, setup: &Setup) {
+        self.next_number += 1;
+        if let (true, Some(last)) = (self.plan.static_members, self.last_member[slot]) {
+            self.world.borrow_mut().group.expel(last);
+        }
+        self.last_member[slot] = Some(self.next_number);
+        let process = Process::start(&self.world, self.next_number, setup);
+        self.slots[slot] = Slot::Running(Box::new(process));
+    }
+
+    /// kill -9.
+    pub fn crash(&mut self, slot: usize) {
+        if let Slot::Running(p) | Slot::Hung(p) = std::mem::replace(&mut self.slots[slot], Slot::Off) {
+            self.world.borrow_mut().note(format_args!("p{} is killed", p.number));
+        }
+    }
+
+    pub fn hang(&mut self, slot: usize) {
+        self.slots[slot] = match std::mem::replace(&mut self.slots[slot], Slot::Off) {
+            Slot::Running(p) => {
+                self.world.borrow_mut().note(format_args!("p{} hangs", p.number));
+                Slot::Hung(p)
+            }
+            other => other,
+        };
+    }
+
+    pub fn go_on(&mut self, slot: usize) {
+        self.slots[slot] = match std::mem::replace(&mut self.slots[slot], Slot::Off) {
+            Slot::Hung(p) => {
+                self.world.borrow_mut().note(format_args!("p{} goes on", p.number));
+                Slot::Running(p)
+            }
+            other => other,
+        };
+    }
+
+    /// As on SIGTERM.
+    pub fn close(&mut self, slot: usize) {
+        if let Some(p) = self.running(slot) {
+            p.close();
+            let number = p.number;
+            self.world.borrow_mut().note(format_args!("p{number} is asked to leave"));
+        }
+    }
+
+    pub fn running(&mut self, slot: usize) -> Option<&mut Process> {
+        match &mut self.slots[slot] {
+            Slot::Running(p) => Some(p),
+            _ => None,
+        }
+    }
+
+    /// One step of one process; a process that has left is gone afterwards.
+    pub fn step(&mut self, slot: usize, step: impl FnOnce(&mut Process)) {
+        if let Some(p) = self.running(slot) {
+            step(p);
+            if p.finished {
+                let number = p.number;
+                self.slots[slot] = Slot::Off;
+                self.world.borrow_mut().note(format_args!("p{number} has left"));
+            }
+        }
+    }
+
+    /// Every running process does everything once, and a while passes.
+    pub fn round(&mut self) {
+        for slot in 0..self.slots.len() {
+            self.step(slot, Process::step_all);
+        }
+        self.pass(ROUND);
+    }
+
+    pub fn rounds(&mut self, n: usize) {
+        for _ in 0..n {
+            self.round();
+        }
+    }
+
+    /// Rounds until something holds. Whether it did within `ROUNDS_MAX`.
+    pub fn until(&mut self, holds: impl Fn(&World) -> bool) -> bool {
+        for _ in 0..ROUNDS_MAX {
+            if holds(&self.world.borrow()) {
+                return true;
+            }
+            self.round();
+        }
+        false
+    }
+
+    pub fn pass(&self, time: Duration) {
+        let mut w = self.world.borrow_mut();
+        w.clock.advance(time);
+        w.tick_group();
+    }
+
+    /// Publishes records of random keys.
+    pub fn publish(&self, n: usize) {
+        let mut w = self.world.borrow_mut();
+        for _ in 0..n {
+            let topic = w.rng.u16(0..self.plan.topics as u16);
+            let key = w.rng.u32(0..self.plan.keys);
+            let at = partition(topic, (key as usize % self.plan.partitions) as i32);
+            let gap = if w.rng.u32(0..8) == 0 { w.rng.i64(1..5) } else { 0 };
+            // Without a key there is no tenant to route by.
+            let keyless = !matches!(self.plan.routing, ShardOf::KeyHash(_)) && w.rng.u32(0..20) == 0;
+            let key = (!keyless).then(|| format!("k{key}").into_bytes());
+            let timestamp_ms = forebay::clock::Clock::wall_ms(&w.clock);
+            let id = w.broker.publish(at, gap, key, timestamp_ms);
+            w.note(format_args!("#{id} is published"));
+        }
+    }
+
+    /// A failover that loses what came after the state with this number.
+    pub fn fall_back(&self, shard: usize, to: usize, hidden: bool) {
+        let mut w = self.world.borrow_mut();
+        let lost = w.dbs[shard].fall_back(to, hidden);
+        w.happened(&Happening::FellBack { shard, lost });
+    }
+
+    /// Everything heals, and everybody works until nothing is left to do.
+    ///
+    /// # Errors
+    /// The first guarantee that was broken, or what is stuck.
+    pub fn settle(&mut self) -> Result<(), String> {
+        self.heal();
+        for _ in 0..ROUNDS_MAX {
+            if self.world.borrow().broken.is_some() || self.is_settled() {
+                break;
+            }
+            self.start_one();
+            self.round();
+        }
+        if self.world.borrow().broken.is_none() && !self.is_settled() {
+            let mut w = self.world.borrow_mut();
+            let missing: Vec<_> = w.missing().collect();
+            let committed = w.group.committed.clone();
+            w.broken.get_or_insert(format!("stuck: missing {missing:?}, committed {committed:?}"));
+        }
+        let mut w = self.world.borrow_mut();
+        if w.broken.is_none() {
+            w.at_rest();
+        }
+        w.broken.clone().map_or(Ok(()), Err)
+    }
+
+    fn heal(&mut self) {
+        {
+            let mut w = self.world.borrow_mut();
+            w.note(format_args!("everything heals"));
+            w.faults = Faults::default();
+            w.broker.down = false;
+            for shard in 0..w.dbs.len() {
+                w.dbs[shard].down = false;
+                while !w.dbs[shard].orphans.is_empty() {
+                    let commits = w.rng.bool();
+                    w.end_orphan(shard, 0, commits);
+                }
+            }
+        }
+        for slot in 0..self.slots.len() {
+            self.go_on(slot);
+        }
+    }
+
+    /// An operator's last resort, once all processes have crashed or left.
+    fn start_one(&mut self) {
+        if !self.slots.iter().any(|s| matches!(s, Slot::Running(_))) {
+            let setup = self.plan.setup();
+            self.start(0, &setup);
+        }
+    }
+
+    /// Every topic is done or rightly stopped.
+    fn is_settled(&self) -> bool {
+        let w = self.world.borrow();
+        let stopped =
+            |topic: u16| self.slots.iter().any(|s| matches!(s, Slot::Running(p) if p.stopped.contains_key(&topic)));
+        (0..self.plan.topics as u16).all(|topic| stopped(topic) || (!w.must_stop(topic) && w.is_done(topic)))
+    }
+}
+
+impl World {
+    /// Whether everything of a topic is applied and committed, where that can be.
+    fn is_done(&self, topic: u16) -> bool {
+        let applies = |at: &TopicPartition| at.topic.0 == topic && !self.is_broken(*at);
+        let published = &self.broker.published;
+        let waiting = self.missing().any(|id| applies(&published[id as usize].at) && !published[id as usize].removed);
+        let committed = |at: TopicPartition| self.group.committed.get(&at).map(|(next, _)| NextOffset(*next));
+        let end = |at: TopicPartition| NextOffset(self.broker.log(at).end);
+        !waiting && self.broker.partitions().into_iter().filter(applies).all(|at| committed(at) == Some(end(at)))
+    }
+
+    fn is_broken(&self, at: TopicPartition) -> bool {
+        self.broker.is_broken(at)
+    }
+}
