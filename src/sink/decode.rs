@@ -253,3 +253,68 @@ impl<'de> Visitor<'de> for Name<'_> {
         Ok(self.0.find(name).map_err(|_| Unknown(name.chars().take(length).collect())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree() -> FieldTree {
+        let mut tree = FieldTree::default();
+        let paths: [(&[&str], usize); 5] =
+            [(&["id"], 0), (&["geo", "country"], 1), (&["geo", "city"], 2), (&["geo"], 3), (&["id"], 4)];
+        for (path, cell) in paths {
+            let path: Vec<String> = path.iter().map(|name| (*name).to_owned()).collect();
+            tree.insert(&path, Slot::Cell(cell));
+        }
+        tree.insert(&["skipped".to_owned()], Slot::Skip);
+        tree
+    }
+
+    /// The cells as text: `-` for absent.
+    fn check(document: &str, unknown_is_error: bool, expected: Result<[&str; 5], &str>) {
+        let mut cells = [Found::Absent; 5];
+        let result = find(&tree(), document, unknown_is_error, &mut cells);
+        let found = cells.map(|cell| match cell {
+            Found::Absent => "-",
+            Found::Null => "null",
+            Found::At(from, to) => &document[from as usize..to as usize],
+        });
+        assert_eq!(result.map(|()| found), expected.map_err(str::to_owned), "{document}");
+    }
+
+    #[test]
+    fn fields_are_found() {
+        check(r#"{}"#, true, Ok(["-"; 5]));
+        check(r#" {"id": 1 , "skipped":[{"id":2}]} "#, true, Ok(["1", "-", "-", "-", "1"]));
+        check(r#"{"i\u0064":"x","other":{"id":3}}"#, false, Ok([r#""x""#, "-", "-", "-", r#""x""#]));
+        let geo = r#"{"country":"DE","x":1}"#;
+        check(&format!(r#"{{"geo":{geo}}}"#), false, Ok(["-", r#""DE""#, "-", geo, "-"]));
+        check(r#"{"geo":null}"#, true, Ok(["-", "null", "null", "null", "-"]));
+        check(r#"{"geo":{}}"#, true, Ok(["-", "-", "-", "{}", "-"]));
+    }
+
+    #[test]
+    fn of_equal_names_the_last_one_counts() {
+        check(r#"{"id":1,"id":2}"#, true, Ok(["2", "-", "-", "-", "2"]));
+        check(r#"{"geo":{"country":1},"geo":{"city":2}}"#, true, Ok(["-", "-", "2", r#"{"city":2}"#, "-"]));
+        check(r#"{"geo":{"country":1},"geo":null}"#, true, Ok(["-", "null", "null", "null", "-"]));
+        check(r#"{"geo":null,"geo":{}}"#, true, Ok(["-", "-", "-", "{}", "-"]));
+    }
+
+    #[test]
+    fn faults_name_fields_and_never_values() {
+        check(r#"{"geo":"secret"}"#, false, Err(r#"field "geo": expected an object, found a string"#));
+        check(r#"{"geo":{"continent":"secret"}}"#, true, Err(r#"field "continent": no column of that name"#));
+        check(r#"{"other":"secret"}"#, true, Err(r#"field "other": no column of that name"#));
+        check(r#"{"id":secret}"#, true, Err("not valid JSON at line 1, column 7"));
+        check(r#"{"id":1}{}"#, true, Err("not valid JSON at line 1, column 9"));
+        check("[1]", true, Err("the payload: expected a JSON object, found an array"));
+        check("1e400", true, Err("not valid JSON at line 1, column 5"));
+    }
+
+    #[test]
+    fn depth_costs_no_stack() {
+        let deep = format!(r#"{{"other":{}{},"id":1}}"#, "[".repeat(1_000_000), "]".repeat(1_000_000));
+        check(&deep, false, Ok(["1", "-", "-", "-", "1"]));
+    }
+}

@@ -162,6 +162,8 @@ impl Fold {
                     if !rules.guarded {
                         rows.merge(link.step.row, row);
                     }
+                    // An update of a row that an upsert has made sure of is a part of the upsert.
+                    rows.rows[row as usize].op = rows.rows[link.step.row as usize].op;
                     link.step.row = row;
                 }
                 Verdict::Void => {
@@ -230,6 +232,8 @@ fn judge(earlier: &Row, later: &Row, rules: &Rules, newer: impl Fn() -> Option<b
         (Op::Delete, Op::Delete | Op::Update) => Verdict::Drop,
         (Op::Delete, _) | (Op::Insert, _) | (_, Op::Insert) => Verdict::After,
         (_, Op::Delete) => Verdict::Void,
+        // Where there is no row, only the later one has an effect.
+        (Op::Update, Op::Upsert) => Verdict::After,
         _ if rules.guarded => match newer() {
             Some(newer) if earlier.mask == later.mask && newer => Verdict::Replace,
             Some(_) if earlier.mask == later.mask => Verdict::Drop,

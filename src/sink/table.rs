@@ -468,7 +468,3 @@ impl ToSql for ArrayBody {
 
     postgres::types::to_sql_checked!();
 }
-
-#[cfg(test)]
-#[path = "table_tests.rs"]
-mod tests;
