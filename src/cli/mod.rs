@@ -1,6 +1,7 @@
 //! The command line: what was asked for, who does it, and the exit code that says how it went. Decides nothing else.
 
 mod check;
+mod fences;
 mod init;
 mod log;
 mod run;
@@ -44,6 +45,9 @@ enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Look at, or overrule, what the databases know of the group's progress.
+    #[command(subcommand)]
+    Fences(fences::Fences),
 }
 
 /// How it went. The numbers are those of BSD's sysexits.h where it has one.
@@ -106,13 +110,14 @@ pub fn main() -> std::process::ExitCode {
         Command::Run { until_end } => run::run(config, until_end),
         Command::Check => check::run(config),
         Command::Init { print } => init::run(config, print),
+        Command::Fences(command) => fences::run(config, &command),
     }
     .into()
 }
 
-/// The configuration; its problems go to stderr.
+/// The configuration; its problems go to stderr. Handlers are code, and this program has none.
 fn load(file: &Path) -> Result<Loaded, ExitCode> {
-    load::load(file).map_err(|problems| {
+    load::load(file).and_then(|loaded| loaded.with_tables_only()).map_err(|problems| {
         eprintln!("{problems}");
         ExitCode::Config
     })

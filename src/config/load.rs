@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use super::problem::{Problem, Problems};
-use super::raw::{Environment, Places, Report, Section};
-use super::secret::Secret;
+use super::raw::{Environment, Places, Report, Section, is_world_readable};
+use super::secret::{Secret, is_secret_property};
 use super::settings::{self as s, By};
-use super::{Admin, Config, Engine, RouteBy, Routing, Shard, Tenant, dsn, kafka, topic};
+use super::{Admin, Config, Engine, RouteBy, Routing, Shard, Target, Tenant, dsn, kafka, topic};
 
 /// A shard's control thread has one connection; takeovers and checks may need one more.
 pub const CONNECTIONS_BESIDES_WORKERS: usize = 2;
@@ -21,6 +21,18 @@ pub struct Loaded {
     pub places: Places,
 }
 
+impl Loaded {
+    /// Refuses topics that are left to a handler.
+    pub fn with_tables_only(self) -> Result<Loaded, Problems> {
+        let without =
+            self.config.topics.iter().enumerate().filter(|(_, topic)| matches!(topic.target, Target::Handler));
+        let problem =
+            |i| self.places.problem(&format!("topic[{i}].handler"), "true", "a table: this program has no handlers");
+        let problems: Vec<Problem> = without.map(|(i, _)| problem(i)).collect();
+        if problems.is_empty() { Ok(self) } else { Err(Problems(problems)) }
+    }
+}
+
 /// Reads a file.
 pub fn load(file: &Path) -> Result<Loaded, Problems> {
     let text = fs::read_to_string(file).map_err(|error| {
@@ -32,7 +44,21 @@ pub fn load(file: &Path) -> Result<Loaded, Problems> {
             expected: "a configuration (--config FILE)".to_owned(),
         }])
     })?;
-    parse(file, &text, &|name| std::env::var(name).ok())
+    let mut loaded = parse(file, &text, &|name| std::env::var(name).ok())?;
+    if is_world_readable(file) && holds_a_secret(&text, &loaded.config) {
+        let warning = loaded.places.problem("", "a password in a file that every user may read", "mode 0600 or 0640");
+        loaded.warnings.insert(0, warning);
+    }
+    Ok(loaded)
+}
+
+fn holds_a_secret(text: &str, config: &Config) -> bool {
+    let passwords = config.shards.iter().filter_map(|shard| {
+        let dsn = dsn::parse(&shard.dsn.0).ok()?;
+        Some(String::from_utf8_lossy(dsn.config.get_password()?).into_owned())
+    });
+    let properties = config.kafka.properties.iter().filter(|(name, _)| is_secret_property(name));
+    passwords.chain(properties.map(|(_, value)| value.0.clone())).any(|secret| text.contains(&secret))
 }
 
 /// Reads a text; `file` serves messages and is what relative paths start from.

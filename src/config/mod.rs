@@ -32,6 +32,20 @@ pub struct Config {
     pub topics: Vec<Topic>,
 }
 
+impl Config {
+    /// Reads a configuration file. A topic without a `table` is left to a handler. Warnings are logged.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn load(file: &std::path::Path) -> Result<Config, problem::Problems> {
+        let loaded = load::load(file)?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(loaded.config)
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Kafka {
     pub group_id: String,

@@ -175,7 +175,8 @@ impl<'a> Report<'a> {
     }
 }
 
-fn is_world_readable(path: &Path) -> bool {
+/// Whether every user of the machine may read a file.
+pub fn is_world_readable(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0)
 }

@@ -16,3 +16,10 @@ impl fmt::Debug for Secret {
 pub fn is_sensitive(key: &str) -> bool {
     ["dsn", "password", "secret", "key", "token", "jaas"].iter().any(|word| key.to_ascii_lowercase().contains(word))
 }
+
+/// Whether a property of librdkafka is a password by itself: `ssl.key.location`, for one, only says where one is.
+pub fn is_secret_property(name: &str) -> bool {
+    is_sensitive(name)
+        && !name.ends_with(".location")
+        && (name.contains("password") || name.contains("secret") || name.ends_with(".pem"))
+}

@@ -353,7 +353,7 @@ pub static TOPIC_HANDLER: Setting<Flag> = Setting {
     section: "topic",
     name: "handler",
     kind: Flag { default: false },
-    prose: "A program that embeds forebay applies this topic with a handler of its own; the other settings of a table do not count then.",
+    prose: "A program that embeds forebay applies this topic with a handler of its own; settings about a table are refused beside it.",
 };
 pub static TOPIC_INSERT_MODE: Setting<Choice<InsertMode>> = Setting {
     section: "topic",

@@ -374,6 +374,61 @@ fn topics() {
 }
 
 #[test]
+fn a_handlers_topic() {
+    let text = SMALLEST.split("table =").next().expect("a part before it").to_owned() + "handler = true\n";
+    let loaded = valid(&text);
+    assert!(matches!(loaded.config.topics[0].target, Target::Handler));
+    assert_eq!(
+        loaded.with_tables_only().expect_err("the program has no handlers").to_string(),
+        "forebay.toml:12: topic[0].handler: found true, expected a table: this program has no handlers"
+    );
+    check(
+        "delete_enabled = true\nkey_format = \"{app_id}:{subscription_id}\"",
+        "handler = true",
+        &["table", "insert_mode", "pk_fields"].map(|name| {
+            let line = SMALLEST.lines().position(|line| line.starts_with(name)).expect("a line") + 1;
+            format!("forebay.toml:{line}: topic[0].{name}: found a value beside handler = true, expected nothing: the handler decides")
+        }).iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    check(
+        "table = \"subscriptions\"",
+        "",
+        &[
+            "forebay.toml:10: topic[0].table: found nothing, expected a table, or handler = true in a program that embeds forebay",
+        ],
+    );
+}
+
+#[test]
+fn a_connection_budget_that_cannot_work() {
+    check(
+        SHARD,
+        "[[shard]]\nconnections_max = 5",
+        &[
+            "forebay.toml:7: shard[0].connections_max: found 5, expected at least 6: one for each of 4 workers and 2 more",
+        ],
+    );
+}
+
+#[test]
+fn a_readable_file_with_a_password_is_warned_about() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("forebay.toml");
+    for (text, mode, warnings) in [
+        (SMALLEST.to_owned(), 0o644, 1),
+        (SMALLEST.to_owned(), 0o600, 0),
+        (SMALLEST.replace("password=hunter2", ""), 0o644, 0),
+        (SMALLEST.replace("password=hunter2", "").replace(KAFKA, "[kafka]\nssl.key.password = \"hunter2\""), 0o644, 1),
+    ] {
+        std::fs::write(&file, text).expect("writable");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("permitted");
+        let loaded = super::load::load(&file).expect("valid");
+        assert_eq!(loaded.warnings.len(), warnings, "{mode:o}");
+    }
+}
+
+#[test]
 fn secrets_from_files() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().expect("a directory");

@@ -8,6 +8,20 @@ use super::raw::{Section, describe};
 use super::settings as s;
 use super::{ColumnSource, Delivery, InsertMode, Table, Target, Topic};
 
+/// Settings that say nothing without a table.
+const TABLE_SETTINGS: &[&str] = &[
+    "table",
+    "insert_mode",
+    "pk_fields",
+    "delete_enabled",
+    "delete_field",
+    "key_format",
+    "guard",
+    "skip_unchanged",
+    "unknown_fields",
+    "columns",
+];
+
 /// Every topic; `None` where one has a problem.
 pub fn read_all(root: &Section<'_>, delivery: Delivery) -> Option<Vec<Topic>> {
     let sections = root.tables("topic", &["columns", "on_bad_record"]);
@@ -52,8 +66,8 @@ fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
     let table = section.get(&s::TOPIC_TABLE);
     let delivery = section.get(&s::TOPIC_DELIVERY).unwrap_or(delivery);
     if section.get(&s::TOPIC_HANDLER) {
-        if section.is_written("table") {
-            section.problem("handler", "true, beside a table", "one of them");
+        for setting in TABLE_SETTINGS.iter().filter(|setting| section.is_written(setting)) {
+            section.problem(setting, "a value beside handler = true", "nothing: the handler decides");
         }
         return Some(Topic { name: name?, target: Target::Handler, delivery });
     }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod check;
+mod cli;
 mod dependencies;
 mod kafka;
 mod mock;

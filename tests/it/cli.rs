@@ -1,0 +1,180 @@
+//! The program as operators and scripts see it: exit codes, what goes where, `init`, `fences`, and a run to the end.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::support::{Database, Server, Topic, kafka_bootstrap, produce, unique_name};
+
+struct Setup {
+    database: Database,
+    topic: Topic,
+    group: String,
+    directory: TempDir,
+}
+
+impl Setup {
+    /// A topic of two partitions for a table `t (id int primary key, v text)`.
+    fn new() -> Setup {
+        let database = Database::create(Server::A, "cli");
+        database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)");
+        let setup = Setup {
+            database,
+            topic: Topic::create("cli", 2),
+            group: unique_name("cli"),
+            directory: tempfile::tempdir().expect("a directory"),
+        };
+        let text = format!(
+            "[kafka]\nbootstrap.servers = \"{}\"\ngroup.id = \"{}\"\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n[[topic]]\n\
+             name = \"{}\"\ntable = \"t\"\ninsert_mode = \"upsert\"\npk_fields = [\"id\"]\n",
+            kafka_bootstrap(),
+            setup.group,
+            setup.database.dsn(),
+            setup.topic.name()
+        );
+        std::fs::write(setup.file(), text).expect("a configuration");
+        setup
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("forebay.toml")
+    }
+
+    #[track_caller]
+    fn forebay(&self, arguments: &[&str], code: i32) -> (String, String) {
+        let output = forebay().args(["--config".as_ref(), self.file().as_os_str()]).args(arguments).output();
+        texts(output.expect("the program runs"), code)
+    }
+
+    fn count(&self) -> i64 {
+        self.database.connect().query_one("SELECT count(*) FROM t", &[]).unwrap().get(0)
+    }
+
+    fn publish(&self, partition: i32, ids: std::ops::Range<i32>) {
+        let values: Vec<String> = ids.map(|id| format!("{{\"id\": {id}, \"v\": \"x\"}}")).collect();
+        produce(self.topic.name(), values.iter().map(|v| (partition, Some(&b"key"[..]), Some(v.as_bytes()))));
+    }
+}
+
+fn forebay() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+    command.env_remove("FOREBAY_LOG");
+    command
+}
+
+#[track_caller]
+fn texts(output: Output, code: i32) -> (String, String) {
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    let (out, err) = (text(output.stdout), text(output.stderr));
+    assert_eq!(output.status.code(), Some(code), "stdout: {out}\nstderr: {err}");
+    (out, err)
+}
+
+#[test]
+fn exit_codes_of_what_cannot_begin() {
+    let usage = forebay().arg("frobnicate").output().expect("the program runs");
+    texts(usage, 2);
+    texts(forebay().arg("--help").output().expect("the program runs"), 0);
+    let (_, err) = texts(forebay().args(["check", "--config", "/nowhere/f.toml"]).output().expect("it runs"), 78);
+    assert!(err.contains("/nowhere/f.toml: found no readable file"), "{err}");
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    writeln!(file, "[kafka]\ngroup.id = 1").expect("writable");
+    for command in [&["run"][..], &["check"], &["init"], &["fences", "show"]] {
+        let output = forebay().arg("--config").arg(file.path()).args(command).output();
+        let (_, err) = texts(output.expect("the program runs"), 78);
+        assert!(err.contains(":2: kafka.group.id: found 1, expected the name of a consumer group"), "{err}");
+        assert!(err.contains("shard: found nothing"), "not all problems at once: {err}");
+    }
+}
+
+#[test]
+fn init_creates_once_and_prints_the_same() {
+    let setup = Setup::new();
+    let (out, _) = setup.forebay(&["init"], 0);
+    assert!(out.starts_with("shard main: created, version "), "{out}");
+    let (out, _) = setup.forebay(&["init"], 0);
+    assert!(out.contains("as it was"), "{out}");
+    let by_hand = Database::create(Server::B, "cli");
+    let (sql, _) = setup.forebay(&["init", "--print"], 0);
+    by_hand.execute(&sql);
+    let columns = "SELECT string_agg(table_name || '.' || column_name || ' ' || data_type, ', ' ORDER BY table_name, \
+                   ordinal_position) FROM information_schema.columns WHERE table_schema = 'forebay'";
+    let columns = |database: &Database| database.connect().query_one(columns, &[]).unwrap().get::<_, String>(0);
+    assert_eq!(columns(&by_hand), columns(&setup.database));
+}
+
+#[test]
+fn a_run_to_the_end_and_what_the_fences_say() {
+    let setup = Setup::new();
+    setup.forebay(&["check"], 0);
+    setup.publish(0, 0..30);
+    setup.publish(1, 100..120);
+    setup.forebay(&["run", "--until-end"], 0);
+    assert_eq!(setup.count(), 50);
+    let (out, _) = setup.forebay(&["fences", "show"], 0);
+    let of = |partition: &str| {
+        let line = out.lines().find(|line| line.split_whitespace().nth(2) == Some(partition));
+        let words = line.unwrap_or_else(|| panic!("no line about partition {partition}: {out}")).split_whitespace();
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(of("0")[..6], ["main", setup.topic.name(), "0", "16", "0", "30"]);
+    assert_eq!(of("1")[..6], ["main", setup.topic.name(), "1", "16", "0", "20"]);
+    assert!(setup.forebay(&["run", "--until-end"], 0).1.lines().all(|line| line.starts_with('{')), "logs are JSON");
+}
+
+/// Kafka's committed offset stands after a reset: nothing is applied again unless it is moved.
+#[test]
+fn a_reset_overrules_the_databases() {
+    let setup = Setup::new();
+    setup.publish(0, 0..30);
+    setup.publish(1, 100..120);
+    setup.forebay(&["run", "--until-end"], 0);
+    setup.database.execute("DELETE FROM t");
+    setup.forebay(&["fences", "reset"], 0);
+    assert_eq!(setup.forebay(&["fences", "show"], 0).0.lines().count(), 1, "only the head is left");
+    setup.forebay(&["run", "--until-end"], 0);
+    assert_eq!(setup.count(), 0, "the committed offsets stand");
+    setup.forebay(&["fences", "reset", "--partition", "0", "--to-offset", "10"], 0);
+    setup.forebay(&["run", "--until-end"], 0);
+    assert_eq!(setup.count(), 20, "partition 0 from offset 10");
+    setup.forebay(&["fences", "reset", "--to-offset", "earliest"], 0);
+    setup.forebay(&["run", "--until-end"], 0);
+    assert_eq!(setup.count(), 50);
+    for (arguments, code) in [
+        (&["fences", "reset", "--to-offset", "10"][..], 2),
+        (&["fences", "reset", "--to-offset", "soon"], 2),
+        (&["fences", "reset", "--topic", "other"], 2),
+        (&["fences", "reset", "--partition", "7"], 2),
+    ] {
+        setup.forebay(arguments, code);
+    }
+}
+
+#[test]
+fn sigterm_drains_and_a_reset_is_refused_while_it_runs() {
+    let setup = Setup::new();
+    setup.publish(0, 0..1000);
+    let mut child = forebay()
+        .args(["--config".as_ref(), setup.file().as_os_str(), "run".as_ref()])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the program runs");
+    crate::support::wait_until(std::time::Duration::from_secs(30), "1000 rows", || setup.count() == 1000);
+    let (_, err) = setup.forebay(&["fences", "reset"], 78);
+    assert!(err.contains("stop every process of it first"), "{err}");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    assert!(setup.forebay(&["fences", "show"], 0).0.contains(" 1000 "), "everything was stored");
+}
+
+/// A record that cannot be applied stops its topic and nothing else; a script sees it by the exit code.
+#[test]
+fn bad_data_is_exit_code_65() {
+    let setup = Setup::new();
+    produce(setup.topic.name(), [(0, Some(&b"key"[..]), Some(&b"not json"[..]))]);
+    let (_, err) = setup.forebay(&["run", "--until-end"], 65);
+    assert!(err.contains(setup.topic.name()) && err.contains("stopped"), "{err}");
+}
