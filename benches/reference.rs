@@ -160,7 +160,7 @@ fn payload(n: u64, a: &Arguments) -> String {
     let (country, device) = (COUNTRIES[n as usize % 6], DEVICES[n as usize % 3]);
     format!(
         "{{\"app_id\":\"{app}\",\"subscription_id\":\"{subscription}\",\"country\":\"{country}\",\"device\":\"{device}\",\
-         \"sessions\":{},\"updated_at\":\"{}\",\"tags\":{{\"plan\":\"p{}\",\"n\":{}}}}}",
+         \"sessions\":{},\"updated_at\":\"{}\",\"tags\":{{\"plan\":\"p{}\",\"n\":{},\"beta\":true}}}}",
         n % 1000,
         timestamp(n),
         n % 7,
@@ -181,7 +181,7 @@ fn timestamp(n: u64) -> String {
 
 /// Publishes the workload once; a topic that already holds it is used again.
 fn publish(a: &Arguments, records: u64) -> Outcome<String> {
-    let topic = format!("forebay-reference-{records}-{}", a.keys);
+    let topic = format!("forebay-reference-{}-{records}-{}", payload(0, a).len(), a.keys);
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &a.kafka);
     let admin: AdminClient<DefaultClientContext> = config.create()?;
@@ -195,7 +195,15 @@ fn publish(a: &Arguments, records: u64) -> Outcome<String> {
     let consumer: BaseConsumer = config.create()?;
     let mut held = 0;
     for partition in 0..PARTITIONS {
-        let (low, high) = consumer.fetch_watermarks(&topic, partition, Duration::from_secs(20))?;
+        let (low, high) = loop {
+            match consumer.fetch_watermarks(&topic, partition, Duration::from_secs(20)) {
+                // A topic that was just created has no leader yet.
+                Err(KafkaError::MetadataFetch(RDKafkaErrorCode::NotLeaderForPartition)) => {
+                    std::thread::sleep(Duration::from_millis(50))
+                }
+                answer => break answer?,
+            }
+        };
         held += high - low;
     }
     if held as u64 == records {
@@ -232,8 +240,7 @@ fn publish(a: &Arguments, records: u64) -> Outcome<String> {
 }
 
 /// One connection's batches: columns of at most `batch` rows, each key once, sorted.
-type Columns =
-    (Vec<Raw>, Vec<Raw>, Vec<&'static str>, Vec<&'static str>, Vec<i32>, Vec<SystemTime>, Vec<Raw>);
+type Columns = (Vec<Raw>, Vec<Raw>, Vec<&'static str>, Vec<&'static str>, Vec<i32>, Vec<SystemTime>, Vec<Raw>);
 
 /// A value in PostgreSQL's binary form.
 #[derive(Debug)]
@@ -271,7 +278,7 @@ fn bare_rows(a: &Arguments) -> Vec<Vec<Columns>> {
             c.3.push(DEVICES[n as usize % 3]);
             c.4.push((n % 1000) as i32);
             c.5.push(SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_000 + n));
-            c.6.push(Raw(format!("\u{1}{{\"plan\":\"p{}\",\"n\":{}}}", n % 7, n % 10).into_bytes()));
+            c.6.push(Raw(format!("\u{1}{{\"plan\":\"p{}\",\"n\":{},\"beta\":true}}", n % 7, n % 10).into_bytes()));
         }
         c
     };
@@ -302,7 +309,15 @@ fn bare_connection(a: &Arguments, batches: &[Columns], start: &Barrier) -> Resul
             "INSERT INTO reference SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7) \
              ON CONFLICT (app_id, subscription_id) DO UPDATE SET country = EXCLUDED.country, device = EXCLUDED.device, \
              sessions = EXCLUDED.sessions, updated_at = EXCLUDED.updated_at, tags = EXCLUDED.tags",
-            &[Type::UUID_ARRAY, Type::UUID_ARRAY, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT4_ARRAY, Type::TIMESTAMPTZ_ARRAY, Type::JSONB_ARRAY],
+            &[
+                Type::UUID_ARRAY,
+                Type::UUID_ARRAY,
+                Type::TEXT_ARRAY,
+                Type::TEXT_ARRAY,
+                Type::INT4_ARRAY,
+                Type::TIMESTAMPTZ_ARRAY,
+                Type::JSONB_ARRAY,
+            ],
         )?;
         start.wait();
         for c in batches {
@@ -404,7 +419,6 @@ fn child(a: &Arguments) -> Outcome<()> {
     outcome?;
     let rows = counters.durable.get() as f64;
     let batches = counters.batches.get().max(1) as f64;
-    eprintln!("{counters:?}");
     println!("{} {} {} {}", rows / elapsed.as_secs_f64(), cpu.as_secs_f64() * 1e6 / rows, peak_mb(), rows / batches);
     cleanup(a, &group)
 }

@@ -127,6 +127,8 @@ struct Core {
     /// Microseconds, read once per poll.
     now_us: u64,
     drained_this_poll: bool,
+    /// Records that this poll brought.
+    fetched: u64,
     /// Some partition's window is full: it is paused before the next poll.
     window_full: bool,
     /// By shard and topic: a progress request is under way.
@@ -191,6 +193,7 @@ impl<S: Source> Poller<S> {
             answers: VecDeque::new(),
             now_us: 0,
             drained_this_poll: false,
+            fetched: 0,
             window_full: false,
             progress_at: clock.now() + settings.commit_interval,
             committing: VecDeque::new(),
@@ -261,6 +264,7 @@ impl<S: Source> Poller<S> {
             core.waker.ask(false);
             outcome
         };
+        core.counters.fetched.add(std::mem::take(&mut core.fetched));
         match outcome {
             Ok(()) => Ok(()),
             Err(SourceError::Retriable(what)) => {

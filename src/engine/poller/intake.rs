@@ -17,7 +17,7 @@ impl Intake for Core {
             self.drain_events();
         }
         let now_us = self.now_us;
-        let Core { partitions, dispatcher, router, counters, settings, window_full, .. } = self;
+        let Core { partitions, dispatcher, router, counters, settings, window_full, fetched, .. } = self;
         let slot = usize::try_from(at.partition).ok().and_then(|p| partitions[usize::from(at.topic.0)].get_mut(p));
         let Some(p) = slot.and_then(Option::as_deref_mut).filter(|p| p.takes_records()) else { return };
         if record.offset.is_below(p.tracker.received()) {
@@ -32,7 +32,7 @@ impl Intake for Core {
         };
         let seq = p.tracker.register(record.offset, record.bytes());
         *window_full |= !p.paused && settings.window.must_pause(&p.tracker);
-        counters.fetched.add(1);
+        *fetched += 1;
         let Partition { parts, generation, sent, tracker, .. } = p;
         let part = parts.iter_mut().find(|part| part.shard == shard).expect("the router names relevant shards only");
         match &mut part.tenure {
