@@ -9,6 +9,12 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Clone)]
 pub struct Level(String);
 
+impl Level {
+    pub fn of(word: &'static str) -> Level {
+        Level(word.to_owned())
+    }
+}
+
 impl FromStr for Level {
     type Err = String;
 

@@ -1,6 +1,7 @@
 //! The command line: what was asked for, who does it, and the exit code that says how it went. Decides nothing else.
 
 mod check;
+mod demo;
 mod fences;
 mod init;
 mod log;
@@ -21,9 +22,10 @@ pub struct Arguments {
     /// The configuration.
     #[arg(long, value_name = "FILE", default_value = "forebay.toml", global = true)]
     config: PathBuf,
-    /// What to log to stderr: error, warn, info, debug, trace, or directives such as `info,forebay::sink=debug`.
-    #[arg(long, value_name = "LEVEL", env = "FOREBAY_LOG", default_value = "info", global = true)]
-    log_level: log::Level,
+    /// What to log to stderr: error, warn, info, debug, trace, or directives such as `info,forebay::sink=debug`
+    /// [default: info; demo: warn].
+    #[arg(long, value_name = "LEVEL", env = "FOREBAY_LOG", global = true)]
+    log_level: Option<log::Level>,
     #[command(subcommand)]
     command: Command,
 }
@@ -48,6 +50,16 @@ enum Command {
     /// Look at, or overrule, what the databases know of the group's progress.
     #[command(subcommand)]
     Fences(fences::Fences),
+    /// See it work, on a throw-away PostgreSQL and a mock Kafka of its own: updates are published while they are applied,
+    /// and every row is compared with what was published.
+    Demo(demo::Arguments),
+}
+
+impl Command {
+    /// What is logged unless something else is asked for: the demonstration speaks for itself.
+    fn log_level(&self) -> log::Level {
+        log::Level::of(if matches!(self, Command::Demo(_)) { "warn" } else { "info" })
+    }
 }
 
 /// How it went. The numbers are those of BSD's sysexits.h where it has one.
@@ -104,13 +116,14 @@ pub fn main() -> std::process::ExitCode {
             return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok }.into();
         }
     };
-    log::start(&arguments.log_level);
+    log::start(&arguments.log_level.unwrap_or_else(|| arguments.command.log_level()));
     let config = &arguments.config;
     match arguments.command {
         Command::Run { until_end } => run::run(config, until_end),
         Command::Check => check::run(config),
         Command::Init { print } => init::run(config, print),
         Command::Fences(command) => fences::run(config, &command),
+        Command::Demo(arguments) => demo::run(&arguments),
     }
     .into()
 }

@@ -53,7 +53,7 @@ fn ended(outcome: &Outcome, until_end: bool) -> ExitCode {
 
 /// The first SIGTERM or SIGINT drains; a second one ends the process at once, which the fences make safe. A SIGHUP, which
 /// would end it, too, has no setting to reload yet.
-fn on_signals(stopper: &Stopper) -> std::io::Result<()> {
+pub fn on_signals(stopper: &Stopper) -> std::io::Result<()> {
     for signal in [SIGTERM, SIGINT] {
         // Before the flag is set by the same signal, so that only the second one finds it set.
         flag::register_conditional_shutdown(signal, i32::from(ExitCode::Unavailable as u8), stopper.flag())?;

@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn a_user_is_found_and_root_is_not_one() {
-        let users = "root:x:0:0:root:/root:/bin/sh\n# nothing\npostgresql:x:7:8::/:/bin/sh\npostgres:x:101:104:,:/:/sh\n";
+        let users =
+            "root:x:0:0:root:/root:/bin/sh\n# nothing\npostgresql:x:7:8::/:/bin/sh\npostgres:x:101:104:,:/:/sh\n";
         assert_eq!(find(users, "postgres"), Some(User { name: "postgres".into(), uid: 101, gid: 104 }));
         assert_eq!(find(users, "root"), None);
         assert_eq!(find(users, "nobody"), None);

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rdkafka::Message;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
-use rdkafka::Message;
 
 use crate::demo::{DemoError, PARTITIONS, TOPIC};
 
@@ -79,9 +79,8 @@ impl Broker {
 
     /// Hands a record to librdkafka; waits while its queue is full.
     pub fn send(&self, partition: usize, key: &str, value: Option<&str>, offset: i64) -> Result<(), DemoError> {
-        let mut record = BaseRecord::<str, str, usize>::with_opaque_to(TOPIC, offset as usize)
-            .partition(partition as i32)
-            .key(key);
+        let mut record =
+            BaseRecord::<str, str, usize>::with_opaque_to(TOPIC, offset as usize).partition(partition as i32).key(key);
         record.payload = value;
         while let Err((error, back)) = self.producer.send(record) {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {

@@ -19,7 +19,7 @@ mod workload;
 
 use crate::engine::EngineError;
 
-pub use options::Options;
+pub use options::{Options, RECORDS};
 pub use run::run;
 
 /// Partitions of the demonstration's topic.

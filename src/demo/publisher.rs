@@ -7,11 +7,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
 
+use crate::demo::DemoError;
 use crate::demo::broker::Broker;
 use crate::demo::options::Phase;
 use crate::demo::watch::{Published, Seen};
 use crate::demo::workload::{RECORDS_AHEAD_MAX, Workload};
-use crate::demo::DemoError;
 use crate::engine::Stopper;
 
 /// Acknowledgements are served, and the clock is read for the records' time, once in so many records.
@@ -28,8 +28,10 @@ pub struct Publisher<'a> {
 }
 
 impl Publisher<'_> {
-    /// Publishes everything, unless it is told to stop. Each phase begins when everything before is durable.
+    /// Publishes everything, unless it is told to stop: once the engine owns every partition, so that its start is not
+    /// counted as lag. Each phase begins when everything before is durable.
     pub fn publish(&self, workload: &mut Workload, phases: &[Phase]) -> Result<(), DemoError> {
+        self.wait_until(|| self.seen.ready.load(Ordering::Relaxed))?;
         for (index, phase) in phases.iter().enumerate() {
             self.phase(index, phase, workload)?;
             self.broker.flush(FLUSH_DEADLINE)?;

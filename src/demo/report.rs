@@ -11,7 +11,9 @@ use crate::demo::watch::Lag;
 pub fn speed(phases: &[Phase], lags: &[Lag]) -> String {
     let mut text = String::new();
     for (phase, lag) in phases.iter().zip(lags) {
-        let how = phase.rate.map_or("as fast as they are applied".to_owned(), |rate| format!("published at {}/s", grouped(rate.into())));
+        let how = phase.rate.map_or("as fast as they are applied".to_owned(), |rate| {
+            format!("published at {}/s", grouped(rate.into()))
+        });
         let took = lag.last_durable.zip(lag.first_published).map_or(Duration::ZERO, |(last, first)| last - first);
         let per_second = f64::from(phase.records) / took.as_secs_f64().max(1e-3);
         let ms = |quantile| lag.histogram.value_at_quantile(quantile) as f64 / 1000.0;

@@ -205,6 +205,7 @@ fn offsets(bootstrap: &str, workload: &Workload) -> Outcome<rdkafka::error::Kafk
             differences.push(format!("partition {partition}: committed is {offset:?}, expected {end}"));
         }
     }
-    let text = format!("the group's committed offsets are the logs' ends ({dropped} old records are gone from the mock)");
+    let text =
+        format!("the group's committed offsets are the logs' ends ({dropped} old records are gone from the mock)");
     Ok(judged(&differences, text))
 }

@@ -39,6 +39,8 @@ pub struct Seen {
     pub done: [AtomicI64; PARTITIONS],
     /// Records that are durable.
     pub durable: AtomicU64,
+    /// Every partition has been taken over: from now on records are applied as they come.
+    pub ready: AtomicBool,
 }
 
 /// What it saw of one phase.
@@ -102,8 +104,6 @@ pub fn watch(
 #[derive(Default)]
 struct Waiting {
     lanes: [Vec<(i64, VecDeque<Published>)>; PARTITIONS],
-    /// Published before the partition was taken over.
-    early: Vec<Published>,
 }
 
 impl Waiting {
@@ -119,15 +119,16 @@ impl Waiting {
             lanes.resize_with(lanes.len().max(lane + 1), || (0, VecDeque::new()));
             lanes[lane].0 = next;
         }
-        std::mem::take(&mut self.early).into_iter().for_each(|record| self.add(record));
+        if self.lanes.iter().all(|lanes| !lanes.is_empty()) {
+            seen.ready.store(true, Ordering::Relaxed);
+        }
     }
 
+    /// Nothing is published before every partition has its lanes.
     fn add(&mut self, record: Published) {
         let lanes = &mut self.lanes[record.partition];
-        match lanes.len() as u64 {
-            0 => self.early.push(record),
-            count => lanes[(record.key_hash % count) as usize].1.push_back(record),
-        }
+        let lane = (record.key_hash % lanes.len() as u64) as usize;
+        lanes[lane].1.push_back(record);
     }
 
     fn take_durable(&mut self, mut each: impl FnMut(&Published)) -> u64 {
@@ -156,9 +157,11 @@ mod tests {
             waiting.take_durable(|record| offsets.push(record.offset));
             offsets
         };
-        waiting.add(record(6, 0));
-        assert_eq!(offsets(&mut waiting), [] as [i64; 0], "nobody has taken the partition over");
         waiting.fences([(1, 0, 0), (1, 1, 0), (1, -1, 0)].into_iter(), &seen);
+        assert!(!seen.ready.load(Ordering::Relaxed), "seven partitions are still without an owner");
+        waiting.fences((0..PARTITIONS as i32).map(|partition| (partition, 1, 0)), &seen);
+        assert!(seen.ready.load(Ordering::Relaxed));
+        waiting.add(record(6, 0));
         waiting.add(record(7, 1));
         waiting.add(record(8, 2));
         assert_eq!(offsets(&mut waiting), [] as [i64; 0]);

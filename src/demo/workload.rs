@@ -20,8 +20,14 @@ const TOMBSTONE_EVERY: u32 = 50;
 const PARTIAL_EVERY: u32 = 5;
 
 const COUNTRIES: [&str; 12] = ["DE", "FR", "PL", "BR", "US", "IN", "JP", "NG", "GB", "MX", "ID", "TR"];
-const DEVICES: [&str; 6] =
-    ["Android 16; Pixel 10", "Android 15; SM-S931B", "iOS 26.1; iPhone18,2", "Firefox 145; Linux", "Chrome 142; macOS", "\"Ü\""];
+const DEVICES: [&str; 6] = [
+    "Android 16; Pixel 10",
+    "Android 15; SM-S931B",
+    "iOS 26.1; iPhone18,2",
+    "Firefox 145; Linux",
+    "Chrome 142; macOS",
+    "\"Ü\"",
+];
 const PLANS: [&str; 3] = ["free", "silver", "gold"];
 
 /// Most bytes of one record in the log: key, value, and what Kafka's format adds even to a batch of one.
@@ -141,7 +147,8 @@ impl Row {
         );
         if let (true, Some(country), Some(device), Some((plan, score))) = (whole, row.country, row.device, row.tags) {
             let device = serde_json::Value::from(device);
-            let _ = write!(value, r#","country":"{country}","device":{device},"tags":{{"plan":"{plan}","score":{score}}}"#);
+            let _ =
+                write!(value, r#","country":"{country}","device":{device},"tags":{{"plan":"{plan}","score":{score}}}"#);
         }
         value.push('}');
     }

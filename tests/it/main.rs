@@ -5,6 +5,7 @@
 
 mod check;
 mod cli;
+mod demo;
 mod dependencies;
 mod kafka;
 mod mock;
