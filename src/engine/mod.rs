@@ -30,6 +30,8 @@ pub struct Rules {
     pub compare_when_idle: bool,
     /// Kafka's commit waits for every relevant shard.
     pub commit_only_acknowledged: bool,
+    /// Stored progress rises only once the group holds the origins of all the partition's shards.
+    pub progress_behind_note: bool,
     /// A log that does not hold the start is believed only after asking again, behind a takeover.
     pub ask_again: bool,
 }
@@ -43,6 +45,7 @@ impl Rules {
         never_adopt: true,
         compare_when_idle: true,
         commit_only_acknowledged: true,
+        progress_behind_note: true,
         ask_again: true,
     };
 }

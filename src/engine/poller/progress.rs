@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::engine::Rules;
 use crate::engine::event::Request;
 use crate::engine::partition::{Partition, Phase};
 use crate::engine::poller::{Core, Poller};
@@ -46,7 +47,7 @@ impl<S: Source> Poller<S> {
 impl Core {
     /// Asks the shards to store progress, and so to compare what they hold with what we believe.
     pub(super) fn ask_progress(&mut self, of: impl Fn(&Partition) -> bool) {
-        let (idle_too, topics) = (self.rules.compare_when_idle, self.partitions.len());
+        let topics = self.partitions.len();
         for shard in (0..self.controls.len()).map(|s| ShardIx(s as u16)) {
             for topic in (0..topics).map(|t| TopicIx(t as u16)) {
                 let asked = self.progress_asked[usize::from(shard.0)][usize::from(topic.0)];
@@ -56,7 +57,7 @@ impl Core {
                 let partitions = self.partitions[usize::from(topic.0)].iter().flatten();
                 let of: Vec<(Progress, Generation)> = partitions
                     .filter(|p| p.has_progress() && of(p))
-                    .filter_map(|p| believed(p, shard, idle_too))
+                    .filter_map(|p| believed(p, shard, self.rules))
                     .collect();
                 if !of.is_empty() {
                     self.progress_asked[usize::from(shard.0)][usize::from(topic.0)] = true;
@@ -112,11 +113,11 @@ impl Core {
 }
 
 /// What we believe of a partition in a shard, if it is ours.
-fn believed(p: &Partition, shard: ShardIx, idle_too: bool) -> Option<(Progress, Generation)> {
+fn believed(p: &Partition, shard: ShardIx, rules: Rules) -> Option<(Progress, Generation)> {
     let part = p.parts.iter().find(|part| part.shard == shard)?;
     let owned = part.owned()?;
-    let done = if p.noted { p.tracker.committable() } else { owned.stored };
-    if p.phase == Phase::Located || (!idle_too && owned.stored >= done) {
+    let done = if p.noted || !rules.progress_behind_note { p.tracker.committable() } else { owned.stored };
+    if p.phase == Phase::Located || (!rules.compare_when_idle && owned.stored >= done) {
         return None;
     }
     let fences = owned.lanes.iter().map(|lane| lane.acked).collect();

@@ -5,6 +5,7 @@
 //! exact model of the statements in `src/sink/fence.rs`), `observe` (the guarantees), then the scenarios.
 
 mod broker;
+mod cases;
 mod clock;
 mod db;
 mod fakes;

@@ -86,7 +86,7 @@ pub const POLL_RECORDS: usize = 12;
 
 /// How long the quiet phase may take, in rounds that step everything once.
 const ROUNDS_MAX: usize = 4_000;
-const ROUND: Duration = Duration::from_millis(25);
+pub const ROUND: Duration = Duration::from_millis(25);
 
 pub const fn partition(topic: u16, partition: i32) -> TopicPartition {
     TopicPartition { topic: TopicIx(topic), partition }
@@ -105,14 +105,6 @@ impl Sim {
         let slots = (0..plan.slots).map(|_| Slot::Off).collect();
         let last_member = vec![None; plan.slots];
         Sim { world: Rc::new(RefCell::new(world)), plan, slots, last_member, next_number: 0 }
-    }
-
-    /// The scenario gives up this guarantee, and says why by its name.
-    pub fn relax(&self, observer: &str) {
-        let mut w = self.world.borrow_mut();
-        let before = w.observers.len();
-        w.observers.retain(|o| o.name() != observer);
-        assert_eq!(w.observers.len(), before - 1, "there is no observer {observer:?}");
     }
 
     pub fn start(&mut self, slot: usize, setup: &Setup) {
@@ -194,17 +186,6 @@ impl Sim {
         }
     }
 
-    /// Rounds until something holds. Whether it did within `ROUNDS_MAX`.
-    pub fn until(&mut self, holds: impl Fn(&World) -> bool) -> bool {
-        for _ in 0..ROUNDS_MAX {
-            if holds(&self.world.borrow()) {
-                return true;
-            }
-            self.round();
-        }
-        false
-    }
-
     pub fn pass(&self, time: Duration) {
         let mut w = self.world.borrow_mut();
         w.clock.advance(time);
@@ -226,6 +207,12 @@ impl Sim {
             let id = w.broker.publish(at, gap, key, timestamp_ms);
             w.note(format_args!("#{id} is published"));
         }
+    }
+
+    pub fn publish_key(&self, at: TopicPartition, key: &str) {
+        let mut w = self.world.borrow_mut();
+        let id = w.broker.publish(at, 0, Some(key.as_bytes().to_vec()), 0);
+        w.note(format_args!("#{id} is published"));
     }
 
     /// A failover that loses what came after the state with this number.
