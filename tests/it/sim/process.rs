@@ -133,9 +133,8 @@ impl Process {
         }
         for (name, reason) in self.poller.stopped() {
             let topic: u16 = name.trim_start_matches('t').parse().expect("topics are named by their number");
-            if !self.stopped.contains_key(&topic) {
-                let message = reason.to_string();
-                self.stopped.insert(topic, message.clone());
+            let message = reason.to_string();
+            if self.stopped.insert(topic, message.clone()).is_none() {
                 self.world.borrow_mut().happened(&Happening::Stopped { process: self.number, topic, message });
             }
         }
