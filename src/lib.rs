@@ -30,7 +30,7 @@
 //!
 //! [`types`] and [`clock`]; [`config`] (what the user wrote → what the engine sees); [`state`] (decisions: tracker, lanes, routing,
 //! batches, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode, fences); [`engine`] (threads and loops);
-//! [`check`], [`demo`] and [`cli`]. Each may use only those before it.
+//! [`check`], [`fences`], [`demo`] and [`cli`]. Each may use only those before it.
 
 pub mod types;
 
@@ -49,6 +49,8 @@ pub mod sink;
 pub mod engine;
 
 pub mod check;
+
+pub mod fences;
 
 pub mod demo;
 

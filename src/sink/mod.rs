@@ -17,7 +17,6 @@ pub mod number;
 pub mod plan;
 pub mod pool;
 pub mod postgres;
-pub mod reset;
 pub mod schema;
 pub mod session;
 pub mod sqlstate;

@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod demo;
 mod dependencies;
+mod fences;
 mod kafka;
 mod mock;
 mod sim;
