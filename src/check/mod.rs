@@ -2,6 +2,7 @@
 //! brokers and databases, and changes neither.
 
 mod brokers;
+pub mod budget;
 mod machine;
 mod shard;
 mod table;

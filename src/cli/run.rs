@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use crate::check::budget;
 use crate::engine::{Engine, EngineError, Options, Outcome, Stopper};
 use crate::metrics::Counters;
 
@@ -23,6 +24,16 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    let budget = budget::at_start(&loaded.config, &loaded.places);
+    for warning in &budget.warnings {
+        tracing::warn!("{warning}");
+    }
+    for problem in &budget.problems {
+        tracing::error!("{problem}");
+    }
+    if !budget.problems.is_empty() {
+        return ExitCode::Config;
+    }
     let stopper = Stopper::default();
     if let Err(error) = on_signals(&stopper) {
         tracing::error!("no handlers for signals: {error}");

@@ -1,0 +1,223 @@
+//! The connection budget: a process needs one connection for each worker of a shard and two more. PostgreSQL decides how many
+//! there are.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use postgres::Client;
+
+use crate::config::Config;
+use crate::config::load::CONNECTIONS_BESIDES_WORKERS;
+use crate::config::raw::Places;
+use crate::sink::connect::application_prefix;
+use crate::sink::pool::Pool;
+
+use super::{Notes, Report};
+
+/// How long a start waits for the databases' numbers. One that is silent may be down, and is waited for elsewhere.
+const ASK_DEADLINE: Duration = Duration::from_secs(1);
+
+/// `pg_stat_database` shows its numbers to everyone; of others' rows in `pg_stat_activity` a plain role sees no names, but
+/// those of its own group are its own. A limit below 0 is none; superusers have none.
+const CONNECTIONS: &str = "\
+SELECT current_setting('max_connections')::int AS max,
+       current_setting('superuser_reserved_connections')::int + coalesce(current_setting('reserved_connections', true), '0')::int AS reserved,
+       (SELECT sum(numbackends)::int FROM pg_stat_database WHERE datid <> 0) AS used,
+       (SELECT count(*)::int FROM pg_stat_activity WHERE starts_with(application_name, $1)) AS of_group,
+       (SELECT count(*)::int FROM pg_stat_activity WHERE application_name = $1 || $2) AS asking,
+       (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS role_max,
+       (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS database_max,
+       extract(epoch FROM pg_postmaster_start_time())::float8 AS started";
+
+/// A separate statement: it may be forbidden. Clones share the number, so that it alone proves nothing.
+const SYSTEM: &str = "SELECT system_identifier FROM pg_control_system()";
+
+/// A running PostgreSQL.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Server {
+    system: Option<i64>,
+    /// Seconds since 1970, to the microsecond.
+    started: f64,
+}
+
+/// A shard's server and what it has left.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Connections {
+    pub server: Server,
+    max: i32,
+    reserved: i32,
+    /// In use by somebody else than this group.
+    others: i32,
+    /// In use by processes of this group that run already.
+    group: i32,
+    role_max: Option<i32>,
+    database_max: Option<i32>,
+}
+
+/// Asks a server; `purpose` ends the application name of our own connections.
+pub fn ask(client: &mut Client, group: &str, purpose: &str) -> Result<Connections, postgres::Error> {
+    let row = client.query_one(CONNECTIONS, &[&application_prefix(group), &purpose])?;
+    let system = client.query_one(SYSTEM, &[]).ok().map(|row| row.get("system_identifier"));
+    let number = |name: &str| row.get::<_, i32>(name);
+    let limit = |name: &str| Some(number(name)).filter(|limit| *limit >= 0);
+    Ok(Connections {
+        server: Server { system, started: row.get("started") },
+        max: number("max"),
+        reserved: number("reserved"),
+        others: number("used") - number("of_group"),
+        group: number("of_group") - number("asking"),
+        role_max: limit("role_max"),
+        database_max: limit("database_max"),
+    })
+}
+
+/// Whether the servers that answer at once have enough connections for a process that is about to start.
+pub fn at_start(config: &Config, places: &Places) -> Report {
+    let (answers_in, answers) = bounded(config.shards.len());
+    for (i, shard) in config.shards.iter().cloned().enumerate() {
+        let (answers_in, group) = (answers_in.clone(), config.kafka.group_id.clone());
+        let ask = move || {
+            let pool = Pool::new(&shard, &group, "start", 1).ok();
+            let connections = pool.and_then(|pool| ask(&mut *pool.get().ok()?, &group, "start").ok());
+            // Nobody waits any more: the process runs.
+            let _ = answers_in.send((i, connections));
+        };
+        if let Err(error) = std::thread::Builder::new().name("forebay-budget".into()).spawn(ask) {
+            tracing::warn!("the connection budget is not checked: {error}");
+        }
+    }
+    drop(answers_in);
+    let deadline = Instant::now() + ASK_DEADLINE;
+    let mut known = Vec::new();
+    while let Ok((i, connections)) = answers.recv_deadline(deadline) {
+        known.extend(connections.map(|connections| (i, connections)));
+    }
+    let mut notes = Notes::new(places);
+    compare(config, &known.iter().map(|(i, connections)| (*i, connections)).collect::<Vec<_>>(), &mut notes);
+    notes.report
+}
+
+/// Server by server, what one process needs against what is left.
+pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &mut Notes<'_>) {
+    let workers = config.engine.workers_per_shard;
+    let each = (workers + CONNECTIONS_BESIDES_WORKERS) as i64;
+    for (at, &(i, this)) in known.iter().enumerate() {
+        let key = format!("shard[{i}].dsn");
+        if let Some(max) = this.database_max.map(i64::from).filter(|max| *max < each) {
+            let found = format!("{each} connections needed ({workers} workers + {CONNECTIONS_BESIDES_WORKERS})");
+            notes.problem(&key, found, format!("at most {max}, the database's connection limit"));
+        }
+        if known[..at].iter().any(|(_, other)| other.server == this.server) {
+            continue;
+        }
+        let shards = known.iter().filter(|(_, other)| other.server == this.server).count() as i64;
+        let needed = shards * each;
+        let need = format!("{needed} ({shards} shards × ({workers} workers + {CONNECTIONS_BESIDES_WORKERS}))");
+        let left = i64::from(this.max - this.reserved - this.others);
+        let limits = format!(
+            "max_connections {}, {} of them reserved, {} in use by others",
+            this.max, this.reserved, this.others
+        );
+        let group = i64::from(this.group);
+        if let Some(max) = this.role_max.map(i64::from).filter(|max| *max < needed) {
+            notes.problem(
+                &key,
+                format!("{need} connections needed"),
+                format!("at most {max}, the role's connection limit"),
+            );
+        } else if needed > left {
+            notes.problem(
+                &key,
+                format!("{need} connections needed"),
+                format!("at most the {left} that are left ({limits})"),
+            );
+        } else if needed > left - group {
+            let found = format!("{need} connections needed beside {group} of processes that run already");
+            notes.warning(&key, found, format!("at most {left} in all ({limits}), unless one of them ends"));
+        } else {
+            let name = &config.shards[i].name;
+            notes.checked(format!("server of shard {name}: {} connections left, a process needs {need}", left - group));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::load::parse;
+
+    use super::*;
+
+    fn server(number: i64, connections: Connections) -> Connections {
+        Connections { server: Server { system: Some(number), started: 0.0 }, ..connections }
+    }
+
+    #[track_caller]
+    fn check(known: &[Connections], expectation: &[&str]) {
+        let shards: String =
+            (0..known.len()).map(|i| format!("[[shard]]\nname = \"s{i}\"\ndsn = \"host=h{i}\"\n")).collect();
+        let text = format!(
+            "[kafka]\nbootstrap.servers = \"a\"\ngroup.id = \"g\"\n[shards]\nby = \"hash\"\n[[topic]]\nname = \"t\"\n\
+             table = \"t\"\n{shards}"
+        );
+        let loaded = parse(Path::new("f"), &text, &|_| None).expect("valid");
+        let mut notes = Notes::new(&loaded.places);
+        compare(&loaded.config, &known.iter().enumerate().collect::<Vec<_>>(), &mut notes);
+        let report = notes.report;
+        let findings = report.problems.iter().chain(&report.warnings).map(|f| format!("{}: {}", f.key, f.text));
+        assert_eq!(report.checked.into_iter().chain(findings).collect::<Vec<_>>(), expectation);
+    }
+
+    #[test]
+    fn what_is_left_is_shared_by_the_shards_of_a_server() {
+        let plain = Connections {
+            server: Server { system: None, started: 0.0 },
+            max: 20,
+            reserved: 3,
+            others: 4,
+            group: 0,
+            role_max: None,
+            database_max: None,
+        };
+        check(
+            std::slice::from_ref(&plain),
+            &["server of shard s0: 13 connections left, a process needs 6 (1 shards × (4 workers + 2))"],
+        );
+        check(
+            &[server(1, plain.clone()), server(2, plain.clone())],
+            &[
+                "server of shard s0: 13 connections left, a process needs 6 (1 shards × (4 workers + 2))",
+                "server of shard s1: 13 connections left, a process needs 6 (1 shards × (4 workers + 2))",
+            ],
+        );
+        let full = Connections { others: 6, ..plain.clone() };
+        check(
+            &[full.clone(), full],
+            &[
+                "shard[0].dsn: found 12 (2 shards × (4 workers + 2)) connections needed, expected at most the 11 that are left \
+             (max_connections 20, 3 of them reserved, 6 in use by others)",
+            ],
+        );
+        check(
+            &[Connections { group: 8, ..plain.clone() }],
+            &[
+                "shard[0].dsn: found 6 (1 shards × (4 workers + 2)) connections needed beside 8 of processes that run already, \
+             expected at most 13 in all (max_connections 20, 3 of them reserved, 4 in use by others), unless one of them ends",
+            ],
+        );
+        check(
+            &[Connections { role_max: Some(5), ..plain.clone() }],
+            &[
+                "shard[0].dsn: found 6 (1 shards × (4 workers + 2)) connections needed, expected at most 5, the role's connection limit",
+            ],
+        );
+        check(
+            &[server(1, Connections { database_max: Some(5), ..plain.clone() }), server(1, plain)],
+            &[
+                "server of shard s0: 13 connections left, a process needs 12 (2 shards × (4 workers + 2))",
+                "shard[0].dsn: found 6 connections needed (4 workers + 2), expected at most 5, the database's connection limit",
+            ],
+        );
+    }
+}
