@@ -315,6 +315,9 @@ impl<S: Source> Poller<S> {
             Answer::Progressed { topic, acknowledged, missing } => {
                 self.core.progress_asked[usize::from(shard.0)][usize::from(topic.0)] = false;
                 self.core.progressed(topic, shard, &acknowledged);
+                if !self.core.progress_under_way() {
+                    self.commit(|_| true);
+                }
                 for (partition, generation) in missing {
                     let what = "the stored progress has another owner, or the database went back";
                     let at = TopicPartition { topic, partition };

@@ -164,6 +164,10 @@ impl<S: Source> Poller<S> {
                 self.commit(names);
                 stage = Stage::Committing;
             } else {
+                // One that was never committed has its origins to tell before its progress may rise.
+                if self.core.committing.is_empty() && self.core.revoked(of).any(|p| !p.noted) {
+                    self.commit(names);
+                }
                 self.core.ask_progress(names);
             }
         }

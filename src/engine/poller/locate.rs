@@ -186,8 +186,12 @@ impl<S: Source> Poller<S> {
                 .rewind(at, &format!("the database has everything below {} only, not {start}", taken.done));
         }
         self.core.admit(at, shard, Owned::new(taken));
-        if verifying && self.core.partition(at).is_some_and(|p| p.all_owned()) {
-            self.verify(at);
+        if self.core.partition(at).is_some_and(|p| p.all_owned()) {
+            if verifying {
+                self.verify(at);
+            }
+            // The group is told the origins at once: until it knows them, stored progress does not rise.
+            self.commit(|p| p.at == at);
         }
     }
 

@@ -18,6 +18,7 @@ impl<S: Source> Poller<S> {
         }
         self.core.progress_at = now + self.core.settings.commit_interval;
         self.core.ask_progress(|_| true);
+        // What was acknowledged while a shard that is down kept the round open; else the commit follows the last answer.
         self.commit(|_| true);
     }
 
@@ -45,6 +46,10 @@ impl<S: Source> Poller<S> {
 }
 
 impl Core {
+    pub(super) fn progress_under_way(&self) -> bool {
+        self.progress_asked.iter().flatten().any(|asked| *asked)
+    }
+
     /// Asks the shards to store progress, and so to compare what they hold with what we believe.
     pub(super) fn ask_progress(&mut self, of: impl Fn(&Partition) -> bool) {
         let topics = self.partitions.len();
