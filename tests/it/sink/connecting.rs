@@ -1,0 +1,172 @@
+//! Connections to servers that speak TLS, and to one that does not speak at all.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use forebay::sink::Failure;
+use forebay::sink::connect::Connector;
+use openssl::asn1::Asn1Time;
+use openssl::bn::BigNum;
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
+use openssl::x509::{X509, X509NameBuilder};
+use postgres::{Client, SimpleQueryMessage};
+
+use crate::support::{OwnServices, Server, Service, shard, wait_until};
+
+/// A certificate and its key.
+struct Identity {
+    certificate: X509,
+    key: PKey<Private>,
+}
+
+impl Identity {
+    /// Signed by `authority`, or by itself; for the hosts named.
+    fn new(name: &str, serial: u32, authority: Option<&Identity>, hosts: &[&str]) -> Identity {
+        let group = openssl::ec::EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(openssl::ec::EcKey::generate(&group).unwrap()).unwrap();
+        let mut subject = X509NameBuilder::new().unwrap();
+        subject.append_entry_by_nid(Nid::COMMONNAME, name).unwrap();
+        let subject = subject.build();
+        let mut builder = X509::builder().unwrap();
+        builder.set_version(2).unwrap();
+        builder.set_serial_number(&BigNum::from_u32(serial).unwrap().to_asn1_integer().unwrap()).unwrap();
+        builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+        builder.set_not_after(&Asn1Time::days_from_now(2).unwrap()).unwrap();
+        builder.set_pubkey(&key).unwrap();
+        builder.set_subject_name(&subject).unwrap();
+        builder.set_issuer_name(authority.map_or(&subject, |a| a.certificate.subject_name())).unwrap();
+        if authority.is_none() {
+            builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
+        }
+        if !hosts.is_empty() {
+            let mut names = SubjectAlternativeName::new();
+            for host in hosts {
+                names.dns(host);
+            }
+            let context = builder.x509v3_context(None, None);
+            let names = names.build(&context).unwrap();
+            builder.append_extension(names).unwrap();
+        }
+        builder.sign(authority.map_or(&key, |a| &a.key), MessageDigest::sha256()).unwrap();
+        Identity { certificate: builder.build(), key }
+    }
+
+    fn pem(&self) -> (String, String) {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (text(self.certificate.to_pem().unwrap()), text(self.key.private_key_to_pem_pkcs8().unwrap()))
+    }
+
+    fn write(&self, directory: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let (certificate, key) = (directory.join(format!("{name}.crt")), directory.join(format!("{name}.key")));
+        std::fs::write(&certificate, self.pem().0).unwrap();
+        std::fs::write(&key, self.pem().1).unwrap();
+        (certificate, key)
+    }
+}
+
+/// A file in the server's directory. Written by the server, because only its own user may be able to read its key.
+fn file(admin: &mut Client, name: &str, text: &str) {
+    let text = text.trim_end();
+    let sql =
+        format!("COPY (SELECT unnest(string_to_array($x${text}$x$, E'\\n'))) TO PROGRAM 'umask 077; cat > {name}'");
+    admin.batch_execute(&sql).unwrap();
+}
+
+/// Connects; says whether the connection is encrypted.
+fn connect(dsn: &str) -> Result<bool, Failure> {
+    let mut client = Connector::new(&shard("s0", dsn), "group", "test")?.connect()?;
+    let answer = client.simple_query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").unwrap();
+    Ok(answer.iter().any(|m| matches!(m, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"))))
+}
+
+#[track_caller]
+fn check_refused(dsn: &str, expected: &str) {
+    match connect(dsn) {
+        Err(Failure::Shard(reason)) => assert!(reason.text.contains(expected), "{reason}"),
+        other => panic!("{dsn}: {other:?}"),
+    }
+}
+
+/// What each `sslmode` promises, against a server whose certificate is for `localhost` only.
+#[test]
+fn tls_as_the_connection_string_says() {
+    let own = OwnServices::start(&[Service::Pg(Server::A)]);
+    let files = tempfile::tempdir().unwrap();
+    let authority = Identity::new("authority", 1, None, &[]);
+    let stranger = Identity::new("stranger", 2, None, &[]);
+    let server = Identity::new("server", 3, Some(&authority), &["localhost"]);
+    let (root, _) = authority.write(files.path(), "root");
+    let (other_root, _) = stranger.write(files.path(), "other");
+    let (certificate, key) = Identity::new("forebay", 4, Some(&authority), &[]).write(files.path(), "client");
+
+    let plain = own.pg_dsn(Server::A);
+    assert_eq!(connect(&plain), Ok(false), "prefer, and the server has no TLS yet");
+    check_refused(&format!("{plain} sslmode=require"), "TLS");
+    let mut admin = Client::connect(&plain, postgres::NoTls).unwrap();
+    file(&mut admin, "server.crt", &server.pem().0);
+    file(&mut admin, "server.key", &server.pem().1);
+    file(&mut admin, "root.crt", &authority.pem().0);
+    for setting in ["ssl = on", "ssl_ca_file = 'root.crt'"] {
+        admin.batch_execute(&format!("ALTER SYSTEM SET {setting}")).unwrap();
+    }
+    admin.batch_execute("SELECT pg_reload_conf()").unwrap();
+    wait_until(Duration::from_secs(20), "the server to speak TLS", || connect(&plain) == Ok(true));
+
+    let with = |host: &str, more: &str| format!("{} {more}", plain.replace("host=127.0.0.1", &format!("host={host}")));
+    let root = format!("sslrootcert={}", root.display());
+    let other_root = format!("sslrootcert={}", other_root.display());
+    let encrypted = |host: &str, more: &str| assert_eq!(connect(&with(host, more)), Ok(true), "{host} {more}");
+    assert_eq!(connect(&with("127.0.0.1", "sslmode=disable")), Ok(false));
+    encrypted("127.0.0.1", "sslmode=require");
+    encrypted("127.0.0.1", &format!("sslmode=verify-ca {root}"));
+    encrypted("localhost", &format!("sslmode=verify-full {root}"));
+    check_refused(&with("127.0.0.1", &format!("sslmode=verify-full {root}")), "mismatch");
+    check_refused(&with("localhost", &format!("sslmode=verify-full {other_root}")), "certificate");
+    check_refused(&with("127.0.0.1", &format!("sslmode=verify-ca {other_root}")), "certificate");
+    check_refused(&with("127.0.0.1", &format!("sslmode=require {other_root}")), "certificate");
+    check_refused(&with("localhost", "sslmode=verify-full"), "certificate");
+
+    file(&mut admin, "pg_hba.conf", "hostssl all all all trust clientcert=verify-ca\nlocal all all trust");
+    admin.batch_execute("SELECT pg_reload_conf()").unwrap();
+    let of_ours = format!("sslcert={} sslkey={}", certificate.display(), key.display());
+    wait_until(Duration::from_secs(20), "the server to want a certificate", || {
+        connect(&with("127.0.0.1", "sslmode=require")).is_err()
+    });
+    encrypted("127.0.0.1", &format!("sslmode=require {of_ours}"));
+    let url = plain.replace("host=127.0.0.1 port=", "postgresql://forebay@127.0.0.1:");
+    let (at, _) = url.split_once(' ').unwrap();
+    let query = of_ours.replace(' ', "&");
+    assert_eq!(connect(&format!("{at}/forebay?sslmode=verify-ca&{}&{query}", root)), Ok(true), "the same as a URL");
+}
+
+/// rust-postgres bounds the TCP connect only. A server that hangs behind it must not hang its thread, nor collect one
+/// attempt for each time it is asked.
+#[test]
+fn a_server_that_says_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut settings = shard("s0", &format!("host=127.0.0.1 port={port} user=forebay sslmode=disable"));
+    settings.connect_timeout = Duration::from_millis(150);
+    let mut connector = Connector::new(&settings, "group", "test").unwrap();
+    let begin = Instant::now();
+    for _ in 0..3 {
+        match connector.connect() {
+            Err(Failure::Outage(reason)) => assert!(reason.text.contains("no answer"), "{reason}"),
+            other => panic!("{:?}", other.err()),
+        }
+    }
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    listener.set_nonblocking(true).unwrap();
+    let (first, _) = listener.accept().expect("one attempt");
+    assert!(listener.accept().is_err(), "attempts pile up");
+    // When it ends after all, so does the attempt, and the next one begins afresh.
+    drop(first);
+    wait_until(Duration::from_secs(10), "another attempt", || {
+        let _ = connector.connect();
+        listener.accept().is_ok()
+    });
+}
