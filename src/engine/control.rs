@@ -5,23 +5,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::clock::Clock;
 use crate::engine::Rules;
-use crate::engine::event::{Answer, Event, Health, Request};
-use crate::engine::worker::{Next, Waker};
+use crate::engine::event::{Answer, Event, Request};
+use crate::engine::report::Reporter;
+use crate::engine::worker::Next;
 use crate::sink::{Control, Failure, Identity, Progress, Takeover};
 use crate::state::retry::Backoff;
-use crate::types::{Generation, ShardIx, TopicIx, TopicPartition};
+use crate::types::{Generation, TopicIx, TopicPartition};
 
 /// See the module's text. Requests are served in their order; one that fails goes to the back and waits.
 pub struct ControlLoop<C> {
     control: C,
-    shard: ShardIx,
+    report: Reporter,
     inbox: Receiver<Request>,
-    events: Sender<Event>,
-    waker: Waker,
     clock: Arc<dyn Clock>,
     rng: fastrand::Rng,
     rules: Rules,
@@ -29,7 +28,6 @@ pub struct ControlLoop<C> {
     backoff: Backoff,
     /// Not before this does a failed task run again.
     retry_at: Duration,
-    down: bool,
     closed: bool,
 }
 
@@ -49,9 +47,7 @@ enum What {
 
 /// What a loop needs besides its database.
 pub struct LoopContext {
-    pub shard: ShardIx,
-    pub events: Sender<Event>,
-    pub waker: Waker,
+    pub report: Reporter,
     pub clock: Arc<dyn Clock>,
     pub rng: fastrand::Rng,
     pub rules: Rules,
@@ -60,20 +56,17 @@ pub struct LoopContext {
 
 impl<C: Control> ControlLoop<C> {
     pub fn new(control: C, inbox: Receiver<Request>, context: LoopContext) -> ControlLoop<C> {
-        let LoopContext { shard, events, waker, clock, rng, rules, backoff } = context;
+        let LoopContext { report, clock, rng, rules, backoff } = context;
         ControlLoop {
             control,
-            shard,
+            report,
             inbox,
-            events,
-            waker,
             clock,
             rng,
             rules,
             tasks: VecDeque::new(),
             backoff,
             retry_at: Duration::ZERO,
-            down: false,
             closed: false,
         }
     }
@@ -152,9 +145,9 @@ impl<C: Control> ControlLoop<C> {
         };
         match outcome {
             Ok(answer) => {
-                self.well();
+                self.report.well();
                 self.backoff.reset();
-                self.tell(Event::Control { shard: self.shard, answer });
+                self.report.tell(Event::Control { shard: self.report.shard(), answer });
             }
             Err(failure) => self.failed(what, failure),
         }
@@ -191,43 +184,30 @@ impl<C: Control> ControlLoop<C> {
         match &failure {
             Failure::Topic(reason) => {
                 let topic = what.topic();
-                self.tell(Event::TopicStopped { topic, at: None, reason: reason.clone() });
+                self.report.tell(Event::TopicStopped { topic, at: None, reason: reason.clone() });
                 if let What::Progress { topic, .. } = what {
-                    self.tell(Event::Control { shard: self.shard, answer: Answer::NotProgressed { topic, failure } });
+                    self.report.tell(Event::Control {
+                        shard: self.report.shard(),
+                        answer: Answer::NotProgressed { topic, failure },
+                    });
                 }
                 return;
             }
-            Failure::Outage(_) | Failure::Shard(_) => self.unwell(&failure),
+            Failure::Outage(_) | Failure::Shard(_) => self.report.unwell(&failure),
             Failure::Transient(_) | Failure::LockWait(_) | Failure::TooLong(_) | Failure::Record(..) => {
-                tracing::debug!(shard = self.shard.0, "control: {}; trying again", failure.reason());
+                tracing::debug!(shard = self.report.shard().0, "control: {}; trying again", failure.reason());
             }
         }
         self.retry_at = self.clock.now() + self.backoff.next(self.rng.f64());
         match what {
             What::Progress { topic, .. } => {
-                self.tell(Event::Control { shard: self.shard, answer: Answer::NotProgressed { topic, failure } });
+                self.report.tell(Event::Control {
+                    shard: self.report.shard(),
+                    answer: Answer::NotProgressed { topic, failure },
+                });
             }
             What::Takeover { .. } if !self.rules.takeover_retried => {}
             what => self.tasks.push_back(Task { what, failed: true }),
-        }
-    }
-
-    fn unwell(&mut self, failure: &Failure) {
-        if !std::mem::replace(&mut self.down, true) {
-            self.tell(Event::Shard { shard: self.shard, health: Health::Down(failure.clone()) });
-        }
-    }
-
-    fn well(&mut self) {
-        if std::mem::replace(&mut self.down, false) {
-            self.tell(Event::Shard { shard: self.shard, health: Health::Up });
-        }
-    }
-
-    fn tell(&self, event: Event) {
-        // A poller that is gone needs no answer.
-        if self.events.send(event).is_ok() {
-            self.waker.wake();
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod dispatch;
 pub mod event;
 pub mod partition;
 pub mod poller;
+pub mod report;
 mod run;
 pub mod thread;
 pub mod worker;

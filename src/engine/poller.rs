@@ -6,6 +6,7 @@
 //! contradicts what it believes starts the partition over: new generation, new takeover, new token, from the database's word.
 
 mod group;
+mod identity;
 mod intake;
 mod locate;
 mod progress;
@@ -22,7 +23,8 @@ use crate::engine::Rules;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{Answer, Event, Health, Request};
 use crate::engine::partition::{Partition, Phase, Tenure};
-use crate::engine::worker::{Signals, Waker};
+use crate::engine::report::Waker;
+use crate::engine::worker::Signals;
 use crate::metrics::Counters;
 use crate::sink::{Identity, Reason};
 use crate::source::{Source, SourceError};
@@ -369,59 +371,6 @@ impl<S: Source> Poller<S> {
                 }
             }
         }
-    }
-
-    /// Asks the broker for the topics' identities, at first until it answers, then now and then: a recreated topic goes on in
-    /// silence otherwise.
-    fn check_identities(&mut self, now: Duration) {
-        if now < self.core.identity_at {
-            return;
-        }
-        match self.ask_identities() {
-            Ok(()) => self.core.identity_at = now + IDENTITY_INTERVAL,
-            Err(error) => {
-                tracing::warn!("cannot identify the topics: {error}; asking again");
-                self.core.identity_at = now + ASK_AGAIN;
-            }
-        }
-    }
-
-    fn ask_identities(&mut self) -> Result<(), SourceError> {
-        for index in 0..self.core.topics.len() {
-            let topic = TopicIx(index as u16);
-            if self.core.topics[index].stopped.is_some() {
-                continue;
-            }
-            let known = self.core.topics[index].identity.clone();
-            let cluster_id = match &known {
-                Some(identity) => identity.cluster_id.clone(),
-                None => self.source.cluster_id()?,
-            };
-            let topic_id = self.source.topic_id(topic)?;
-            match known.and_then(|identity| identity.topic_id) {
-                Some(old) if topic_id.as_ref().is_some_and(|new| *new != old) => {
-                    let text = format!(
-                        "the topic was deleted and created again: its id was {old} and is {} now. Its offsets mean other \
-                         records; `forebay fences reset` begins with the new topic",
-                        topic_id.as_deref().unwrap_or("unknown"),
-                    );
-                    self.core.stop_topic(topic, None, Reason::new(text));
-                }
-                Some(_) => {}
-                None => self.core.topics[index].identity = Some(Identity { cluster_id, topic_id }),
-            }
-            let count = self.source.partitions(topic)?;
-            match self.core.topics[index].partitions.replace(count) {
-                Some(before) if before != count => tracing::warn!(
-                    "{}: {before} partitions became {count}: keys that move to another partition lose their order across the \
-                     change",
-                    self.core.settings.topics[index].name
-                ),
-                _ => {}
-            }
-        }
-        self.core.identities_known = true;
-        Ok(())
     }
 
     /// The source, for what the engine reports besides its work.

@@ -14,8 +14,9 @@ use crate::engine::control::{ControlLoop, LoopContext};
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX, Request};
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
+use crate::engine::report::{Reporter, Waker};
 use crate::engine::thread::Thread;
-use crate::engine::worker::{BatchLimits, Signals, Waker, Worker};
+use crate::engine::worker::{BatchLimits, Signals, Worker};
 use crate::metrics::Counters;
 use crate::sink::Reason;
 use crate::sink::control::PostgresControl;
@@ -221,9 +222,7 @@ impl Threads<'_> {
     fn context(&self, shard: ShardIx) -> Result<LoopContext, EngineError> {
         let engine = &self.engine.config.engine;
         Ok(LoopContext {
-            shard,
-            events: self.events.clone(),
-            waker: self.waker.clone(),
+            report: Reporter::new(shard, self.events.clone(), self.waker.clone()),
             clock: Arc::clone(self.clock),
             rng: rng()?,
             rules: Rules::ALL,

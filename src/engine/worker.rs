@@ -7,18 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::clock::Clock;
 use crate::config::Delivery;
 use crate::engine::Rules;
 use crate::engine::control::LoopContext;
-use crate::engine::event::{Event, Health};
+use crate::engine::event::Event;
+use crate::engine::report::Reporter;
 use crate::sink::{Failure, FenceRow, Reason, RowCounts, Writer, Written};
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::Chunk;
 use crate::state::retry::Backoff;
-use crate::types::{Generation, Lane, ShardIx, TopicIx, TopicPartition};
+use crate::types::{Generation, Lane, TopicIx, TopicPartition};
 
 /// What a loop wants to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,30 +30,6 @@ pub enum Next {
     /// Nothing to do for this long, unless something arrives.
     After(Duration),
     Done,
-}
-
-/// Wakes the poller, but only while it has asked for that: a wake-up costs more than a message.
-#[derive(Clone)]
-pub struct Waker {
-    asked: Arc<AtomicBool>,
-    wake: Arc<dyn Fn() + Send + Sync>,
-}
-
-impl Waker {
-    pub fn new(wake: Arc<dyn Fn() + Send + Sync>) -> Waker {
-        Waker { asked: Arc::new(AtomicBool::new(false)), wake }
-    }
-
-    /// The poller is about to wait, and something it waits for may come from a worker.
-    pub fn ask(&self, wanted: bool) {
-        self.asked.store(wanted, Ordering::SeqCst);
-    }
-
-    pub fn wake(&self) {
-        if self.asked.load(Ordering::SeqCst) && self.asked.swap(false, Ordering::SeqCst) {
-            (self.wake)();
-        }
-    }
 }
 
 /// Flags that the poller sets and every worker reads.
@@ -96,11 +73,9 @@ pub struct BatchLimits {
 /// See the module's text.
 pub struct Worker<W> {
     writer: W,
-    shard: ShardIx,
+    report: Reporter,
     index: u16,
     inbox: Receiver<Box<Chunk>>,
-    events: Sender<Event>,
-    waker: Waker,
     clock: Arc<dyn Clock>,
     rng: fastrand::Rng,
     rules: Rules,
@@ -120,7 +95,6 @@ pub struct Worker<W> {
     began: Duration,
     /// Tenures whose fences were lost: what is left of them in the inbox is not worth a try.
     dead: HashMap<TopicPartition, Generation>,
-    down: bool,
 }
 
 /// Where a worker stands with its batch.
@@ -144,14 +118,12 @@ impl<W: Writer> Worker<W> {
         delivery: Vec<Delivery>,
         context: LoopContext,
     ) -> Worker<W> {
-        let LoopContext { shard, events, waker, clock, rng, rules, backoff } = context;
+        let LoopContext { report, clock, rng, rules, backoff } = context;
         Worker {
             writer,
-            shard,
+            report,
             index,
             inbox,
-            events,
-            waker,
             clock,
             rng,
             rules,
@@ -167,7 +139,6 @@ impl<W: Writer> Worker<W> {
             counts: RowCounts::default(),
             began: Duration::ZERO,
             dead: HashMap::new(),
-            down: false,
         }
     }
 
@@ -261,7 +232,7 @@ impl<W: Writer> Worker<W> {
                 self.applied(piece)
             }
             Ok(Written::Mismatch) => {
-                self.well();
+                self.report.well();
                 self.state = State::Reread { at: Duration::ZERO };
                 Next::Again
             }
@@ -270,7 +241,7 @@ impl<W: Writer> Worker<W> {
     }
 
     fn applied(&mut self, piece: usize) -> Next {
-        self.well();
+        self.report.well();
         self.backoff.reset();
         self.batch.written(piece);
         if self.batch.is_empty() {
@@ -283,17 +254,17 @@ impl<W: Writer> Worker<W> {
     fn failed(&mut self, piece: usize, failure: Failure) -> Next {
         match &failure {
             Failure::Outage(_) => {
-                self.unwell(&failure);
+                self.report.unwell(&failure);
                 let at = self.later();
                 // Without fences nothing tells whether it was applied: it is sent again.
                 self.state = if self.exactly_once() { State::Reread { at } } else { State::Write { at } };
             }
             Failure::Shard(_) => {
-                self.unwell(&failure);
+                self.report.unwell(&failure);
                 self.state = State::Write { at: self.later() };
             }
             Failure::Transient(reason) | Failure::LockWait(reason) => {
-                tracing::debug!(shard = self.shard.0, worker = self.index, "{reason}; trying again");
+                tracing::debug!(shard = self.report.shard().0, worker = self.index, "{reason}; trying again");
                 self.state = State::Write { at: self.later() };
             }
             Failure::Record(Some(0), reason) => return self.stop_topic(true, reason.clone()),
@@ -325,7 +296,7 @@ impl<W: Writer> Worker<W> {
             let record = self.batch.record(0);
             (record.partition, record.offset)
         });
-        self.tell(Event::TopicStopped { topic, at, reason });
+        self.report.tell(Event::TopicStopped { topic, at, reason });
         self.give_back()
     }
 
@@ -340,13 +311,13 @@ impl<W: Writer> Worker<W> {
                     return self.stop_topic(false, reason);
                 }
                 if matches!(failure, Failure::Outage(_) | Failure::Shard(_)) {
-                    self.unwell(&failure);
+                    self.report.unwell(&failure);
                 }
                 self.state = State::Reread { at: self.later() };
                 return Next::Again;
             }
         };
-        self.well();
+        self.report.well();
         match compare(&self.moves, &rows) {
             Comparison::Applied => {
                 let piece = self.piece();
@@ -374,7 +345,7 @@ impl<W: Writer> Worker<W> {
         if !lost.is_empty() {
             self.dead.extend(lost.iter().copied());
             let what = describe(&self.moves, rows);
-            self.tell(Event::FenceLost { shard: self.shard, partitions: lost, what });
+            self.report.tell(Event::FenceLost { shard: self.report.shard(), partitions: lost, what });
         }
         self.state = State::Write { at: Duration::ZERO };
         Next::Again
@@ -385,29 +356,10 @@ impl<W: Writer> Worker<W> {
         let chunks = self.batch.take_chunks();
         let counts = std::mem::take(&mut self.counts);
         let took_us = self.clock.now().saturating_sub(self.began).as_micros() as u64;
-        self.tell(Event::Returned { shard: self.shard, worker: self.index, chunks, counts, took_us });
+        self.report.tell(Event::Returned { shard: self.report.shard(), worker: self.index, chunks, counts, took_us });
         self.piece_max = usize::MAX;
         self.state = State::Idle;
         Next::Again
-    }
-
-    fn unwell(&mut self, failure: &Failure) {
-        if !std::mem::replace(&mut self.down, true) {
-            self.tell(Event::Shard { shard: self.shard, health: Health::Down(failure.clone()) });
-        }
-    }
-
-    fn well(&mut self) {
-        if std::mem::replace(&mut self.down, false) {
-            self.tell(Event::Shard { shard: self.shard, health: Health::Up });
-        }
-    }
-
-    fn tell(&self, event: Event) {
-        // A poller that is gone needs no answer.
-        if self.events.send(event).is_ok() {
-            self.waker.wake();
-        }
     }
 }
 

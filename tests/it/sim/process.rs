@@ -15,7 +15,8 @@ use forebay::engine::control::{ControlLoop, LoopContext};
 use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
 use forebay::engine::poller::{Flow, Poller, Ports, Settings, TopicSettings};
-use forebay::engine::worker::{BatchLimits, Signals, Waker, Worker};
+use forebay::engine::report::{Reporter, Waker};
+use forebay::engine::worker::{BatchLimits, Signals, Worker};
 use forebay::metrics::Counters;
 use forebay::state::backpressure::Window;
 use forebay::state::retry::Backoff;
@@ -77,9 +78,7 @@ impl Process {
         let limits = BatchLimits { records_max: setup.batch_records_max, bytes_max: 1 << 20 };
         let (events_in, events) = bounded(EVENTS_MAX);
         let mut context = |shard| LoopContext {
-            shard,
-            events: events_in.clone(),
-            waker: waker.clone(),
+            report: Reporter::new(shard, events_in.clone(), waker.clone()),
             clock: Arc::clone(&clock),
             rng: rng.fork(),
             rules: setup.rules,

@@ -1,0 +1,71 @@
+//! How a shard's threads speak to the poller: an event, and a wake-up where the poller asked for one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::Sender;
+
+use crate::engine::event::{Event, Health};
+use crate::sink::Failure;
+use crate::types::ShardIx;
+
+/// Wakes the poller, but only while it has asked for that: a wake-up costs more than a message.
+#[derive(Clone)]
+pub struct Waker {
+    asked: Arc<AtomicBool>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Waker {
+    pub fn new(wake: Arc<dyn Fn() + Send + Sync>) -> Waker {
+        Waker { asked: Arc::new(AtomicBool::new(false)), wake }
+    }
+
+    /// The poller is about to wait, and something it waits for may come from a worker.
+    pub fn ask(&self, wanted: bool) {
+        self.asked.store(wanted, Ordering::SeqCst);
+    }
+
+    pub fn wake(&self) {
+        if self.asked.load(Ordering::SeqCst) && self.asked.swap(false, Ordering::SeqCst) {
+            (self.wake)();
+        }
+    }
+}
+
+/// One thread's voice. It says once that its database is away, and once that it is back.
+pub struct Reporter {
+    shard: ShardIx,
+    events: Sender<Event>,
+    waker: Waker,
+    down: bool,
+}
+
+impl Reporter {
+    pub fn new(shard: ShardIx, events: Sender<Event>, waker: Waker) -> Reporter {
+        Reporter { shard, events, waker, down: false }
+    }
+
+    pub fn shard(&self) -> ShardIx {
+        self.shard
+    }
+
+    pub fn tell(&self, event: Event) {
+        // A poller that is gone needs no answer.
+        if self.events.send(event).is_ok() {
+            self.waker.wake();
+        }
+    }
+
+    pub fn unwell(&mut self, failure: &Failure) {
+        if !std::mem::replace(&mut self.down, true) {
+            self.tell(Event::Shard { shard: self.shard, health: Health::Down(failure.clone()) });
+        }
+    }
+
+    pub fn well(&mut self) {
+        if std::mem::replace(&mut self.down, false) {
+            self.tell(Event::Shard { shard: self.shard, health: Health::Up });
+        }
+    }
+}
