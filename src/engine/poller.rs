@@ -144,6 +144,7 @@ struct Core {
     identities_known: bool,
     closing: Closing,
     targets: Option<Vec<Vec<NextOffset>>>,
+    end_asked_at: Duration,
     ever_assigned: bool,
     stop: Option<Stop>,
 }
@@ -205,6 +206,7 @@ impl<S: Source> Poller<S> {
             identities_known: false,
             closing: Closing::No,
             targets: None,
+            end_asked_at: Duration::ZERO,
             ever_assigned: false,
             stop: None,
             settings,
@@ -254,7 +256,7 @@ impl<S: Source> Poller<S> {
         core.now_us = now.as_micros() as u64;
         let busy = !core.deferred.is_empty() || !core.reported.is_empty();
         let wait = if busy { Duration::ZERO } else { wait.min(core.housekeeping_at.saturating_sub(now)) };
-        let outcome = if core.dispatcher.congested() {
+        let outcome = if core.dispatcher.congested() || core.overfull() {
             // Nothing is fetched until workers have room; they are who to wait for.
             if let Ok(event) = core.events.recv_timeout(wait) {
                 core.take_event(event);
@@ -530,6 +532,13 @@ impl Core {
         self.counters.in_flight.set(self.dispatcher.in_flight() as u64);
         let waiting: usize = self.partitions.iter().flatten().flatten().map(|p| p.tracker.window()).sum();
         self.counters.waiting.set(waiting as u64);
+    }
+
+    /// Whether workers hold more than all windows allow: a rewind leaves the records of the tenure before it at the workers,
+    /// and several in a row must not add up.
+    fn overfull(&self) -> bool {
+        let (in_flight, window) = (self.dispatcher.in_flight(), self.settings.window.records_max);
+        in_flight > 2 * window && in_flight > 2 * window * self.partitions.iter().flatten().flatten().count()
     }
 
     fn waits_for_workers(&self) -> bool {

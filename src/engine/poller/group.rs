@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use crate::engine::partition::{Partition, Phase};
 use crate::engine::poller::{Closing, Core, Flow, Poller, Stop};
-use crate::source::{PartitionError, Source, SourceError, SourceEvent, Start};
+use crate::source::{PartitionError, Source, SourceError, SourceEvent, Start, Watermarks};
 use crate::types::{Generation, NextOffset, TopicIx, TopicPartition};
+
+/// How long to wait before asking again, with `--until-end`, whether the group has reached the end.
+const ASK_END_AGAIN: Duration = Duration::from_millis(100);
 
 /// An answer that the group waits for; they are given in the order of the questions.
 #[derive(Debug)]
@@ -202,7 +205,7 @@ impl<S: Source> Poller<S> {
     pub(super) fn finished(&mut self, now: Duration) -> bool {
         match self.core.closing {
             Closing::No => {
-                if self.core.settings.until_end && self.reached_the_end() {
+                if self.core.settings.until_end && self.reached_the_end(now) {
                     self.close();
                 }
                 false
@@ -218,9 +221,11 @@ impl<S: Source> Poller<S> {
         }
     }
 
-    /// With `--until-end`: whether everything below the ends seen at start is durable and committed, as far as it is ours.
-    fn reached_the_end(&mut self) -> bool {
-        if self.core.targets.is_none() {
+    /// With `--until-end`: whether everything below the ends seen at start is durable and committed, by us or by the group's
+    /// other members.
+    fn reached_the_end(&mut self, now: Duration) -> bool {
+        if self.core.targets.is_none() && now >= self.core.end_asked_at {
+            self.core.end_asked_at = now + ASK_END_AGAIN;
             self.core.targets = self.ask_targets();
         }
         let Some(targets) = &self.core.targets else { return false };
@@ -240,14 +245,42 @@ impl<S: Source> Poller<S> {
         }
         self.core.counters.until_end_total.set(total);
         self.core.counters.until_end_done.set(done);
-        reached
+        if !reached || now < self.core.end_asked_at {
+            return false;
+        }
+        self.core.end_asked_at = now + ASK_END_AGAIN;
+        self.group_reached_the_end()
+    }
+
+    /// Asks the group: in the middle of a rebalance nothing at all may be ours, and a commit that was sent may have been lost.
+    fn group_reached_the_end(&mut self) -> bool {
+        let Some(targets) = &self.core.targets else { return false };
+        let all = |(topic, targets): (usize, &Vec<NextOffset>)| -> Vec<(TopicPartition, NextOffset)> {
+            let at = |partition| TopicPartition { topic: TopicIx(topic as u16), partition };
+            targets.iter().enumerate().map(|(p, target)| (at(p as i32), *target)).collect()
+        };
+        let going_on = |(topic, _): &(usize, &Vec<NextOffset>)| self.core.topics[*topic].stopped.is_none();
+        let wanted: Vec<(TopicPartition, NextOffset)> =
+            targets.iter().enumerate().filter(going_on).flat_map(all).filter(|(_, target)| target.0 > 0).collect();
+        let of: Vec<TopicPartition> = wanted.iter().map(|(at, _)| *at).collect();
+        match self.source.committed(&of) {
+            Ok(committed) => wanted.iter().all(|(at, target)| {
+                committed.iter().any(|c| c.at == *at && c.next.is_some_and(|next| next >= *target))
+            }),
+            Err(error) => {
+                tracing::warn!("cannot read the group's offsets: {error}; asking again");
+                false
+            }
+        }
     }
 
     fn ask_targets(&mut self) -> Option<Vec<Vec<NextOffset>>> {
         let mut targets = Vec::new();
         for topic in (0..self.core.topics.len()).map(|t| TopicIx(t as u16)) {
             let count = self.core.topics[usize::from(topic.0)].partitions?;
-            let end = |partition| self.source.watermarks(TopicPartition { topic, partition }).ok().map(|log| log.high);
+            // Of an empty log nothing has to be committed.
+            let target = |log: Watermarks| if log.low == log.high { NextOffset(0) } else { log.high };
+            let end = |partition| self.source.watermarks(TopicPartition { topic, partition }).ok().map(target);
             targets.push((0..count).map(end).collect::<Option<Vec<_>>>()?);
         }
         Some(targets)

@@ -1,5 +1,6 @@
 //! Where an assigned partition starts, and its takeover in each shard.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::FirstStart;
@@ -10,7 +11,7 @@ use crate::sink::{Anchor, Reason, Taken, Takeover};
 use crate::source::{Source, SourceError};
 use crate::state::assignment::{self, Impossible, Located};
 use crate::state::tracker::Tracker;
-use crate::types::{Generation, NextOffset, ShardIx, TopicPartition};
+use crate::types::{Generation, NextOffset, ShardIx, TopicIx, TopicPartition};
 
 impl<S: Source> Poller<S> {
     /// Asks the shards and the group about the partitions that need it, and starts those for which enough is known.
@@ -22,11 +23,12 @@ impl<S: Source> Poller<S> {
             if now < *not_before {
                 continue;
             }
-            if group.is_none() {
-                unknown.push(p.at);
-            } else if *asked && (p.parts.iter().all(|part| part.located.is_some()) || now >= *deadline) {
-                ready.push(p.at);
+            if !*asked || (p.parts.iter().any(|part| part.located.is_none()) && now < *deadline) {
+                continue;
             }
+            // The group is asked after the shards: what it notes is at least as old as what they have done, because they
+            // store progress behind the note. The other way round another owner's note could be missed.
+            if group.is_none() { unknown.push(p.at) } else { ready.push(p.at) }
         }
         self.ask_shards(now);
         if !unknown.is_empty() && now >= self.core.group_offsets_at {
@@ -61,7 +63,8 @@ impl<S: Source> Poller<S> {
         if !self.core.identities_known {
             return;
         }
-        let mut questions: Vec<(ShardIx, TopicPartition, Generation)> = Vec::new();
+        // One question per shard and topic: a shard that answers slowly would look silent to the last of many.
+        let mut questions: BTreeMap<(ShardIx, TopicIx), Vec<(i32, Generation)>> = BTreeMap::new();
         for p in self.core.partitions.iter_mut().flatten().flatten() {
             let Phase::Locating { asked, not_before, deadline, .. } = &mut p.phase else { continue };
             if *asked || now < *not_before {
@@ -69,16 +72,17 @@ impl<S: Source> Poller<S> {
             }
             *asked = true;
             *deadline = (*deadline).max(now + self.core.settings.locate_deadline);
-            questions.extend(p.parts.iter().map(|part| (part.shard, p.at, p.generation)));
-        }
-        for (shard, at, generation) in questions {
-            if !self.core.fenced(at.topic) {
-                self.core.located(at, generation, shard, None);
-                continue;
+            for part in p.parts.iter().filter(|part| part.located.is_none()) {
+                questions.entry((part.shard, p.at.topic)).or_default().push((p.at.partition, p.generation));
             }
-            if let Some(identity) = self.core.topics[usize::from(at.topic.0)].identity.clone() {
-                let partitions = vec![(at.partition, generation)];
-                self.core.ask(shard, Request::Locate { topic: at.topic, identity, partitions });
+        }
+        for ((shard, topic), partitions) in questions {
+            if !self.core.fenced(topic) {
+                for (partition, generation) in partitions {
+                    self.core.located(TopicPartition { topic, partition }, generation, shard, None);
+                }
+            } else if let Some(identity) = self.core.topics[usize::from(topic.0)].identity.clone() {
+                self.core.ask(shard, Request::Locate { topic, identity, partitions });
             }
         }
     }
@@ -181,9 +185,12 @@ impl<S: Source> Poller<S> {
             return self.core.stop_impossible(at, why);
         }
         if !verifying && taken.done < start && self.core.rules.restart_when_done_lower {
-            return self
-                .core
-                .rewind(at, &format!("the database has everything below {} only, not {start}", taken.done));
+            self.core.rewind(at, &format!("the database has everything below {} only, not {start}", taken.done));
+            // Its word is known now: asked again, it might be too slow again, count for nothing, and lead here again.
+            if let Some(part) = self.core.partition(at).and_then(|p| p.part_mut(shard)) {
+                part.located = Some(Located::Anchored(Anchor { origin: taken.origin, done: taken.done }));
+            }
+            return;
         }
         self.core.admit(at, shard, Owned::new(taken));
         if self.core.partition(at).is_some_and(|p| p.all_owned()) {
