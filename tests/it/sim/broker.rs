@@ -53,6 +53,8 @@ pub struct Published {
     pub removed: bool,
     /// Was in some database at some moment.
     pub ever_durable: bool,
+    /// No database takes it.
+    pub poison: bool,
 }
 
 /// How records are spread over shards.
@@ -132,7 +134,16 @@ impl Broker {
             self.by_key.entry((at, key.clone())).or_default().push(id);
         }
         self.by_partition.entry(at).or_default().push(id);
-        self.published.push(Published { at, offset, key, timestamp_ms, shard, removed: false, ever_durable: false });
+        self.published.push(Published {
+            at,
+            offset,
+            key,
+            timestamp_ms,
+            shard,
+            removed: false,
+            ever_durable: false,
+            poison: false,
+        });
         id
     }
 
@@ -184,6 +195,14 @@ impl Broker {
     pub fn of_partition(&self, at: TopicPartition) -> impl Iterator<Item = (Id, &Published)> {
         let ids = self.by_partition.get(&at).map_or(&[][..], Vec::as_slice);
         ids.iter().map(|&id| (id, &self.published[id as usize]))
+    }
+
+    /// Makes the newest record of a partition one that no database takes, if nobody has taken it yet.
+    pub fn poison_last(&mut self, at: TopicPartition) -> Option<Id> {
+        let (_, &id) = self.log(at).records.last_key_value()?;
+        let record = &mut self.published[id as usize];
+        record.poison = !record.ever_durable;
+        record.poison.then_some(id)
     }
 
     /// Whether records of this partition vanished or offsets lost their meaning other than by retention.

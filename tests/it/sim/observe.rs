@@ -240,8 +240,8 @@ impl Observer for Bounded {
     fn see(&mut self, event: &Happening, world: &World) -> Result<(), String> {
         let Happening::Holds { process, waiting, in_flight } = event else { return Ok(()) };
         let most = self.window * world.broker.partitions().len();
-        // What a tenure before a rewind has sent to the workers comes on top.
-        if *waiting > most || *in_flight > 2 * most {
+        // What tenures before a rewind have sent to the workers comes on top.
+        if *waiting > most || *in_flight > 3 * most {
             return Err(format!("p{process} has {waiting} records waiting and {in_flight} at workers, {most} may be"));
         }
         Ok(())
@@ -343,12 +343,16 @@ impl World {
             let p = &self.broker.published[id as usize];
             p.at.topic.0 == topic && p.removed && !self.broker.is_broken(p.at)
         };
+        let poison = |id: Id| {
+            let p = &self.broker.published[id as usize];
+            p.at.topic.0 == topic && p.poison && !p.removed
+        };
         let now = &self.broker.topics[usize::from(topic)].id;
         let another = |db: &super::db::Db| db.tables.sources.get(&topic).is_some_and(|(_, id)| id != now);
         self.dbs.iter().any(another)
             || self.broker.cluster_id != "cluster-1"
             || partitions.any(|at| log_lost(&at))
-            || self.missing().any(gone)
+            || self.missing().any(|id| gone(id) || poison(id))
     }
 
     /// Whether a topic that stops now does so rightly: it is another one, its log was cut, or retention has passed what
@@ -356,7 +360,8 @@ impl World {
     pub fn has_reason_to_stop(&self, topic: u16) -> bool {
         let partitions = self.broker.partitions();
         let mut of_topic = partitions.iter().filter(|at| at.topic.0 == topic);
-        of_topic.any(|at| self.broker.is_broken(*at) || self.is_overtaken(*at))
+        let poisoned = self.broker.published.iter().any(|p| p.poison && p.at.topic.0 == topic);
+        poisoned || of_topic.any(|at| self.broker.is_broken(*at) || self.is_overtaken(*at))
     }
 
     /// Whether retention has passed what a shard of this partition could say it has done.

@@ -38,6 +38,8 @@ pub struct Setup {
     pub batch_records_max: usize,
     pub window: usize,
     pub rules: Rules,
+    /// To leave once all that there is at the start is done.
+    pub until_end: bool,
 }
 
 /// Times of the simulated deployment, short enough that everything comes up in one scenario.
@@ -183,7 +185,7 @@ fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
         drain_deadline: DRAIN_DEADLINE,
         retry_min: RETRY_MIN,
         retry_max: RETRY_MAX,
-        until_end: false,
+        until_end: setup.until_end,
     }
 }
 

@@ -15,7 +15,7 @@ use super::scenario::{Plan, Sim, Slot};
 use super::world::Faults;
 
 /// Seeds in CI; `FOREBAY_SIM_SEEDS` sets another number.
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = 20_000;
 
 /// Lines of the trace that a failing seed prints.
 const TAIL: usize = 80;
@@ -35,6 +35,7 @@ struct Troubles {
     lossy_retention: bool,
     truncation: bool,
     recreation: bool,
+    poison: bool,
     clock_jumps: bool,
 }
 
@@ -91,6 +92,7 @@ fn faults(rng: &mut Rng) -> Faults {
         control_lost_unapplied: rate(100),
         control_orphaned: rate(100),
         ask_fails: rate(200),
+        client_fails: rate(200),
         commit_lost: rate(300),
         commit_late: rate(300),
         event_late: rate(500),
@@ -113,6 +115,7 @@ fn troubles(rng: &mut Rng) -> Troubles {
         lossy_retention: rare(rng),
         truncation: rare(rng),
         recreation: rare(rng),
+        poison: rare(rng),
         clock_jumps: rng.u8(0..4) == 0,
     }
 }
@@ -152,7 +155,17 @@ impl Scenario {
             self.fall_back(true);
             self.sim.settle()?;
         }
-        Ok(())
+        if self.rng.u8(0..4) == 0 { self.until_end() } else { Ok(()) }
+    }
+
+    /// A process that runs until the end of what there is when it starts ends, and then all of that is durable and committed.
+    fn until_end(&mut self) -> Result<(), String> {
+        (0..self.sim.plan.slots).for_each(|slot| self.sim.crash(slot));
+        self.sim.publish(self.left_to_publish.min(5));
+        let setup = Setup { until_end: true, ..setup(&self.sim.plan, &mut self.rng) };
+        self.sim.start(0, &setup);
+        self.sim.leaves(0)?;
+        self.sim.settled()
     }
 
     fn start(&mut self, slot: usize) {
@@ -267,7 +280,12 @@ impl Scenario {
                 drop(w);
                 self.sim.pass(by);
             }
-            9 if self.troubles.clock_jumps => w.clock.shift_wall(self.rng.i64(-100_000_000..100_000_000)),
+            9 if self.troubles.poison => {
+                if let Some(id) = w.broker.poison_last(at) {
+                    w.note(format_args!("#{id} can never be applied"));
+                }
+            }
+            10 if self.troubles.clock_jumps => w.clock.shift_wall(self.rng.i64(-100_000_000..100_000_000)),
             _ => {}
         }
     }
@@ -309,8 +327,10 @@ fn run(seed: u64, change: &dyn Fn(&mut Plan), watch: Watch) -> Result<u64, Strin
             tail = w.trace.lines.iter().map(|line| format!("{line}\n")).collect();
         }
         let digest = world.try_borrow().ok().and_then(|w| w.trace.digest).unwrap_or_default();
-        // Dropping a process that panicked may panic again.
-        std::mem::forget(scenario);
+        if outcome.is_err() {
+            // Dropping a process that panicked may panic again.
+            std::mem::forget(scenario);
+        }
         outcome.unwrap_or_else(|panic| Err(format!("panic: {}", text(&*panic)))).map(|()| digest)
     }));
     let outcome = outcome.unwrap_or_else(|panic| Err(format!("panic: {}", text(&*panic))));

@@ -2,6 +2,7 @@
 //! as the guarantees say.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -61,6 +62,7 @@ impl Plan {
             batch_records_max: 20,
             window: self.window,
             rules: self.rules,
+            until_end: false,
         }
     }
 }
@@ -79,6 +81,8 @@ pub struct Sim {
     pub slots: Vec<Slot>,
     last_member: Vec<Option<u32>>,
     next_number: u32,
+    /// Topics that the process which left last had given up.
+    left_stopped: BTreeSet<u16>,
 }
 
 /// What one poll of the fake source hands out at most.
@@ -104,11 +108,19 @@ impl Sim {
         }
         let slots = (0..plan.slots).map(|_| Slot::Off).collect();
         let last_member = vec![None; plan.slots];
-        Sim { world: Rc::new(RefCell::new(world)), plan, slots, last_member, next_number: 0 }
+        Sim {
+            world: Rc::new(RefCell::new(world)),
+            plan,
+            slots,
+            last_member,
+            next_number: 0,
+            left_stopped: BTreeSet::new(),
+        }
     }
 
     pub fn start(&mut self, slot: usize, setup: &Setup) {
         self.next_number += 1;
+        self.left_stopped.clear();
         if let (true, Some(last)) = (self.plan.static_members, self.last_member[slot]) {
             self.world.borrow_mut().group.expel(last);
         }
@@ -166,6 +178,7 @@ impl Sim {
             step(p);
             if p.finished {
                 let number = p.number;
+                self.left_stopped = p.stopped.keys().copied().collect();
                 self.slots[slot] = Slot::Off;
                 self.world.borrow_mut().note(format_args!("p{number} has left"));
             }
@@ -248,6 +261,30 @@ impl Sim {
         w.broken.clone().map_or(Ok(()), Err)
     }
 
+    /// Rounds until a process has left by itself.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn leaves(&mut self, slot: usize) -> Result<(), String> {
+        for _ in 0..ROUNDS_MAX {
+            if matches!(self.slots[slot], Slot::Off) {
+                return Ok(());
+            }
+            self.round();
+        }
+        Err("stuck: it does not leave".into())
+    }
+
+    /// Whether all is as it must be, without anybody doing anything more.
+    ///
+    /// # Errors
+    /// The guarantee that is broken.
+    pub fn settled(&mut self) -> Result<(), String> {
+        let left_over = (!self.is_settled()).then(|| "stuck: it left before all was done".to_owned());
+        let w = self.world.borrow_mut();
+        w.broken.clone().or(left_over).map_or(Ok(()), Err)
+    }
+
     fn heal(&mut self) {
         {
             let mut w = self.world.borrow_mut();
@@ -280,7 +317,8 @@ impl Sim {
         let w = self.world.borrow();
         let stopped =
             |topic: u16| self.slots.iter().any(|s| matches!(s, Slot::Running(p) if p.stopped.contains_key(&topic)));
-        (0..self.plan.topics as u16).all(|topic| stopped(topic) || (!w.must_stop(topic) && w.is_done(topic)))
+        let given_up = |topic: u16| stopped(topic) || self.left_stopped.contains(&topic);
+        (0..self.plan.topics as u16).all(|topic| given_up(topic) || (!w.must_stop(topic) && w.is_done(topic)))
     }
 }
 

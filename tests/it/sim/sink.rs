@@ -183,6 +183,11 @@ impl Writer for FakeWriter {
         if range.len() > 1 && w.chance(f.write_too_long) {
             return Err(Failure::TooLong(Reason::new("canceling statement due to statement timeout")));
         }
+        if let Some(bad) = rows.iter().position(|r| w.broker.published[r.id as usize].poison) {
+            // Not every failure says which record it was.
+            let which = w.rng.bool().then_some(bad);
+            return Err(Failure::Record(which, Reason::new("value out of range")));
+        }
         let key = |m: &LaneMove| (TopicPartition { topic, partition: m.partition }, m.lane);
         let keys: Vec<_> = moves.iter().map(key).collect();
         w.wait(shard, |lock| keys.iter().any(|k| *lock == Lock::Fence(k.0, k.1)))?;

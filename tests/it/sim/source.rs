@@ -30,6 +30,7 @@ pub struct FakeSource {
 struct Position {
     /// `None`: assigned but never fetched.
     next: Option<i64>,
+    start: i64,
     paused: bool,
     failed: bool,
     /// The end that was reported last, until something changes.
@@ -57,6 +58,13 @@ impl FakeSource {
             return Err(SourceError::Retriable("no broker answers".into()));
         }
         Ok(w)
+    }
+
+    /// The client refuses now and then, whatever it is asked.
+    fn may_fail(&self) -> Result<(), SourceError> {
+        let mut w = self.world.borrow_mut();
+        let fails = w.faults.client_fails;
+        if w.chance(fails) { Err(SourceError::Retriable("try again".into())) } else { Ok(()) }
     }
 
     fn serve_group(&mut self, intake: &mut impl Intake) {
@@ -163,7 +171,13 @@ impl FakeSource {
             p.end_told = None;
             handed += 1;
         }
-        let w = self.world.borrow();
+        let mut w = self.world.borrow_mut();
+        let twice = w.faults.handed_out_twice;
+        if handed > 0 && w.chance(twice) {
+            // A few are going to come once more.
+            p.next = Some(next.saturating_sub(w.rng.i64(1..6)).max(p.start));
+            return handed;
+        }
         let log = w.broker.log(at);
         if log.records.range(next..).next().is_none() && log.end >= next {
             next = log.end;
@@ -180,7 +194,10 @@ impl FakeSource {
         let mut w = self.world.borrow_mut();
         let incarnation = w.broker.topics[at.topic.0 as usize].id.clone();
         w.note(format_args!("m{} starts {at:?} at {next:?}", self.member));
-        self.assigned.insert(at, Position { next, paused, failed: false, end_told: None, incarnation });
+        self.assigned.insert(
+            at,
+            Position { next, start: next.unwrap_or_default(), paused, failed: false, end_told: None, incarnation },
+        );
     }
 }
 
@@ -227,12 +244,14 @@ impl Source for FakeSource {
     }
 
     fn assign(&mut self, partitions: &[(TopicPartition, Start)]) -> Result<(), SourceError> {
-        let Some(SourceEvent::Assigned(told)) = self.unanswered.take() else {
+        let Some(SourceEvent::Assigned(told)) = &self.unanswered else {
             panic!("assign answers an assignment, and there is none");
         };
         let mut answered: Vec<_> = partitions.iter().map(|(at, _)| *at).collect();
         answered.sort();
-        assert_eq!(answered, told, "an assignment is answered for exactly its partitions");
+        assert_eq!(answered, *told, "an assignment is answered for exactly its partitions");
+        self.may_fail()?;
+        self.unanswered = None;
         for &(at, start) in partitions {
             let next = match start {
                 Start::At(next) => Some(next.0),
@@ -244,12 +263,14 @@ impl Source for FakeSource {
     }
 
     fn unassign(&mut self, partitions: &[TopicPartition]) -> Result<(), SourceError> {
-        let Some(SourceEvent::Revoked(told) | SourceEvent::Lost(told)) = self.unanswered.take() else {
+        let Some(SourceEvent::Revoked(told) | SourceEvent::Lost(told)) = &self.unanswered else {
             panic!("unassign answers a revocation, and there is none");
         };
         let mut answered = partitions.to_vec();
         answered.sort();
-        assert_eq!(answered, told, "a revocation is answered for exactly its partitions");
+        assert_eq!(answered, *told, "a revocation is answered for exactly its partitions");
+        self.may_fail()?;
+        self.unanswered = None;
         for at in partitions {
             self.assigned.remove(at);
         }
@@ -258,7 +279,7 @@ impl Source for FakeSource {
     }
 
     fn restart(&mut self, at: TopicPartition, next: NextOffset) -> Result<(), SourceError> {
-        drop(self.ask()?);
+        self.may_fail()?;
         let paused = self.assigned.get(&at).map(|p| p.paused).expect("restart is for an assigned partition");
         self.place(at, Some(next.0), paused);
         Ok(())
@@ -270,11 +291,13 @@ impl Source for FakeSource {
     }
 
     fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), SourceError> {
+        self.may_fail()?;
         self.set_paused(partitions, false);
         Ok(())
     }
 
     fn commit(&mut self, offsets: &[Commit]) -> Result<(), SourceError> {
+        self.may_fail()?;
         let mut w = self.world.borrow_mut();
         for c in offsets {
             assert!(c.metadata.len() <= 4096, "the broker refuses longer metadata");

@@ -48,6 +48,8 @@ pub struct Faults {
     pub control_orphaned: u32,
     /// A question to the brokers goes unanswered.
     pub ask_fails: u32,
+    /// The client refuses something.
+    pub client_fails: u32,
     pub commit_lost: u32,
     pub commit_late: u32,
     /// A group event waits for a later poll.
