@@ -16,4 +16,5 @@ mod random;
 mod scenario;
 mod sink;
 mod source;
+mod stops;
 mod world;

@@ -331,6 +331,11 @@ impl World {
         all.filter(move |(id, p)| !there[p.shard].contains(&(*id as Id))).map(|(id, _)| id as Id)
     }
 
+    /// How many records of a topic are not in their database now.
+    pub fn missing_of(&self, topic: u16) -> usize {
+        self.missing().filter(|id| self.broker.published[*id as usize].at.topic.0 == topic).count()
+    }
+
     /// Whether a topic cannot go on without a person.
     pub fn must_stop(&self, topic: u16) -> bool {
         let log_lost = |at: &TopicPartition| {

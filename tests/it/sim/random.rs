@@ -131,6 +131,11 @@ impl Scenario {
     }
 
     fn run(&mut self) -> Result<(), String> {
+        let actions = self.rng.usize(200..2_500);
+        self.run_with(actions, |_, _| ())
+    }
+
+    fn run_with(&mut self, actions: usize, also: impl Fn(&mut Scenario, usize)) -> Result<(), String> {
         {
             let mut w = self.sim.world.borrow_mut();
             w.note(format_args!("{:?}", self.sim.plan));
@@ -141,9 +146,9 @@ impl Scenario {
         for slot in 0..self.sim.plan.slots {
             self.start(slot);
         }
-        let actions = self.rng.usize(200..2_500);
-        for _ in 0..actions {
+        for step in 0..actions {
             self.act();
+            also(self, step);
             if self.sim.world.borrow().broken.is_some() {
                 break;
             }
@@ -303,6 +308,28 @@ impl World {
         let shards = self.routing().shards(at.partition).into_iter().map(done);
         let committed = self.group.committed.get(&at).map(|(next, _)| *next);
         shards.chain([committed]).collect::<Option<Vec<i64>>>()?.into_iter().min()
+    }
+}
+
+/// The same schedule of the same seed, once for every step after which all processes are killed at once and started anew, with
+/// another number of lanes and workers.
+#[test]
+fn a_crash_after_every_step() {
+    const STEPS: usize = 260;
+    for seed in 0..6 {
+        for crash in 0..STEPS {
+            let mut scenario = Scenario::new(seed, &|_| ());
+            scenario.troubles = Troubles::default();
+            let outcome = scenario.run_with(STEPS, |scenario, step| {
+                if step == crash {
+                    for slot in 0..scenario.sim.plan.slots {
+                        scenario.sim.crash(slot);
+                        scenario.start(slot);
+                    }
+                }
+            });
+            outcome.unwrap_or_else(|what| panic!("seed {seed}, killed after step {crash}: {what}"));
+        }
     }
 }
 

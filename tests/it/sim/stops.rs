@@ -1,0 +1,136 @@
+//! Never skip in silence: what each kind of trouble with a log must lead to. A topic that stops says why, and the others go on.
+
+use forebay::types::{NextOffset, TopicIx};
+
+use super::process::SESSION_TIMEOUT;
+use super::scenario::{Plan, Sim, Slot, partition};
+
+/// Two topics; the first one gets into trouble once some of its records are applied.
+fn running(seed: u64) -> Sim {
+    let mut sim = Sim::new(Plan { topics: 2, ..Plan::small(seed) });
+    let setup = sim.plan.setup();
+    sim.start(0, &setup);
+    sim.publish(20);
+    sim.rounds(30);
+    sim
+}
+
+/// What the process that runs says of topic 0.
+fn said(sim: &mut Sim) -> Option<String> {
+    sim.running(0).and_then(|p| p.stopped.get(&0).cloned())
+}
+
+/// After the trouble topic 0 stops with a message that holds `words`, and topic 1 is done to its end.
+fn stops(trouble: impl Fn(&mut Sim), words: &[&str]) {
+    for seed in 0..10 {
+        let mut sim = running(seed);
+        trouble(&mut sim);
+        sim.publish(5);
+        // Identities are compared every half a minute.
+        sim.rounds(1_500);
+        sim.settle().unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+        let said = said(&mut sim).unwrap_or_else(|| panic!("seed {seed}: topic 0 goes on"));
+        assert!(words.iter().all(|w| said.contains(w)), "{said:?} instead of {words:?}");
+        assert_eq!(sim.world.borrow().missing_of(1), 0, "topic 1 goes on");
+    }
+}
+
+fn restart(sim: &mut Sim) {
+    sim.crash(0);
+    sim.pass(SESSION_TIMEOUT * 2);
+    let setup = sim.plan.setup();
+    sim.start(0, &setup);
+}
+
+#[test]
+fn a_topic_that_is_made_anew_under_a_running_process() {
+    stops(|sim| sim.world.borrow_mut().broker.recreate(TopicIx(0)), &["deleted and created again"]);
+}
+
+#[test]
+fn a_topic_that_is_made_anew_while_nobody_runs() {
+    let trouble = |sim: &mut Sim| {
+        sim.world.borrow_mut().broker.recreate(TopicIx(0));
+        restart(sim);
+    };
+    stops(trouble, &["another"]);
+}
+
+/// All topics of a cluster are other ones then.
+#[test]
+fn another_cluster_under_the_same_group() {
+    let mut sim = running(1);
+    sim.world.borrow_mut().broker.cluster_id = "cluster-2".into();
+    restart(&mut sim);
+    sim.settle().unwrap();
+    assert!(said(&mut sim).is_some_and(|s| s.contains("cluster-2")));
+}
+
+/// Retention overtakes a group that is away, and one whose partition waits for its database.
+#[test]
+fn retention_that_overtakes_the_group() {
+    let overtake = |sim: &Sim| {
+        sim.publish(40);
+        let mut w = sim.world.borrow_mut();
+        let end = w.broker.log(partition(0, 0)).end;
+        w.broker.retain_from(partition(0, 0), NextOffset(end - 2));
+    };
+    let away = |sim: &mut Sim| {
+        sim.hang(0);
+        overtake(sim);
+        restart(sim);
+    };
+    stops(away, &["gone from Kafka", "retention"]);
+    let waiting = |sim: &mut Sim| {
+        sim.world.borrow_mut().dbs[0].down = true;
+        sim.rounds(20);
+        overtake(sim);
+        sim.rounds(20);
+        sim.world.borrow_mut().dbs[0].down = false;
+        restart(sim);
+    };
+    stops(waiting, &["gone from Kafka", "retention"]);
+}
+
+#[test]
+fn a_log_that_ends_below_the_stored_progress() {
+    let trouble = |sim: &mut Sim| {
+        sim.world.borrow_mut().broker.truncate(partition(0, 0), NextOffset(2));
+        restart(sim);
+    };
+    for seed in 0..10 {
+        let mut sim = running(seed);
+        trouble(&mut sim);
+        sim.rounds(50);
+        sim.settle().unwrap();
+        assert!(said(&mut sim).is_some_and(|s| s.contains("truncated")), "seed {seed}");
+    }
+}
+
+/// An operator moved the group's offsets, forth or back: the database's word stands.
+#[test]
+fn offsets_that_an_operator_moved() {
+    for next in [0, 3, 1_000] {
+        let mut sim = running(next as u64);
+        sim.crash(0);
+        sim.publish(20);
+        let at = partition(0, 0);
+        sim.world.borrow_mut().group.committed.insert(at, (next, String::new()));
+        restart(&mut sim);
+        sim.settle().unwrap();
+        assert!(matches!(&sim.slots[0], Slot::Running(p) if p.stopped.is_empty()));
+    }
+}
+
+/// A record that no database takes stops its topic, at its place; nothing of the topic is lost.
+#[test]
+fn a_record_that_cannot_be_applied() {
+    let trouble = |sim: &mut Sim| {
+        sim.hang(0);
+        sim.publish(20);
+        let id = sim.world.borrow_mut().broker.poison_last(partition(0, 0));
+        assert!(id.is_some());
+        sim.go_on(0);
+    };
+    stops(trouble, &["partition 0 offset", "value out of range"]);
+}
