@@ -2,12 +2,15 @@
 //! thread, every choice from one seed.
 //!
 //! Reading order: `world` (what exists), `broker`, `group`, `source` (the fake Kafka), `db`, `sink` (the fake databases, an
-//! exact model of the statements in `src/sink/fence.rs`), `observe` (the guarantees), then the scenarios.
+//! exact model of the statements in `src/sink/fence.rs`), `observe` (the guarantees), `process` and `scenario` (what can be done
+//! to a process), then the scenarios themselves: `random` (with `draw`), `cases` (each rule of the protocol switched off),
+//! `stops` (never skip in silence), and `fakes`, the tests of all this.
 
 mod broker;
 mod cases;
 mod clock;
 mod db;
+mod draw;
 mod fakes;
 mod group;
 mod observe;

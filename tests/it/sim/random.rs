@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
-use forebay::config::Affinity;
 use forebay::types::NextOffset;
 
-use super::broker::ShardOf;
+use super::draw::{Troubles, faults, plan, setup, troubles};
 use super::process::{Process, SESSION_TIMEOUT, Setup};
 use super::scenario::{Plan, Sim, Slot};
 use super::world::{Faults, World};
@@ -20,104 +19,12 @@ const SEEDS: u64 = 20_000;
 /// Lines of the trace that a failing seed prints.
 const TAIL: usize = 80;
 
-/// Kinds of trouble; each seed leaves about half of them out, so that each pair meets alone now and then.
-#[derive(Debug, Clone, Copy, Default)]
-struct Troubles {
-    crashes: bool,
-    restarts: bool,
-    hangs: bool,
-    rebalances: bool,
-    outages: bool,
-    fall_backs: bool,
-    hidden_fall_backs: bool,
-    broker_outages: bool,
-    safe_retention: bool,
-    lossy_retention: bool,
-    truncation: bool,
-    recreation: bool,
-    poison: bool,
-    clock_jumps: bool,
-}
-
 struct Scenario {
     sim: Sim,
     rng: Rng,
     troubles: Troubles,
     faults: Faults,
     left_to_publish: usize,
-}
-
-fn plan(seed: u64, rng: &mut Rng) -> Plan {
-    let shards = rng.usize(1..=2);
-    let routing = match (shards, rng.bool()) {
-        (1, _) => ShardOf::Only,
-        (n, true) => ShardOf::Partition(n),
-        (n, false) => ShardOf::KeyHash(n),
-    };
-    Plan {
-        slots: rng.usize(1..=3),
-        topics: if rng.u8(0..5) == 0 { 2 } else { 1 },
-        partitions: rng.usize(1..=3),
-        shards,
-        routing,
-        eager: rng.bool(),
-        static_members: rng.u8(0..4) == 0,
-        keys: rng.u32(1..10),
-        window: rng.usize(5..60),
-        ..Plan::small(seed)
-    }
-}
-
-fn setup(plan: &Plan, rng: &mut Rng) -> Setup {
-    Setup {
-        workers: rng.usize(1..=3),
-        lanes: 1 << rng.u16(0..=3),
-        affinity: if rng.u8(0..4) == 0 { Affinity::Static } else { Affinity::Late },
-        batch_records_max: rng.usize(1..12),
-        ..plan.setup()
-    }
-}
-
-fn faults(rng: &mut Rng) -> Faults {
-    let mut rate = |often: u32| if rng.bool() { 0 } else { rng.u32(1..=often) };
-    Faults {
-        write_lost_applied: rate(100),
-        write_lost_unapplied: rate(100),
-        write_orphaned: rate(150),
-        write_transient: rate(100),
-        write_lock_wait: rate(100),
-        write_too_long: rate(100),
-        reread_lost: rate(200),
-        control_lost_applied: rate(100),
-        control_lost_unapplied: rate(100),
-        control_orphaned: rate(100),
-        ask_fails: rate(200),
-        client_fails: rate(200),
-        commit_lost: rate(300),
-        commit_late: rate(300),
-        event_late: rate(500),
-        handed_out_twice: rate(100),
-    }
-}
-
-fn troubles(rng: &mut Rng) -> Troubles {
-    let rare = |rng: &mut Rng| rng.u8(0..12) == 0;
-    Troubles {
-        crashes: rng.bool(),
-        restarts: rng.bool(),
-        hangs: rng.bool(),
-        rebalances: rng.bool(),
-        outages: rng.bool(),
-        fall_backs: rng.u8(0..3) == 0,
-        hidden_fall_backs: rng.u8(0..3) == 0,
-        broker_outages: rng.u8(0..3) == 0,
-        safe_retention: rng.u8(0..3) == 0,
-        lossy_retention: rare(rng),
-        truncation: rare(rng),
-        recreation: rare(rng),
-        poison: rare(rng),
-        clock_jumps: rng.u8(0..4) == 0,
-    }
 }
 
 impl Scenario {

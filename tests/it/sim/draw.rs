@@ -1,0 +1,101 @@
+//! What a seed decides before anything happens: the deployment, how often what goes wrong, which troubles come up.
+
+use fastrand::Rng;
+use forebay::config::Affinity;
+
+use super::broker::ShardOf;
+use super::process::Setup;
+use super::scenario::Plan;
+use super::world::Faults;
+
+/// Kinds of trouble; each seed leaves about half of them out, so that each pair meets alone now and then.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Troubles {
+    pub crashes: bool,
+    pub restarts: bool,
+    pub hangs: bool,
+    pub rebalances: bool,
+    pub outages: bool,
+    pub fall_backs: bool,
+    pub hidden_fall_backs: bool,
+    pub broker_outages: bool,
+    pub safe_retention: bool,
+    pub lossy_retention: bool,
+    pub truncation: bool,
+    pub recreation: bool,
+    pub poison: bool,
+    pub clock_jumps: bool,
+}
+
+pub fn plan(seed: u64, rng: &mut Rng) -> Plan {
+    let shards = rng.usize(1..=2);
+    let routing = match (shards, rng.bool()) {
+        (1, _) => ShardOf::Only,
+        (n, true) => ShardOf::Partition(n),
+        (n, false) => ShardOf::KeyHash(n),
+    };
+    Plan {
+        slots: rng.usize(1..=3),
+        topics: if rng.u8(0..5) == 0 { 2 } else { 1 },
+        partitions: rng.usize(1..=3),
+        shards,
+        routing,
+        eager: rng.bool(),
+        static_members: rng.u8(0..4) == 0,
+        keys: rng.u32(1..10),
+        window: rng.usize(5..60),
+        ..Plan::small(seed)
+    }
+}
+
+pub fn setup(plan: &Plan, rng: &mut Rng) -> Setup {
+    Setup {
+        workers: rng.usize(1..=3),
+        lanes: 1 << rng.u16(0..=3),
+        affinity: if rng.u8(0..4) == 0 { Affinity::Static } else { Affinity::Late },
+        batch_records_max: rng.usize(1..12),
+        ..plan.setup()
+    }
+}
+
+pub fn faults(rng: &mut Rng) -> Faults {
+    let mut rate = |often: u32| if rng.bool() { 0 } else { rng.u32(1..=often) };
+    Faults {
+        write_lost_applied: rate(100),
+        write_lost_unapplied: rate(100),
+        write_orphaned: rate(150),
+        write_transient: rate(100),
+        write_lock_wait: rate(100),
+        write_too_long: rate(100),
+        reread_lost: rate(200),
+        control_lost_applied: rate(100),
+        control_lost_unapplied: rate(100),
+        control_orphaned: rate(100),
+        ask_fails: rate(200),
+        client_fails: rate(200),
+        commit_lost: rate(300),
+        commit_late: rate(300),
+        event_late: rate(500),
+        handed_out_twice: rate(100),
+    }
+}
+
+pub fn troubles(rng: &mut Rng) -> Troubles {
+    let rare = |rng: &mut Rng| rng.u8(0..12) == 0;
+    Troubles {
+        crashes: rng.bool(),
+        restarts: rng.bool(),
+        hangs: rng.bool(),
+        rebalances: rng.bool(),
+        outages: rng.bool(),
+        fall_backs: rng.u8(0..3) == 0,
+        hidden_fall_backs: rng.u8(0..3) == 0,
+        broker_outages: rng.u8(0..3) == 0,
+        safe_retention: rng.u8(0..3) == 0,
+        lossy_retention: rare(rng),
+        truncation: rare(rng),
+        recreation: rare(rng),
+        poison: rare(rng),
+        clock_jumps: rng.u8(0..4) == 0,
+    }
+}
