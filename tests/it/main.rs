@@ -8,6 +8,7 @@ mod cli;
 mod demo;
 mod dependencies;
 mod fences;
+mod examples;
 mod kafka;
 mod mock;
 mod sim;
