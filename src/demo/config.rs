@@ -53,9 +53,11 @@ key_format = "{{app_id}}:{{subscription_id}}"
     )
 }
 
-/// What the engine runs with. Progress is stored often, because the publisher waits for it.
+/// What the engine runs with. Progress is stored often, because the publisher waits for it. A fetch that finds nothing waits
+/// briefly: a broker answers as soon as there is something, the mock cluster only when the time is over
+/// (rd_kafka_mock_handle_Fetch in librdkafka's rdkafka_mock_handlers.c).
 pub fn running(bootstrap: &str, dsn: &str) -> Result<Config, DemoError> {
-    let text = text(bootstrap, dsn, "\n[engine]\ncommit_interval_ms = 100\n");
+    let text = text(bootstrap, dsn, "\"fetch.wait.max.ms\" = 2\n\n[engine]\ncommit_interval_ms = 100\n");
     let loaded = load::parse(Path::new("demo.toml"), &text, &|_| None);
     loaded.map(|loaded| loaded.config).map_err(|problems| DemoError::Failed(problems.to_string()))
 }
