@@ -32,25 +32,23 @@ use serde::Deserialize;
 use support::{Place, Result, Topic};
 
 const TABLES: &str = "
-DROP SCHEMA IF EXISTS example_accounts CASCADE;
-CREATE SCHEMA example_accounts;
-CREATE TABLE example_accounts.account (name text PRIMARY KEY, cents bigint NOT NULL CHECK (cents >= 0));
-CREATE TABLE example_accounts.audit (
+CREATE TABLE account (name text PRIMARY KEY, cents bigint NOT NULL CHECK (cents >= 0));
+CREATE TABLE audit (
   id bigint GENERATED ALWAYS AS IDENTITY,
   account text NOT NULL,
   change bigint NOT NULL,
   cents bigint NOT NULL,         -- the balance behind this change
   reason text NOT NULL
 );
-INSERT INTO example_accounts.account VALUES ('ada', 0), ('grace', 0), ('linus', 0);
+INSERT INTO account VALUES ('ada', 0), ('grace', 0), ('linus', 0);
 ";
 
 /// No row comes back if there is no such account, or not enough in it.
 const APPLY: &str = "
 WITH moved AS (
-  UPDATE example_accounts.account SET cents = cents + $2 WHERE name = $1 AND cents + $2 >= 0 RETURNING cents
+  UPDATE account SET cents = cents + $2 WHERE name = $1 AND cents + $2 >= 0 RETURNING cents
 )
-INSERT INTO example_accounts.audit (account, change, cents, reason) SELECT $1, $2, cents, $3 FROM moved";
+INSERT INTO audit (account, change, cents, reason) SELECT $1, $2, cents, $3 FROM moved";
 
 /// A record's value; its key is the account.
 #[derive(Deserialize)]
@@ -130,15 +128,14 @@ pub fn show(place: &Place, out: &mut impl Write) -> Result<()> {
     audit(&mut client, out)?;
 
     // By hand, outside of Kafka; the topic's records still wait where they are.
-    client.execute("UPDATE example_accounts.account SET cents = cents + 100000 WHERE name = 'ada'", &[])?;
+    client.execute("UPDATE account SET cents = cents + 100000 WHERE name = 'ada'", &[])?;
     let outcome = apply(place, &topic)?;
     writeln!(out, "after a deposit it goes on; topics that stopped: {}", outcome.stopped.len())?;
     audit(&mut client, out)
 }
 
 fn audit(client: &mut Client, out: &mut impl Write) -> Result<()> {
-    let rows =
-        client.query("SELECT account, change, cents, reason FROM example_accounts.audit ORDER BY account, id", &[])?;
+    let rows = client.query("SELECT account, change, cents, reason FROM audit ORDER BY account, id", &[])?;
     for row in rows {
         let (account, change, cents, reason): (&str, i64, i64, &str) = (row.get(0), row.get(1), row.get(2), row.get(3));
         writeln!(out, "  {account:<6} {change:>8} → {cents:>7}  {reason}")?;
@@ -147,5 +144,5 @@ fn audit(client: &mut Client, out: &mut impl Write) -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    show(&Place::from_environment(), &mut std::io::stdout())
+    show(&Place::of_its_own("example_accounts")?, &mut std::io::stdout())
 }

@@ -37,16 +37,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const DEADLINE: Duration = Duration::from_secs(60);
 
 const TABLES: &str = "
-DROP SCHEMA IF EXISTS example_embedded CASCADE;
-CREATE SCHEMA example_embedded;
-CREATE TABLE example_embedded.profile (id bigint PRIMARY KEY, name text, country text);
-CREATE TABLE example_embedded.visits (profile bigint PRIMARY KEY, count bigint NOT NULL);
+CREATE TABLE profile (id bigint PRIMARY KEY, name text, country text);
+CREATE TABLE visits (profile bigint PRIMARY KEY, count bigint NOT NULL);
 ";
 
 /// Sorted by profile, as every statement that locks several rows should be: then two workers never wait for each other in
 /// a circle.
 const COUNT: &str = "
-INSERT INTO example_embedded.visits AS v SELECT * FROM unnest($1::bigint[], $2::bigint[])
+INSERT INTO visits AS v SELECT * FROM unnest($1::bigint[], $2::bigint[])
 ON CONFLICT (profile) DO UPDATE SET count = v.count + EXCLUDED.count";
 
 /// Counts visits; the key of a record is the profile.
@@ -80,7 +78,7 @@ name = "main"
 dsn = "{}"
 [[topic]]
 name = "{}"
-table = "example_embedded.profile"
+table = "profile"
 insert_mode = "upsert"
 pk_fields = ["id"]
 [[topic]]
@@ -140,15 +138,13 @@ pub fn show(place: &Place, out: &mut impl Write) -> Result<()> {
     }))?;
     visits.publish((0..VISITS).map(|visit| ((visit * visit % PROFILES).to_string(), "{}".to_owned())))?;
     run(&engine(place, &profiles, &visits)?, PROFILES + VISITS, out)?;
-    let row = client.query_one(
-        "SELECT (SELECT count(*) FROM example_embedded.profile), (SELECT sum(count)::bigint FROM example_embedded.visits)",
-        &[],
-    )?;
+    let row =
+        client.query_one("SELECT (SELECT count(*) FROM profile), (SELECT sum(count)::bigint FROM visits)", &[])?;
     let (profiles, visits): (i64, Option<i64>) = (row.get(0), row.get(1));
     writeln!(out, "{profiles} profiles, {} visits counted of {VISITS} published", visits.unwrap_or(0))?;
     Ok(())
 }
 
 fn main() -> Result<()> {
-    show(&Place::from_environment(), &mut std::io::stdout())
+    show(&Place::of_its_own("example_embedded")?, &mut std::io::stdout())
 }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use postgres::{Client, NoTls};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -26,15 +27,23 @@ pub struct Place {
 }
 
 impl Place {
-    /// From `FOREBAY_EXAMPLE_KAFKA` and `FOREBAY_EXAMPLE_PG`.
-    pub fn from_environment() -> Place {
+    /// The broker that `FOREBAY_EXAMPLE_KAFKA` names, and an empty database on the server that `FOREBAY_EXAMPLE_PG` names;
+    /// one that an earlier run has left is replaced. A database belongs to one shard, so it is not shared with others.
+    /// What the engine has to say is logged to stderr.
+    pub fn of_its_own(database: &str) -> Result<Place> {
+        tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
         let variable = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
+        let server = variable("FOREBAY_EXAMPLE_PG", "host=127.0.0.1 port=15431 user=forebay dbname=forebay");
+        let mut client = Client::connect(&server, NoTls)?;
+        client.batch_execute(&format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)"))?;
+        client.batch_execute(&format!("CREATE DATABASE {database}"))?;
         let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
-        Place {
+        Ok(Place {
             bootstrap: variable("FOREBAY_EXAMPLE_KAFKA", "127.0.0.1:19092"),
-            dsn: variable("FOREBAY_EXAMPLE_PG", "host=127.0.0.1 port=15431 user=forebay dbname=forebay"),
+            // The later of two words counts.
+            dsn: format!("{server} dbname={database}"),
             suffix: format!("{}-{micros:x}", std::process::id()),
-        }
+        })
     }
 
     fn client(&self) -> ClientConfig {

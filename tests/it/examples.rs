@@ -29,7 +29,7 @@ fn accounts_are_never_overdrawn_and_the_audit_tells_every_transfer_once() {
     // 40,000 are left of the salary behind three rents; 100,000 came by hand.
     assert!(end.contains("-50000 →   90000  a bicycle") && end.contains("-10000 →   80000  its lock"), "{told}");
     let mut client = database.connect();
-    let row = client.query_one("SELECT count(*), count(DISTINCT (account, reason)) FROM example_accounts.audit", &[]);
+    let row = client.query_one("SELECT count(*), count(DISTINCT (account, reason)) FROM audit", &[]);
     let row = row.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (11, 11), "{told}");
 }
