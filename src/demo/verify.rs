@@ -209,3 +209,90 @@ fn offsets(bootstrap: &str, workload: &Workload) -> Outcome<rdkafka::error::Kafk
         format!("the group's committed offsets are the logs' ends ({dropped} old records are gone from the mock)");
     Ok(judged(&differences, text))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::config::TABLE_SQL;
+    use crate::demo::server::Server;
+
+    /// Inserts what the model says, whoever else should have done it.
+    fn insert(client: &mut Client, workload: &Workload) {
+        for row in &workload.rows {
+            let (app, subscription) = row.key.split_once(':').unwrap();
+            let Some(now) = &row.now else { continue };
+            let tags = now.tags.map_or("NULL".to_owned(), |(plan, score)| {
+                format!("jsonb_build_object('plan', '{plan}', 'score', {score})")
+            });
+            let sql = format!(
+                "INSERT INTO subscriptions VALUES ('{app}', '{subscription}', $1, $2, {}, to_timestamp({} / 1000.0), {tags}, {})",
+                now.sessions, now.updated_at_ms, now.version
+            );
+            client.execute(&sql, &[&now.country, &now.device]).unwrap();
+        }
+    }
+
+    /// What the checks say about the rows after somebody has changed them.
+    #[track_caller]
+    fn check(server: &Server, workload: &Workload, change: &str, expectation: Result<(), &str>) {
+        let mut client = server.connect().unwrap();
+        client.batch_execute("TRUNCATE subscriptions").unwrap();
+        insert(&mut client, workload);
+        client.batch_execute(change).unwrap();
+        match (rows(&mut client, workload).unwrap(), expectation) {
+            (Ok(_), Ok(())) => {}
+            (Err(found), Err(part)) => assert!(found.contains(part), "{change}: no {part:?} in {found}"),
+            (found, expectation) => panic!("{change}: {found:?} instead of {expectation:?}"),
+        }
+    }
+
+    #[test]
+    fn every_difference_is_found() {
+        let server = Server::start(false).unwrap();
+        let mut client = server.connect().unwrap();
+        client.batch_execute(TABLE_SQL).unwrap();
+        let (mut workload, mut value) = (Workload::new(200, 40), String::new());
+        while workload.next(1_763_900_000_123, &mut value).is_some() {}
+        let one = "version = (SELECT max(version) FROM subscriptions)";
+        let step = "ALTER TABLE subscriptions DISABLE TRIGGER no_step_back; UPDATE subscriptions SET";
+        check(&server, &workload, "", Ok(()));
+        check(&server, &workload, &format!("DELETE FROM subscriptions WHERE {one}"), Err("found None"));
+        check(&server, &workload, &format!("{step} sessions = sessions + 1 WHERE {one}"), Err("expected Some"));
+        check(&server, &workload, &format!("{step} country = NULL WHERE {one}"), Err("country: None"));
+        check(&server, &workload, &format!("{step} updated_at = updated_at + '1 ms'"), Err("and 3"));
+        check(&server, &workload, &format!("{step} tags = tags || '{{\"x\": 1}}' WHERE {one}"), Err("3)"));
+        let more = "INSERT INTO subscriptions SELECT gen_random_uuid(), subscription_id, country, device, sessions, \
+                    updated_at, tags, version FROM subscriptions LIMIT 1";
+        check(&server, &workload, more, Err("never published"));
+
+        insert_again(&mut client, &workload);
+        assert!(order(&mut client).unwrap().unwrap_err().contains("does not"), "the trigger is switched off");
+        client.batch_execute("ALTER TABLE subscriptions ENABLE TRIGGER no_step_back").unwrap();
+        assert!(order(&mut client).unwrap().unwrap().contains("a trigger refuses"));
+    }
+
+    fn insert_again(client: &mut Client, workload: &Workload) {
+        client.batch_execute("TRUNCATE subscriptions").unwrap();
+        insert(client, workload);
+    }
+
+    #[test]
+    fn records_that_are_missing_or_were_applied_again_are_found() {
+        let mut workload = Workload::new(10, 10);
+        while workload.next(0, &mut String::new()).is_some() {}
+        for (durable, skipped, rewinds, fine) in [
+            (10, 0, 0, true),
+            (9, 0, 0, false),
+            (9, 1, 0, false),
+            (11, 0, 0, false),
+            (10, 1, 0, false),
+            (10, 4, 1, true),
+        ] {
+            let counters = Counters::default();
+            counters.durable.add(durable);
+            counters.skipped.add(skipped);
+            counters.rewinds.add(rewinds);
+            assert_eq!(records(&workload, &counters).is_ok(), fine, "{durable} {skipped} {rewinds}");
+        }
+    }
+}
