@@ -11,6 +11,7 @@ mod examples;
 mod fences;
 mod kafka;
 mod mock;
+mod real;
 mod sim;
 mod sink;
 mod statements;

@@ -6,6 +6,8 @@
 
 mod config;
 mod database;
+mod forebay;
+mod proxy;
 mod services;
 mod topic;
 
@@ -21,8 +23,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use config::{handler_config, shard};
 pub use database::{Database, Server};
+pub use forebay::{Ended, Forebay, PATIENCE, Rig};
+pub use proxy::Proxy;
 pub use services::{OwnServices, Service, Stop};
-pub use topic::{Topic, produce};
+pub use topic::{Topic, produce, produce_at};
 
 /// What a test says when a service is not there.
 pub const HOW_TO_START: &str = "start them with bin/services up";

@@ -33,9 +33,23 @@ impl Topic {
 
     /// The same with topic settings, such as `("cleanup.policy", "compact")`.
     pub fn create_with(prefix: &str, partitions: i32, settings: &[(&str, &str)]) -> Topic {
-        let bootstrap = kafka_bootstrap();
+        Topic::create_at(&kafka_bootstrap(), prefix, partitions, settings)
+    }
+
+    /// The same on another broker than the shared one.
+    pub fn create_at(bootstrap: &str, prefix: &str, partitions: i32, settings: &[(&str, &str)]) -> Topic {
+        Topic::new(bootstrap, unique_name(prefix), partitions, settings)
+    }
+
+    /// A namesake, on the shared broker, of a topic that another broker has.
+    pub fn named(name: &str, partitions: i32) -> Topic {
+        Topic::new(&kafka_bootstrap(), name.to_owned(), partitions, &[])
+    }
+
+    fn new(bootstrap: &str, name: String, partitions: i32, settings: &[(&str, &str)]) -> Topic {
+        let bootstrap = bootstrap.to_owned();
         let admin = client_config(&bootstrap).create().expect("an administration client");
-        let topic = Topic { name: unique_name(prefix), partitions, bootstrap, admin };
+        let topic = Topic { name, partitions, bootstrap, admin };
         topic.create_again(settings);
         topic
     }
@@ -46,6 +60,11 @@ impl Topic {
 
     pub fn partitions(&self) -> i32 {
         self.partitions
+    }
+
+    /// The address of the broker that has it.
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
     }
 
     /// Deletes the topic and waits until the broker does not know it any more.
@@ -121,7 +140,16 @@ fn client_config(bootstrap: &str) -> ClientConfig {
 
 /// Publishes records (partition, key, value) in this order and returns once the broker has them all.
 pub fn produce<'a>(topic: &str, records: impl IntoIterator<Item = (i32, Option<&'a [u8]>, Option<&'a [u8]>)>) {
-    let producer: BaseProducer = client_config(&kafka_bootstrap())
+    produce_at(&kafka_bootstrap(), topic, records);
+}
+
+/// The same on another broker than the shared one.
+pub fn produce_at<'a>(
+    bootstrap: &str,
+    topic: &str,
+    records: impl IntoIterator<Item = (i32, Option<&'a [u8]>, Option<&'a [u8]>)>,
+) {
+    let producer: BaseProducer = client_config(bootstrap)
         .set("enable.idempotence", "true")
         .set("linger.ms", "5")
         .create()
