@@ -255,7 +255,12 @@ pub static SHARDS_TENANT: Setting<Text<Tenant>> = Setting {
 pub static SHARDS_DELIMITER: Setting<Text<String>> = Setting {
     section: "shards",
     name: "delimiter",
-    kind: Text { absent: "`\":\"`", ..text("what separates the parts of a key") },
+    // A space separates, too.
+    kind: Text {
+        absent: "`\":\"`",
+        parse: |written| (!written.is_empty()).then(|| written.to_owned()),
+        ..text("what separates the parts of a key")
+    },
     prose: "Separates the parts of a key, for `tenant = \"key:N\"`.",
 };
 pub static SHARDS_MAP_FILE: Setting<Text<PathBuf>> = Setting {

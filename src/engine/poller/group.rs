@@ -232,7 +232,7 @@ impl<S: Source> Poller<S> {
         if !self.core.ever_assigned || !self.core.answers.is_empty() {
             return false;
         }
-        let (mut total, mut done, mut reached) = (0, 0, true);
+        let (mut total, mut done, mut reached, mut durable) = (0, 0, true, true);
         for p in self.core.partitions.iter().flatten().flatten() {
             let Some(target) = targets[usize::from(p.at.topic.0)].get(p.at.partition as usize) else { continue };
             if p.phase == Phase::Stopped {
@@ -242,6 +242,11 @@ impl<S: Source> Poller<S> {
             total += target.0.saturating_sub(p.start.0).max(0) as u64;
             done += p.tracker.committable().0.min(target.0).saturating_sub(p.start.0).max(0) as u64;
             reached &= p.phase == Phase::Running && p.committed.is_some_and(|committed| committed >= *target);
+            durable &= p.phase == Phase::Running && p.tracker.committable() >= *target;
+        }
+        if durable && !reached {
+            // All that is left is to store and commit it: that does not wait for the interval.
+            self.core.progress_at = Duration::ZERO;
         }
         self.core.counters.until_end_total.set(total);
         self.core.counters.until_end_done.set(done);

@@ -91,6 +91,8 @@ impl<S: Source> Poller<S> {
         let Some(p) = self.core.partition(at) else { return Ok(()) };
         let Phase::Locating { group: Some(group), .. } = &p.phase else { return Ok(()) };
         let committed = group.next;
+        // Every commit of ours carries the origins; Kafka's tools leave none.
+        let by_hand = group.metadata.is_empty();
         let located: Vec<Located> = p.parts.iter().map(|part| part.located.unwrap_or(Located::Silent)).collect();
         let noted: Vec<_> = p.parts.iter().map(|part| part.noted).collect();
         let log = match self.source.watermarks(at) {
@@ -118,9 +120,9 @@ impl<S: Source> Poller<S> {
         let done = |l: &Located| if let Located::Anchored(a) = l { a.done } else { start };
         let furthest = located.iter().map(done).max().unwrap_or(start).max(start);
         let anchored = located.iter().all(|l| matches!(l, Located::Anchored(_)));
-        if anchored && let Some(committed) = committed.filter(|c| *c > furthest) {
+        if anchored && let Some(committed) = committed.filter(|c| *c > furthest || (by_hand && *c != start)) {
             tracing::warn!(
-                "{} [{}]: the group's offset is {committed}, but the database has everything below {start} only. The \
+                "{} [{}]: the group's offset is {committed}, but the database has everything below {start} and no more. The \
                  database's word stands: it went back, or someone moved the group's offsets. To overrule it, stop the group \
                  and use `forebay fences reset`",
                 self.core.topic_name(at.topic),

@@ -1,6 +1,7 @@
 //! The program on real services, as an operator runs it: what it applies, what stops it, and what it survives.
 
 mod bad_input;
+mod chaos;
 mod end_to_end;
 mod faults;
 mod groups;

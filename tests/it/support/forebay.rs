@@ -2,7 +2,7 @@
 //! its log. A test that fails prints the end of every process's log.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -18,8 +18,8 @@ use super::{kafka_bootstrap, unique_name, wait_until};
 /// Anything that a process is waited for comes within this, or the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What of a log is shown when a test fails.
-const TAIL_LINES: usize = 80;
+/// What of each log is shown when a test fails.
+const TAIL_LINES: usize = 40;
 
 /// A configuration in a directory of its own, and a consumer group of its own.
 pub struct Rig {
@@ -123,6 +123,21 @@ impl Rig {
     }
 }
 
+/// Of a test that fails: where the logs are, and their ends.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        self.directory.disable_cleanup(true);
+        eprintln!("the configuration and the logs stay in {}", self.directory.path().display());
+        for number in 0..self.started.load(Ordering::Relaxed) {
+            let log = read_log(&self.directory.path().join(format!("{number}.log")));
+            eprintln!("--- process {number}, the end of its log:\n{}", tail(&log));
+        }
+    }
+}
+
 /// A running `forebay`. Dropping it kills it.
 pub struct Forebay {
     child: Child,
@@ -142,7 +157,7 @@ impl Ended {
     /// Insists on an exit status and returns the log.
     #[track_caller]
     pub fn expect(self, code: i32) -> String {
-        assert_eq!(self.code, code, "exit status; the log ends:\n{}", tail(&self.log));
+        assert_eq!(self.code, code, "exit status");
         self.log
     }
 
@@ -151,15 +166,15 @@ impl Ended {
     pub fn expect_log(self, code: i32, parts: &[&str]) {
         let log = self.expect(code);
         for part in parts {
-            assert!(log.contains(part), "the log lacks {part:?}; it ends:\n{}", tail(&log));
+            assert!(log.contains(part), "the log lacks {part:?}");
         }
     }
 }
 
 impl Forebay {
-    /// What it logged so far. It logs JSON where stderr is no terminal; quotes are shown as they were meant.
+    /// What it logged so far.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).replace("\\\"", "\"")
+        read_log(&self.log)
     }
 
     /// Waits until a line of the log holds all of these. The process may end meanwhile.
@@ -233,11 +248,12 @@ impl Forebay {
 impl Drop for Forebay {
     fn drop(&mut self) {
         self.end();
-        if thread::panicking() {
-            eprintln!("--- process {} (exit status {:?}), the end of its log:", self.number, self.code);
-            eprintln!("{}", tail(&self.log()));
-        }
     }
+}
+
+/// It logs JSON where stderr is no terminal; quotes are shown as they were meant.
+fn read_log(file: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).replace("\\\"", "\"")
 }
 
 fn tail(log: &str) -> String {
