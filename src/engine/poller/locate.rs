@@ -142,7 +142,7 @@ impl<S: Source> Poller<S> {
                 }
                 self.core.take_over_all(at, start);
             }
-            Some(why) => self.core.stop_impossible(at, why),
+            Some(why) => self.stop_impossible(at, why),
         }
         Ok(())
     }
@@ -184,7 +184,7 @@ impl<S: Source> Poller<S> {
         if furthest > high
             && let Some(why) = self.beyond_the_log(at, furthest)
         {
-            return self.core.stop_impossible(at, why);
+            return self.stop_impossible(at, why);
         }
         if !verifying && taken.done < start && self.core.rules.restart_when_done_lower {
             self.core.rewind(at, &format!("the database has everything below {} only, not {start}", taken.done));
@@ -204,6 +204,14 @@ impl<S: Source> Poller<S> {
         }
     }
 
+    /// The log does not hold what it must. A topic that was created again explains it better than its offsets do.
+    fn stop_impossible(&mut self, at: TopicPartition, why: Impossible) {
+        if let Err(error) = self.ask_identities() {
+            tracing::debug!("cannot identify the topics: {error}");
+        }
+        self.core.stop_impossible(at, why);
+    }
+
     /// Whether the log, asked now, ends below what a database holds.
     fn beyond_the_log(&mut self, at: TopicPartition, furthest: NextOffset) -> Option<Impossible> {
         // Where the broker does not answer, the start was checked before, and a truncation stops the fetch.
@@ -219,7 +227,7 @@ impl<S: Source> Poller<S> {
         let done = p.parts.iter().filter_map(|part| part.owned()).map(|o| o.stored).max().unwrap_or(start);
         match self.source.watermarks(at) {
             Ok(log) => match assignment::impossible(start, done, log.low, log.high) {
-                Some(why) => self.core.stop_impossible(at, why),
+                Some(why) => self.stop_impossible(at, why),
                 None => self.ready(at, start),
             },
             Err(error) => self.core.rewind(at, &format!("cannot ask for the begin and end of the log: {error}")),

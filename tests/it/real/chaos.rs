@@ -304,9 +304,8 @@ fn inspect(chaos: &Chaos<'_>, [events, updates]: &[Topic; 2], records: i64) {
     let rows = client.query("SELECT k, seq, p FROM latest", &[]).unwrap();
     let latest: BTreeMap<String, (i64, i32)> = rows.iter().map(|r| (r.get(0), (r.get(1), r.get(2)))).collect();
     let last_of = |key: i64| (0..records).rev().find(|seq| seq % KEYS == key).unwrap();
-    let expected: BTreeMap<String, (i64, i32)> = (0..KEYS)
-        .map(|key| (format!("key {key}"), (last_of(key), (key % i64::from(PARTITIONS)) as i32)))
-        .collect();
+    let expected: BTreeMap<String, (i64, i32)> =
+        (0..KEYS).map(|key| (format!("key {key}"), (last_of(key), (key % i64::from(PARTITIONS)) as i32))).collect();
     assert_eq!(latest, expected, "the last value of each key");
 
     for topic in [events, updates] {

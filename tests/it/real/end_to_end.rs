@@ -101,10 +101,7 @@ fn two_shards(routing: &str, partitions: [&str; 2], files: &[(&str, &str)]) -> [
     let rig = Rig::empty(topic.bootstrap());
     files.iter().for_each(|(name, text)| rig.write(name, text));
     let [a, b] = [shard("a", databases[0].dsn()), shard("b", databases[1].dsn())];
-    rig.configure(
-        &[],
-        &format!("{routing}{a}{}{b}{}{}", partitions[0], partitions[1], ledger_topic(topic.name())),
-    );
+    rig.configure(&[], &format!("{routing}{a}{}{b}{}{}", partitions[0], partitions[1], ledger_topic(topic.name())));
     publish(&topic, 0..400, 40);
     rig.until_end().expect(0);
     publish(&topic, 400..1200, 40);

@@ -189,7 +189,8 @@ fn retention_that_overtakes_a_stopped_group_stops_the_topic() {
     publish(&topic, 1000..2000, 20);
     // 500 to 599 were never applied.
     topic.delete_records_before(0, 600);
-    rig.until_end().expect_log(65, &[topic.name(), "stopped", "partition 0", "500 to 599", "retention", "fences reset"]);
+    rig.until_end()
+        .expect_log(65, &[topic.name(), "stopped", "partition 0", "500 to 599", "retention", "fences reset"]);
     let mut rows = database.connect();
     let beyond = ledger(&mut rows).iter().filter(|e| e.partition == 0 && e.offset >= 600).count();
     assert_eq!(beyond, 0, "records behind the gap were applied");
@@ -198,11 +199,8 @@ fn retention_that_overtakes_a_stopped_group_stops_the_topic() {
 
 /// Moves the group's offsets as an operator's tool does: without forebay's notes.
 fn move_offsets(rig: &Rig, topic: &Topic, to: i64) {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", topic.bootstrap())
-        .set("group.id", rig.group())
-        .create()
-        .unwrap();
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", topic.bootstrap()).set("group.id", rig.group()).create().unwrap();
     let mut list = rdkafka::TopicPartitionList::new();
     for partition in 0..topic.partitions() {
         list.add_partition_offset(topic.name(), partition, rdkafka::Offset::Offset(to)).unwrap();
@@ -237,7 +235,8 @@ fn backends_that_are_terminated_at_random() {
     let database = Database::create(Server::A, "real");
     database.execute(LEDGER);
     let topic = Topic::create("real", 4);
-    let rig = Rig::new(&configuration(database.dsn(), &topic).replace("[engine]\n", "[engine]\nbatch_records_max = 100\n"));
+    let rig =
+        Rig::new(&configuration(database.dsn(), &topic).replace("[engine]\n", "[engine]\nbatch_records_max = 100\n"));
     publish(&topic, 0..100, 20);
     let mut rows = database.connect();
     let process = rig.start();
@@ -270,16 +269,14 @@ fn answers_that_get_lost() {
     let rig = Rig::new(&toml);
     publish(&topic, 0..20_000, 40);
     let mut rows = database.connect();
-    let process = rig.start();
-    wait_until(PATIENCE, "the first rows", || count(&mut rows, "ledger") > 0);
     // A connection needs some ten answers before it writes.
     proxy.lose_one_in(30);
-    wait_until(PATIENCE, "lost answers", || proxy.lost() >= 15 || count(&mut rows, "ledger") == 20_000);
+    let process = rig.start();
+    wait_until(PATIENCE, "lost answers", || proxy.lost() >= 10);
     publish(&topic, 20_000..25_000, 40);
-    wait_until(PATIENCE, "more lost answers", || proxy.lost() >= 30 || count(&mut rows, "ledger") == 25_000);
+    wait_until(PATIENCE, "more lost answers", || proxy.lost() >= 20);
     proxy.lose_one_in(0);
     wait_until(PATIENCE, "all rows", || count(&mut rows, "ledger") >= 25_000);
     process.terminate().expect(0);
-    assert!(proxy.lost() >= 5, "only {} answers were lost", proxy.lost());
     assert_complete(&ledger(&mut rows), &ends(&topic));
 }

@@ -197,7 +197,8 @@ impl Forebay {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a process that runs");
         // proc(5): the name is in brackets and may hold spaces; user and system time are fields 14 and 15, in hundredths.
         let behind_name = stat.rsplit(')').next().unwrap_or_default();
-        let ticks = behind_name.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("a number"));
+        let ticks =
+            behind_name.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("a number"));
         Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 

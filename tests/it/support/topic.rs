@@ -149,11 +149,8 @@ pub fn produce_at<'a>(
     topic: &str,
     records: impl IntoIterator<Item = (i32, Option<&'a [u8]>, Option<&'a [u8]>)>,
 ) {
-    let producer: BaseProducer = client_config(bootstrap)
-        .set("enable.idempotence", "true")
-        .set("linger.ms", "5")
-        .create()
-        .expect("a producer");
+    let producer: BaseProducer =
+        client_config(bootstrap).set("enable.idempotence", "true").set("linger.ms", "5").create().expect("a producer");
     for (partition, key, value) in records {
         let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition);
         record.key = key;
