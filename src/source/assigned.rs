@@ -2,6 +2,12 @@
 //!
 //! Nothing below a partition's position is handed out again: librdkafka may fetch records twice when a rebalance pauses a
 //! partition while a batch is being taken. Nothing is handed out of a partition that failed or is stopped.
+//!
+//! **What follows an end may have a hole.** Taking the notice of an end out of a queue in a batch moves librdkafka's own
+//! position one beyond that end (`rd_kafka_q_serve_rkmessages` adds one to the offset of whatever it hands out, as of
+//! librdkafka 2.12). After the next pause, ours or that of a rebalance, it goes on fetching there, and the record at the end
+//! itself would be missing in silence. So when something farther away follows an end, it is dropped, and the partition is
+//! moved back to the end once; what comes then is true.
 
 use std::collections::HashMap;
 
@@ -15,6 +21,8 @@ use crate::types::{NextOffset, TopicIx, TopicPartition};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
     Running,
+    /// Something farther away followed an end: nothing is handed out until it was moved back there.
+    Doubtful,
     /// Its topic is stopped, or it failed, or a restart did not succeed yet; librdkafka has it paused.
     Stopped,
 }
@@ -30,16 +38,23 @@ pub struct Part {
     pub paused: bool,
     /// Whether librdkafka gave up fetching: only a new assignment starts it again.
     pub ended: bool,
+    /// Whether the last that was handed out was an end.
+    at_end: bool,
 }
 
 impl Part {
     pub fn new(at: TopicPartition, next: NextOffset, flow: Flow) -> Part {
-        Part { at, next, flow, paused: false, ended: false }
+        Part { at, next, flow, paused: false, ended: false, at_end: false }
     }
 
     /// Whether librdkafka must have it paused.
     pub fn held(&self) -> bool {
         self.paused || self.flow == Flow::Stopped
+    }
+
+    /// It goes on at `next`, and what comes from there is true.
+    pub fn moved(&mut self, next: NextOffset) {
+        (self.next, self.flow, self.ended, self.at_end) = (next, Flow::Running, false, false);
     }
 }
 
@@ -85,6 +100,11 @@ impl Assigned {
         std::mem::take(&mut self.failed)
     }
 
+    /// Partitions to be moved back to their position.
+    pub fn doubtful(&self) -> impl Iterator<Item = (TopicPartition, NextOffset)> {
+        self.parts.iter().filter(|p| p.flow == Flow::Doubtful).map(|p| (p.at, p.next))
+    }
+
     /// Hands out one message. `topic` finds a topic by its name.
     pub fn hand_out(
         &mut self,
@@ -110,21 +130,32 @@ impl Assigned {
                 intake.event(SourceEvent::Unwell(trouble.to_string()))
             };
         };
-        if part.flow == Flow::Stopped {
+        if part.flow != Flow::Running {
             return;
         }
         match fetched.what {
             Ok(record) if record.offset.is_below(part.next) => {}
+            Ok(record) if part.at_end && record.offset.0 > part.next.0 => part.flow = Flow::Doubtful,
             Ok(record) => {
                 part.next = record.offset.next();
+                part.at_end = false;
                 intake.record(part.at, &record);
             }
             Err(trouble) if trouble.code == RDKafkaErrorCode::PartitionEOF => {
+                if part.at_end && trouble.offset > part.next.0 {
+                    part.flow = Flow::Doubtful;
+                    return;
+                }
                 part.next = part.next.max(NextOffset(trouble.offset));
+                part.at_end = true;
                 intake.event(SourceEvent::EndOfPartition { at: part.at, end: NextOffset(trouble.offset) });
             }
             Err(trouble) => match stopped_by(&trouble) {
                 None => intake.event(SourceEvent::Unwell(format!("partition {}: {trouble}", fetched.partition))),
+                Some(PartitionError::OutOfRange) if part.at_end => {
+                    // One beyond the end, and nothing was there.
+                    (part.flow, part.ended) = (Flow::Doubtful, true);
+                }
                 Some(error) => {
                     part.flow = Flow::Stopped;
                     part.ended = error == PartitionError::OutOfRange;

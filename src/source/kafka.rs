@@ -129,6 +129,7 @@ impl KafkaSource {
             // Best effort: nothing of them is handed out any more in any case.
             let _ = self.consumer().pause(&self.list(failed));
         }
+        self.move_back();
         Ok(handed)
     }
 }

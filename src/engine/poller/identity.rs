@@ -23,7 +23,7 @@ impl<S: Source> Poller<S> {
         }
     }
 
-    fn ask_identities(&mut self) -> Result<(), SourceError> {
+    pub(super) fn ask_identities(&mut self) -> Result<(), SourceError> {
         for index in 0..self.core.topics.len() {
             let topic = TopicIx(index as u16);
             if self.core.topics[index].stopped.is_some() {

@@ -57,9 +57,22 @@ impl KafkaSource {
             }
         }
         if let Some(part) = self.assigned.get_mut(at) {
-            (part.next, part.flow, part.ended) = (next, Flow::Running, false);
+            part.moved(next);
         }
         Ok(())
+    }
+
+    /// Moves partitions back to an end that something farther away followed. What does not succeed now is tried again.
+    pub(super) fn move_back(&mut self) {
+        let doubtful: Vec<_> = self.assigned.doubtful().collect();
+        for (at, next) in doubtful {
+            if let Err(error) = self.go_on_at(at, next) {
+                tracing::debug!("{} [{}]: back to {next}: {error}; trying again", self.name(at), at.partition);
+                if let Some(part) = self.assigned.get_mut(at) {
+                    part.flow = Flow::Doubtful;
+                }
+            }
+        }
     }
 
     /// Moves a partition that librdkafka is fetching: everything fetched before carries an older version from now on, and

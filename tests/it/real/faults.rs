@@ -270,7 +270,7 @@ fn answers_that_get_lost() {
     publish(&topic, 0..20_000, 40);
     let mut rows = database.connect();
     // A connection needs some ten answers before it writes.
-    proxy.lose_one_in(30);
+    proxy.lose_one_in(10);
     let process = rig.start();
     wait_until(PATIENCE, "lost answers", || proxy.lost() >= 10);
     publish(&topic, 20_000..25_000, 40);
