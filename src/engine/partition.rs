@@ -44,7 +44,6 @@ pub enum Phase {
         asked: bool,
         not_before: Duration,
         deadline: Duration,
-        group: Option<GroupOffset>,
     },
     /// The log does not hold its start: taken over first, then looked at again.
     Verifying,
@@ -55,13 +54,6 @@ pub enum Phase {
     Revoking,
     /// Its topic stopped.
     Stopped,
-}
-
-/// What the group has committed for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupOffset {
-    pub next: Option<NextOffset>,
-    pub metadata: String,
 }
 
 /// A partition's part in one shard.
@@ -134,6 +126,12 @@ impl Partition {
 
     pub fn part_mut(&mut self, shard: ShardIx) -> Option<&mut Part> {
         self.parts.iter_mut().find(|p| p.shard == shard)
+    }
+
+    /// Whether some shard holds records of it that lie beyond `end`.
+    pub fn has_beyond(&self, end: NextOffset) -> bool {
+        let beyond = |o: &Owned| o.stored > end || o.lanes.iter().any(|lane| lane.skip_below.max(lane.acked) > end);
+        self.parts.iter().filter_map(Part::owned).any(beyond)
     }
 
     /// Whether records that the source hands out are wanted.

@@ -471,7 +471,7 @@ impl Core {
         let Some(p) = self.partition(at) else { return };
         let before = std::mem::replace(&mut p.generation, generation);
         let not_before = now + p.backoff.next(random);
-        p.phase = Phase::Locating { asked: false, not_before, deadline: not_before + deadline, group: None };
+        p.phase = Phase::Locating { asked: false, not_before, deadline: not_before + deadline };
         p.sent = 0;
         p.committed = None;
         p.noted = false;

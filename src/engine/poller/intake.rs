@@ -5,7 +5,7 @@ use crate::engine::event::Event;
 use crate::engine::partition::{Owned, Part, Partition, Tenure};
 use crate::engine::poller::Core;
 use crate::sink::{Reason, RowCounts};
-use crate::source::{Intake, SourceEvent};
+use crate::source::{Intake, PartitionError, SourceEvent};
 use crate::state::chunk::{Chunk, RawRecord};
 use crate::types::{Generation, NextOffset, Offset, ShardIx, Token, TopicPartition};
 
@@ -55,7 +55,12 @@ impl Intake for Core {
         match event {
             // Its place among the records matters.
             SourceEvent::EndOfPartition { at, end } => {
-                if let Some(p) = self.partition(at).filter(|p| p.takes_records()) {
+                let Some(p) = self.partition(at).filter(|p| p.takes_records()) else { return };
+                if p.has_beyond(end) {
+                    // The log was cut behind our back. What comes to lie there now would pass for done.
+                    let error = PartitionError::OutOfRange;
+                    self.reported.push_back(SourceEvent::PartitionFailed { at, error });
+                } else {
                     p.tracker.end_of_partition(end);
                 }
             }

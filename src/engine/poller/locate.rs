@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::config::FirstStart;
 use crate::engine::event::Request;
-use crate::engine::partition::{GroupOffset, Owned, Partition, Phase};
+use crate::engine::partition::{Owned, Partition, Phase};
 use crate::engine::poller::{ASK_AGAIN, Core, Poller, Stop};
 use crate::sink::{Anchor, Reason, Taken, Takeover};
-use crate::source::{Source, SourceError};
+use crate::source::{Committed, Source, SourceError};
 use crate::state::assignment::{self, Impossible, Located};
 use crate::state::tracker::Tracker;
 use crate::types::{Generation, NextOffset, ShardIx, TopicIx, TopicPartition};
@@ -16,33 +16,34 @@ use crate::types::{Generation, NextOffset, ShardIx, TopicIx, TopicPartition};
 impl<S: Source> Poller<S> {
     /// Asks the shards and the group about the partitions that need it, and starts those for which enough is known.
     pub(super) fn drive_locating(&mut self, now: Duration) -> Result<(), Stop> {
-        let mut unknown = Vec::new();
         let mut ready = Vec::new();
         for p in self.core.partitions.iter().flatten().flatten() {
-            let Phase::Locating { asked, not_before, deadline, group } = &p.phase else { continue };
+            let Phase::Locating { asked, not_before, deadline } = &p.phase else { continue };
             if now < *not_before {
                 continue;
             }
             if !*asked || (p.parts.iter().any(|part| part.located.is_none()) && now < *deadline) {
                 continue;
             }
-            // The group is asked after the shards: what it notes is at least as old as what they have done, because they
-            // store progress behind the note. The other way round another owner's note could be missed.
-            if group.is_none() { unknown.push(p.at) } else { ready.push(p.at) }
+            ready.push(p.at);
         }
         self.ask_shards(now);
-        if !unknown.is_empty() && now >= self.core.group_offsets_at {
-            match self.source.committed(&unknown) {
-                Ok(offsets) => offsets.into_iter().for_each(|c| self.core.group_offset(c.at, c.next, c.metadata)),
+        // The group is asked after the shards, and each time anew: what it notes is at least as old as what they have done,
+        // because they store progress behind the note. An older answer could miss another owner's note.
+        if !ready.is_empty() && now >= self.core.group_offsets_at {
+            match self.source.committed(&ready) {
+                Ok(offsets) => {
+                    for committed in offsets {
+                        self.core.read_note(committed.at, &committed.metadata);
+                        self.decide_start(&committed, now)?;
+                    }
+                }
                 Err(SourceError::Fatal(what)) => return Err(Stop::Kafka(what)),
                 Err(error) => {
                     tracing::warn!("cannot read the group's offsets: {error}; asking again");
                     self.core.group_offsets_at = now + ASK_AGAIN;
                 }
             }
-        }
-        for at in ready {
-            self.decide_start(at, now)?;
         }
         // What could not be told to the source is tried again.
         let located: Vec<TopicPartition> = self
@@ -87,12 +88,11 @@ impl<S: Source> Poller<S> {
         }
     }
 
-    fn decide_start(&mut self, at: TopicPartition, now: Duration) -> Result<(), Stop> {
+    fn decide_start(&mut self, group: &Committed, now: Duration) -> Result<(), Stop> {
+        let at = group.at;
         let Some(p) = self.core.partition(at) else { return Ok(()) };
-        let Phase::Locating { group: Some(group), .. } = &p.phase else { return Ok(()) };
-        let committed = group.next;
         // Every commit of ours carries the origins; Kafka's tools leave none.
-        let by_hand = group.metadata.is_empty();
+        let (committed, by_hand) = (group.next, group.metadata.is_empty());
         let located: Vec<Located> = p.parts.iter().map(|part| part.located.unwrap_or(Located::Silent)).collect();
         let noted: Vec<_> = p.parts.iter().map(|part| part.noted).collect();
         let log = match self.source.watermarks(at) {
@@ -243,11 +243,7 @@ impl Core {
         let deadline = now + self.settings.locate_deadline;
         let stopped = self.topics[usize::from(at.topic.0)].stopped.is_some();
         let shards = self.router.shards_of(at.partition);
-        let phase = if stopped {
-            Phase::Stopped
-        } else {
-            Phase::Locating { asked: false, not_before: now, deadline, group: None }
-        };
+        let phase = if stopped { Phase::Stopped } else { Phase::Locating { asked: false, not_before: now, deadline } };
         let partition = Partition {
             at,
             generation,
@@ -293,18 +289,14 @@ impl Core {
         self.housekeeping_at = Duration::ZERO;
     }
 
-    /// The group's answer.
-    fn group_offset(&mut self, at: TopicPartition, next: Option<NextOffset>, metadata: String) {
+    /// What the group's last commit notes of the shards' origins.
+    fn read_note(&mut self, at: TopicPartition, metadata: &str) {
         let names: Vec<String> = self.settings.shards.clone();
         let Some(p) = self.partition(at) else { return };
         let shards: Vec<&str> = p.parts.iter().map(|part| names[usize::from(part.shard.0)].as_str()).collect();
-        let noted = assignment::noted(&metadata, &shards);
+        let noted = assignment::noted(metadata, &shards);
         p.noted = noted.iter().all(Option::is_some);
         p.parts.iter_mut().zip(noted).for_each(|(part, origin)| part.noted = origin);
-        if let Phase::Locating { group, .. } = &mut p.phase {
-            *group = Some(GroupOffset { next, metadata });
-        }
-        self.housekeeping_at = Duration::ZERO;
     }
 
     fn put_off(&mut self, at: TopicPartition, until: Duration) {
