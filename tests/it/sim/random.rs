@@ -78,6 +78,11 @@ impl Scenario {
     /// A process that runs until the end of what there is when it starts ends, and then all of that is durable and committed.
     fn until_end(&mut self) -> Result<(), String> {
         (0..self.sim.plan.slots).for_each(|slot| self.sim.crash(slot));
+        let stops = (0..self.sim.plan.topics as u16).any(|topic| self.sim.world.borrow().must_stop(topic));
+        if stops {
+            // Whoever is to notice must own it: the dead members still do.
+            self.sim.pass(SESSION_TIMEOUT * 2);
+        }
         self.sim.publish(self.left_to_publish.min(5));
         let setup = Setup { until_end: true, ..setup(&self.sim.plan, &mut self.rng) };
         self.sim.start(0, &setup);
