@@ -30,10 +30,11 @@ impl KafkaSource {
         };
         // Makes them known to librdkafka, or pausing would skip them.
         forward()?;
-        let held = self.list(parts.iter().filter(|p| p.held()).map(|p| p.at));
+        let all = self.list(parts.iter().map(|p| p.at));
         let free = self.list(parts.iter().filter(|p| !p.held()).map(|p| p.at));
-        // Both wait for the answer of the thread that stops partitions, behind whatever it has been told before.
-        self.consumer().pause(&held).map_err(refused)?;
+        // A pause waits for the answer of the thread that stops partitions, behind whatever it has been told before. A resume
+        // of one that is not paused waits for nobody, hence all of them are paused first.
+        self.consumer().pause(&all).map_err(refused)?;
         self.consumer().resume(&free).map_err(refused)?;
         forward()
     }
