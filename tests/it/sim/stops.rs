@@ -2,7 +2,8 @@
 
 use forebay::types::{NextOffset, TopicIx};
 
-use super::process::SESSION_TIMEOUT;
+use super::broker::ShardOf;
+use super::process::{SESSION_TIMEOUT, Setup};
 use super::scenario::{Plan, Sim, Slot, partition};
 
 /// Two topics; the first one gets into trouble once some of its records are applied.
@@ -104,6 +105,35 @@ fn a_log_that_ends_below_the_stored_progress() {
         sim.rounds(50);
         sim.settle().unwrap();
         assert!(said(&mut sim).is_some_and(|s| s.contains("truncated")), "seed {seed}");
+    }
+}
+
+/// The log is cut while its reader lags behind the cut, held up by one shard; another shard is beyond it already, and would
+/// take what comes to lie there for done.
+#[test]
+fn a_log_that_is_cut_before_its_lagging_reader() {
+    let at = partition(0, 0);
+    for seed in 0..10 {
+        let mut sim = Sim::new(Plan { shards: 2, routing: ShardOf::KeyHash(2), ..Plan::small(seed) });
+        let shard_of = |shard| {
+            (0..).map(|n| format!("key{n}")).find(|key| sim.plan.routing.shard(0, Some(key.as_bytes())) == shard)
+        };
+        let [fast, slow] = [0, 1].map(|shard| shard_of(shard).expect("some key of each shard"));
+        sim.world.borrow_mut().dbs[1].down = true;
+        let setup = sim.plan.setup();
+        sim.start(0, &setup);
+        sim.publish_key(at, &slow);
+        (0..60).for_each(|_| sim.publish_key(at, &fast));
+        sim.rounds(60);
+        sim.crash(0);
+        sim.pass(SESSION_TIMEOUT * 2);
+        sim.start(0, &Setup { window: 5, ..setup });
+        sim.rounds(20);
+        sim.world.borrow_mut().broker.truncate(at, NextOffset(40));
+        sim.world.borrow_mut().dbs[1].down = false;
+        sim.rounds(100);
+        assert!(said(&mut sim).is_some_and(|s| s.contains("truncated")), "seed {seed}");
+        sim.settle().unwrap();
     }
 }
 
