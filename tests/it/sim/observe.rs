@@ -350,7 +350,7 @@ impl World {
         };
         let poison = |id: Id| {
             let p = &self.broker.published[id as usize];
-            p.at.topic.0 == topic && p.poison && !p.removed
+            p.at.topic.0 == topic && p.poison && !p.removed && !self.broker.is_broken(p.at)
         };
         let now = &self.broker.topics[usize::from(topic)].id;
         let another = |db: &super::db::Db| db.tables.sources.get(&topic).is_some_and(|(_, id)| id != now);
