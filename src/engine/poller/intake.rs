@@ -6,7 +6,7 @@ use crate::engine::partition::{Owned, Part, Partition, Tenure};
 use crate::engine::poller::Core;
 use crate::sink::{Reason, RowCounts};
 use crate::source::{Intake, PartitionError, SourceEvent};
-use crate::state::chunk::{Chunk, RawRecord};
+use crate::state::chunk::{Chunk, RawRecord, RecordMeta};
 use crate::types::{Generation, NextOffset, Offset, ShardIx, Token, TopicPartition};
 
 impl Intake for Core {
@@ -134,7 +134,7 @@ impl Core {
                 durable += 1;
             }
         }
-        for run in &chunk.runs {
+        for (index, run) in chunk.runs.iter().enumerate() {
             let at = TopicPartition { topic: chunk.topic, partition: run.partition };
             let stopped = self.topics[usize::from(chunk.topic.0)].stopped.is_some();
             let Core { partitions, dispatcher, .. } = self;
@@ -151,7 +151,11 @@ impl Core {
             let Some(owned) = part.owned_mut() else { continue };
             let lane = &mut owned.lanes[usize::from(run.lane)];
             lane.in_flight -= run.records;
-            lane.acked = lane.acked.max(run.expected);
+            // One that came back untouched, because its topic stopped, only repeats what was hoped of the runs before it.
+            let durable_of_run = |m: &RecordMeta| m.run as usize == index && m.offset.is_below(run.expected);
+            if run.expected == run.next || chunk.records.iter().any(durable_of_run) {
+                lane.acked = lane.acked.max(run.expected);
+            }
             if lane.in_flight == 0
                 && lane.held.is_some()
                 && !stopped
