@@ -41,6 +41,8 @@ const POLL_WAIT: Duration = Duration::from_millis(100);
 const HOUSEKEEPING: Duration = Duration::from_millis(20);
 /// How often the topics' identities are compared.
 const IDENTITY_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a refused commit waits for the next one.
+const COMMIT_AGAIN: Duration = Duration::from_millis(100);
 /// How long to wait before asking a broker again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -136,6 +138,8 @@ struct Core {
     /// By shard and topic: a progress request is under way.
     progress_asked: Vec<Vec<bool>>,
     progress_at: Duration,
+    /// Not before this is anything committed: the group refused a commit a moment ago.
+    commit_at: Duration,
     /// Commits without an answer yet, oldest first: what they name.
     committing: VecDeque<Vec<(TopicPartition, Generation)>>,
     housekeeping_at: Duration,
@@ -199,6 +203,7 @@ impl<S: Source> Poller<S> {
             fetched: 0,
             window_full: false,
             progress_at: clock.now() + settings.commit_interval,
+            commit_at: Duration::ZERO,
             committing: VecDeque::new(),
             housekeeping_at: Duration::ZERO,
             identity_at: Duration::ZERO,

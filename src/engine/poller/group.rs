@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::partition::{Partition, Phase};
-use crate::engine::poller::{Closing, Core, Flow, Poller, Stop};
+use crate::engine::poller::{COMMIT_AGAIN, Closing, Core, Flow, Poller, Stop};
 use crate::source::{PartitionError, Source, SourceError, SourceEvent, Start, Watermarks};
 use crate::types::{Generation, NextOffset, TopicIx, TopicPartition};
 
@@ -66,6 +66,7 @@ impl<S: Source> Poller<S> {
                         Ok(()) => named.into_iter().for_each(|(at, generation)| self.core.noted(at, generation)),
                         Err(error) => {
                             tracing::warn!("commit: {error}; the next one repairs it");
+                            self.core.commit_at = self.core.clock.now() + COMMIT_AGAIN;
                             self.core.uncommitted();
                         }
                     }
@@ -163,9 +164,12 @@ impl<S: Source> Poller<S> {
             stage = Stage::Storing;
         }
         if stage == Stage::Storing {
-            if self.core.revoked(of).all(|p| p.stored().is_none_or(|stored| stored >= p.tracker.committable())) {
-                self.commit(names);
-                stage = Stage::Committing;
+            let stored = |p: &Partition| p.stored().is_none_or(|stored| stored >= p.tracker.committable());
+            if self.core.revoked(of).all(stored) {
+                if self.core.may_commit() {
+                    self.commit(names);
+                    stage = Stage::Committing;
+                }
             } else {
                 // One that was never committed has its origins to tell before its progress may rise.
                 if self.core.committing.is_empty() && self.core.revoked(of).any(|p| !p.noted) {

@@ -24,6 +24,9 @@ impl<S: Source> Poller<S> {
 
     /// Commits what every relevant shard has acknowledged.
     pub(super) fn commit(&mut self, of: impl Fn(&Partition) -> bool) {
+        if !self.core.may_commit() {
+            return;
+        }
         let commits = self.core.due_commits(of);
         if commits.is_empty() {
             return;
@@ -46,6 +49,11 @@ impl<S: Source> Poller<S> {
 }
 
 impl Core {
+    /// Whether the group is worth asking: it refuses everything for a while when it rebalances.
+    pub(super) fn may_commit(&self) -> bool {
+        self.clock.now() >= self.commit_at
+    }
+
     pub(super) fn progress_under_way(&self) -> bool {
         self.progress_asked.iter().flatten().any(|asked| *asked)
     }
