@@ -211,11 +211,6 @@ impl Dispatcher {
         take_spare(&mut self.spare, topic)
     }
 
-    /// Records at the workers of a shard.
-    pub fn outstanding(&self, shard: ShardIx) -> usize {
-        self.outlets[usize::from(shard.0)].loads.total()
-    }
-
     /// Records at all workers.
     pub fn in_flight(&self) -> usize {
         self.outlets.iter().map(|o| o.loads.total()).sum()

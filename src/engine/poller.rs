@@ -22,12 +22,12 @@ use crate::config::{Delivery, FirstStart};
 use crate::engine::Rules;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{Answer, Event, Health, Request};
-use crate::engine::partition::{Partition, Phase, Tenure};
+use crate::engine::partition::{Part, Partition, Phase, Tenure};
 use crate::engine::report::Waker;
 use crate::engine::worker::Signals;
 use crate::metrics::Counters;
-use crate::sink::{Identity, Reason};
-use crate::source::{Source, SourceError};
+use crate::sink::{Failure, Identity, Reason};
+use crate::source::{Source, SourceError, SourceEvent};
 use crate::state::backpressure::Window;
 use crate::state::router::Router;
 use crate::state::tracker::Tracker;
@@ -70,6 +70,13 @@ pub struct TopicSettings {
     pub delivery: Delivery,
 }
 
+impl Settings {
+    /// Whether a topic's transactions move fences.
+    fn fenced(&self, topic: TopicIx) -> bool {
+        self.topics[usize::from(topic.0)].delivery == Delivery::ExactlyOnce
+    }
+}
+
 /// The poller's ends of the channels.
 pub struct Ports {
     pub events: Receiver<Event>,
@@ -94,8 +101,6 @@ pub enum Flow {
 pub enum Stop {
     #[error("{0}")]
     Kafka(String),
-    #[error("{0}")]
-    Configuration(String),
     /// An invariant is broken.
     #[error("{0}")]
     Internal(String),
@@ -120,13 +125,12 @@ struct Core {
     signals: Arc<Signals>,
     counters: Arc<Counters>,
     waker: Waker,
-    /// By topic, then by partition.
-    partitions: Vec<Vec<Option<Box<Partition>>>>,
+    partitions: Partitions,
     topics: Vec<Topic>,
     generation: u64,
     /// Events that need the source.
     deferred: VecDeque<Event>,
-    reported: VecDeque<crate::source::SourceEvent>,
+    reported: VecDeque<SourceEvent>,
     answers: VecDeque<group::GroupAnswer>,
     /// Microseconds, read once per poll.
     now_us: u64,
@@ -151,6 +155,14 @@ struct Core {
     end_asked_at: Duration,
     ever_assigned: bool,
     stop: Option<Stop>,
+}
+
+/// By topic, then by partition.
+type Partitions = Vec<Vec<Option<Box<Partition>>>>;
+
+/// A partition, where the rest of the poller is borrowed, too.
+fn find(partitions: &mut Partitions, at: TopicPartition) -> Option<&mut Partition> {
+    partitions[usize::from(at.topic.0)].get_mut(usize::try_from(at.partition).ok()?)?.as_deref_mut()
 }
 
 /// Whether this process is leaving.
@@ -380,26 +392,16 @@ impl<S: Source> Poller<S> {
         }
     }
 
-    /// The source, for what the engine reports besides its work.
-    pub fn source(&self) -> &S {
-        &self.source
-    }
-
     /// The topics that stopped, and why.
     pub fn stopped(&self) -> Vec<(String, Reason)> {
         let topics = self.core.topics.iter().zip(&self.core.settings.topics);
         topics.filter_map(|(t, s)| t.stopped.clone().map(|reason| (s.name.clone(), reason))).collect()
     }
-
-    /// Drops the channels to the workers and control threads, so that they end, and gives the source back.
-    pub fn into_source(self) -> S {
-        self.source
-    }
 }
 
 impl Core {
     fn partition(&mut self, at: TopicPartition) -> Option<&mut Partition> {
-        self.partitions[usize::from(at.topic.0)].get_mut(usize::try_from(at.partition).ok()?)?.as_deref_mut()
+        find(&mut self.partitions, at)
     }
 
     /// The partition, if it is still in this generation.
@@ -425,7 +427,7 @@ impl Core {
     }
 
     fn fenced(&self, topic: TopicIx) -> bool {
-        self.settings.topics[usize::from(topic.0)].delivery == Delivery::ExactlyOnce
+        self.settings.fenced(topic)
     }
 
     fn worker_gone(&mut self) -> Stop {
@@ -448,7 +450,7 @@ impl Core {
     fn shard_health(&self, shard: ShardIx, health: &Health) {
         match health {
             Health::Up => tracing::info!("{}: database reached", self.shard_name(shard)),
-            Health::Down(crate::sink::Failure::Shard(reason)) => {
+            Health::Down(Failure::Shard(reason)) => {
                 tracing::error!("{}: {reason}; a person is needed, trying again until then", self.shard_name(shard));
             }
             Health::Down(failure) => {
@@ -483,7 +485,7 @@ impl Core {
         // What the old tenure believed is done must not be stored by the new one, should it stop or end before it starts.
         p.tracker = Tracker::new(NextOffset(0));
         let parts = std::mem::take(&mut p.parts);
-        p.parts = parts.iter().map(|part| crate::engine::partition::Part::new(part.shard)).collect();
+        p.parts = parts.iter().map(|part| Part::new(part.shard)).collect();
         self.counters.rewinds.add(1);
         tracing::warn!(
             "{} [{}]: {why}; starting over from the database's word",
@@ -511,14 +513,11 @@ impl Core {
         if state.stopped.is_some() {
             return;
         }
-        let place = at.map_or(String::new(), |(partition, offset)| format!(" partition {partition} offset {offset}"));
-        let reason = Reason {
-            text: format!(
-                "{}{}",
-                if place.is_empty() { String::new() } else { format!("{}: ", place.trim()) },
-                reason.text
-            ),
-            ..reason
+        let reason = match at {
+            None => reason,
+            Some((partition, offset)) => {
+                Reason { text: format!("partition {partition} offset {offset}: {}", reason.text), ..reason }
+            }
         };
         state.stopped = Some(reason.clone());
         self.signals.stop_topic(topic);

@@ -60,10 +60,6 @@ impl Thread {
         }
         let _ = self.handle.join();
     }
-
-    pub fn is_finished(&self) -> bool {
-        self.handle.is_finished()
-    }
 }
 
 /// What a panic said.

@@ -80,7 +80,6 @@ pub struct Rebalance {
 #[derive(Default)]
 pub struct Context {
     seen: Mutex<VecDeque<Seen>>,
-    statistics: Mutex<Option<String>>,
     ending: AtomicBool,
 }
 
@@ -88,11 +87,6 @@ impl Context {
     /// What happened since the last call, in order.
     pub fn take_seen(&self) -> VecDeque<Seen> {
         std::mem::take(&mut self.seen.lock())
-    }
-
-    /// The latest statistics, as librdkafka's JSON; only with `statistics.interval.ms`.
-    pub fn statistics(&self) -> Option<String> {
-        self.statistics.lock().clone()
     }
 
     /// From now on a rebalance is answered inside the callback by giving everything back: nobody else will, and the
@@ -123,10 +117,6 @@ impl ClientContext for Context {
             RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", facility, "{text}"),
             RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{text}"),
         }
-    }
-
-    fn stats_raw(&self, statistics: &[u8]) {
-        *self.statistics.lock() = Some(String::from_utf8_lossy(statistics).into_owned());
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -79,11 +79,6 @@ impl KafkaSource {
         })
     }
 
-    /// librdkafka's latest statistics as JSON; only with `statistics.interval.ms`.
-    pub fn statistics(&self) -> Option<String> {
-        self.consumer().context().statistics()
-    }
-
     fn consumer(&self) -> &BaseConsumer<Context> {
         self.consumer.as_ref().expect("the client lives until the drop")
     }

@@ -159,12 +159,6 @@ impl Chunk {
         self.bytes.len()
     }
 
-    /// Bytes of one record.
-    pub fn record_bytes(&self, index: usize) -> usize {
-        let record = &self.records[index];
-        [record.key, record.value, record.headers].iter().filter(|s| s.len != NULL).map(|s| s.len as usize).sum()
-    }
-
     /// The record at `index`.
     pub fn record(&self, index: usize) -> RecordRef<'_> {
         let meta = &self.records[index];

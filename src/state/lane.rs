@@ -90,10 +90,6 @@ impl Loads {
     pub fn total(&self) -> usize {
         self.total
     }
-
-    pub fn of(&self, worker: usize) -> usize {
-        self.outstanding[worker]
-    }
 }
 
 #[cfg(test)]

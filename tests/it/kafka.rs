@@ -69,7 +69,8 @@ fn headers_come_packed_in_order_null_and_twice_included() {
     assert!(member.seen.headers[1].is_empty(), "headers of the record before");
 }
 
-fn transaction(topic: &Topic, records: usize, commit: bool) {
+/// Records of a transaction that nobody has ended yet.
+fn open_transaction(topic: &Topic, records: usize) -> BaseProducer {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", kafka_bootstrap())
         .set("transactional.id", unique_name("t"))
@@ -81,6 +82,11 @@ fn transaction(topic: &Topic, records: usize, commit: bool) {
         producer.send(BaseRecord::<[u8], [u8]>::to(topic.name()).partition(0).payload(b"t")).unwrap();
     }
     producer.flush(DEADLINE).unwrap();
+    producer
+}
+
+fn transaction(topic: &Topic, records: usize, commit: bool) {
+    let producer = open_transaction(topic, records);
     if commit {
         producer.commit_transaction(DEADLINE).unwrap();
     } else {
@@ -112,15 +118,7 @@ fn ends_lie_behind_transaction_markers_and_aborted_records_are_gaps() {
 fn the_high_watermark_counts_records_of_an_open_transaction() {
     let topic = Topic::create("source", 1);
     publish(&topic, 0, 2);
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", kafka_bootstrap())
-        .set("transactional.id", unique_name("t"))
-        .create()
-        .unwrap();
-    producer.init_transactions(DEADLINE).unwrap();
-    producer.begin_transaction().unwrap();
-    producer.send(BaseRecord::<[u8], [u8]>::to(topic.name()).partition(0).payload(b"t")).unwrap();
-    producer.flush(DEADLINE).unwrap();
+    let producer = open_transaction(&topic, 1);
 
     let mut member = Member::new(topic.name(), &unique_name("g"), EAGER);
     member.until("the readable end", |m| m.seen.ends.contains(&(0, 2)));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::partition::{Partition, Phase};
-use crate::engine::poller::{COMMIT_AGAIN, Closing, Core, Flow, Poller, Stop};
+use crate::engine::poller::{COMMIT_AGAIN, Closing, Core, Poller, Stop};
 use crate::source::{PartitionError, Source, SourceError, SourceEvent, Start, Watermarks};
 use crate::types::{Generation, NextOffset, TopicIx, TopicPartition};
 
@@ -340,11 +340,5 @@ impl Core {
     /// A commit failed: what it said is to be said again.
     fn uncommitted(&mut self) {
         self.partitions.iter_mut().flatten().flatten().for_each(|p| p.committed = None);
-    }
-}
-
-impl Flow {
-    pub fn is_finished(&self) -> bool {
-        *self == Flow::Finished
     }
 }

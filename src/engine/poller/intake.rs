@@ -2,11 +2,13 @@
 
 use crate::engine::dispatch::{Dispatched, Dispatcher, Owner};
 use crate::engine::event::Event;
-use crate::engine::partition::{Owned, Part, Partition, Tenure};
-use crate::engine::poller::Core;
+use crate::engine::partition::{Owned, Part, Partition, Phase, Tenure};
+use crate::engine::poller::{Core, find};
+use crate::metrics::Counters;
 use crate::sink::{Reason, RowCounts};
 use crate::source::{Intake, PartitionError, SourceEvent};
 use crate::state::chunk::{Chunk, RawRecord, RecordMeta};
+use crate::state::tracker::Tracker;
 use crate::types::{Generation, NextOffset, Offset, ShardIx, Token, TopicPartition};
 
 impl Intake for Core {
@@ -18,8 +20,7 @@ impl Intake for Core {
         }
         let now_us = self.now_us;
         let Core { partitions, dispatcher, router, counters, settings, window_full, fetched, .. } = self;
-        let slot = usize::try_from(at.partition).ok().and_then(|p| partitions[usize::from(at.topic.0)].get_mut(p));
-        let Some(p) = slot.and_then(Option::as_deref_mut).filter(|p| p.takes_records()) else { return };
+        let Some(p) = find(partitions, at).filter(|p| p.takes_records()) else { return };
         if record.offset.is_below(p.tracker.received()) {
             return; // handed out twice
         }
@@ -39,14 +40,8 @@ impl Intake for Core {
             Tenure::Waiting { chunks } => wait(chunks, dispatcher, at, *generation, seq, now_us, record),
             Tenure::Owned(owned) => {
                 let owner = Owner { at, shard, generation: *generation, token: part.token };
-                match dispatcher.send(owner, owned, seq, now_us, record) {
-                    Dispatched::Sent => *sent += 1,
-                    Dispatched::Held => {}
-                    Dispatched::Skipped => {
-                        tracker.complete(seq, record.offset);
-                        counters.skipped.add(1);
-                    }
-                }
+                let dispatched = dispatcher.send(owner, owned, seq, now_us, record);
+                count(dispatched, sent, tracker, counters, seq, record.offset);
             }
         }
     }
@@ -65,6 +60,25 @@ impl Intake for Core {
                 }
             }
             other => self.reported.push_back(other),
+        }
+    }
+}
+
+/// Notes what became of a record.
+fn count(
+    dispatched: Dispatched,
+    sent: &mut usize,
+    tracker: &mut Tracker,
+    counters: &Counters,
+    seq: u64,
+    offset: Offset,
+) {
+    match dispatched {
+        Dispatched::Sent => *sent += 1,
+        Dispatched::Held => {}
+        Dispatched::Skipped => {
+            tracker.complete(seq, offset);
+            counters.skipped.add(1);
         }
     }
 }
@@ -134,14 +148,11 @@ impl Core {
                 durable += 1;
             }
         }
+        let stopped = self.topics[usize::from(chunk.topic.0)].stopped.is_some();
+        let Core { partitions, dispatcher, .. } = self;
         for (index, run) in chunk.runs.iter().enumerate() {
             let at = TopicPartition { topic: chunk.topic, partition: run.partition };
-            let stopped = self.topics[usize::from(chunk.topic.0)].stopped.is_some();
-            let Core { partitions, dispatcher, .. } = self;
-            let slot = partitions[usize::from(at.topic.0)].get_mut(at.partition as usize);
-            let Some(p) = slot.and_then(Option::as_deref_mut).filter(|p| p.generation == run.generation) else {
-                continue;
-            };
+            let Some(p) = find(partitions, at).filter(|p| p.generation == run.generation) else { continue };
             p.sent -= run.records as usize;
             if run.expected == run.next {
                 p.backoff.reset();
@@ -156,11 +167,7 @@ impl Core {
             if run.expected == run.next || chunk.records.iter().any(durable_of_run) {
                 lane.acked = lane.acked.max(run.expected);
             }
-            if lane.in_flight == 0
-                && lane.held.is_some()
-                && !stopped
-                && p.phase != crate::engine::partition::Phase::Revoking
-            {
+            if lane.in_flight == 0 && lane.held.is_some() && !stopped && p.phase != Phase::Revoking {
                 p.sent += dispatcher.release(owner, owned, run.lane);
             }
         }
@@ -169,7 +176,8 @@ impl Core {
 
     /// A part is ours: what waited for it goes to its lanes.
     pub(super) fn admit(&mut self, at: TopicPartition, shard: ShardIx, mut owned: Owned) {
-        let Some(p) = self.partitions[usize::from(at.topic.0)][at.partition as usize].as_deref_mut() else { return };
+        let Core { partitions, dispatcher, counters, .. } = self;
+        let Some(p) = find(partitions, at) else { return };
         let generation = p.generation;
         let Partition { parts, sent, tracker, .. } = p;
         let Some(part) = parts.iter_mut().find(|part| part.shard == shard) else { return };
@@ -190,16 +198,10 @@ impl Core {
                     value: record.value,
                     headers: record.headers.0,
                 };
-                match self.dispatcher.send(owner, &mut owned, meta.seq, meta.fetched_us, &raw) {
-                    Dispatched::Sent => *sent += 1,
-                    Dispatched::Held => {}
-                    Dispatched::Skipped => {
-                        tracker.complete(meta.seq, offset);
-                        self.counters.skipped.add(1);
-                    }
-                }
+                let dispatched = dispatcher.send(owner, &mut owned, meta.seq, meta.fetched_us, &raw);
+                count(dispatched, sent, tracker, counters, meta.seq, offset);
             }
-            self.dispatcher.recycle(chunk);
+            dispatcher.recycle(chunk);
         }
         *tenure = Tenure::Owned(owned);
     }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use crate::config::FirstStart;
 use crate::engine::event::Request;
-use crate::engine::partition::{Owned, Partition, Phase};
-use crate::engine::poller::{ASK_AGAIN, Core, Poller, Stop};
+use crate::engine::partition::{Owned, Part, Partition, Phase};
+use crate::engine::poller::{ASK_AGAIN, Core, Poller, Stop, find};
 use crate::sink::{Anchor, Reason, Taken, Takeover};
 use crate::source::{Committed, Source, SourceError};
 use crate::state::assignment::{self, Impossible, Located};
+use crate::state::retry::Backoff;
 use crate::state::tracker::Tracker;
 use crate::types::{Generation, NextOffset, ShardIx, TopicIx, TopicPartition};
 
@@ -252,12 +253,12 @@ impl Core {
             start: NextOffset(0),
             high: NextOffset(0),
             tracker: Tracker::new(NextOffset(0)),
-            parts: shards.iter().map(|shard| crate::engine::partition::Part::new(*shard)).collect(),
+            parts: shards.iter().map(|shard| Part::new(*shard)).collect(),
             sent: 0,
             paused: false,
             committed: None,
             noted: false,
-            backoff: crate::state::retry::Backoff::new(self.settings.retry_min, self.settings.retry_max),
+            backoff: Backoff::new(self.settings.retry_min, self.settings.retry_max),
         };
         let slots = &mut self.partitions[usize::from(at.topic.0)];
         let index = at.partition as usize;
@@ -291,9 +292,10 @@ impl Core {
 
     /// What the group's last commit notes of the shards' origins.
     fn read_note(&mut self, at: TopicPartition, metadata: &str) {
-        let names: Vec<String> = self.settings.shards.clone();
-        let Some(p) = self.partition(at) else { return };
-        let shards: Vec<&str> = p.parts.iter().map(|part| names[usize::from(part.shard.0)].as_str()).collect();
+        let Core { partitions, settings, .. } = self;
+        let Some(p) = find(partitions, at) else { return };
+        let name = |shard: ShardIx| settings.shards[usize::from(shard.0)].as_str();
+        let shards: Vec<&str> = p.parts.iter().map(|part| name(part.shard)).collect();
         let noted = assignment::noted(metadata, &shards);
         p.noted = noted.iter().all(Option::is_some);
         p.parts.iter_mut().zip(noted).for_each(|(part, origin)| part.noted = origin);

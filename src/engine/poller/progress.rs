@@ -79,9 +79,8 @@ impl Core {
             }
         }
         for p in self.partitions.iter_mut().flatten().flatten() {
-            let at_least_once =
-                self.settings.topics[usize::from(p.at.topic.0)].delivery != crate::config::Delivery::ExactlyOnce;
-            if at_least_once && p.has_progress() {
+            // Without fences there is nothing to ask a shard for.
+            if !self.settings.fenced(p.at.topic) && p.has_progress() {
                 let done = p.tracker.committable();
                 p.parts.iter_mut().filter_map(|part| part.owned_mut()).for_each(|owned| owned.stored = done);
             }

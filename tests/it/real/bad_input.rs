@@ -136,12 +136,11 @@ fn a_bad_record_stops_its_topic_and_says_where_and_why() {
     }
 }
 
-#[test]
-fn after_the_cause_is_gone_a_restart_goes_on_and_nothing_is_lost() {
+/// Two append-only tables, `ledger` and `other`, a topic for each, and a program that is to apply both.
+fn two_ledgers() -> (Database, Topic, Topic, Rig) {
     let database = Database::create(Server::A, "real");
     database.execute(LEDGER);
     database.execute(&LEDGER.replace("ledger", "other"));
-    database.execute("ALTER TABLE ledger ADD CONSTRAINT not_yet CHECK (seq <> 5250)");
     let (topic, other) = (Topic::create("real", 2), Topic::create("real_other", 2));
     let rig = Rig::new(&format!(
         "{}{}{}",
@@ -149,6 +148,13 @@ fn after_the_cause_is_gone_a_restart_goes_on_and_nothing_is_lost() {
         ledger_topic(topic.name()),
         ledger_topic(other.name()).replace("\"ledger\"", "\"other\"")
     ));
+    (database, topic, other, rig)
+}
+
+#[test]
+fn after_the_cause_is_gone_a_restart_goes_on_and_nothing_is_lost() {
+    let (database, topic, other, rig) = two_ledgers();
+    database.execute("ALTER TABLE ledger ADD CONSTRAINT not_yet CHECK (seq <> 5250)");
     publish(&topic, 0..10_000, 100);
     let process = rig.start();
     process.wait_for_log(&[topic.name(), "stopped", "SQLSTATE 23514", "not_yet", "partition 0 offset 2625"]);
@@ -204,16 +210,7 @@ fn a_table_may_change_where_the_records_still_fit() {
 
 /// Takes something away that records need, waits for the message, gives it back, and goes on.
 fn taken_away_and_given_back(take: &str, said: &[&str], give_back: &str) {
-    let database = Database::create(Server::A, "real");
-    database.execute(LEDGER);
-    database.execute(&LEDGER.replace("ledger", "other"));
-    let (topic, other) = (Topic::create("real", 2), Topic::create("real_other", 2));
-    let rig = Rig::new(&format!(
-        "{}{}{}",
-        shard("main", database.dsn()),
-        ledger_topic(topic.name()),
-        ledger_topic(other.name()).replace("\"ledger\"", "\"other\"")
-    ));
+    let (database, topic, other, rig) = two_ledgers();
     let mut client = database.connect();
     let process = rig.start();
     publish(&topic, 0..1000, 20);

@@ -18,6 +18,15 @@ fn configuration(dsn: &str, topic: &Topic) -> String {
     format!("{ENGINE}{}{}", shard("main", dsn), ledger_topic(topic.name()))
 }
 
+/// An append-only table, a topic of two partitions for it, and a program that is to apply it.
+fn ledger_rig() -> (Database, Topic, Rig) {
+    let database = Database::create(Server::A, "real");
+    database.execute(LEDGER);
+    let topic = Topic::create("real", 2);
+    let rig = Rig::new(&configuration(database.dsn(), &topic));
+    (database, topic, rig)
+}
+
 fn client(dsn: &str) -> postgres::Client {
     postgres::Client::connect(dsn, postgres::NoTls).expect("a connection")
 }
@@ -159,10 +168,7 @@ fn a_broker_that_is_away_and_another_cluster_under_the_same_group() {
 
 #[test]
 fn a_topic_that_is_deleted_and_created_again_stops() {
-    let database = Database::create(Server::A, "real");
-    database.execute(LEDGER);
-    let topic = Topic::create("real", 2);
-    let rig = Rig::new(&configuration(database.dsn(), &topic));
+    let (database, topic, rig) = ledger_rig();
     publish(&topic, 0..1000, 20);
     let mut rows = database.connect();
     let process = rig.start();
@@ -180,10 +186,7 @@ fn a_topic_that_is_deleted_and_created_again_stops() {
 
 #[test]
 fn retention_that_overtakes_a_stopped_group_stops_the_topic() {
-    let database = Database::create(Server::A, "real");
-    database.execute(LEDGER);
-    let topic = Topic::create("real", 2);
-    let rig = Rig::new(&configuration(database.dsn(), &topic));
+    let (database, topic, rig) = ledger_rig();
     publish(&topic, 0..1000, 20);
     rig.until_end().expect(0);
     publish(&topic, 1000..2000, 20);
@@ -210,10 +213,7 @@ fn move_offsets(rig: &Rig, topic: &Topic, to: i64) {
 
 #[test]
 fn offsets_moved_by_an_operator_do_not_overrule_the_database() {
-    let database = Database::create(Server::A, "real");
-    database.execute(LEDGER);
-    let topic = Topic::create("real", 2);
-    let rig = Rig::new(&configuration(database.dsn(), &topic));
+    let (database, topic, rig) = ledger_rig();
     publish(&topic, 0..1000, 20);
     rig.until_end().expect(0);
     let mut rows = database.connect();
