@@ -101,6 +101,9 @@ pub enum Flow {
 pub enum Stop {
     #[error("{0}")]
     Kafka(String),
+    /// A database refuses us, and the end of the work, not a person, is waited for.
+    #[error("{0}")]
+    Configuration(String),
     /// An invariant is broken.
     #[error("{0}")]
     Internal(String),
@@ -144,8 +147,8 @@ struct Core {
     progress_at: Duration,
     /// Not before this is anything committed: the group refused a commit a moment ago.
     commit_at: Duration,
-    /// Commits without an answer yet, oldest first: what they name.
-    committing: VecDeque<Vec<(TopicPartition, Generation)>>,
+    /// The commit without an answer yet: what it names.
+    committing: Option<Vec<(TopicPartition, Generation)>>,
     housekeeping_at: Duration,
     identity_at: Duration,
     group_offsets_at: Duration,
@@ -216,7 +219,7 @@ impl<S: Source> Poller<S> {
             window_full: false,
             progress_at: clock.now() + settings.commit_interval,
             commit_at: Duration::ZERO,
-            committing: VecDeque::new(),
+            committing: None,
             housekeeping_at: Duration::ZERO,
             identity_at: Duration::ZERO,
             group_offsets_at: Duration::ZERO,
@@ -447,9 +450,13 @@ impl Core {
         }
     }
 
-    fn shard_health(&self, shard: ShardIx, health: &Health) {
+    fn shard_health(&mut self, shard: ShardIx, health: &Health) {
         match health {
             Health::Up => tracing::info!("{}: database reached", self.shard_name(shard)),
+            // Whoever waits for the end would wait for ever; what is not durable is done by the next run.
+            Health::Down(Failure::Shard(reason)) if self.settings.until_end => {
+                self.stop = Some(Stop::Configuration(format!("{}: {reason}", self.shard_name(shard))));
+            }
             Health::Down(Failure::Shard(reason)) => {
                 tracing::error!("{}: {reason}; a person is needed, trying again until then", self.shard_name(shard));
             }

@@ -164,6 +164,7 @@ impl Engine {
             let result = match ended {
                 Ok(_) => Ok(Outcome { stopped: poller.stopped() }),
                 Err(Stop::Kafka(what)) => Err(EngineError::Unavailable(what)),
+                Err(Stop::Configuration(what)) => Err(EngineError::Configuration(what)),
                 Err(Stop::Internal(what)) => Err(EngineError::Internal(what)),
             };
             drop(poller);

@@ -61,7 +61,7 @@ impl<S: Source> Poller<S> {
                 }
                 SourceEvent::PartitionFailed { at, error } => self.partition_failed(at, &error),
                 SourceEvent::Committed(outcome) => {
-                    let named = self.core.committing.pop_front().unwrap_or_default();
+                    let named = self.core.committing.take().unwrap_or_default();
                     match outcome {
                         Ok(()) => named.into_iter().for_each(|(at, generation)| self.core.noted(at, generation)),
                         Err(error) => {
@@ -172,13 +172,13 @@ impl<S: Source> Poller<S> {
                 }
             } else {
                 // One that was never committed has its origins to tell before its progress may rise.
-                if self.core.committing.is_empty() && self.core.revoked(of).any(|p| !p.noted) {
+                if self.core.revoked(of).any(|p| !p.noted) {
                     self.commit(names);
                 }
                 self.core.ask_progress(names);
             }
         }
-        if stage == Stage::Committing && self.core.committing.is_empty() {
+        if stage == Stage::Committing && self.core.committing.is_none() {
             stage = Stage::Over;
         }
         stage

@@ -41,7 +41,7 @@ impl<S: Source> Poller<S> {
                         named.push((p.at, p.generation));
                     }
                 }
-                self.core.committing.push_back(named);
+                self.core.committing = Some(named);
             }
             Err(error) => tracing::warn!("commit: {error}; the next one repairs it"),
         }
@@ -49,9 +49,10 @@ impl<S: Source> Poller<S> {
 }
 
 impl Core {
-    /// Whether the group is worth asking: it refuses everything for a while when it rebalances.
+    /// Whether the group is worth asking: it refuses everything for a while when it rebalances. One commit at a time, so that
+    /// there is no question which one an answer is for: librdkafka holds commits back while it looks for the coordinator.
     pub(super) fn may_commit(&self) -> bool {
-        self.clock.now() >= self.commit_at
+        self.committing.is_none() && self.clock.now() >= self.commit_at
     }
 
     pub(super) fn progress_under_way(&self) -> bool {

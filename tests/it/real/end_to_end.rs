@@ -281,3 +281,29 @@ fn records_without_a_key_are_applied_once_each() {
     assert_complete(&rows, &ends(&topic));
     assert!(rows.iter().all(|e| e.key.is_none() && e.seq == e.offset * 2 + i64::from(e.partition)));
 }
+
+#[test]
+fn until_end_does_not_wait_for_a_database_that_refuses() {
+    let database = Database::create(Server::A, "real");
+    database.execute(LEDGER);
+    let topic = Topic::create("real", 2);
+    publish(&topic, 0..100, 10);
+    let configuration = |name: &str, dsn: &str| format!("{}{}", shard(name, dsn), ledger_topic(topic.name()));
+    let rig = Rig::new(&configuration("main", database.dsn()));
+    rig.until_end().expect(0);
+
+    publish(&topic, 100..200, 10);
+    rig.configure(&[], &configuration("other", database.dsn()));
+    rig.until_end().expect_log(78, &["shard other", "\"main\""]);
+
+    let role = format!("{}_role", database.name());
+    database.execute(&format!("CREATE ROLE {role} NOLOGIN"));
+    rig.configure(&[], &configuration("main", &database.dsn().replace("user=forebay", &format!("user={role}"))));
+    let ended = rig.until_end();
+    database.execute(&format!("DROP ROLE {role}"));
+    ended.expect_log(78, &["shard main", "is not permitted to log in"]);
+
+    rig.configure(&[], &configuration("main", database.dsn()));
+    rig.until_end().expect(0);
+    assert_complete(&ledger(&mut database.connect()), &ends(&topic));
+}
