@@ -4,6 +4,11 @@
 //!
 //! Needs a Kafka (`bin/services up`, or FOREBAY_TEST_KAFKA). The topic is made for the run and deleted afterwards.
 
+#[path = "common/mod.rs"]
+mod common;
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::time::{Duration, Instant};
@@ -14,27 +19,27 @@ use forebay::source::kafka::{KafkaSource, Options};
 use forebay::source::{Intake, Source, SourceEvent, Start};
 use forebay::state::chunk::RawRecord;
 use forebay::types::{NextOffset, TopicPartition};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+
+use common::{bare_poll, process_cpu, thread_cpu};
+use support::{Topic, kafka_bootstrap};
 
 const RECORDS: usize = 1_000_000;
 const PARTITIONS: i32 = 8;
 const VALUE_BYTES: usize = 236;
+/// The key is a number.
+const BYTES: usize = RECORDS * (VALUE_BYTES + 8);
 const ROUNDS: usize = 4;
 /// As the poller's.
 const POLL_RECORDS_MAX: usize = 1_000;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn main() {
-    let bootstrap = env::var("FOREBAY_TEST_KAFKA").unwrap_or_else(|_| "127.0.0.1:19092".to_owned());
-    let topic = format!("bench_poll_{}", std::process::id());
-    let admin: AdminClient<DefaultClientContext> = config(&bootstrap).create().expect("an administration client");
-    let new = NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1));
-    wait_for(admin.create_topics([&new], &AdminOptions::new()));
-    fill(&bootstrap, &topic);
+    let bootstrap = kafka_bootstrap();
+    let topic = Topic::create("bench_poll", PARTITIONS);
+    let topic = topic.name();
+    fill(&bootstrap, topic);
 
     println!("{RECORDS} records of {VALUE_BYTES} bytes on {PARTITIONS} partitions");
     println!("CPU in µs per record, of the polling thread and of the whole process");
@@ -45,22 +50,16 @@ fn main() {
     );
     for round in 1..=ROUNDS {
         // Alternately, so that a busy machine hurts both alike.
-        let bare = Cost::of(|| bare(&bootstrap, &topic));
-        let ours = Cost::of(|| source(&bootstrap, &topic));
+        let bare = Cost::of(|| bare(&bootstrap, topic));
+        let ours = Cost::of(|| source(&bootstrap, topic));
         println!("{round:>5}  {bare}  {ours}  {:>13.2}", bare.took.as_secs_f64() / ours.took.as_secs_f64());
     }
-    wait_for(admin.delete_topics(&[&topic], &AdminOptions::new()));
-}
-
-fn config(bootstrap: &str) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", bootstrap);
-    config
 }
 
 fn fill(bootstrap: &str, topic: &str) {
-    let producer: BaseProducer =
-        config(bootstrap).set("linger.ms", "20").set("batch.size", "262144").create().expect("a producer");
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap).set("linger.ms", "20").set("batch.size", "262144");
+    let producer: BaseProducer = config.create().expect("a producer");
     let value = vec![b'v'; VALUE_BYTES];
     for n in 0..RECORDS {
         let key = (n as u64).to_le_bytes();
@@ -97,41 +96,10 @@ impl std::fmt::Display for Cost {
     }
 }
 
-/// The first number of `schedstat` is the thread's CPU time in ns.
-fn thread_cpu() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("/proc with scheduler statistics");
-    Duration::from_nanos(text.split(' ').next().and_then(|f| f.parse().ok()).expect("a number"))
-}
-
-/// User and system time of this process, in steps of 10 ms: fields 14 and 15 of proc(5)'s `stat`.
-fn process_cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc");
-    let behind_name = &stat[stat.rfind(')').expect("a name in parentheses") + 2..];
-    let ticks = |field: usize| behind_name.split(' ').nth(field - 3).and_then(|f| f.parse().ok()).unwrap_or(0);
-    Duration::from_millis(10 * (ticks(14) + ticks(15)))
-}
-
-/// From the first record to the last.
 fn bare(bootstrap: &str, topic: &str) -> Duration {
-    let consumer: BaseConsumer = config(bootstrap)
-        .set("group.id", "bench-poll")
-        .set("enable.auto.commit", "false")
-        .set("fetch.queue.backoff.ms", "2")
-        .create()
-        .expect("a consumer");
-    let mut list = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        list.add_partition_offset(topic, partition, Offset::Offset(0)).expect("an offset");
-    }
-    consumer.assign(&list).expect("an assignment");
-    let mut count = Count::default();
-    while count.records < RECORDS {
-        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
-            let message = message.expect("a record");
-            count.add(message.key(), message.payload());
-        }
-    }
-    count.took()
+    let drained = bare_poll(bootstrap, topic, PARTITIONS, RECORDS);
+    assert_eq!(drained.bytes, BYTES, "bytes of all records");
+    drained.took
 }
 
 fn source(bootstrap: &str, topic: &str) -> Duration {
@@ -162,21 +130,17 @@ struct Count {
 }
 
 impl Count {
-    fn add(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) {
-        self.began.get_or_insert_with(Instant::now);
-        self.records += 1;
-        self.bytes += key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-    }
-
     fn took(&self) -> Duration {
-        assert_eq!(self.bytes, RECORDS * (VALUE_BYTES + 8), "bytes of all records");
+        assert_eq!(self.bytes, BYTES, "bytes of all records");
         self.began.expect("a first record").elapsed()
     }
 }
 
 impl Intake for Count {
     fn record(&mut self, _: TopicPartition, record: &RawRecord<'_>) {
-        self.add(record.key, record.value);
+        self.began.get_or_insert_with(Instant::now);
+        self.records += 1;
+        self.bytes += record.bytes();
     }
 
     fn event(&mut self, event: SourceEvent) {
@@ -185,19 +149,5 @@ impl Intake for Count {
             SourceEvent::EndOfPartition { .. } => {}
             other => println!("{other:?}"),
         }
-    }
-}
-
-/// librdkafka completes its administration calls on a thread of its own.
-fn wait_for<T: std::fmt::Debug, E: std::fmt::Debug>(
-    job: impl Future<Output = Result<Vec<Result<T, E>>, rdkafka::error::KafkaError>>,
-) {
-    let mut job = std::pin::pin!(job);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    loop {
-        if let std::task::Poll::Ready(results) = job.as_mut().poll(&mut context) {
-            return results.expect("an answer").into_iter().for_each(|r| drop(r.expect("an administration call")));
-        }
-        std::thread::sleep(Duration::from_millis(10));
     }
 }

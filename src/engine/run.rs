@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Target};
+use crate::config::{self, Config, Target};
 use crate::engine::Rules;
 use crate::engine::control::{ControlLoop, LoopContext};
 use crate::engine::dispatch::Dispatcher;
@@ -135,7 +135,7 @@ impl Engine {
 
         let config = &self.config;
         let slow: Vec<bool> = (0..names.len()).map(|t| self.handlers.contains_key(&TopicIx(t as u16))).collect();
-        let limits = limits(config);
+        let limits = BatchLimits::new(&config.engine);
         let ports = Ports {
             events,
             controls,
@@ -144,7 +144,7 @@ impl Engine {
             counters: Arc::clone(&self.counters),
             waker: waker.clone(),
         };
-        let settings = settings(config, options.until_end);
+        let settings = Settings::new(config, options.until_end);
         let poller = Poller::new(source, settings, Router::new(config), ports, clock, rng()?, Rules::ALL);
         let outcome = self.poll(poller, stopper);
         signals.abandon();
@@ -252,7 +252,15 @@ impl Threads<'_> {
         let config = &self.engine.config;
         let delivery = config.topics.iter().map(|t| t.delivery).collect();
         let signals = Arc::clone(self.signals);
-        let worker = Worker::new(writer, index, inbox, signals, limits(config), delivery, self.context(shard)?);
+        let worker = Worker::new(
+            writer,
+            index,
+            inbox,
+            signals,
+            BatchLimits::new(&config.engine),
+            delivery,
+            self.context(shard)?,
+        );
         started(Thread::spawn(name, core, Some(self.events.clone()), move || worker.run()))
     }
 }
@@ -268,25 +276,29 @@ fn rng() -> Result<fastrand::Rng, EngineError> {
     Ok(fastrand::Rng::with_seed(u64::from_le_bytes(seed)))
 }
 
-fn limits(config: &Config) -> BatchLimits {
-    BatchLimits { records_max: config.engine.batch_records_max, bytes_max: config.engine.batch_bytes_max }
+impl BatchLimits {
+    pub fn new(engine: &config::Engine) -> BatchLimits {
+        BatchLimits { records_max: engine.batch_records_max, bytes_max: engine.batch_bytes_max }
+    }
 }
 
-fn settings(config: &Config, until_end: bool) -> Settings {
-    let engine = &config.engine;
-    let topic = |t: &crate::config::Topic| TopicSettings { name: t.name.clone(), delivery: t.delivery };
-    Settings {
-        topics: config.topics.iter().map(topic).collect(),
-        shards: config.shards.iter().map(|s| s.name.clone()).collect(),
-        lanes: engine.lanes,
-        window: Window { records_max: engine.partition_records_max, bytes_max: engine.partition_bytes_max },
-        commit_interval: engine.commit_interval,
-        first_start: config.kafka.first_start,
-        locate_deadline: engine.locate_deadline,
-        revoke_deadline: engine.revoke_deadline,
-        drain_deadline: engine.drain_deadline,
-        retry_min: engine.retry_backoff_min,
-        retry_max: engine.retry_backoff_max,
-        until_end,
+impl Settings {
+    pub fn new(config: &Config, until_end: bool) -> Settings {
+        let engine = &config.engine;
+        let topic = |t: &config::Topic| TopicSettings { name: t.name.clone(), delivery: t.delivery };
+        Settings {
+            topics: config.topics.iter().map(topic).collect(),
+            shards: config.shards.iter().map(|s| s.name.clone()).collect(),
+            lanes: engine.lanes,
+            window: Window { records_max: engine.partition_records_max, bytes_max: engine.partition_bytes_max },
+            commit_interval: engine.commit_interval,
+            first_start: config.kafka.first_start,
+            locate_deadline: engine.locate_deadline,
+            revoke_deadline: engine.revoke_deadline,
+            drain_deadline: engine.drain_deadline,
+            retry_min: engine.retry_backoff_min,
+            retry_max: engine.retry_backoff_max,
+            until_end,
+        }
     }
 }

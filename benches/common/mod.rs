@@ -1,0 +1,56 @@
+//! What several benchmarks need: the bare poll loop that the source and the pipeline are compared with, and CPU times.
+
+// Each benchmark uses a part of it.
+#![allow(dead_code)]
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+
+/// What reading a topic from its begin brought, and how long it took from the first record to the last.
+pub struct Drained {
+    pub took: Duration,
+    pub bytes: usize,
+}
+
+/// The binding's own one-message poll, doing nothing with what it gets. Without the short back-off librdkafka would stop
+/// fetching for a second whenever its queue is full.
+pub fn bare_poll(bootstrap: &str, topic: &str, partitions: i32, records: usize) -> Drained {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "bench-poll")
+        .set("enable.auto.commit", "false")
+        .set("fetch.queue.backoff.ms", "2")
+        .create()
+        .expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions {
+        list.add_partition_offset(topic, partition, Offset::Offset(0)).expect("an offset");
+    }
+    consumer.assign(&list).expect("an assignment");
+    let (mut seen, mut bytes, mut began) = (0, 0, None);
+    while seen < records {
+        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
+            let message = message.expect("a record");
+            began.get_or_insert_with(Instant::now);
+            seen += 1;
+            bytes += message.key().map_or(0, <[u8]>::len) + message.payload().map_or(0, <[u8]>::len);
+        }
+    }
+    Drained { took: began.map_or(Duration::ZERO, |began| began.elapsed()), bytes }
+}
+
+/// The first number of `schedstat` is the thread's CPU time in ns.
+pub fn thread_cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("/proc with scheduler statistics");
+    Duration::from_nanos(text.split(' ').next().and_then(|f| f.parse().ok()).expect("a number"))
+}
+
+/// User and system time of this process, in steps of 10 ms: fields 14 and 15 of proc(5)'s `stat`.
+pub fn process_cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc");
+    let behind_name = &stat[stat.rfind(')').expect("a name in parentheses") + 2..];
+    let ticks = |field: usize| behind_name.split(' ').nth(field - 3).and_then(|f| f.parse().ok()).unwrap_or(0);
+    Duration::from_millis(10 * (ticks(14) + ticks(15)))
+}

@@ -1,0 +1,62 @@
+//! The command line, of the benchmark itself and of the processes that it starts.
+
+use super::Outcome;
+use super::support::kafka_bootstrap;
+
+#[derive(Debug, Clone)]
+pub struct Arguments {
+    pub records: u64,
+    pub keys: u64,
+    pub rounds: usize,
+    pub workers: usize,
+    pub batch: usize,
+    pub affinity: String,
+    /// Records a second, for how long, and how long the producer waits for a batch to fill.
+    pub rate: u64,
+    pub seconds: u64,
+    pub linger: String,
+    pub kafka: String,
+    pub dsn: String,
+    pub topic: String,
+    pub modes: Vec<String>,
+}
+
+impl Arguments {
+    pub fn read() -> Outcome<Arguments> {
+        let mut a = Arguments {
+            records: 1_000_000,
+            keys: 200_000,
+            rounds: 3,
+            workers: 8,
+            batch: 500,
+            affinity: "late".to_owned(),
+            rate: 20_000,
+            seconds: 20,
+            linger: "5".to_owned(),
+            kafka: kafka_bootstrap(),
+            dsn: String::new(),
+            topic: String::new(),
+            modes: Vec::new(),
+        };
+        let mut words = std::env::args().skip(1).filter(|w| w != "--bench");
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
+            match word.as_str() {
+                "--records" => a.records = value()?.parse()?,
+                "--keys" => a.keys = value()?.parse()?,
+                "--rounds" => a.rounds = value()?.parse()?,
+                "--workers" => a.workers = value()?.parse()?,
+                "--batch" => a.batch = value()?.parse()?,
+                "--affinity" => a.affinity = value()?,
+                "--rate" => a.rate = value()?.parse()?,
+                "--seconds" => a.seconds = value()?.parse()?,
+                "--linger" => a.linger = value()?,
+                "--dsn" => a.dsn = value()?,
+                "--topic" => a.topic = value()?,
+                option if option.starts_with('-') => return Err(format!("no option {option}").into()),
+                mode => a.modes.push(mode.to_owned()),
+            }
+        }
+        Ok(a)
+    }
+}

@@ -1,0 +1,78 @@
+//! The reference job: a million JSON updates of 200,000 rows on 8 partitions, in a Kafka and a PostgreSQL beside it. Run it with
+//!
+//! ```text
+//! bin/services up && cargo bench --bench reference -- [--OPTION N …] [MODE …]
+//! ```
+//!
+//! | mode | what it runs, in turn |
+//! |---|---|
+//! | `catchup` (default) | bare `UNNEST` upserts of the same rows from memory, on as many connections; the engine |
+//! | `affinity` | the engine with lanes bound late; with lanes bound statically |
+//! | `handler` | the engine with a handler that does nothing: no rows, but fences |
+//! | `lag` | the engine at one and at ten times the records: does memory grow with lag? |
+//! | `steady` | a producer that never waits for the engine, and latencies from the time at which a record should have been sent to the `clock_timestamp()` of its row (before COMMIT); lanes bound late, and statically |
+//! | `pipeline` | librdkafka's bare poll loop; the engine's source, poller and workers without a database |
+//!
+//! Options: `--records` (1,000,000), `--keys` (200,000), `--rounds` (3), `--workers` (8), `--batch` (500), `--affinity` (late);
+//! for `steady` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms).
+//!
+//! Every engine run but that of `pipeline` is a process of its own, whose CPU time and peak memory the operating system
+//! reports. Each round shows the machine's load before it. It prints; it judges nothing.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../../tests/it/support/mod.rs"]
+mod support;
+
+mod affinity;
+mod alone;
+mod arguments;
+mod bare;
+mod engine;
+mod pipeline;
+mod producer;
+mod rounds;
+mod steady;
+mod workload;
+
+use std::error::Error;
+
+use arguments::Arguments;
+use support::{Database, Server};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+fn main() -> Outcome<()> {
+    let mut arguments = Arguments::read()?;
+    match arguments.modes.first().map(String::as_str) {
+        Some("engine-child") => return engine::child(&arguments),
+        Some("producer-child") => return producer::child(&arguments),
+        Some(_) => {}
+        None => arguments.modes.push("catchup".to_owned()),
+    }
+    let database = Database::create(Server::A, "reference");
+    arguments.dsn = database.dsn().to_owned();
+    println!(
+        "{} records of {} bytes, {} keys, {} partitions, batch {}, {} workers",
+        arguments.records,
+        workload::payload(0, &arguments).len(),
+        arguments.keys,
+        workload::PARTITIONS,
+        arguments.batch,
+        arguments.workers
+    );
+    for mode in &arguments.modes {
+        match mode.as_str() {
+            "catchup" => bare::catchup(&arguments)?,
+            "affinity" => affinity::affinity(&arguments)?,
+            "handler" => alone::handler(&arguments)?,
+            "lag" => alone::lag(&arguments)?,
+            "steady" => steady::steady(&arguments)?,
+            "pipeline" => pipeline::pipeline(&arguments)?,
+            other => {
+                return Err(format!("no mode {other:?}: catchup, affinity, handler, lag, steady or pipeline").into());
+            }
+        }
+    }
+    Ok(())
+}
