@@ -29,6 +29,9 @@ pub struct Tls {
 /// Reads `host=… user=…` or `postgresql://…`. The error says what is expected and quotes nothing.
 pub fn parse(text: &str) -> Result<Dsn, String> {
     let is_url = text.starts_with("postgres://") || text.starts_with("postgresql://");
+    if text.contains('\0') || (is_url && text.contains("%00")) {
+        return Err("a connection string without zero bytes".to_owned());
+    }
     let (mut rest, pairs) = if is_url { url_pairs(text)? } else { (String::new(), keyword_pairs(text)?) };
     let (mut tls, mut user_timeout, mut separator) = (Tls::default(), None, if is_url { "?" } else { "" });
     for (name, value) in pairs {
@@ -240,6 +243,9 @@ mod tests {
             (Some(Duration::from_millis(1500)), Some(4))
         );
         check("postgres://u:p%40@h:1,i/d?options=-c%20a%3Db", Ok(("u", SslMode::Prefer, Tls::default())));
+        check("host=a user=b password='%00'", Ok(("b", SslMode::Prefer, Tls::default())));
+        check("host=a user=b password=hunter2\0", Err("zero bytes"));
+        check("postgres://b:hunter2%00@h/d", Err("zero bytes"));
         check("host=a user=b password='hunter2", Err("single quotes"));
         check("postgres://b:hunter2@h/d?application_name=%zz", Err("hexadecimal"));
     }

@@ -7,8 +7,8 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
 use super::problem::did_you_mean;
-use super::raw::{Section, describe};
-use super::secret::{Secret, is_sensitive};
+use super::raw::{Section, describe_unless};
+use super::secret::{Secret, is_sensitive, looks_secret};
 use super::{Kafka, settings};
 
 /// Properties that forebay sets itself, and why the user may not.
@@ -24,6 +24,9 @@ pub const OWNED: &[(&str, &str)] = &[
     ("statistics.interval.ms", "forebay's own metrics depend on it"),
 ];
 
+/// Kafka's default of `group.min.session.timeout.ms` (<https://kafka.apache.org/documentation/#brokerconfigs>).
+const SESSION_TIMEOUT_MIN_MS: u32 = 6000;
+
 /// Reads `[kafka]`; what is wrong is reported. `None` only when something was.
 pub fn read(section: &Section<'_>) -> Option<Kafka> {
     let first_start = section.get(&settings::AUTO_OFFSET_RESET);
@@ -34,7 +37,7 @@ pub fn read(section: &Section<'_>) -> Option<Kafka> {
         if let Some(reason) = owned(&name) {
             section.problem(
                 &name,
-                describe(&name, value),
+                describe_unless(is_hidden(&name), value),
                 format!("no such property: forebay owns it, because {reason}"),
             );
             continue;
@@ -46,14 +49,26 @@ pub fn read(section: &Section<'_>) -> Option<Kafka> {
         }
         let Some(text) = section.scalar_text(&name, value) else { continue };
         if let Err(expected) = accepted(&name, &text) {
-            section.problem(&name, describe(&name, value), expected);
+            section.problem(&name, describe_unless(is_hidden(&name), value), expected);
         }
         properties.insert(name, Secret(text));
+    }
+    let session = properties.get("session.timeout.ms").and_then(|text| text.0.parse::<u32>().ok());
+    if let Some(session) = session.filter(|ms| *ms < SESSION_TIMEOUT_MIN_MS) {
+        let expected = format!(
+            "at least {SESSION_TIMEOUT_MIN_MS}: brokers refuse less, unless their group.min.session.timeout.ms says otherwise"
+        );
+        section.warning("session.timeout.ms", session.to_string(), expected);
     }
     let (bootstrap, group_id) = (bootstrap?, group_id?);
     properties.insert(settings::BOOTSTRAP_SERVERS.name.to_owned(), Secret(bootstrap));
     properties.insert(settings::GROUP_ID.name.to_owned(), Secret(group_id.clone()));
     Some(Kafka { group_id, first_start, properties })
+}
+
+/// Whether a property's value is kept out of messages: a misspelt name may be that of a password.
+fn is_hidden(name: &str) -> bool {
+    is_sensitive(name) || !property_names().iter().any(|property| property == name)
 }
 
 fn owned(name: &str) -> Option<&'static str> {
@@ -76,7 +91,8 @@ fn accepted(name: &str, value: &str) -> Result<(), String> {
         }
     }
     Err(match error {
-        KafkaError::ClientConfig(_, text, _, _) if !is_sensitive(name) => {
+        // It may quote the value.
+        KafkaError::ClientConfig(_, text, _, _) if !is_sensitive(name) && !looks_secret(value) => {
             format!("what librdkafka accepts: {}", text.trim_end_matches('\0'))
         }
         _ => "what librdkafka accepts".to_owned(),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::problem::{Problem, Problems};
 use super::raw::{Environment, Places, Report, Section, is_world_readable};
-use super::secret::{Secret, is_secret_property};
+use super::secret::{Secret, is_secret_property, shown};
 use super::settings::{self as s, By};
 use super::{Admin, Config, Engine, RouteBy, Routing, Shard, Target, Tenant, dsn, kafka, topic};
 
@@ -44,7 +44,7 @@ pub fn load(file: &Path) -> Result<Loaded, Problems> {
             expected: "a configuration (--config FILE)".to_owned(),
         }])
     })?;
-    let mut loaded = parse(file, &text, &|name| std::env::var(name).ok())?;
+    let mut loaded = parse(file, &text, &|name| std::env::var_os(name))?;
     if is_world_readable(file) && holds_a_secret(&text, &loaded.config) {
         let warning = loaded.places.problem("", "a password in a file that every user may read", "mode 0600 or 0640");
         loaded.warnings.insert(0, warning);
@@ -157,7 +157,7 @@ fn shards(root: &Section<'_>, workers: usize) -> Vec<Option<Shard>> {
         }
         for other in shards[..i].iter().flatten() {
             if other.name == this.name {
-                section.problem("name", format!("{:?} again", this.name), "a name of its own for each shard");
+                section.problem("name", format!("{} again", shown(&this.name)), "a name of its own for each shard");
             }
             if other.dsn == this.dsn {
                 let found = format!("the connection string of {:?} again", other.name);
@@ -244,7 +244,7 @@ fn routing(section: &Section<'_>, shards: &[Option<Shard>]) -> Option<Routing> {
             let default = default.map(|name| {
                 let found = position(shards, &name);
                 if found.is_none() {
-                    section.problem("default", format!("{name:?}"), "the name of a shard");
+                    section.problem("default", shown(&name), "the name of a shard");
                 }
                 found
             });
@@ -301,7 +301,7 @@ fn tenant_map(
     let text = match fs::read_to_string(&file) {
         Ok(text) => text,
         Err(error) => {
-            section.problem("map_file", format!("no readable file at {}: {error}", file.display()), "a tenant map");
+            section.problem("map_file", section.report.unreadable(named, &error), "a tenant map");
             return None;
         }
     };
@@ -325,7 +325,7 @@ fn tenant_map(
     for shard in unknown {
         section.problem(
             "map_file",
-            format!("tenants of {shard:?} in {}", file.display()),
+            format!("tenants of {} in {}", shown(&shard), file.display()),
             "only names of [[shard]] tables",
         );
     }

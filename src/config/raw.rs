@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Problem, Problems, did_you_mean};
-use super::secret::is_sensitive;
+use super::secret::{is_sensitive, looks_secret, shown};
 use super::settings::{ALL, Kind, Setting};
 
 /// Looks up an environment variable.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Where each key of the file stands.
 #[derive(Debug, Clone, Default)]
@@ -95,10 +96,6 @@ impl<'a> Report<'a> {
         None
     }
 
-    pub fn environment(&self, name: &str) -> Option<String> {
-        (self.environment)(name)
-    }
-
     /// Notes a problem at a key that was written, or in the table where it is missing.
     pub fn problem(&self, key: &str, found: impl Into<String>, expected: impl Into<String>) {
         let problem = self.places.borrow().problem(key, found, expected);
@@ -147,23 +144,30 @@ impl<'a> Report<'a> {
                 Some(text.trim_end_matches(['\r', '\n']).to_owned())
             }
             Err(error) => {
-                self.problem(
-                    key,
-                    format!("no readable file at {}: {error}", path.display()),
-                    "a file that holds the value",
-                );
+                self.problem(key, self.unreadable(named, &error), "a file that holds the value");
                 None
             }
         }
     }
 
+    /// What was found where a file was named that cannot be read.
+    pub fn unreadable(&self, named: &Path, error: &std::io::Error) -> String {
+        match named.to_string_lossy() {
+            text if looks_secret(&text) => "no path, but a text that is not shown".to_owned(),
+            _ => format!("no readable file at {}: {error}", self.path(named).display()),
+        }
+    }
+
     /// The content of an environment variable.
     pub fn secret_env(&self, key: &str, name: &str) -> Option<String> {
-        let value = self.environment(name);
-        if value.is_none() {
-            self.problem(key, format!("no environment variable {name}"), "one that holds the value");
-        }
-        value
+        let found = match (self.environment)(name).map(OsString::into_string) {
+            Some(Ok(value)) => return Some(value),
+            Some(Err(_)) => format!("an environment variable {name} that is not UTF-8"),
+            None if looks_secret(name) => "no name of a variable, but a text that is not shown".to_owned(),
+            None => format!("no environment variable {name}"),
+        };
+        self.problem(key, found, "one that holds the value");
+        None
     }
 
     fn line_of(&self, offset: usize) -> usize {
@@ -232,6 +236,10 @@ impl<'d> Section<'d> {
             self.report.problem(&key, describe(&key, value), expected);
             return Vec::new();
         };
+        if array.is_empty() {
+            self.report.problem(&key, "an empty list", expected);
+            return Vec::new();
+        }
         let mut sections = Vec::new();
         for (i, item) in array.iter().enumerate() {
             let path = format!("{key}[{i}]");
@@ -263,6 +271,18 @@ impl<'d> Section<'d> {
             Resolved::Text(text) => setting.kind.read(&DeValue::String(text.into())),
             Resolved::Failed => return setting.kind.absent(),
         };
+        let control_character = match (&resolved, value) {
+            (Resolved::Text(text), _) => control_character(text),
+            (_, DeValue::String(text)) => control_character(text),
+            (_, DeValue::Array(items)) => {
+                items.iter().find_map(|item| item.get_ref().as_str().and_then(control_character))
+            }
+            _ => None,
+        };
+        if let Some(found) = control_character {
+            self.report.problem(&key, found, format!("{} without it", setting.kind.expected()));
+            return setting.kind.absent();
+        }
         read.unwrap_or_else(|| {
             let found = match &resolved {
                 Resolved::Text(_) => "another value there".to_owned(),
@@ -300,18 +320,24 @@ impl<'d> Section<'d> {
     /// A value as text, through `{ env = … }` or `{ file = … }` where it is one of these. `None` was reported.
     pub fn scalar_text(&self, name: &str, value: &DeValue<'_>) -> Option<String> {
         let key = self.key(name);
-        match (self.reference(&key, value), value) {
-            (Resolved::Failed, _) => None,
-            (Resolved::Text(text), _) => Some(text),
-            (_, DeValue::String(text)) => Some(text.to_string()),
-            (_, DeValue::Boolean(flag)) => Some(flag.to_string()),
-            (_, DeValue::Integer(integer)) => Some(integer.to_string()),
-            (_, DeValue::Float(float)) => Some(float.to_string()),
+        let text = match (self.reference(&key, value), value) {
+            (Resolved::Failed, _) => return None,
+            (Resolved::Text(text), _) => text,
+            (_, DeValue::String(text)) => text.to_string(),
+            (_, DeValue::Boolean(flag)) => flag.to_string(),
+            (_, DeValue::Integer(integer)) => integer.to_string(),
+            (_, DeValue::Float(float)) => float.to_string(),
             (_, other) => {
-                self.report.problem(&key, describe(&key, other), "text, a number, true or false");
-                None
+                // Whose names are the user's own may be misspelt ones of passwords.
+                self.report.problem(&key, describe_unless(true, other), "text, a number, true or false");
+                return None;
             }
+        };
+        match control_character(&text) {
+            Some(found) => self.report.problem(&key, found, "a value without it"),
+            None => return Some(text),
         }
+        None
     }
 
     /// The full name of a key in this table.
@@ -321,6 +347,10 @@ impl<'d> Section<'d> {
 
     pub fn is_written(&self, name: &str) -> bool {
         self.find(name).is_some()
+    }
+
+    pub fn is_empty_list(&self, name: &str) -> bool {
+        self.find(name).and_then(|(_, value)| value.as_array()).is_some_and(|list| list.is_empty())
     }
 
     pub fn problem(&self, name: &str, found: impl Into<String>, expected: impl Into<String>) {
@@ -401,19 +431,34 @@ fn find<'d>(table: &'d DeTable<'d>, name: &str) -> Option<(&'d Spanned<std::borr
     find(value.get_ref().as_table()?, inner)
 }
 
+/// Neither Kafka nor PostgreSQL takes a zero byte, and nobody means any other of these. Tabs and line ends separate the
+/// parts of connection strings and certificates.
+fn control_character(text: &str) -> Option<String> {
+    let is_meant = |c: char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
+    text.chars().find(|c| !is_meant(*c)).map(|c| format!("a text with the control character U+{:04X}", u32::from(c)))
+}
+
 /// What was found, in words; a value only where it cannot be a secret.
 pub fn describe(key: &str, value: &DeValue<'_>) -> String {
+    describe_unless(is_sensitive(key), value)
+}
+
+/// What was found, in words; `hidden`: whatever it is, no value.
+pub fn describe_unless(hidden: bool, value: &DeValue<'_>) -> String {
     match value {
-        DeValue::String(_) if is_sensitive(key) => "a text that is not shown".to_owned(),
-        DeValue::String(text) if text.chars().count() > 60 => "a long text".to_owned(),
-        DeValue::String(text) => format!("{text:?}"),
-        DeValue::Integer(_) | DeValue::Float(_) | DeValue::Datetime(_) if is_sensitive(key) => {
+        DeValue::String(_) if hidden => "a text that is not shown".to_owned(),
+        DeValue::String(text) => shown(text),
+        DeValue::Integer(_) | DeValue::Float(_) | DeValue::Datetime(_) if hidden => {
             "a value that is not shown".to_owned()
         }
         DeValue::Integer(integer) => integer.to_string(),
         DeValue::Float(float) => float.to_string(),
         DeValue::Boolean(flag) => flag.to_string(),
         DeValue::Datetime(datetime) => datetime.to_string(),
+        DeValue::Array(items) if !hidden => {
+            let wrong = items.iter().map(toml::Spanned::get_ref).find(|item| item.as_str().is_none_or(str::is_empty));
+            wrong.map_or("a list".to_owned(), |item| format!("a list with {} in it", describe_unless(hidden, item)))
+        }
         DeValue::Array(_) => "a list".to_owned(),
         DeValue::Table(_) => "a table".to_owned(),
     }

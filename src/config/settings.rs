@@ -340,7 +340,11 @@ pub static SHARD_CONNECTIONS_MAX: Setting<Optional<Number>> = Setting {
 pub static TOPIC_NAME: Setting<Text<String>> = Setting {
     section: "topic",
     name: "name",
-    kind: Text { required: true, ..text("the name of a topic") },
+    kind: Text {
+        required: true,
+        parse: topic_name,
+        ..text("the name of a topic: at most 249 letters, digits, dots, underscores and hyphens")
+    },
     prose: "The topic.",
 };
 pub static TOPIC_TABLE: Setting<Text<(Option<String>, String)>> = Setting {
@@ -479,6 +483,14 @@ fn tenant(written: &str) -> Option<Tenant> {
     }
 }
 
+/// As Kafka's `org.apache.kafka.common.internals.Topic` has it. librdkafka would take a name that begins with `^` for a pattern
+/// and subscribe to whatever it matches.
+fn topic_name(written: &str) -> Option<String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let fits = (1..=249).contains(&written.len()) && written.bytes().all(legal) && !matches!(written, "." | "..");
+    fits.then(|| written.to_owned())
+}
+
 fn table_name(written: &str) -> Option<(Option<String>, String)> {
     match written.split('.').map(not_empty).collect::<Option<Vec<_>>>()?.as_slice() {
         [table] => Some((None, table.clone())),
@@ -500,6 +512,16 @@ mod tests {
         }
         assert_eq!(cores("1-3,7"), Some(vec![1, 2, 3, 7]));
         assert_eq!(cores("0-1000000"), None);
+    }
+
+    #[test]
+    fn names_of_topics() {
+        for name in ["a", "A.b_c-9", "...", &"x".repeat(249)] {
+            assert_eq!(topic_name(name).as_deref(), Some(name));
+        }
+        for wrong in ["", ".", "..", "^a.*", "a/b c", "a b", "ä", "a\0b", &"x".repeat(250)] {
+            assert_eq!(topic_name(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Every rule of the configuration as one entry: what was written, what is said about it.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use super::load::{Loaded, parse};
@@ -24,10 +26,12 @@ delete_enabled = true
 key_format = "{app_id}:{subscription_id}"
 "#;
 
-fn environment(name: &str) -> Option<String> {
+fn environment(name: &str) -> Option<OsString> {
     match name {
-        "DSN" => Some("host=127.0.0.1 user=env".to_owned()),
-        "PASSWORD" => Some("hunter2".to_owned()),
+        "DSN" => Some("host=127.0.0.1 user=env".into()),
+        "PASSWORD" => Some("hunter2".into()),
+        "LATIN" => Some(OsString::from_vec(b"hunter\xe9".to_vec())),
+        "NUL" => Some("hunter2\0".into()),
         _ => None,
     }
 }
@@ -208,6 +212,133 @@ fn keys_and_words() {
 }
 
 #[test]
+fn empty_lists() {
+    let nothing = |name: &str, at: &str| {
+        let (table, _) = SMALLEST.split_once(at).expect("a part before it");
+        let rest = if name == "shard" { SMALLEST.split_once("[[topic]]").map_or("", |(_, rest)| rest) } else { "" };
+        let topic = if rest.is_empty() { "" } else { "[[topic]]" };
+        let text = format!("{name} = []\n{table}{topic}{rest}");
+        read(&text).expect_err("nothing to do").to_string()
+    };
+    let expected =
+        |name: &str| format!("forebay.toml:1: {name}: found an empty list, expected [[{name}]], one table for each");
+    assert_eq!(nothing("shard", "[[shard]]"), expected("shard"));
+    assert_eq!(nothing("topic", "[[topic]]"), expected("topic"));
+    check(
+        "[\"app_id\", \"subscription_id\"]",
+        "[]",
+        &[
+            "forebay.toml:14: topic[0].pk_fields: found an empty list, expected the columns that identify a row: upserts, updates and deletes need them",
+        ],
+    );
+}
+
+#[test]
+fn lists_say_what_is_wrong_in_them() {
+    for (list, found) in [
+        ("[\"\"]", "a list with \"\" in it"),
+        ("[\"app_id\", 5]", "a list with 5 in it"),
+        ("[\"app_id\", [\"hunter\"]]", "a list with a list in it"),
+        ("5", "5"),
+    ] {
+        check(
+            "[\"app_id\", \"subscription_id\"]",
+            list,
+            &[&format!("forebay.toml:14: topic[0].pk_fields: found {found}, expected a list of column names")],
+        );
+    }
+}
+
+#[test]
+fn control_characters_are_refused_where_they_stand() {
+    let found = "found a text with the control character U+0000";
+    check(
+        "\"subscription-updates\"",
+        "\"a\\u0000b\"",
+        &[&format!(
+            "forebay.toml:11: topic[0].name: {found}, expected the name of a topic: at most 249 letters, digits, dots, underscores and hyphens without it"
+        )],
+    );
+    for (old, new, line, key) in [
+        ("\"subscriptions\"\n\n", "\"a\\u0000\"\n\n", 4, "kafka.group.id"),
+        ("9092", "9092\\u0000", 3, "kafka.bootstrap.servers"),
+        ("hunter2", "hunter2\\u0000", 8, "shard[0].dsn"),
+        ("table = \"", "table = \"\\u0000", 12, "topic[0].table"),
+        ("subscription_id\"]", "\\u0000\"]", 14, "topic[0].pk_fields"),
+        ("[kafka]", "[kafka]\nsasl.password = \"hunter2\\u0000\"", 3, "kafka.sasl.password"),
+        ("[kafka]", "[kafka]\nsasl.password = { env = \"NUL\" }", 3, "kafka.sasl.password"),
+        ("name = \"main\"", "name = \"\\u007fmain\"", 7, "shard[0].name"),
+    ] {
+        let problems = read(&SMALLEST.replacen(old, new, 1)).expect_err(key);
+        let said = problems.0[0].to_string();
+        assert!(said.starts_with(&format!("forebay.toml:{line}: {key}: found a text with the control")), "{said}");
+        assert!(!said.contains("hunter"), "{said}");
+    }
+    check("dbname=app ", "dbname=app\\n\\t", &[]);
+}
+
+/// A password may stand under a misspelt name, and a connection string under any.
+#[test]
+fn what_may_be_a_secret_is_not_shown() {
+    for (property, value) in [
+        ("sasl.pasword", "\"hunter2\""),
+        ("sasl.pasword", "2024"),
+        ("sasl.pasword", "[\"hunter2\"]"),
+        ("hunter_cb", "\"hunter2\""),
+    ] {
+        let problems =
+            read(&SMALLEST.replace(KAFKA, &format!("[kafka]\n\"{property}\" = {value}"))).expect_err("unknown");
+        assert!(!problems.0[0].found.contains(value.trim_matches(['[', ']', '"'])), "{problems}");
+    }
+    let dsn = "dsn = \"host=127.0.0.1 port=5432 user=app dbname=app password=hunter2\"";
+    for (instead, line) in [
+        (
+            "dsn_env = \"host=x password=hunter2\"",
+            "dsn_env: found no name of a variable, but a text that is not shown, expected one that holds the value",
+        ),
+        (
+            "dsn_file = \"postgresql://a:hunter2@b/c\"",
+            "dsn_file: found no path, but a text that is not shown, expected a file that holds the value",
+        ),
+        (
+            "dsn = { file = \"postgresql://a:hunter2@b/c\" }",
+            "dsn: found no path, but a text that is not shown, expected a file that holds the value",
+        ),
+        (
+            "dsn_env = \"LATIN\"",
+            "dsn_env: found an environment variable LATIN that is not UTF-8, expected one that holds the value",
+        ),
+    ] {
+        check(dsn, instead, &[&format!("forebay.toml:8: shard[0].{line}")]);
+    }
+    for (instead, line) in [("dsn = host=a password=hunter2", 8), ("dsn = \"hunter2", 8), ("dsn = { hunter2 }", 8)] {
+        let problems = read(&SMALLEST.replace(dsn, instead)).expect_err("no TOML");
+        assert_eq!(problems.0[0].line, line);
+        assert!(!problems.to_string().contains("hunter"), "{problems}");
+    }
+    check(
+        SHARD,
+        "[shards]\nby = \"map\"\nmap_file = \"m\"\ndefault = \"postgresql://a:hunter2@b/c\"\n[[shard]]",
+        &[
+            "forebay.toml:8: shards.map_file: found no readable file at m: No such file or directory (os error 2), expected a tenant map",
+            "forebay.toml:9: shards.default: found a text that is not shown, expected the name of a shard",
+        ],
+    );
+    check(
+        KAFKA,
+        "[kafka]\nsecurity.protocol = \"password=hunter2\"",
+        &["forebay.toml:3: kafka.security.protocol: found a text that is not shown, expected what librdkafka accepts"],
+    );
+    check(
+        "\"upsert\"",
+        "\"host=a password=hunter2\"",
+        &[
+            "forebay.toml:13: topic[0].insert_mode: found a text that is not shown, expected one of insert, upsert, update",
+        ],
+    );
+}
+
+#[test]
 fn what_this_version_does_not_have_is_said() {
     let later = "[topic.on_bad_record]\npolicy = \"dead_letter\"\nthen = \"park\"";
     check(
@@ -235,7 +366,7 @@ fn properties_of_librdkafka() {
         "[kafka]\nenable.auto.commit = true\n\"fetch.mn.bytes\" = 1\n\"session.timeout.ms\" = \"soon\"",
         &[
             "forebay.toml:3: kafka.enable.auto.commit: found true, expected no such property: forebay owns it, because an offset is committed only when every record below it is durable in PostgreSQL",
-            "forebay.toml:4: kafka.fetch.mn.bytes: found 1, expected a property of librdkafka; did you mean fetch.min.bytes?",
+            "forebay.toml:4: kafka.fetch.mn.bytes: found a value that is not shown, expected a property of librdkafka; did you mean fetch.min.bytes?",
             "forebay.toml:5: kafka.session.timeout.ms: found \"soon\", expected what librdkafka accepts: Invalid value for configuration property \"session.timeout.ms\"",
         ],
     );
@@ -245,6 +376,13 @@ fn properties_of_librdkafka() {
         &[
             "forebay.toml:3: kafka.auto.offset.reset: found \"newest\", expected one of earliest, latest, error",
             "forebay.toml:4: kafka.sasl.password: found a list, expected text, a number, true or false",
+        ],
+    );
+    check(
+        KAFKA,
+        "[kafka]\nsession.timeout.ms = 5999",
+        &[
+            "warning: forebay.toml:3: kafka.session.timeout.ms: found 5999, expected at least 6000: brokers refuse less, unless their group.min.session.timeout.ms says otherwise",
         ],
     );
     for (property, _) in kafka::OWNED {

@@ -95,13 +95,14 @@ fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
 
 fn cross_check(section: &Section<'_>, table: &Table) {
     let deletes = table.delete_enabled || table.delete_field.is_some();
+    let empty = section.is_empty_list("pk_fields");
     if table.pk_fields.is_empty()
-        && !section.is_written("pk_fields")
+        && (empty || !section.is_written("pk_fields"))
         && (table.insert_mode != InsertMode::Insert || deletes)
     {
         section.problem(
             "pk_fields",
-            "nothing",
+            if empty { "an empty list" } else { "nothing" },
             "the columns that identify a row: upserts, updates and deletes need them",
         );
     }
