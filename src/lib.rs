@@ -28,13 +28,17 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`types`] and [`clock`]; [`config`] (what the user wrote → what the engine sees); [`state`] (decisions: tracker, lanes, routing,
+//! [`types`], [`clock`] and `console`; [`config`] (what the user wrote → what the engine sees); [`state`] (decisions: tracker, lanes, routing,
 //! batches, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode, fences); [`engine`] (threads and loops);
 //! [`check`], [`fences`], [`demo`] and [`cli`]. Each may use only those before it.
+
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod types;
 
 pub mod clock;
+
+mod console;
 
 pub mod config;
 

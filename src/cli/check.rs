@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::ExitCode;
+use crate::console;
 
 pub fn run(config: &Path) -> ExitCode {
     let loaded = match super::load(config) {
@@ -10,7 +11,7 @@ pub fn run(config: &Path) -> ExitCode {
         Err(code) => return code,
     };
     let report = crate::check::check(&loaded);
-    println!("{report}");
+    console::out(&report);
     match (report.problems.is_empty(), report.unavailable.is_empty()) {
         (true, true) => ExitCode::Ok,
         (true, false) => ExitCode::Unavailable,

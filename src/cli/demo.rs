@@ -1,5 +1,6 @@
 //! `forebay demo`: its options, and the exit code that says how it went.
 
+use crate::console;
 use crate::demo::{self, DemoError, Options};
 use crate::engine::Stopper;
 
@@ -25,13 +26,13 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> ExitCode {
     let stopper = Stopper::default();
     if let Err(error) = on_signals(&stopper) {
-        eprintln!("no handlers for signals: {error}");
+        console::err(format_args!("no handlers for signals: {error}"));
         return ExitCode::Internal;
     }
     let Arguments { records, rows, rate, keep } = *arguments;
     let result = Options::new(records, rows, rate, keep).and_then(|options| demo::run(&options, &stopper));
     let Err(error) = result else { return ExitCode::Ok };
-    eprintln!("forebay demo: {error}");
+    console::err(format_args!("forebay demo: {error}"));
     match error {
         DemoError::Usage(_) => ExitCode::Usage,
         DemoError::Unavailable(_) | DemoError::Interrupted => ExitCode::Unavailable,

@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::Subcommand;
 
 use crate::config::Config;
+use crate::console;
 use crate::fences::reset::{self, Request, ResetError};
 use crate::fences::{ToOffset, show};
 
@@ -45,22 +46,27 @@ pub fn run(config: &Path, command: &Fences) -> ExitCode {
     match command {
         Fences::Show { topic, partition } => {
             let report = show::show(&loaded.config, topic.as_deref(), *partition);
-            print!("{report}");
-            report.shards.iter().find_map(|s| s.answer.as_ref().err()).map_or(ExitCode::Ok, ExitCode::from)
+            console::out(&report);
+            match report.shards.iter().find_map(|s| s.answer.as_ref().err()) {
+                Some(failure) => ExitCode::from(failure),
+                // As for a reset of what nobody knows.
+                None if report.is_empty() && (topic.is_some() || partition.is_some()) => ExitCode::Usage,
+                None => ExitCode::Ok,
+            }
         }
         Fences::Reset { topic, partition, to_offset } => {
             let topic = match (topic, loaded.config.topics.as_slice()) {
                 (Some(topic), _) => topic.clone(),
                 (None, [only]) => only.name.clone(),
                 (None, _) => {
-                    eprintln!("--topic is needed: the configuration has several");
+                    console::err("--topic is needed: the configuration has several");
                     return ExitCode::Usage;
                 }
             };
             if matches!(to_offset, ToOffset::At(_)) && partition.is_none() {
-                eprintln!(
+                console::err(format_args!(
                     "--to-offset with a number needs --partition: offsets of different partitions have nothing in common"
-                );
+                ));
                 return ExitCode::Usage;
             }
             reset(&loaded.config, &Request { topic, partition: *partition, to: *to_offset })
@@ -72,15 +78,15 @@ fn reset(config: &Config, request: &Request) -> ExitCode {
     match reset::reset(config, request) {
         Ok(done) => {
             for (shard, forgotten) in done.shards {
-                println!("shard {shard}: forgot {forgotten} partitions of {}", request.topic);
+                console::out(format_args!("shard {shard}: forgot {forgotten} partitions of {}", request.topic));
             }
             for (partition, offset) in done.offsets {
-                println!("{} [{partition}]: the next start begins at {offset}", request.topic);
+                console::out(format_args!("{} [{partition}]: the next start begins at {offset}", request.topic));
             }
             ExitCode::Ok
         }
         Err(error) => {
-            eprintln!("{error}");
+            console::err(&error);
             match error {
                 ResetError::Unknown(_) => ExitCode::Usage,
                 ResetError::Refused(_) => ExitCode::Config,

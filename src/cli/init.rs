@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::config::{Config, Shard};
+use crate::console;
 use crate::sink::pool::Pool;
 use crate::sink::{Failure, schema};
 
@@ -10,7 +11,7 @@ use super::ExitCode;
 
 pub fn run(config: &Path, print: bool) -> ExitCode {
     if print {
-        print!("{}", schema::print());
+        console::out(schema::print());
         return ExitCode::Ok;
     }
     let loaded = match super::load_to_work(config) {
@@ -21,11 +22,15 @@ pub fn run(config: &Path, print: bool) -> ExitCode {
     // Every shard, whatever becomes of the others: the command may be repeated.
     for shard in &loaded.config.shards {
         match init(&loaded.config, shard) {
-            Ok(Some(found)) if found >= schema::CURRENT => println!("shard {}: version {found}, as it was", shard.name),
-            Ok(Some(found)) => println!("shard {}: upgraded from {found} to {}", shard.name, schema::CURRENT),
-            Ok(None) => println!("shard {}: created, version {}", shard.name, schema::CURRENT),
+            Ok(Some(found)) if found >= schema::CURRENT => {
+                console::out(format_args!("shard {}: version {found}, as it was", shard.name))
+            }
+            Ok(Some(found)) => {
+                console::out(format_args!("shard {}: upgraded from {found} to {}", shard.name, schema::CURRENT))
+            }
+            Ok(None) => console::out(format_args!("shard {}: created, version {}", shard.name, schema::CURRENT)),
             Err(failure) => {
-                eprintln!("shard {}: {}", shard.name, failure.reason());
+                console::err(format_args!("shard {}: {}", shard.name, failure.reason()));
                 worst = if worst == ExitCode::Config { worst } else { ExitCode::from(&failure) };
             }
         }

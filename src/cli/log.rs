@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// What is logged; checked when the command line is read.
 #[derive(Debug, Clone)]
@@ -19,6 +20,12 @@ impl FromStr for Level {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Level, String> {
+        // A single word that is not a level would be taken for the name of a target, and everything else fall silent.
+        if let Some(word) =
+            text.split(',').find(|d| !d.contains('=') && (d.is_empty() || d.parse::<LevelFilter>().is_err()))
+        {
+            return Err(format!("{word:?} is neither off, error, warn, info, debug, trace, nor TARGET=LEVEL"));
+        }
         match EnvFilter::builder().parse(text) {
             Ok(_) => Ok(Level(text.to_owned())),
             Err(error) => Err(error.to_string()),
@@ -29,6 +36,8 @@ impl FromStr for Level {
 /// Starts logging, once for the process.
 pub fn start(level: &Level) {
     let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&level.0)).with_writer(std::io::stderr);
+    // It would say so on stderr, by a macro that panics when that cannot be written either.
+    let builder = builder.log_internal_errors(false);
     // It fails when somebody who embeds this has set a subscriber already; then that one gets the events.
     let _ = if std::io::stderr().is_terminal() {
         builder.with_target(false).try_init()

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::config::load::{self, Loaded};
+use crate::console;
 use crate::engine::EngineError;
 use crate::sink::Failure;
 
@@ -118,12 +119,16 @@ pub fn main() -> std::process::ExitCode {
     };
     log::start(&arguments.log_level.unwrap_or_else(|| arguments.command.log_level()));
     let config = &arguments.config;
-    match arguments.command {
+    let code = match arguments.command {
         Command::Run { until_end } => run::run(config, until_end),
         Command::Check => check::run(config),
         Command::Init { print } => init::run(config, print),
         Command::Fences(command) => fences::run(config, &command),
         Command::Demo(arguments) => demo::run(&arguments),
+    };
+    match code {
+        ExitCode::Ok if console::lost_output() => ExitCode::Unavailable,
+        code => code,
     }
     .into()
 }
@@ -131,7 +136,7 @@ pub fn main() -> std::process::ExitCode {
 /// The configuration; its problems go to stderr. Handlers are code, and this program has none.
 fn load(file: &Path) -> Result<Loaded, ExitCode> {
     load::load(file).and_then(|loaded| loaded.with_tables_only()).map_err(|problems| {
-        eprintln!("{problems}");
+        console::err(problems);
         ExitCode::Config
     })
 }
@@ -162,7 +167,13 @@ mod tests {
             let arguments = Arguments::try_parse_from(line).expect("valid");
             assert_eq!(arguments.config, Path::new("a.toml"));
         }
-        assert!(Arguments::try_parse_from(["forebay", "check", "--log-level", "loud=loud"]).is_err());
+        let level = |level: &'static str| Arguments::try_parse_from(["forebay", "check", "--log-level", level]);
+        for good in ["off", "INFO", "info,forebay::sink=debug", "forebay[span{a=1}]=trace,warn"] {
+            assert!(level(good).is_ok(), "{good}");
+        }
+        for wrong in ["loud=loud", "wat", "info,forebay", "", "wat,info"] {
+            assert!(level(wrong).is_err(), "{wrong}");
+        }
         assert!(Arguments::try_parse_from(["forebay"]).is_err());
     }
 }

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use crate::console;
 use indicatif::{ProgressBar, ProgressStyle};
 
 const LINE_EVERY: Duration = Duration::from_secs(2);
@@ -29,7 +30,7 @@ impl Progress {
             Progress::Lines { total, shown } => {
                 if shown.elapsed() >= LINE_EVERY {
                     *shown = Instant::now();
-                    eprintln!("{durable} of {total} records durable");
+                    console::err(format_args!("{durable} of {total} records durable"));
                 }
             }
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
+use crate::console;
 use crate::demo::broker::{BROKER, Broker};
 use crate::demo::options::Options;
 use crate::demo::progress::Progress;
@@ -28,19 +29,19 @@ const STALL: Duration = Duration::from_secs(30);
 /// # Errors
 /// See [`DemoError`]; a check that fails is one.
 pub fn run(options: &Options, stopper: &Stopper) -> Result<(), DemoError> {
-    eprintln!("starting a PostgreSQL of its own and a mock Kafka");
+    console::err("starting a PostgreSQL of its own and a mock Kafka");
     let mut server = Server::start(options.keep)?;
     let mut client = server.connect()?;
     let version: String = client.query_one("SHOW server_version", &[]).map_err(setting_up)?.get(0);
     client.batch_execute(config::TABLE_SQL).map_err(setting_up)?;
     let broker = Broker::start()?;
-    println!(
+    console::out(format_args!(
         "{} updates of {} rows on {PARTITIONS} partitions; PostgreSQL {version} in {}, mock Kafka at {}",
         report::grouped(options.records.into()),
         report::grouped(options.rows.into()),
         server.directory().display(),
         broker.bootstrap()
-    );
+    ));
     let engine = Engine::new(config::running(&broker.bootstrap(), &server.dsn())?);
     let mut workload = Workload::new(options.records, options.rows);
     if stopper.is_stopped() {
@@ -49,7 +50,7 @@ pub fn run(options: &Options, stopper: &Stopper) -> Result<(), DemoError> {
     let applied = apply(&engine, &server, &broker, &mut workload, options, stopper);
     let lags = applied?;
     let checks = verify::checks(&mut client, &broker.bootstrap(), &workload, &engine.counters())?;
-    print!("{}{}", report::speed(&options.phases, &lags), report::proof(&checks));
+    console::out(format_args!("{}{}", report::speed(&options.phases, &lags), report::proof(&checks)));
     if options.keep {
         keep(&mut server)?;
     }
@@ -68,12 +69,12 @@ fn failures(checks: &[Check]) -> Result<(), DemoError> {
 fn keep(server: &mut Server) -> Result<(), DemoError> {
     let file = server.directory().join("forebay.toml");
     fs::write(&file, config::kept(&server.dsn())).map_err(|e| DemoError::unavailable("the configuration", e))?;
-    println!(
+    console::out(format_args!(
         "PostgreSQL stays:\n  look at it     psql '{}'\n  configuration  {}\n  remove it      {}",
         server.dsn(),
         file.display(),
         server.keep()
-    );
+    ));
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use postgres::{Client, NoTls};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
+use crate::console;
 use crate::demo::DemoError;
 use crate::demo::binaries::{self, User};
 
@@ -165,7 +166,7 @@ impl Drop for Server {
             Server::stop(child);
         }
         if let Err(error) = fs::remove_dir_all(&self.directory) {
-            eprintln!("{} stays behind: {error}", self.directory.display());
+            console::err(format_args!("{} stays behind: {error}", self.directory.display()));
         }
     }
 }

@@ -34,8 +34,18 @@ pub struct ShardFences {
 /// Every shard's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
+    /// What was asked for.
     pub group: String,
+    pub topic: Option<String>,
+    pub partition: Option<i32>,
     pub shards: Vec<ShardFences>,
+}
+
+impl Report {
+    /// Whether no shard that answered knows anything of what was asked for.
+    pub fn is_empty(&self) -> bool {
+        self.shards.iter().flat_map(|shard| &shard.answer).all(Vec::is_empty)
+    }
 }
 
 /// $1 group; $2 topic, $3 partition: all where null.
@@ -60,7 +70,7 @@ pub fn show(config: &Config, topic: Option<&str>, partition: Option<i32>) -> Rep
         }
     };
     let shards = config.shards.iter().map(|shard| ShardFences { shard: shard.name.clone(), answer: ask(shard) });
-    Report { group: group.clone(), shards: shards.collect() }
+    Report { group: group.clone(), topic: topic.map(str::to_owned), partition, shards: shards.collect() }
 }
 
 fn line(row: &postgres::Row) -> Line {
@@ -88,14 +98,17 @@ impl fmt::Display for Report {
         }
         let widths: Vec<usize> =
             (0..head.len()).map(|c| table.iter().map(|row| row[c].chars().count()).max().unwrap_or(0)).collect();
-        if table.len() > 1 {
+        if !self.is_empty() {
             for row in &table {
                 let line: Vec<String> =
                     row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
                 writeln!(f, "{}", line.join("  ").trim_end())?;
             }
         } else {
-            writeln!(f, "no shard that answers knows a partition of group {:?}", self.group)?;
+            let partition =
+                self.partition.map_or("a partition".to_owned(), |partition| format!("partition {partition}"));
+            let topic = self.topic.as_ref().map(|topic| format!(" of topic {topic:?}")).unwrap_or_default();
+            writeln!(f, "no shard that answers knows {partition}{topic} of group {:?}", self.group)?;
         }
         for shard in &self.shards {
             if let Err(failure) = &shard.answer {

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -122,6 +122,36 @@ fn a_run_to_the_end_and_what_the_fences_say() {
     assert_eq!(of("0")[..6], ["main", setup.topic.name(), "0", "16", "0", "30"]);
     assert_eq!(of("1")[..6], ["main", setup.topic.name(), "1", "16", "0", "20"]);
     assert!(setup.forebay(&["run", "--until-end"], 0).1.lines().all(|line| line.starts_with('{')), "logs are JSON");
+    let (out, _) = setup.forebay(&["fences", "show", "--topic", "nope"], 2);
+    assert!(out.contains("knows a partition of topic \"nope\" of group"), "{out}");
+    let (out, _) = setup.forebay(&["fences", "show", "--partition", "99"], 2);
+    assert!(out.contains("knows partition 99 of group"), "{out}");
+}
+
+/// Once every line of the log on a full disk, and every line of a command behind `| head`, was a panic.
+#[test]
+fn streams_that_cannot_be_written_stop_nothing() {
+    let setup = Setup::new();
+    setup.publish(0, 0..30);
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device"));
+    let deaf = || Stdio::from(std::io::pipe().expect("a pipe").1);
+    let mut number = 0;
+    let mut check = |arguments: &[&str], out: &dyn Fn() -> Stdio, err: &dyn Fn() -> Stdio, code: i32| {
+        number += 1;
+        let mut command = forebay();
+        command.args(["--config".as_ref(), setup.file().as_os_str()]).args(arguments).stdout(out()).stderr(err());
+        let status = command.spawn().and_then(|mut child| child.wait()).expect("the program runs");
+        assert_eq!(status.code(), Some(code), "case {number}: {arguments:?}");
+    };
+    check(&["check"], &deaf, &full, 0);
+    check(&["init"], &deaf, &deaf, 0);
+    check(&["run", "--until-end"], &full, &full, 0);
+    assert_eq!(setup.count(), 30);
+    check(&["run", "--until-end"], &deaf, &deaf, 0);
+    check(&["fences", "show"], &deaf, &full, 0);
+    // Whoever keeps the output must hear that it is not all there.
+    check(&["init", "--print"], &full, &full, 69);
+    check(&["fences", "reset", "--partition", "7"], &full, &deaf, 2);
 }
 
 /// Kafka's committed offset stands after a reset: nothing is applied again unless it is moved.
@@ -158,7 +188,7 @@ fn sigterm_drains_and_a_reset_is_refused_while_it_runs() {
     setup.publish(0, 0..1000);
     let mut child = forebay()
         .args(["--config".as_ref(), setup.file().as_os_str(), "run".as_ref()])
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .expect("the program runs");
     crate::support::wait_until(std::time::Duration::from_secs(30), "1000 rows", || setup.count() == 1000);
