@@ -92,6 +92,12 @@ impl Owned {
         let lanes = taken.fences.iter().map(|fence| Lane::new(*fence, taken.done)).collect();
         Owned { origin: taken.origin, stored: taken.done, lanes, held: Vec::new() }
     }
+
+    /// Every record below was durable at the takeover: the stored progress, or, where that was stored too seldom, the least
+    /// fence.
+    pub fn durable(&self) -> NextOffset {
+        self.lanes.iter().map(|lane| lane.skip_below).min().unwrap_or(self.stored).max(self.stored)
+    }
 }
 
 impl Part {

@@ -29,6 +29,7 @@ use crate::metrics::Counters;
 use crate::sink::{Failure, Identity, Reason};
 use crate::source::{Source, SourceError, SourceEvent};
 use crate::state::backpressure::Window;
+use crate::state::retry::Backoff;
 use crate::state::router::Router;
 use crate::state::tracker::Tracker;
 use crate::types::{Generation, NextOffset, Offset, ShardIx, Token, TopicIx, TopicPartition};
@@ -152,7 +153,9 @@ struct Core {
     housekeeping_at: Duration,
     identity_at: Duration,
     group_offsets_at: Duration,
-    identities_known: bool,
+    /// Who is asked first: the next one, when the last round took too long.
+    identity_from: usize,
+    identity_backoff: Backoff,
     closing: Closing,
     targets: Option<Vec<Vec<NextOffset>>>,
     end_asked_at: Duration,
@@ -177,10 +180,13 @@ enum Closing {
 }
 
 /// A topic's state.
+#[derive(Default)]
 struct Topic {
     identity: Option<Identity>,
     partitions: Option<i32>,
     stopped: Option<Reason>,
+    /// The brokers do not know it, since then.
+    refused: Option<Duration>,
 }
 
 impl<S: Source> Poller<S> {
@@ -194,8 +200,7 @@ impl<S: Source> Poller<S> {
         rules: Rules,
     ) -> Poller<S> {
         let Ports { events, controls, dispatcher, signals, counters, waker } = ports;
-        let topics =
-            settings.topics.iter().map(|_| Topic { identity: None, partitions: None, stopped: None }).collect();
+        let topics = settings.topics.iter().map(|_| Topic::default()).collect();
         let core = Core {
             partitions: settings.topics.iter().map(|_| Vec::new()).collect(),
             progress_asked: settings.shards.iter().map(|_| vec![false; settings.topics.len()]).collect(),
@@ -223,7 +228,8 @@ impl<S: Source> Poller<S> {
             housekeeping_at: Duration::ZERO,
             identity_at: Duration::ZERO,
             group_offsets_at: Duration::ZERO,
-            identities_known: false,
+            identity_from: 0,
+            identity_backoff: Backoff::new(ASK_AGAIN, IDENTITY_INTERVAL),
             closing: Closing::No,
             targets: None,
             end_asked_at: Duration::ZERO,
@@ -291,7 +297,7 @@ impl<S: Source> Poller<S> {
         core.counters.fetched.add(std::mem::take(&mut core.fetched));
         match outcome {
             Ok(()) => Ok(()),
-            Err(SourceError::Retriable(what)) => {
+            Err(SourceError::Retriable(what) | SourceError::Refused(what)) => {
                 tracing::warn!("Kafka: {what}");
                 Ok(())
             }
@@ -300,7 +306,7 @@ impl<S: Source> Poller<S> {
     }
 
     fn housekeeping(&mut self, now: Duration) -> Result<(), Stop> {
-        self.check_identities(now);
+        self.check_identities(now)?;
         self.drive_locating(now)?;
         self.drive_windows();
         self.drive_progress(now);

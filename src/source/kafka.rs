@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use group::{Life, Unanswered};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::config;
@@ -184,7 +184,7 @@ impl Source for KafkaSource {
         match found.map(|t| (t.error(), t.partitions().len())) {
             Some((None, count)) if count > 0 => Ok(count as i32),
             Some((Some(error), _)) => Err(answered((error.into(), format!("topic {topic}")))),
-            _ => Err(SourceError::Retriable(format!("no broker knows topic {topic}"))),
+            _ => Err(SourceError::Refused(format!("no broker knows topic {topic}"))),
         }
     }
 
@@ -270,5 +270,13 @@ fn refused(error: KafkaError) -> SourceError {
 
 fn answered((code, text): ask::Refusal) -> SourceError {
     let text = format!("{text} ({code:?})");
-    if is_fatal(code) { SourceError::Fatal(text) } else { SourceError::Retriable(text) }
+    match code {
+        _ if is_fatal(code) => SourceError::Fatal(text),
+        Code::UnknownTopicOrPartition
+        | Code::UnknownTopic
+        | Code::UnknownPartition
+        | Code::InvalidTopic
+        | Code::TopicAuthorizationFailed => SourceError::Refused(text),
+        _ => SourceError::Retriable(text),
+    }
 }

@@ -95,6 +95,9 @@ pub enum SourceError {
     /// No answer, or a passing error: ask again.
     #[error("{0}")]
     Retriable(String),
+    /// The brokers answer that they do not know it, or not for us. That may change, but not by asking more often.
+    #[error("{0}")]
+    Refused(String),
     /// This process must end: fenced out of the group, credentials refused, …
     #[error("{0}")]
     Fatal(String),

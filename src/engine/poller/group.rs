@@ -13,8 +13,8 @@ const ASK_END_AGAIN: Duration = Duration::from_millis(100);
 /// An answer that the group waits for; they are given in the order of the questions.
 #[derive(Debug)]
 pub(super) enum GroupAnswer {
-    /// Once every one of them is located (or stopped).
-    Assign(Vec<TopicPartition>),
+    /// Once every one of them is located (or stopped), or the deadline is over: the others begin later.
+    Assign { partitions: Vec<TopicPartition>, deadline: Duration },
     /// Once they are drained, stored and committed, or the deadline is over.
     Unassign { partitions: Vec<TopicPartition>, deadline: Duration, stage: Stage },
 }
@@ -49,7 +49,8 @@ impl<S: Source> Poller<S> {
                     self.core.counters.rebalances.add(1);
                     self.core.ever_assigned = true;
                     partitions.iter().for_each(|at| self.core.adopt_partition(*at));
-                    self.core.answers.push_back(GroupAnswer::Assign(partitions));
+                    let deadline = self.core.clock.now() + self.core.settings.locate_deadline * 2;
+                    self.core.answers.push_back(GroupAnswer::Assign { partitions, deadline });
                 }
                 SourceEvent::Revoked(partitions) => {
                     tracing::info!("to be given back: {}", self.core.list(&partitions));
@@ -99,20 +100,18 @@ impl<S: Source> Poller<S> {
     pub(super) fn drive_group(&mut self, now: Duration) -> Result<(), Stop> {
         while let Some(answer) = self.core.answers.pop_front() {
             match answer {
-                GroupAnswer::Assign(partitions) => {
-                    if !self.core.all_located(&partitions) && self.core.closing == Closing::No {
-                        self.core.answers.push_front(GroupAnswer::Assign(partitions));
+                GroupAnswer::Assign { partitions, deadline } => {
+                    let due = self.core.all_located(&partitions) || self.core.closing != Closing::No || now >= deadline;
+                    if !due || !self.assign(&partitions)? {
+                        self.core.answers.push_front(GroupAnswer::Assign { partitions, deadline });
                         return Ok(());
                     }
-                    self.assign(partitions)?;
                 }
                 GroupAnswer::Unassign { partitions, deadline, stage } => {
-                    match self.revoking(&partitions, deadline, stage, now) {
-                        Stage::Over => self.unassign(partitions)?,
-                        stage => {
-                            self.core.answers.push_front(GroupAnswer::Unassign { partitions, deadline, stage });
-                            return Ok(());
-                        }
+                    let stage = self.revoking(&partitions, deadline, stage, now);
+                    if stage != Stage::Over || !self.unassign(&partitions)? {
+                        self.core.answers.push_front(GroupAnswer::Unassign { partitions, deadline, stage });
+                        return Ok(());
                     }
                 }
             }
@@ -120,7 +119,8 @@ impl<S: Source> Poller<S> {
         Ok(())
     }
 
-    fn assign(&mut self, partitions: Vec<TopicPartition>) -> Result<(), Stop> {
+    /// Whether the source took the answer; otherwise it is given again later, after a poll.
+    fn assign(&mut self, partitions: &[TopicPartition]) -> Result<bool, Stop> {
         let start = |core: &mut Core, at: TopicPartition| match core.partition(at) {
             Some(p) if p.phase == Phase::Located => Start::At(p.start),
             _ => Start::Never,
@@ -139,12 +139,11 @@ impl<S: Source> Poller<S> {
                         }
                     }
                 }
-                Ok(())
+                Ok(true)
             }
-            Err(SourceError::Retriable(what)) => {
-                tracing::warn!("assigning: {what}; trying again");
-                self.core.answers.push_front(GroupAnswer::Assign(partitions));
-                Ok(())
+            Err(SourceError::Retriable(what) | SourceError::Refused(what)) => {
+                tracing::debug!("assigning: {what}; trying again");
+                Ok(false)
             }
             Err(SourceError::Fatal(what)) => Err(Stop::Kafka(what)),
         }
@@ -184,8 +183,9 @@ impl<S: Source> Poller<S> {
         stage
     }
 
-    fn unassign(&mut self, partitions: Vec<TopicPartition>) -> Result<(), Stop> {
-        match self.source.unassign(&partitions) {
+    /// As `assign`.
+    fn unassign(&mut self, partitions: &[TopicPartition]) -> Result<bool, Stop> {
+        match self.source.unassign(partitions) {
             Ok(()) => {
                 for at in partitions {
                     let slot = self.core.partitions[usize::from(at.topic.0)].get_mut(at.partition as usize);
@@ -193,13 +193,11 @@ impl<S: Source> Poller<S> {
                         self.core.end(*p);
                     }
                 }
-                Ok(())
+                Ok(true)
             }
-            Err(SourceError::Retriable(what)) => {
-                tracing::warn!("giving partitions back: {what}; trying again");
-                let deadline = Duration::MAX;
-                self.core.answers.push_front(GroupAnswer::Unassign { partitions, deadline, stage: Stage::Over });
-                Ok(())
+            Err(SourceError::Retriable(what) | SourceError::Refused(what)) => {
+                tracing::debug!("giving partitions back: {what}; trying again");
+                Ok(false)
             }
             Err(SourceError::Fatal(what)) => Err(Stop::Kafka(what)),
         }

@@ -2,62 +2,104 @@
 
 use std::time::Duration;
 
-use crate::engine::poller::{ASK_AGAIN, IDENTITY_INTERVAL, Poller};
+use crate::engine::poller::{Core, IDENTITY_INTERVAL, Poller, Stop};
 use crate::sink::{Identity, Reason};
-use crate::source::{Source, SourceError};
+use crate::source::{ASK_DEADLINE, Source, SourceError};
 use crate::types::TopicIx;
 
-impl<S: Source> Poller<S> {
-    /// Asks the broker for the topics' identities, at first until it answers, then now and then: a recreated topic goes on in
-    /// silence otherwise.
-    pub(super) fn check_identities(&mut self, now: Duration) {
-        if now < self.core.identity_at {
-            return;
-        }
-        match self.ask_identities() {
-            Ok(()) => self.core.identity_at = now + IDENTITY_INTERVAL,
-            Err(error) => {
-                tracing::warn!("cannot identify the topics: {error}; asking again");
-                self.core.identity_at = now + ASK_AGAIN;
-            }
-        }
-    }
+/// How long `--until-end` waits for a topic that the brokers do not know: one that was just created is not known at once.
+const CREATION_PATIENCE: Duration = Duration::from_secs(10);
 
-    pub(super) fn ask_identities(&mut self) -> Result<(), SourceError> {
-        for index in 0..self.core.topics.len() {
-            let topic = TopicIx(index as u16);
+impl<S: Source> Poller<S> {
+    /// Asks the brokers for the topics' identities, at first until they answer, then now and then: a recreated topic goes on
+    /// in silence otherwise. A topic without an answer holds up no other.
+    pub(super) fn check_identities(&mut self, now: Duration) -> Result<(), Stop> {
+        if now < self.core.identity_at {
+            return Ok(());
+        }
+        let (count, from) = (self.core.topics.len(), self.core.identity_from);
+        let mut complete = true;
+        for index in (from..count).chain(0..from) {
             if self.core.topics[index].stopped.is_some() {
                 continue;
             }
-            let known = self.core.topics[index].identity.clone();
-            let cluster_id = match &known {
-                Some(identity) => identity.cluster_id.clone(),
-                None => self.source.cluster_id()?,
-            };
-            let topic_id = self.source.topic_id(topic)?;
-            match known.and_then(|identity| identity.topic_id) {
-                Some(old) if topic_id.as_ref().is_some_and(|new| *new != old) => {
-                    let text = format!(
-                        "the topic was deleted and created again: its id was {old} and is {} now. Its offsets mean other \
-                         records; `forebay fences reset` begins with the new topic",
-                        topic_id.as_deref().unwrap_or("unknown"),
-                    );
-                    self.core.stop_topic(topic, None, Reason::new(text));
-                }
-                Some(_) => {}
-                None => self.core.topics[index].identity = Some(Identity { cluster_id, topic_id }),
+            if self.core.clock.now() >= now + ASK_DEADLINE {
+                (complete, self.core.identity_from) = (false, index);
+                break;
             }
-            let count = self.source.partitions(topic)?;
-            match self.core.topics[index].partitions.replace(count) {
-                Some(before) if before != count => tracing::warn!(
-                    "{}: {before} partitions became {count}: keys that move to another partition lose their order across the \
-                     change",
-                    self.core.settings.topics[index].name
-                ),
-                _ => {}
+            let topic = TopicIx(index as u16);
+            match self.ask_identity(topic) {
+                Ok(()) => self.core.topics[index].refused = None,
+                Err(SourceError::Fatal(what)) => return Err(Stop::Kafka(what)),
+                Err(SourceError::Refused(what)) => {
+                    complete = false;
+                    self.core.not_known(topic, &what);
+                }
+                Err(SourceError::Retriable(what)) => {
+                    complete = false;
+                    let name = self.core.topic_name(topic);
+                    tracing::warn!("topic {name:?}: the brokers do not say which it is: {what}; asking again");
+                }
             }
         }
-        self.core.identities_known = true;
+        let wait = if complete {
+            self.core.identity_backoff.reset();
+            IDENTITY_INTERVAL
+        } else {
+            self.core.identity_backoff.next(self.core.rng.f64())
+        };
+        self.core.identity_at = self.core.clock.now() + wait;
         Ok(())
+    }
+
+    pub(super) fn ask_identity(&mut self, topic: TopicIx) -> Result<(), SourceError> {
+        let index = usize::from(topic.0);
+        let known = self.core.topics[index].identity.clone();
+        let cluster_id = match &known {
+            Some(identity) => identity.cluster_id.clone(),
+            None => self.source.cluster_id()?,
+        };
+        let topic_id = self.source.topic_id(topic)?;
+        match known.and_then(|identity| identity.topic_id) {
+            Some(old) if topic_id.as_ref().is_some_and(|new| *new != old) => {
+                let text = format!(
+                    "the topic was deleted and created again: its id was {old} and is {} now. Its offsets mean other \
+                     records; `forebay fences reset` begins with the new topic",
+                    topic_id.as_deref().unwrap_or("unknown"),
+                );
+                self.core.stop_topic(topic, None, Reason::new(text));
+            }
+            Some(_) => {}
+            None => self.core.topics[index].identity = Some(Identity { cluster_id, topic_id }),
+        }
+        let count = self.source.partitions(topic)?;
+        match self.core.topics[index].partitions.replace(count) {
+            Some(before) if before != count => tracing::warn!(
+                "{}: {before} partitions became {count}: keys that move to another partition lose their order across the \
+                 change",
+                self.core.settings.topics[index].name
+            ),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Core {
+    /// The brokers do not know a topic: said once, and again when it has been there in between.
+    fn not_known(&mut self, topic: TopicIx, what: &str) {
+        let now = self.clock.now();
+        let since = self.topics[usize::from(topic.0)].refused;
+        let name = self.topic_name(topic);
+        match since {
+            None => {
+                tracing::error!("topic {name:?}: {what}. It is looked for until it is there; other topics go on");
+                self.topics[usize::from(topic.0)].refused = Some(now);
+            }
+            Some(since) if self.settings.until_end && now >= since + CREATION_PATIENCE => {
+                self.stop = Some(Stop::Configuration(format!("topic {name:?}: {what}")));
+            }
+            Some(_) => {}
+        }
     }
 }

@@ -62,14 +62,12 @@ impl<S: Source> Poller<S> {
 
     /// Sends the questions that have not been sent yet.
     fn ask_shards(&mut self, now: Duration) {
-        if !self.core.identities_known {
-            return;
-        }
         // One question per shard and topic: a shard that answers slowly would look silent to the last of many.
         let mut questions: BTreeMap<(ShardIx, TopicIx), Vec<(i32, Generation)>> = BTreeMap::new();
+        let topics = &self.core.topics;
         for p in self.core.partitions.iter_mut().flatten().flatten() {
             let Phase::Locating { asked, not_before, deadline, .. } = &mut p.phase else { continue };
-            if *asked || now < *not_before {
+            if *asked || now < *not_before || topics[usize::from(p.at.topic.0)].identity.is_none() {
                 continue;
             }
             *asked = true;
@@ -207,8 +205,8 @@ impl<S: Source> Poller<S> {
 
     /// The log does not hold what it must. A topic that was created again explains it better than its offsets do.
     fn stop_impossible(&mut self, at: TopicPartition, why: Impossible) {
-        if let Err(error) = self.ask_identities() {
-            tracing::debug!("cannot identify the topics: {error}");
+        if let Err(error) = self.ask_identity(at.topic) {
+            tracing::debug!("topic {}: cannot be identified: {error}", self.core.topic_name(at.topic));
         }
         self.core.stop_impossible(at, why);
     }
@@ -224,7 +222,8 @@ impl<S: Source> Poller<S> {
     /// Everything is ours: the databases' word is fresh, and so is the second look at the log.
     fn verify(&mut self, at: TopicPartition) {
         let Some(p) = self.core.partition(at) else { return };
-        let Some(start) = p.stored() else { return };
+        // What was stored may be older than what is durable, and retention only goes by what was committed.
+        let Some(start) = p.parts.iter().map(|part| part.owned().map(Owned::durable)).min().flatten() else { return };
         let done = p.parts.iter().filter_map(|part| part.owned()).map(|o| o.stored).max().unwrap_or(start);
         match self.source.watermarks(at) {
             Ok(log) => match assignment::impossible(start, done, log.low, log.high) {

@@ -182,7 +182,11 @@ impl KafkaSource {
         match self.next_answer(|u| !matches!(u, Unanswered::Assigned(_))) {
             Some(Unanswered::Revoked(rebalance)) if self.incremental(&rebalance) => {
                 let gone = self.known(&rebalance);
-                self.consumer().incremental_unassign(&self.list(gone.iter().copied())).map_err(refused)?;
+                // One that a move to another offset took away, and that could not be given back to us yet, is gone already.
+                let there = self.consumer().assignment().map_err(refused)?;
+                let held = gone.iter().filter(|at| there.find_partition(self.name(**at), at.partition).is_some());
+                let list = self.list(held.copied());
+                self.consumer().incremental_unassign(&list).map_err(refused)?;
                 self.assigned.remove(|at| gone.contains(&at));
             }
             Some(_) => {

@@ -110,7 +110,7 @@ impl Member {
         match self.source.poll(STEP, 100, &mut self.seen) {
             Ok(()) => {}
             Err(SourceError::Fatal(why)) => self.fatal = Some(why),
-            Err(SourceError::Retriable(why)) => panic!("poll: {why}"),
+            Err(SourceError::Retriable(why) | SourceError::Refused(why)) => panic!("poll: {why}"),
         }
         if self.pending.is_none() && !self.seen.rebalances.is_empty() {
             let event = self.seen.rebalances.remove(0);

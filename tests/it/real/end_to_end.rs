@@ -307,3 +307,25 @@ fn until_end_does_not_wait_for_a_database_that_refuses() {
     rig.until_end().expect(0);
     assert_complete(&ledger(&mut database.connect()), &ends(&topic));
 }
+
+#[test]
+fn a_topic_that_is_not_there_holds_up_no_other() {
+    let database = Database::create(Server::A, "real");
+    database.execute(LEDGER);
+    let topic = Topic::create("real", 2);
+    publish(&topic, 0..100, 10);
+    let missing = format!("{}_missing", topic.name());
+    let topics = format!("{}{}", ledger_topic(&missing), ledger_topic(topic.name()));
+    let rig = Rig::new(&format!("{}{topics}", shard("main", database.dsn())));
+
+    let process = rig.start();
+    wait_until(PATIENCE, "all rows of the topic that is there", || count(&mut database.connect(), "ledger") == 100);
+    process.wait_for_log(&[&missing, "other topics go on"]);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let said = process.log().lines().filter(|line| line.contains("other topics go on")).count();
+    assert_eq!(said, 1, "said once:\n{}", process.log());
+    process.terminate().expect(0);
+
+    rig.until_end().expect_log(78, &[&missing]);
+    assert_complete(&ledger(&mut database.connect()), &ends(&topic));
+}

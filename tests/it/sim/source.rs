@@ -23,6 +23,8 @@ pub struct FakeSource {
     assigned: BTreeMap<TopicPartition, Position>,
     /// Told, and to be answered before anything else is told.
     unanswered: Option<SourceEvent>,
+    /// An answer was refused since the last poll.
+    refusing: bool,
     closing: bool,
     closed: bool,
 }
@@ -47,7 +49,7 @@ impl FakeSource {
             w.group.join(member, now);
         }
         let (assigned, unanswered) = (BTreeMap::new(), None);
-        FakeSource { world, member, assigned, unanswered, closing: false, closed: false }
+        FakeSource { world, member, assigned, unanswered, refusing: false, closing: false, closed: false }
     }
 
     /// A question to a broker: it may go unanswered.
@@ -65,6 +67,12 @@ impl FakeSource {
         let mut w = self.world.borrow_mut();
         let fails = w.faults.client_fails;
         if w.chance(fails) { Err(SourceError::Retriable("try again".into())) } else { Ok(()) }
+    }
+
+    /// An answer that is refused stays refused until the client has been polled: to insist is a busy loop.
+    fn may_take_answer(&mut self) -> Result<(), SourceError> {
+        assert!(!self.refusing, "an answer is given again without a poll in between");
+        self.may_fail().inspect_err(|_| self.refusing = true)
     }
 
     fn serve_group(&mut self, intake: &mut impl Intake) {
@@ -203,6 +211,7 @@ impl FakeSource {
 
 impl Source for FakeSource {
     fn poll(&mut self, _wait: Duration, records_max: usize, intake: &mut impl Intake) -> Result<(), SourceError> {
+        self.refusing = false;
         // Fetched before the zombie learned that it is one: records may come first.
         if self.world.borrow_mut().rng.bool() {
             self.serve_group(intake);
@@ -250,7 +259,7 @@ impl Source for FakeSource {
         let mut answered: Vec<_> = partitions.iter().map(|(at, _)| *at).collect();
         answered.sort();
         assert_eq!(answered, *told, "an assignment is answered for exactly its partitions");
-        self.may_fail()?;
+        self.may_take_answer()?;
         self.unanswered = None;
         for &(at, start) in partitions {
             let next = match start {
@@ -269,7 +278,7 @@ impl Source for FakeSource {
         let mut answered = partitions.to_vec();
         answered.sort();
         assert_eq!(answered, *told, "a revocation is answered for exactly its partitions");
-        self.may_fail()?;
+        self.may_take_answer()?;
         self.unanswered = None;
         for at in partitions {
             self.assigned.remove(at);
