@@ -134,8 +134,6 @@ impl<S: Source> Poller<S> {
                         p.assigned = true;
                         if matches!(start, Start::At(_)) {
                             p.phase = Phase::Running;
-                        } else {
-                            p.paused = true;
                         }
                     }
                 }
