@@ -223,11 +223,17 @@ fn is_exact(base: &Base<'_>, kind: Option<&Kind>) -> bool {
     match kind {
         // A key of fewer digits than it was given is rounded, and then two keys may have become one.
         Some(Kind::Numeric { .. } | Kind::TimestampTz | Kind::Timestamp | Kind::Time) => base.typmod < 0,
-        // `char(n)` ignores blanks at the end, `name` cuts off at 63 bytes.
+        // `char(n)` ignores blanks at the end.
         Some(Kind::Text { .. }) => matches!(base.type_row.name.as_str(), "text" | "varchar"),
         Some(kind) => kind.has_exact_key(),
         None => false,
     }
+}
+
+/// Of `numeric(p, s)`, as src/backend/utils/adt/numeric.c packs them: behind four bytes of header, with a signed scale of 11 bits.
+fn precision_and_scale(typmod: i32) -> (i64, i64) {
+    let packed = i64::from(typmod) - 4;
+    (packed >> 16 & 0xffff, ((packed & 0x7ff) ^ 0x400) - 0x400)
 }
 
 fn kind(types: &HashMap<u32, TypeRow>, base: &Base<'_>) -> Option<Kind> {
@@ -254,8 +260,9 @@ fn kind(types: &HashMap<u32, TypeRow>, base: &Base<'_>) -> Option<Kind> {
         "int8" => Kind::Int8,
         "float4" => Kind::Float4,
         "float8" => Kind::Float8,
-        "numeric" => Kind::Numeric { rounds: base.typmod >= 0 },
-        "text" | "name" => Kind::Text { chars_max: None },
+        "numeric" => Kind::Numeric { rounds: (base.typmod >= 0).then(|| precision_and_scale(base.typmod)) },
+        "text" => Kind::Text { chars_max: None },
+        "name" => Kind::Name,
         // The length as pg_attribute keeps it: with four bytes of header.
         "varchar" | "bpchar" => Kind::Text { chars_max: usize::try_from(base.typmod - 4).ok() },
         "uuid" => Kind::Uuid,

@@ -21,14 +21,15 @@ pub enum Kind {
     Int8,
     Float4,
     Float8,
-    /// Whether it is a `numeric(p, s)`, which rounds what it gets.
+    /// With the precision and the scale of a `numeric(p, s)`, which rounds what it gets.
     Numeric {
-        rounds: bool,
+        rounds: Option<(i64, i64)>,
     },
-    /// text, varchar, char, name; with the length of a `varchar(n)`.
+    /// text, varchar, char; with the length of a `varchar(n)`.
     Text {
         chars_max: Option<usize>,
     },
+    Name,
     Uuid,
     TimestampTz,
     Timestamp,
@@ -51,6 +52,9 @@ pub struct Scratch {
     pub string: String,
     pub bytes: Vec<u8>,
 }
+
+/// PostgreSQL cuts a longer one off (<https://www.postgresql.org/docs/15/datatype-character.html>, type `name`).
+const NAME_BYTES_MAX: usize = 63;
 
 const LABEL: &str = "a string that is not one of its labels";
 const TOO_LONG: &str = "a string that is too long";
@@ -145,18 +149,22 @@ impl Kind {
             Kind::Int8 => into.extend_from_slice(&number::integer(text)?.to_be_bytes()),
             Kind::Float4 => {
                 let value: f32 = text.parse().map_err(|_| number::NOT_A_NUMBER)?;
-                finite(value.is_infinite(), text)?;
+                in_range(f64::from(value), text)?;
                 into.extend_from_slice(&value.to_be_bytes());
             }
             Kind::Float8 => {
                 let value: f64 = text.parse().map_err(|_| number::NOT_A_NUMBER)?;
-                finite(value.is_infinite(), text)?;
+                in_range(value, text)?;
                 into.extend_from_slice(&value.to_be_bytes());
             }
-            Kind::Numeric { .. } => match Number::parse(text) {
-                None => return Err(number::NOT_A_NUMBER),
-                Some(Number::Finite(decimal)) if !decimal.fits() => return Err(number::OUT_OF_RANGE),
-                Some(_) => into.extend_from_slice(text.as_bytes()),
+            Kind::Numeric { rounds } => match (Number::parse(text), *rounds) {
+                (None, _) => return Err(number::NOT_A_NUMBER),
+                (Some(Number::Finite(decimal)), _) if !decimal.fits() => return Err(number::OUT_OF_RANGE),
+                (Some(Number::Finite(decimal)), Some((precision, scale))) if !decimal.fits_in(precision, scale) => {
+                    return Err(number::OUT_OF_RANGE);
+                }
+                (Some(Number::Infinity | Number::NegativeInfinity), Some(_)) => return Err(number::OUT_OF_RANGE),
+                (Some(_), _) => into.extend_from_slice(text.as_bytes()),
             },
             Kind::Text { chars_max } => {
                 without_nul(text)?;
@@ -165,6 +173,13 @@ impl Kind {
                     // PostgreSQL cuts off blanks that are too many, and nothing else.
                     && text.chars().skip(max).any(|c| c != ' ')
                 {
+                    return Err(TOO_LONG);
+                }
+                into.extend_from_slice(text.as_bytes());
+            }
+            Kind::Name => {
+                without_nul(text)?;
+                if text.len() > NAME_BYTES_MAX {
                     return Err(TOO_LONG);
                 }
                 into.extend_from_slice(text.as_bytes());
@@ -263,7 +278,7 @@ impl Kind {
                 let (a, b) = (float(a), float(b));
                 Some(a > b || (a.is_nan() && !b.is_nan()))
             }
-            Kind::Numeric { rounds: false } => {
+            Kind::Numeric { rounds: None } => {
                 let number = |bytes| std::str::from_utf8(bytes).ok().and_then(Number::parse);
                 Some(number(a)?.order(&number(b)?).is_gt())
             }
@@ -285,9 +300,11 @@ fn narrow<T: TryFrom<i64>>(text: &str) -> Result<T, &'static str> {
     T::try_from(number::integer(text)?).map_err(|_| number::OUT_OF_RANGE)
 }
 
-/// A number too great for a float is out of range; the word "infinity" is not.
-fn finite(infinite: bool, text: &str) -> Result<(), &'static str> {
-    if infinite && text.contains(|c: char| c.is_ascii_digit()) {
+/// A number too great for a float, or so small that nothing is left of it, is out of range; the word "infinity" is not.
+fn in_range(value: f64, text: &str) -> Result<(), &'static str> {
+    let mantissa = || text.split(['e', 'E']).next().unwrap_or_default();
+    let lost = value == 0.0 && mantissa().contains(|c: char| matches!(c, '1'..='9'));
+    if lost || (value.is_infinite() && text.contains(|c: char| c.is_ascii_digit())) {
         return Err(number::OUT_OF_RANGE);
     }
     Ok(())

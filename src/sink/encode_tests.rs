@@ -15,7 +15,7 @@ fn check(kind: Kind, cases: &[(&str, Result<&[u8], &'static str>)]) {
     }
 }
 
-const NUMERIC: Kind = Kind::Numeric { rounds: false };
+const NUMERIC: Kind = Kind::Numeric { rounds: None };
 const TEXT: Kind = Kind::Text { chars_max: None };
 
 #[test]
@@ -44,9 +44,29 @@ fn numbers() {
             ("\"NaN\"", Ok(&f64::NAN.to_be_bytes())),
             ("\"Infinity\"", Ok(&f64::INFINITY.to_be_bytes())),
             ("1e400", Err(OUT_OF_RANGE)),
+            ("-1e-400", Err(OUT_OF_RANGE)),
+            ("5e-324", Ok(&5e-324f64.to_be_bytes())),
+            ("0.0e-400", Ok(&0f64.to_be_bytes())),
         ],
     );
-    check(Kind::Float4, &[("0.1", Ok(&0.1f32.to_be_bytes())), ("1e40", Err(OUT_OF_RANGE))]);
+    check(
+        Kind::Float4,
+        &[
+            ("0.1", Ok(&0.1f32.to_be_bytes())),
+            ("1e40", Err(OUT_OF_RANGE)),
+            ("0.01e-60", Err(OUT_OF_RANGE)),
+            ("1e-45", Ok(&1e-45f32.to_be_bytes())),
+        ],
+    );
+    check(
+        Kind::Numeric { rounds: Some((5, 2)) },
+        &[
+            ("999.994", Ok(b"999.994")),
+            ("999.995", Err(OUT_OF_RANGE)),
+            ("\"NaN\"", Ok(b"NaN")),
+            ("\"-Infinity\"", Err(OUT_OF_RANGE)),
+        ],
+    );
     check(
         NUMERIC,
         &[
@@ -77,6 +97,8 @@ fn texts() {
             (r#""abc ""#, Ok(b"abc ")),
         ],
     );
+    let long = |bytes: usize| format!("\"{}\"", "x".repeat(bytes));
+    check(Kind::Name, &[(&long(63), Ok(&[b'x'; 63])), (&long(64), Err(TOO_LONG)), (r#""\u0000""#, Err(json::NUL))]);
     check(
         Kind::Enum(vec!["red".into()]),
         &[(r#""red""#, Ok(b"red")), (r#""Red""#, Err(LABEL)), ("1", Err("a number"))],

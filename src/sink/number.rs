@@ -150,6 +150,22 @@ impl<'a> Decimal<'a> {
         self.magnitude <= NUMERIC_DIGITS_BEFORE_MAX && self.scale() <= NUMERIC_DIGITS_BEHIND_MAX
     }
 
+    /// Whether a `numeric(precision, scale)` can hold it once it is rounded, half away from zero.
+    pub fn fits_in(&self, precision: i64, scale: i64) -> bool {
+        let before_max = precision - scale;
+        match self.magnitude.cmp(&before_max) {
+            _ if self.count() == 0 => true,
+            Ordering::Less => true,
+            Ordering::Greater => false,
+            // Only what rounds up to the next power of ten is too great: nines, as many as there is room for, and a five.
+            Ordering::Equal => {
+                let mut digits = self.digits();
+                let nines = digits.by_ref().take(precision as usize).filter(|d| *d == b'9').count();
+                nines < precision as usize || digits.next().is_none_or(|digit| digit < b'5')
+            }
+        }
+    }
+
     fn order(&self, other: &Decimal<'_>) -> Ordering {
         let sign = |d: &Decimal<'_>| match (d.count(), d.negative) {
             (0, _) => 0,
@@ -247,6 +263,28 @@ mod tests {
         }
         assert_ne!(key("1"), key("10"));
         assert_ne!(key("1"), key("-1"));
+    }
+
+    #[test]
+    fn a_numeric_with_a_precision() {
+        for (precision, scale, good, wrong) in [
+            (
+                5,
+                2,
+                &["999.994", "-999.99", "0", "1e-9", "0.000", "99.9999", "9.9e2"][..],
+                &["1000", "999.995", "1e3", "-999.999"][..],
+            ),
+            (2, 0, &["99.4", "0.5"], &["99.5", "100"]),
+            (3, 5, &["0.00999", "0", "-0.009994"], &["0.01", "0.009995", "1"]),
+            (2, -3, &["99499", "1", "-98500"], &["99500", "100000"]),
+        ] {
+            for (texts, expected) in [(good, true), (wrong, false)] {
+                for text in texts {
+                    let Some(Number::Finite(decimal)) = Number::parse(text) else { panic!("{text}") };
+                    assert_eq!(decimal.fits_in(precision, scale), expected, "{text} in numeric({precision}, {scale})");
+                }
+            }
+        }
     }
 
     proptest! {

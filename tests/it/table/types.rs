@@ -2,7 +2,7 @@
 
 use forebay::config::InsertMode;
 
-use super::{database, rows, table, value, write, writer};
+use super::{Refused, database, rows, table, value, write, writer};
 
 /// Writes one value per case into a column of the type, beside a null, and compares what PostgreSQL says of it.
 fn check(declarations: &str, type_name: &str, cases: &[(&str, &str)]) {
@@ -48,7 +48,34 @@ fn numbers() {
             ("1E-3", "0.001"),
         ],
     );
-    check("", "numeric(5,2)", &[("1.005", "1.01"), ("999.99", "999.99")]);
+    check("", "numeric(5,2)", &[("1.005", "1.01"), ("999.99", "999.99"), ("\"NaN\"", "NaN"), ("999.9949", "999.99")]);
+    check("", "numeric(3,0)[]", &[("[999.4]", "{999}")]);
+}
+
+/// A value that PostgreSQL refuses for this type, whoever brings it, and that is refused before: then the column is known.
+#[track_caller]
+fn refused(type_name: &str, json: &str) {
+    let (_database, mut client) = database();
+    client.batch_execute(&format!("CREATE TABLE t (id int PRIMARY KEY, c {type_name})")).unwrap();
+    let literal = json.trim_matches('"').replace('[', "{").replace(']', "}");
+    let by_hand = client.batch_execute(&format!("INSERT INTO t VALUES (1, '{literal}')"));
+    // Of names PostgreSQL keeps a part instead.
+    assert_eq!(by_hand.is_ok(), type_name == "name", "{type_name} {json}");
+    let mut writer = writer(&mut client, &table("t", InsertMode::Upsert, &["id"]));
+    let found = write(&mut client, &mut writer, &[value(&format!(r#"{{"id":2,"c":{json}}}"#))]);
+    let Err(Refused::Record(0, reason)) = found else { panic!("{type_name} {json}: {found:?}") };
+    assert!(reason.contains("column \"c\""), "{reason}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_the_name_of_its_column() {
+    refused("numeric(5,2)", "999.995");
+    refused("numeric(5,2)", "\"Infinity\"");
+    refused("numeric(3,0)[]", "[1000]");
+    refused("double precision", "1e-400");
+    refused("real", "1e-60");
+    refused("real", "1e60");
+    refused("name", &format!("\"{}\"", "x".repeat(64)));
 }
 
 #[test]
