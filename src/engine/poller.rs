@@ -153,6 +153,9 @@ struct Core {
     housekeeping_at: Duration,
     identity_at: Duration,
     group_offsets_at: Duration,
+    /// When logs without an answer are asked about again.
+    logs_at: Duration,
+    log_backoff: Backoff,
     /// Who is asked first: the next one, when the last round took too long.
     identity_from: usize,
     identity_backoff: Backoff,
@@ -228,6 +231,8 @@ impl<S: Source> Poller<S> {
             housekeeping_at: Duration::ZERO,
             identity_at: Duration::ZERO,
             group_offsets_at: Duration::ZERO,
+            logs_at: Duration::ZERO,
+            log_backoff: Backoff::new(ASK_AGAIN, IDENTITY_INTERVAL),
             identity_from: 0,
             identity_backoff: Backoff::new(ASK_AGAIN, IDENTITY_INTERVAL),
             closing: Closing::No,

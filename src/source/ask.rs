@@ -1,6 +1,8 @@
-//! Questions to the brokers that the safe binding cannot ask, or answers it cannot read: a topic's id, the end of a log
-//! regardless of open transactions, metadata of commits that need not be text. With `queue` the only place where librdkafka's C interface is called directly.
+//! Questions to the brokers that the safe binding cannot ask, or answers it cannot read: a topic's id, the ends of many logs
+//! regardless of open transactions, metadata of commits that need not be text. With `queue` the only place where librdkafka's
+//! C interface is called directly.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::time::Duration;
 
@@ -50,30 +52,70 @@ pub fn topic_id(
     }
 }
 
-/// The high watermark of a partition. A consumer's own query stops before the first open transaction instead.
-pub fn log_end(client: &Client<Context>, topic: &str, partition: i32, deadline: Duration) -> Result<i64, Refusal> {
-    let question = Question::new(client, Op::RD_KAFKA_ADMIN_OP_LISTOFFSETS, None, deadline)?;
-    let mut list = TopicPartitionList::new();
-    let latest = sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64;
-    list.add_partition_offset(topic, partition, rdkafka::Offset::from_raw(latest))
-        .map_err(|e| (RDKafkaErrorCode::InvalidArgument, e.to_string()))?;
-    // SAFETY: client, options, list and queue live; the list is copied by the call; the infos belong to the event, which
-    // outlives their use.
-    unsafe {
-        sys::rd_kafka_ListOffsets(client.native_ptr(), list.ptr(), question.options, question.queue);
-        let answer = question.answer(deadline)?;
-        let mut count = 0;
-        let result = sys::rd_kafka_event_ListOffsets_result(answer.0);
-        let infos = sys::rd_kafka_ListOffsets_result_infos(result, &mut count);
-        if count != 1 {
-            return Err((RDKafkaErrorCode::BadMessage, format!("{count} ends of {topic} [{partition}]")));
+/// Begin and end (high watermark) of logs, in their order. A consumer's own query of the end stops before the first open
+/// transaction instead. Fails as a whole where one of them has no leader.
+pub fn logs(
+    client: &Client<Context>,
+    of: &[(&str, i32)],
+    deadline: Duration,
+) -> Result<Vec<Result<(i64, i64), Refusal>>, Refusal> {
+    use sys::rd_kafka_OffsetSpec_t as Spec;
+    if of.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Both are under way before either is waited for.
+    let begins = Offsets::ask(client, of, Spec::RD_KAFKA_OFFSET_SPEC_EARLIEST, deadline)?;
+    let ends = Offsets::ask(client, of, Spec::RD_KAFKA_OFFSET_SPEC_LATEST, deadline)?;
+    let (begins, ends) = (begins.answer(of, deadline)?, ends.answer(of, deadline)?);
+    Ok(begins.into_iter().zip(ends).map(|(begin, end)| Ok((begin?, end?))).collect())
+}
+
+/// A question for an offset of each of some partitions.
+struct Offsets(Question);
+
+impl Offsets {
+    fn ask(
+        client: &Client<Context>,
+        of: &[(&str, i32)],
+        spec: sys::rd_kafka_OffsetSpec_t,
+        deadline: Duration,
+    ) -> Result<Offsets, Refusal> {
+        let question = Question::new(client, Op::RD_KAFKA_ADMIN_OP_LISTOFFSETS, None, deadline)?;
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in of {
+            list.add_partition_offset(topic, *partition, rdkafka::Offset::from_raw(spec as i64))
+                .map_err(|e| (RDKafkaErrorCode::InvalidArgument, e.to_string()))?;
         }
-        let found = &*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos);
-        if found.err != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-            let code: RDKafkaErrorCode = found.err.into();
-            return Err((code, format!("end of {topic} [{partition}]: {code}")));
+        // SAFETY: client, options, list and queue live; the list is copied by the call.
+        unsafe { sys::rd_kafka_ListOffsets(client.native_ptr(), list.ptr(), question.options, question.queue) };
+        Ok(Offsets(question))
+    }
+
+    fn answer(self, of: &[(&str, i32)], deadline: Duration) -> Result<Vec<Result<i64, Refusal>>, Refusal> {
+        let answer = self.0.answer(deadline)?;
+        let mut found = HashMap::new();
+        // SAFETY: the infos and their names belong to the event, which outlives their use.
+        unsafe {
+            let mut count = 0;
+            let result = sys::rd_kafka_event_ListOffsets_result(answer.0);
+            let infos = sys::rd_kafka_ListOffsets_result_infos(result, &mut count);
+            for index in 0..count {
+                let info = &*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(index));
+                let topic = CStr::from_ptr(info.topic).to_string_lossy().into_owned();
+                let offset = match info.err {
+                    RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(info.offset),
+                    error => Err((error.into(), format!("log of {topic} [{}]", info.partition))),
+                };
+                found.insert((topic, info.partition), offset);
+            }
         }
-        Ok(found.offset)
+        let none = |topic: &str, partition| {
+            Err((RDKafkaErrorCode::BadMessage, format!("no answer for the log of {topic} [{partition}]")))
+        };
+        let take = |(topic, partition): &(&str, i32)| {
+            found.remove(&((*topic).to_owned(), *partition)).unwrap_or_else(|| none(topic, *partition))
+        };
+        Ok(of.iter().map(take).collect())
     }
 }
 

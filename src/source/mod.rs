@@ -110,8 +110,8 @@ pub trait Source {
     fn poll(&mut self, wait: Duration, records_max: usize, intake: &mut impl Intake) -> Result<(), SourceError>;
     /// The group's committed offsets.
     fn committed(&mut self, of: &[TopicPartition]) -> Result<Vec<Committed>, SourceError>;
-    /// Asks the broker, not a cache.
-    fn watermarks(&mut self, of: TopicPartition) -> Result<Watermarks, SourceError>;
+    /// What the logs hold, in the order of `of`. Asks the brokers, not a cache, and all of them at once.
+    fn watermarks(&mut self, of: &[TopicPartition]) -> Vec<Result<Watermarks, SourceError>>;
     /// Identifies the cluster; for comparison only.
     fn cluster_id(&mut self) -> Result<String, SourceError>;
     /// Identifies this incarnation of the topic; `None` where the broker has no such ids (before Kafka 2.8).

@@ -16,11 +16,29 @@ pub enum Located {
     Silent,
 }
 
+/// What is known of a partition's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    At(NextOffset),
+    /// Every shard has answered, and nobody ever started.
+    Nobody,
+    /// Nothing is known, but a silent shard may know.
+    Unanswered,
+}
+
 /// Where to start: the databases' word, where all of them can give it; otherwise the least of all that is known.
 ///
 /// `committed` is Kafka's committed offset, `noted` the origin that the last commit noted for each shard. A shard that is
-/// silent counts for nothing: what it says later, at its takeover, may lead further back. `None`: nobody ever started.
-pub fn start(shards: &[Located], noted: &[Option<NextOffset>], committed: Option<NextOffset>) -> Option<NextOffset> {
+/// silent counts for nothing: what it says later, at its takeover, may lead further back.
+pub fn start(shards: &[Located], noted: &[Option<NextOffset>], committed: Option<NextOffset>) -> Beginning {
+    match least(shards, noted, committed) {
+        Some(next) => Beginning::At(next),
+        None if shards.contains(&Located::Silent) => Beginning::Unanswered,
+        None => Beginning::Nobody,
+    }
+}
+
+fn least(shards: &[Located], noted: &[Option<NextOffset>], committed: Option<NextOffset>) -> Option<NextOffset> {
     let done = |l: &Located| if let Located::Anchored(a) = l { Some(a.done) } else { None };
     let anchored = shards.iter().filter_map(done);
     if shards.iter().all(|l| done(l).is_some()) {
@@ -103,7 +121,10 @@ mod tests {
         let check = |shards: &[Located], noted: &[Option<i64>], committed: Option<i64>, expected: Option<i64>| {
             let noted: Vec<_> = noted.iter().map(|n| n.map(NextOffset)).collect();
             let found = start(shards, &noted, committed.map(NextOffset));
-            assert_eq!(found, expected.map(NextOffset), "{shards:?} {noted:?} {committed:?}");
+            let silent = shards.contains(&Silent);
+            let nothing = if silent { Beginning::Unanswered } else { Beginning::Nobody };
+            let expected = expected.map_or(nothing, |next| Beginning::At(NextOffset(next)));
+            assert_eq!(found, expected, "{shards:?} {noted:?} {committed:?}");
         };
         check(&[anchored(7)], &[None], Some(99), Some(7)); // the database's word, whatever Kafka says
         check(&[anchored(7), anchored(5)], &[None, None], None, Some(5));

@@ -110,7 +110,7 @@ fn ends_lie_behind_transaction_markers_and_aborted_records_are_gaps() {
     publish(&topic, 0, 1);
     member.until("the end behind the gap", |m| m.seen.ends.contains(&(0, 11)));
     assert_eq!(member.offsets(0), [0, 1, 2, 10]);
-    let marks = member.source.watermarks(at(0)).unwrap();
+    let marks = member.source.watermarks(&[at(0)]).remove(0).unwrap();
     assert_eq!((marks.low, marks.high), (NextOffset(0), NextOffset(11)));
 }
 
@@ -122,7 +122,7 @@ fn the_high_watermark_counts_records_of_an_open_transaction() {
 
     let mut member = Member::new(topic.name(), &unique_name("g"), EAGER);
     member.until("the readable end", |m| m.seen.ends.contains(&(0, 2)));
-    assert_eq!(member.source.watermarks(at(0)).unwrap().high, NextOffset(3));
+    assert_eq!(member.source.watermarks(&[at(0)]).remove(0).unwrap().high, NextOffset(3));
     assert_eq!(member.offsets(0), [0, 1]);
     producer.abort_transaction(DEADLINE).unwrap();
 }
@@ -140,8 +140,8 @@ fn a_recreated_topic_has_another_id_in_the_same_cluster() {
     assert!(!cluster.is_empty());
     assert_eq!(member.source.partitions(TopicIx(0)), Ok(1));
     topic.delete();
-    assert!(matches!(member.source.topic_id(TopicIx(0)), Err(SourceError::Retriable(_))));
-    assert!(matches!(member.source.partitions(TopicIx(0)), Err(SourceError::Retriable(_))));
+    assert!(matches!(member.source.topic_id(TopicIx(0)), Err(SourceError::Refused(_))));
+    assert!(matches!(member.source.partitions(TopicIx(0)), Err(SourceError::Refused(_))));
     topic.create_again(&[]);
     let after = member.source.topic_id(TopicIx(0)).unwrap();
     assert!(after.is_some() && after != before, "{before:?} {after:?}");

@@ -96,7 +96,7 @@ fn the_mock_cluster_serves_everything_the_source_asks() {
     assert_eq!(source.partitions(TopicIx(0)), Ok(1));
     assert!(source.topic_id(TopicIx(0)).unwrap().is_some());
     assert!(!source.cluster_id().unwrap().is_empty());
-    let marks = source.watermarks(AT).unwrap();
+    let marks = source.watermarks(&[AT]).remove(0).unwrap();
     assert_eq!((marks.low, marks.high), (NextOffset(0), NextOffset(5)));
     source.commit(&[Commit { at: AT, next: NextOffset(3), metadata: "m".to_owned() }]).unwrap();
     until(&mut source, &mut seen, "the commit's answer", |s| s.commits == [Ok(())]);
@@ -120,7 +120,7 @@ fn questions_to_a_broker_that_is_silent_end_in_time() {
     };
     ask("committed", &mut |s| s.committed(&[AT]).err());
     ask("topic_id", &mut |s| s.topic_id(TopicIx(0)).err());
-    ask("watermarks", &mut |s| s.watermarks(AT).err());
+    ask("watermarks", &mut |s| s.watermarks(&[AT]).remove(0).err());
     ask("partitions", &mut |s| s.partitions(TopicIx(0)).err());
 }
 

@@ -285,8 +285,9 @@ impl<S: Source> Poller<S> {
             let count = self.core.topics[usize::from(topic.0)].partitions?;
             // Of an empty log nothing has to be committed.
             let target = |log: Watermarks| if log.low == log.high { NextOffset(0) } else { log.high };
-            let end = |partition| self.source.watermarks(TopicPartition { topic, partition }).ok().map(target);
-            targets.push((0..count).map(end).collect::<Option<Vec<_>>>()?);
+            let of: Vec<TopicPartition> = (0..count).map(|partition| TopicPartition { topic, partition }).collect();
+            let ends = self.source.watermarks(&of).into_iter().map(|log| log.ok().map(target));
+            targets.push(ends.collect::<Option<Vec<_>>>()?);
         }
         Some(targets)
     }

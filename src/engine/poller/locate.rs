@@ -8,8 +8,8 @@ use crate::engine::event::Request;
 use crate::engine::partition::{Owned, Part, Partition, Phase};
 use crate::engine::poller::{ASK_AGAIN, Core, Poller, Stop, find};
 use crate::sink::{Anchor, Reason, Taken, Takeover};
-use crate::source::{Committed, Source, SourceError};
-use crate::state::assignment::{self, Impossible, Located};
+use crate::source::{Committed, Source, SourceError, Watermarks};
+use crate::state::assignment::{self, Beginning, Impossible, Located};
 use crate::state::retry::Backoff;
 use crate::state::tracker::Tracker;
 use crate::types::{Generation, NextOffset, ShardIx, TopicIx, TopicPartition};
@@ -34,15 +34,20 @@ impl<S: Source> Poller<S> {
         if !ready.is_empty() && now >= self.core.group_offsets_at {
             match self.source.committed(&ready) {
                 Ok(offsets) => {
-                    for committed in offsets {
+                    let of: Vec<TopicPartition> = offsets.iter().map(|committed| committed.at).collect();
+                    for (committed, log) in offsets.iter().zip(self.source.watermarks(&of)) {
                         self.core.read_note(committed.at, &committed.metadata);
-                        self.decide_start(&committed, now)?;
+                        match log {
+                            Ok(log) => self.decide_start(committed, log),
+                            Err(SourceError::Fatal(what)) => return Err(Stop::Kafka(what)),
+                            Err(error) => self.core.log_unknown(committed.at, &error),
+                        }
                     }
                 }
                 Err(SourceError::Fatal(what)) => return Err(Stop::Kafka(what)),
                 Err(error) => {
                     tracing::warn!("cannot read the group's offsets: {error}; asking again");
-                    self.core.group_offsets_at = now + ASK_AGAIN;
+                    self.core.group_offsets_at = self.core.clock.now() + ASK_AGAIN;
                 }
             }
         }
@@ -87,34 +92,24 @@ impl<S: Source> Poller<S> {
         }
     }
 
-    fn decide_start(&mut self, group: &Committed, now: Duration) -> Result<(), Stop> {
+    fn decide_start(&mut self, group: &Committed, log: Watermarks) {
         let at = group.at;
-        let Some(p) = self.core.partition(at) else { return Ok(()) };
+        let Some(p) = self.core.partition(at) else { return };
         // Every commit of ours carries the origins; Kafka's tools leave none.
         let (committed, by_hand) = (group.next, group.metadata.is_empty());
         let located: Vec<Located> = p.parts.iter().map(|part| part.located.unwrap_or(Located::Silent)).collect();
         let noted: Vec<_> = p.parts.iter().map(|part| part.noted).collect();
-        let log = match self.source.watermarks(at) {
-            Ok(log) => log,
-            Err(SourceError::Fatal(what)) => return Err(Stop::Kafka(what)),
-            Err(error) => {
-                tracing::warn!("cannot ask for the begin and end of a log: {error}; asking again");
-                self.core.put_off(at, now + ASK_AGAIN);
-                return Ok(());
+        let start = match (assignment::start(&located, &noted, committed), self.core.settings.first_start) {
+            (Beginning::At(start), _) => start,
+            // As early as can be: whatever a silent shard says later, nothing is left out.
+            (Beginning::Nobody | Beginning::Unanswered, FirstStart::Earliest) => log.low,
+            (Beginning::Nobody, FirstStart::Latest) => log.high,
+            (Beginning::Nobody, FirstStart::Error) => {
+                let text = "nothing says where to start: the group has no offset, the databases have no progress, and \
+                            auto.offset.reset is \"error\"";
+                return self.core.stop_topic(at.topic, None, Reason::new(text));
             }
-        };
-        let start = match assignment::start(&located, &noted, committed) {
-            Some(start) => start,
-            None => match self.core.settings.first_start {
-                FirstStart::Earliest => log.low,
-                FirstStart::Latest => log.high,
-                FirstStart::Error => {
-                    let text = "nothing says where to start: the group has no offset, the databases have no progress, and \
-                                auto.offset.reset is \"error\"";
-                    self.core.stop_topic(at.topic, None, Reason::new(text));
-                    return Ok(());
-                }
-            },
+            (Beginning::Unanswered, FirstStart::Latest | FirstStart::Error) => return self.core.await_shards(at),
         };
         let done = |l: &Located| if let Located::Anchored(a) = l { a.done } else { start };
         let furthest = located.iter().map(done).max().unwrap_or(start).max(start);
@@ -143,7 +138,10 @@ impl<S: Source> Poller<S> {
             }
             Some(why) => self.stop_impossible(at, why),
         }
-        Ok(())
+    }
+
+    fn log(&mut self, at: TopicPartition) -> Result<Watermarks, SourceError> {
+        self.source.watermarks(&[at]).pop().expect("an answer for each partition")
     }
 
     /// Where to start is settled.
@@ -175,6 +173,8 @@ impl<S: Source> Poller<S> {
         if p.part_mut(shard).is_none_or(|part| part.owned().is_some()) {
             return;
         }
+        // Where the anchor was made anew, below what was noted, the group has yet to hear of it.
+        p.noted &= p.parts.iter().any(|part| part.shard == shard && part.noted.is_some_and(|n| n <= taken.origin));
         let (start, high, verifying) = (p.start, p.high, p.phase == Phase::Verifying);
         if !matches!(p.phase, Phase::Located | Phase::Running | Phase::Verifying) {
             return;
@@ -214,7 +214,7 @@ impl<S: Source> Poller<S> {
     /// Whether the log, asked now, ends below what a database holds.
     fn beyond_the_log(&mut self, at: TopicPartition, furthest: NextOffset) -> Option<Impossible> {
         // Where the broker does not answer, the start was checked before, and a truncation stops the fetch.
-        let log = self.source.watermarks(at).ok()?;
+        let log = self.log(at).ok()?;
         self.core.set_high(at, log.high);
         (furthest > log.high).then_some(Impossible::Truncated { durable: furthest, high: log.high })
     }
@@ -225,7 +225,7 @@ impl<S: Source> Poller<S> {
         // What was stored may be older than what is durable, and retention only goes by what was committed.
         let Some(start) = p.parts.iter().map(|part| part.owned().map(Owned::durable)).min().flatten() else { return };
         let done = p.parts.iter().filter_map(|part| part.owned()).map(|o| o.stored).max().unwrap_or(start);
-        match self.source.watermarks(at) {
+        match self.log(at) {
             Ok(log) => match assignment::impossible(start, done, log.low, log.high) {
                 Some(why) => self.stop_impossible(at, why),
                 None => self.ready(at, start),
@@ -300,9 +300,31 @@ impl Core {
         p.parts.iter_mut().zip(noted).for_each(|(part, origin)| part.noted = origin);
     }
 
-    fn put_off(&mut self, at: TopicPartition, until: Duration) {
+    /// The brokers do not say what the log holds. All such partitions are asked about again together, because each question
+    /// may take its whole deadline.
+    fn log_unknown(&mut self, at: TopicPartition, error: &SourceError) {
+        let now = self.clock.now();
+        if self.logs_at <= now {
+            self.logs_at = now + self.log_backoff.next(self.rng.f64());
+            let name = self.topic_name(at.topic);
+            tracing::warn!("{name} [{}]: cannot ask for its begin and end: {error}; asking again", at.partition);
+        }
+        let until = self.logs_at;
         if let Some(Phase::Locating { not_before, .. }) = self.partition(at).map(|p| &mut p.phase) {
             *not_before = until;
+        }
+    }
+
+    /// Only a shard that is silent can say whether this is the very first start.
+    fn await_shards(&mut self, at: TopicPartition) {
+        let until = self.clock.now() + self.settings.locate_deadline;
+        let name = self.topic_name(at.topic);
+        tracing::warn!(
+            "{name} [{}]: whether anybody ever started is known by a shard that does not answer",
+            at.partition
+        );
+        if let Some(Phase::Locating { deadline, .. }) = self.partition(at).map(|p| &mut p.phase) {
+            *deadline = until;
         }
     }
 

@@ -139,7 +139,7 @@ fn retention_that_overtakes_a_paused_partition_is_reported_and_a_restart_recover
         member.until("the other's end", |m| m.seen.ends.contains(&(1, 101)));
         assert_eq!(member.offsets(0), [0; 0], "{name}: records of a failed partition");
 
-        let marks = member.source.watermarks(at(0)).unwrap();
+        let marks = member.source.watermarks(&[at(0)]).remove(0).unwrap();
         assert_eq!((marks.low, marks.high), (NextOffset(150), NextOffset(200)), "{name}");
         member.source.restart(at(0), marks.low).unwrap();
         member.until("the end", |m| m.seen.ends.contains(&(0, 200)));

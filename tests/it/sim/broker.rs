@@ -2,7 +2,7 @@
 //!
 //! It also keeps the truth that the observers compare with: every record ever published, and what became of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use forebay::types::{NextOffset, TopicIx, TopicPartition};
 use xxhash_rust::xxh3::xxh3_64;
@@ -17,6 +17,8 @@ pub struct Broker {
     pub published: Vec<Published>,
     /// No answer to anything.
     pub down: bool,
+    /// Nobody answers for these.
+    pub leaderless: BTreeSet<TopicPartition>,
     by_key: BTreeMap<(TopicPartition, Vec<u8>), Vec<Id>>,
     by_partition: BTreeMap<TopicPartition, Vec<Id>>,
     pub routing: ShardOf,
@@ -100,6 +102,7 @@ impl Broker {
             topics,
             published: Vec::new(),
             down: false,
+            leaderless: BTreeSet::new(),
             by_key: BTreeMap::new(),
             by_partition: BTreeMap::new(),
             routing,

@@ -40,6 +40,7 @@ pub struct Setup {
     pub rules: Rules,
     /// To leave once all that there is at the start is done.
     pub until_end: bool,
+    pub first_start: FirstStart,
 }
 
 /// Times of the simulated deployment, short enough that everything comes up in one scenario.
@@ -179,7 +180,7 @@ fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
         lanes: setup.lanes,
         window: Window { records_max: setup.window, bytes_max: 1 << 20 },
         commit_interval: COMMIT_INTERVAL,
-        first_start: FirstStart::Earliest,
+        first_start: setup.first_start,
         locate_deadline: LOCATE_DEADLINE,
         revoke_deadline: REVOKE_DEADLINE,
         drain_deadline: DRAIN_DEADLINE,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use forebay::config::Affinity;
+use forebay::config::{Affinity, FirstStart};
 use forebay::engine::Rules;
 use forebay::types::{NextOffset, TopicIx, TopicPartition};
 
@@ -63,6 +63,7 @@ impl Plan {
             window: self.window,
             rules: self.rules,
             until_end: false,
+            first_start: FirstStart::Earliest,
         }
     }
 }

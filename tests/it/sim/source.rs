@@ -234,10 +234,16 @@ impl Source for FakeSource {
         Ok(of.iter().map(committed).collect())
     }
 
-    fn watermarks(&mut self, of: TopicPartition) -> Result<Watermarks, SourceError> {
-        let w = self.ask()?;
-        let log = w.broker.log(of);
-        Ok(Watermarks { low: NextOffset(log.low), high: NextOffset(log.end) })
+    fn watermarks(&mut self, of: &[TopicPartition]) -> Vec<Result<Watermarks, SourceError>> {
+        let ask = |at: &TopicPartition| {
+            let w = self.ask()?;
+            if w.broker.leaderless.contains(at) {
+                return Err(SourceError::Retriable("it has no leader".into()));
+            }
+            let log = w.broker.log(*at);
+            Ok(Watermarks { low: NextOffset(log.low), high: NextOffset(log.end) })
+        };
+        of.iter().map(ask).collect()
     }
 
     fn cluster_id(&mut self) -> Result<String, SourceError> {

@@ -1,5 +1,6 @@
 //! Never skip in silence: what each kind of trouble with a log must lead to. A topic that stops says why, and the others go on.
 
+use forebay::config::FirstStart;
 use forebay::types::{NextOffset, TopicIx};
 
 use super::broker::ShardOf;
@@ -108,17 +109,22 @@ fn a_log_that_ends_below_the_stored_progress() {
     }
 }
 
+/// Two shards behind one partition, and a key of each.
+fn two_shards(seed: u64) -> (Sim, [String; 2]) {
+    let sim = Sim::new(Plan { shards: 2, routing: ShardOf::KeyHash(2), ..Plan::small(seed) });
+    let shard_of =
+        |shard| (0..).map(|n| format!("key{n}")).find(|key| sim.plan.routing.shard(0, Some(key.as_bytes())) == shard);
+    let keys = [0, 1].map(|shard| shard_of(shard).expect("some key of each shard"));
+    (sim, keys)
+}
+
 /// The log is cut while its reader lags behind the cut, held up by one shard; another shard is beyond it already, and would
 /// take what comes to lie there for done.
 #[test]
 fn a_log_that_is_cut_before_its_lagging_reader() {
     let at = partition(0, 0);
     for seed in 0..10 {
-        let mut sim = Sim::new(Plan { shards: 2, routing: ShardOf::KeyHash(2), ..Plan::small(seed) });
-        let shard_of = |shard| {
-            (0..).map(|n| format!("key{n}")).find(|key| sim.plan.routing.shard(0, Some(key.as_bytes())) == shard)
-        };
-        let [fast, slow] = [0, 1].map(|shard| shard_of(shard).expect("some key of each shard"));
+        let (mut sim, [fast, slow]) = two_shards(seed);
         sim.world.borrow_mut().dbs[1].down = true;
         let setup = sim.plan.setup();
         sim.start(0, &setup);
@@ -163,4 +169,45 @@ fn a_record_that_cannot_be_applied() {
         sim.go_on(0);
     };
     stops(trouble, &["partition 0 offset", "value out of range"]);
+}
+
+/// "latest" is for the very first start: a shard that does not answer may know that it is not.
+#[test]
+fn a_silent_shard_may_know_of_an_earlier_start() {
+    let at = partition(0, 0);
+    let (mut sim, [a, b]) = two_shards(1);
+    let setup = Setup { first_start: FirstStart::Latest, ..sim.plan.setup() };
+    sim.start(0, &setup);
+    sim.rounds(100);
+    sim.crash(0);
+    // Only the first shard is left to know of it, and nobody has committed.
+    sim.world.borrow_mut().group.committed.clear();
+    sim.world.borrow_mut().dbs[1].tables.anchors.clear();
+    sim.world.borrow_mut().dbs[1].tables.fences.clear();
+    sim.publish_key(at, &a);
+    (0..5).for_each(|_| sim.publish_key(at, &b));
+    sim.pass(SESSION_TIMEOUT * 2);
+    sim.world.borrow_mut().dbs[0].down = true;
+    sim.start(0, &setup);
+    sim.rounds(400);
+    sim.world.borrow_mut().dbs[0].down = false;
+    sim.rounds(400);
+    sim.settle().unwrap();
+}
+
+/// A partition that nobody leads waits; the others of the assignment go on.
+#[test]
+fn a_partition_without_a_leader_holds_up_no_other() {
+    let mut sim = Sim::new(Plan { partitions: 2, ..Plan::small(1) });
+    sim.world.borrow_mut().broker.leaderless.insert(partition(0, 1));
+    sim.publish(40);
+    let setup = sim.plan.setup();
+    sim.start(0, &setup);
+    let committed = |sim: &Sim, p| sim.world.borrow().group.committed.get(&partition(0, p)).map(|(next, _)| *next);
+    sim.rounds(2_000);
+    assert_eq!(committed(&sim, 0), Some(sim.world.borrow().broker.log(partition(0, 0)).end));
+    assert_eq!(committed(&sim, 1), None);
+    sim.world.borrow_mut().broker.leaderless.clear();
+    sim.settle().unwrap();
+    assert_eq!(committed(&sim, 1), Some(sim.world.borrow().broker.log(partition(0, 1)).end));
 }
