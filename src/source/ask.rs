@@ -52,13 +52,12 @@ pub fn topic_id(
     }
 }
 
-/// Begin and end (high watermark) of logs, in their order. A consumer's own query of the end stops before the first open
+/// A log's begin and end (high watermark).
+type Log = Result<(i64, i64), Refusal>;
+
+/// Begin and end of logs, in their order. A consumer's own query of the end stops before the first open
 /// transaction instead. Fails as a whole where one of them has no leader.
-pub fn logs(
-    client: &Client<Context>,
-    of: &[(&str, i32)],
-    deadline: Duration,
-) -> Result<Vec<Result<(i64, i64), Refusal>>, Refusal> {
+pub fn logs(client: &Client<Context>, of: &[(&str, i32)], deadline: Duration) -> Result<Vec<Log>, Refusal> {
     use sys::rd_kafka_OffsetSpec_t as Spec;
     if of.is_empty() {
         return Ok(Vec::new());
