@@ -112,8 +112,14 @@ impl Dispatcher {
         }
         let expected = lane.sent;
         if let Some(held) = lane.held {
-            let chunk = owned.held[held as usize].as_mut().expect("a held lane has its chunk");
-            chunk.push(0, seq, fetched_us, raw);
+            let chunks = &mut owned.held[held as usize];
+            // Cut like every other chunk: once released, each of them is a batch, and batches are bounded.
+            if chunks.last().is_none_or(|chunk| self.limits.reached(chunk)) {
+                let mut chunk = take_spare(&mut self.spare, owner.at.topic);
+                chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
+                chunks.push(chunk);
+            }
+            chunks.last_mut().expect("just made sure").push(0, seq, fetched_us, raw);
             lane.sent = raw.offset.next();
             return Dispatched::Held;
         }
@@ -123,7 +129,9 @@ impl Dispatcher {
                 Affinity::Static => (index % outlet.inboxes.len()) as u16,
                 Affinity::Late => outlet.loads.choose(pack(self.record_us[usize::from(owner.at.topic.0)])) as u16,
             };
-        } else if self.affinity == Affinity::Late && outlet.loads.uneven(usize::from(lane.worker)) {
+        } else if self.affinity == Affinity::Late
+            && outlet.loads.uneven(usize::from(lane.worker), lane.in_flight as usize)
+        {
             let mut chunk = take_spare(&mut self.spare, owner.at.topic);
             let run = chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
             chunk.push(run, seq, fetched_us, raw);
@@ -146,7 +154,7 @@ impl Dispatcher {
         lane.in_flight += 1;
         outlet.loads.add(worker, 1);
         outlet.dirty = true;
-        if chunk.len() >= self.limits.records_max || chunk.bytes() >= self.limits.bytes_max {
+        if self.limits.reached(chunk) {
             let (_, chunk) = open.take().expect("just filled");
             outlet.deliver(worker, chunk);
         }
@@ -157,14 +165,14 @@ impl Dispatcher {
     pub fn release(&mut self, owner: Owner, owned: &mut Owned, lane: u16) -> usize {
         let state = &mut owned.lanes[usize::from(lane)];
         let Some(held) = state.held.take() else { return 0 };
-        let chunk = owned.held[held as usize].take().expect("a held lane has its chunk");
+        let chunks = std::mem::take(&mut owned.held[held as usize]);
         let outlet = &mut self.outlets[usize::from(owner.shard.0)];
         let worker = outlet.loads.choose(pack(self.record_us[usize::from(owner.at.topic.0)]));
-        let records = chunk.len();
+        let records = chunks.iter().map(|chunk| chunk.len()).sum();
         state.worker = worker as u16;
         state.in_flight = records as u32;
         outlet.loads.add(worker, records);
-        outlet.deliver(worker, chunk);
+        chunks.into_iter().for_each(|chunk| outlet.deliver(worker, chunk));
         records
     }
 
@@ -209,6 +217,11 @@ impl Dispatcher {
     /// A chunk for records that cannot be sent yet.
     pub fn spare(&mut self, topic: TopicIx) -> Box<Chunk> {
         take_spare(&mut self.spare, topic)
+    }
+
+    /// What one chunk may hold.
+    pub fn limits(&self) -> BatchLimits {
+        self.limits
     }
 
     /// Records at all workers.
@@ -266,11 +279,93 @@ fn take_spare(spare: &mut Vec<Box<Chunk>>, topic: TopicIx) -> Box<Chunk> {
     }
 }
 
-fn hold(held: &mut Vec<Option<Box<Chunk>>>, chunk: Box<Chunk>) -> u32 {
-    let free = held.iter().position(Option::is_none).unwrap_or_else(|| {
-        held.push(None);
+fn hold(held: &mut Vec<Vec<Box<Chunk>>>, chunk: Box<Chunk>) -> u32 {
+    let free = held.iter().position(Vec::is_empty).unwrap_or_else(|| {
+        held.push(Vec::new());
         held.len() - 1
     });
-    held[free] = Some(chunk);
+    held[free].push(chunk);
     free as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::Taken;
+    use crate::types::{NextOffset, Offset};
+    use crossbeam_channel::{Receiver, bounded};
+
+    const AT: TopicPartition = TopicPartition { topic: TopicIx(0), partition: 0 };
+    const OWNER: Owner = Owner { at: AT, shard: ShardIx(0), generation: Generation(1), token: Token(7) };
+    const LIMITS: BatchLimits = BatchLimits { records_max: 10, bytes_max: 1 << 20 };
+
+    /// One shard with two workers, and one partition with two lanes of it.
+    struct Bench {
+        dispatcher: Dispatcher,
+        inboxes: Vec<Receiver<Box<Chunk>>>,
+        owned: Owned,
+        next: i64,
+    }
+
+    fn bench() -> Bench {
+        let (senders, inboxes) = (0..2).map(|_| bounded(1 << 10)).unzip();
+        let taken = Taken { origin: NextOffset(0), done: NextOffset(0), created: true, fences: vec![NextOffset(0); 2] };
+        let dispatcher = Dispatcher::new(vec![senders], LIMITS, Affinity::Late, &[false]);
+        Bench { dispatcher, inboxes, owned: Owned::new(&taken), next: 0 }
+    }
+
+    impl Bench {
+        fn send(&mut self, key: &str, n: usize) -> Vec<Dispatched> {
+            let mut one = || {
+                let offset = Offset(self.next);
+                self.next += 1;
+                let raw = RawRecord { offset, timestamp_ms: 0, key: Some(key.as_bytes()), value: None, headers: &[] };
+                self.dispatcher.send(OWNER, &mut self.owned, offset.0 as u64, 0, &raw)
+            };
+            (0..n).map(|_| one()).collect()
+        }
+
+        /// What a worker got.
+        fn got(&mut self, worker: usize) -> Vec<Box<Chunk>> {
+            self.dispatcher.flush().unwrap();
+            self.inboxes[worker].try_iter().collect()
+        }
+    }
+
+    fn key_of(lane: u16) -> String {
+        (0..).map(|n| format!("key{n}")).find(|k| lane_of(Some(k.as_bytes()), Offset(0), 2) == lane).expect("some key")
+    }
+
+    #[test]
+    fn one_hot_lane_is_not_held_where_it_is_the_whole_load() {
+        let mut bench = bench();
+        let sent = bench.send(&key_of(0), 200);
+        assert!(sent.iter().all(|d| *d == Dispatched::Sent), "moving it would even out nothing");
+        let lens: Vec<usize> = bench.got(0).iter().map(|c| c.len()).collect();
+        assert_eq!(lens, [10; 20]);
+        assert!(bench.got(1).is_empty());
+    }
+
+    #[test]
+    fn a_held_lane_is_released_in_chunks_of_a_batch() {
+        let mut bench = bench();
+        let (hot, other) = (key_of(0), key_of(1));
+        bench.send(&other, 1);
+        bench.send(&hot, 30);
+        assert_eq!(bench.send(&other, 34)[0], Dispatched::Held, "its worker has 30 more than the idle one without it");
+        let first = bench.got(0);
+        bench.dispatcher.returned(ShardIx(0), 0, &first, 0);
+        let released = bench.dispatcher.release(OWNER, &mut bench.owned, 1);
+        let lane = bench.owned.lanes[1];
+        assert_eq!((released, lane.in_flight, lane.held), (34, 34, None));
+        let chunks: Vec<Box<Chunk>> = (0..2).flat_map(|worker| bench.got(worker)).collect();
+        assert_eq!(chunks.iter().map(|c| c.len()).collect::<Vec<_>>(), [10, 10, 10, 4]);
+        let runs: Vec<_> = chunks.iter().flat_map(|c| &c.runs).collect();
+        assert!(
+            runs.windows(2).all(|w| w[0].next == w[1].expected),
+            "each begins where the one before it ends: {runs:?}"
+        );
+        assert_eq!(runs.last().map(|r| r.next), Some(lane.sent));
+        assert!(bench.owned.held.iter().all(Vec::is_empty));
+    }
 }

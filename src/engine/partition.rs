@@ -83,8 +83,8 @@ pub struct Owned {
     /// The progress that the shard has acknowledged.
     pub stored: NextOffset,
     pub lanes: Vec<Lane>,
-    /// Chunks of lanes that are held back.
-    pub held: Vec<Option<Box<Chunk>>>,
+    /// The chunks of each lane that is held back; empty where no lane is.
+    pub held: Vec<Vec<Box<Chunk>>>,
 }
 
 impl Owned {

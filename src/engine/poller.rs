@@ -571,7 +571,9 @@ impl Core {
     }
 
     fn any_held(&self) -> bool {
-        let held = |p: &Partition| p.parts.iter().filter_map(|p| p.owned()).any(|o| o.held.iter().any(Option::is_some));
+        let held = |p: &Partition| {
+            p.parts.iter().filter_map(|p| p.owned()).any(|o| o.held.iter().any(|chunks| !chunks.is_empty()))
+        };
         self.partitions.iter().flatten().flatten().any(|p| p.paused || held(p))
     }
 }

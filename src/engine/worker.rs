@@ -70,6 +70,13 @@ pub struct BatchLimits {
     pub bytes_max: usize,
 }
 
+impl BatchLimits {
+    /// Whether a chunk is a batch of its own already.
+    pub fn reached(self, chunk: &Chunk) -> bool {
+        chunk.len() >= self.records_max || chunk.bytes() >= self.bytes_max
+    }
+}
+
 /// See the module's text.
 pub struct Worker<W> {
     writer: W,

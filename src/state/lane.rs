@@ -21,7 +21,7 @@ pub struct Lane {
     pub worker: u16,
     /// Its open run in a worker's open chunk: (serial number of the chunk, index of the run).
     pub run: (u64, u32),
-    /// Its records wait until it is empty, to move to another worker then: index of its chunk of held records.
+    /// Its records wait until it is empty, to move to another worker then: index of its chunks of held records.
     pub held: Option<u32>,
 }
 
@@ -71,10 +71,11 @@ impl Loads {
         least.map(|(worker, n)| (worker, *n)).unwrap_or_default()
     }
 
-    /// Whether a lane bound to `worker` should be held back until it is empty, to even out the loads.
-    pub fn uneven(&self, worker: usize) -> bool {
-        let mine = self.outstanding[worker];
-        mine > self.slack && mine > self.least().1 + self.slack
+    /// Whether a lane bound to `worker`, with `of_lane` records there, should be held back until it is empty, to even out the
+    /// loads. What counts is what the worker has besides: one that has nothing else would only take the load elsewhere.
+    pub fn uneven(&self, worker: usize, of_lane: usize) -> bool {
+        let others = self.outstanding[worker].saturating_sub(of_lane);
+        others > self.slack && others > self.least().1 + self.slack
     }
 
     pub fn add(&mut self, worker: usize, records: usize) {
@@ -107,9 +108,10 @@ mod tests {
         loads.add(1, 30);
         loads.add(2, 12);
         assert_eq!(loads.choose(usize::MAX), 0, "the least loaded");
-        assert!(!loads.uneven(1), "20 more is within the slack");
+        assert!(!loads.uneven(1, 0), "20 more is within the slack");
         loads.add(1, 1);
-        assert!(loads.uneven(1));
+        assert!(loads.uneven(1, 0));
+        assert!(!loads.uneven(1, 1), "the lane's own records do not count");
         assert_eq!(loads.total(), 53);
     }
 

@@ -93,8 +93,8 @@ fn wait(
     now_us: u64,
     record: &RawRecord<'_>,
 ) {
-    const WAITING_CHUNK_RECORDS: usize = 500;
-    if chunks.last().is_none_or(|c| c.len() >= WAITING_CHUNK_RECORDS) {
+    let limits = dispatcher.limits();
+    if chunks.last().is_none_or(|chunk| limits.reached(chunk)) {
         let mut chunk = dispatcher.spare(at.topic);
         chunk.open_run(at, 0, generation, Token(0), NextOffset(0));
         chunks.push(chunk);
