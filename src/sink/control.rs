@@ -93,16 +93,18 @@ impl PostgresControl {
         let partitions: Vec<i32> = of.iter().map(|p| p.partition).collect();
         let tokens: Vec<i64> = of.iter().map(|p| p.token.0).collect();
         let done: Vec<i64> = of.iter().map(|p| p.done.0).collect();
-        let believed =
-            of.iter().flat_map(|p| p.fences.iter().enumerate().map(|(lane, next)| (p.partition, lane, next)));
+        let believed = of.iter().flat_map(|p| p.fences.iter().enumerate().map(move |(lane, next)| (p, lane, next)));
         let (mut of_partition, mut lanes, mut next_offsets) = (Vec::new(), Vec::new(), Vec::new());
-        for (partition, lane, next) in believed {
-            of_partition.push(partition);
+        let mut of_token = Vec::new();
+        for (progress, lane, next) in believed {
+            of_partition.push(progress.partition);
             lanes.push(smallint(lane));
             next_offsets.push(next.0);
+            of_token.push(progress.token.0);
         }
-        let rows =
-            live.query(fence::PROGRESS, &[&source, &partitions, &tokens, &done, &of_partition, &lanes, &next_offsets])?;
+        let asked: [&(dyn postgres::types::ToSql + Sync); 8] =
+            [&source, &partitions, &tokens, &done, &of_partition, &lanes, &next_offsets, &of_token];
+        let rows = live.query(fence::PROGRESS, &asked)?;
         Ok(rows.iter().map(|row| (row.get(0), NextOffset(row.get(1)))).collect())
     }
 }
