@@ -57,6 +57,8 @@ impl Intake for Core {
                     self.reported.push_back(SourceEvent::PartitionFailed { at, error });
                 } else {
                     p.tracker.end_of_partition(end);
+                    // For shards that are yet to be taken over: what they hold is compared with this end, not an older one.
+                    p.high = end;
                 }
             }
             other => self.reported.push_back(other),

@@ -4,8 +4,8 @@ use forebay::config::FirstStart;
 use forebay::types::{NextOffset, TopicIx};
 
 use super::broker::ShardOf;
-use super::process::{SESSION_TIMEOUT, Setup};
-use super::scenario::{Plan, Sim, Slot, partition};
+use super::process::{Process, SESSION_TIMEOUT, Setup};
+use super::scenario::{Plan, ROUND, Sim, Slot, partition};
 
 /// Two topics; the first one gets into trouble once some of its records are applied.
 fn running(seed: u64) -> Sim {
@@ -137,6 +137,41 @@ fn a_log_that_is_cut_before_its_lagging_reader() {
         sim.rounds(20);
         sim.world.borrow_mut().broker.truncate(at, NextOffset(40));
         sim.world.borrow_mut().dbs[1].down = false;
+        sim.rounds(100);
+        assert!(said(&mut sim).is_some_and(|s| s.contains("truncated")), "seed {seed}");
+        sim.settle().unwrap();
+    }
+}
+
+/// The log is cut after its reader learned where it ends, and the reader comes to the new end before it has taken over the
+/// shard that is beyond it.
+#[test]
+fn a_log_that_is_cut_before_the_takeover() {
+    let at = partition(0, 0);
+    for seed in 0..10 {
+        let (mut sim, [fast, slow]) = two_shards(seed);
+        sim.world.borrow_mut().dbs[1].down = true;
+        let setup = sim.plan.setup();
+        sim.start(0, &setup);
+        sim.publish_key(at, &slow);
+        (0..60).for_each(|_| sim.publish_key(at, &fast));
+        sim.rounds(60);
+        sim.crash(0);
+        sim.pass(SESSION_TIMEOUT * 2);
+        sim.world.borrow_mut().dbs[1].down = false;
+        sim.start(0, &setup);
+        for _ in 0..4 {
+            sim.step(0, Process::step_poller);
+            sim.pass(ROUND);
+        }
+        // They say how far they are; the takeovers that are asked for then wait.
+        (0..2).for_each(|shard| sim.step(0, |p| p.step_control(shard)));
+        (0..2).for_each(|_| sim.step(0, Process::step_poller));
+        sim.world.borrow_mut().broker.truncate(at, NextOffset(40));
+        for _ in 0..10 {
+            sim.step(0, Process::step_poller);
+            sim.pass(ROUND);
+        }
         sim.rounds(100);
         assert!(said(&mut sim).is_some_and(|s| s.contains("truncated")), "seed {seed}");
         sim.settle().unwrap();
