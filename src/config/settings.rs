@@ -356,7 +356,7 @@ pub static TOPIC_TABLE: Setting<Text<(Option<String>, String)>> = Setting {
         parse: table_name,
         absent: "required, unless `handler`",
     },
-    prose: "The table, in every shard. Its columns are matched to the payload's fields by name, as they are written (no folding to lower case).",
+    prose: "The table, in every shard. Its columns are matched to the payload's fields by name, as they are written (no folding to lower case). Without a schema the connection's `search_path` decides, and a role called forebay finds forebay's own schema first.",
 };
 pub static TOPIC_HANDLER: Setting<Flag> = Setting {
     section: "topic",

@@ -179,7 +179,7 @@ fn create_directory(user: Option<&User>) -> Result<PathBuf, DemoError> {
     let fits = base.to_str().is_some_and(|base| base.len() <= DIRECTORY_BYTES_MAX && base.chars().all(plain));
     let base = if fits { base } else { PathBuf::from("/tmp") };
     let directory = base.join(format!("forebay-demo-{}-{:08x}", std::process::id(), fastrand::u32(..)));
-    let failed = |e| DemoError::unavailable(&directory.display().to_string(), e);
+    let failed = |e| DemoError::unavailable(&format!("{} (TMPDIR says where)", directory.display()), e);
     DirBuilder::new().mode(0o700).create(&directory).map_err(failed)?;
     if let Some(user) = user {
         chown(&directory, Some(user.uid), Some(user.gid)).map_err(failed)?;

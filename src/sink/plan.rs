@@ -8,6 +8,7 @@ use crate::sink::catalog::{Catalog, CatalogError, Column, quoted};
 use crate::sink::decode::{FieldTree, Slot};
 use crate::sink::encode::Kind;
 use crate::sink::key::KeyFormat;
+use crate::sink::schema;
 
 /// Columns of one table that records may feed; the number of bits in a [`Mask`].
 pub const COLUMNS_MAX: usize = 256;
@@ -229,6 +230,10 @@ impl Builder<'_> {
                 _ => "something else",
             };
             self.problem(None, found, "a table");
+        }
+        // A role called forebay finds them first unless a schema is written.
+        if catalog.schema == "forebay" && schema::TABLES.contains(&catalog.table.as_str()) {
+            self.problem(None, "one of forebay's own tables", "one of yours: \"schema.table\" says which");
         }
         let writes_new = self.table.insert_mode != InsertMode::Update;
         let updates = self.table.insert_mode != InsertMode::Insert;

@@ -29,6 +29,9 @@ impl std::fmt::Display for Version {
 /// Each step leads to its version from the one before; all of them may run again without harm.
 const MIGRATIONS: &[(Version, &str)] = &[(Version { major: 1, minor: 0 }, V1_0)];
 
+/// The tables of schema `forebay`, those of later versions included: what no topic may write to.
+pub const TABLES: &[&str] = &["meta", "source", "partition", "fence", "parked", "hold", "dead_letter"];
+
 /// What this program works with: the last step's version.
 pub const CURRENT: Version = MIGRATIONS[MIGRATIONS.len() - 1].0;
 

@@ -107,5 +107,8 @@ fn what_makes_no_sense_is_refused() {
     check(&["--rate", "0"], None, 2, "--rate: found 0");
     check(&["--records", "many"], None, 2, "--records");
     check(&["--records", "10"], Some("/nonexistent"), 69, "FOREBAY_PG_BIN=/nonexistent: no initdb");
+    let output = demo("/nonexistent".as_ref(), &["--records", "10"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(69));
+    assert!(text(&output.stderr).contains("(TMPDIR says where)"), "{}", text(&output.stderr));
     assert_eq!(left_in(directory.path()), [] as [PathBuf; 0]);
 }

@@ -217,6 +217,13 @@ fn problems_are_found_at_once() {
         assert!(problems.iter().any(|problem| problem.contains(part)), "{part} is not in {problems:#?}");
     }
     assert_eq!(problems.len(), 7, "{problems:#?}");
+    client
+        .batch_execute("CREATE SCHEMA forebay; CREATE TABLE forebay.fence (id int); CREATE TABLE forebay.mine (id int)")
+        .unwrap();
+    // The tests' role has the schema's name.
+    let own = plan(&mut client, &table("fence", InsertMode::Insert, &[])).map(drop).unwrap_err();
+    assert!(own[0].contains("forebay.fence: found one of forebay's own tables"), "{own:?}");
+    assert!(plan(&mut client, &table("mine", InsertMode::Insert, &[])).is_ok());
     let absent = plan(&mut client, &table("nowhere", InsertMode::Insert, &[])).map(drop).unwrap_err();
     assert_eq!(absent, ["topic \"records\": table \"nowhere\": not found"]);
 }
