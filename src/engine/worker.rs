@@ -307,7 +307,7 @@ impl<W: Writer> Worker<W> {
         self.give_back()
     }
 
-    /// Reads the fences of the last try and follows what they say: see the protocol's text in `sink::fence`.
+    /// Reads the fences of the last try and follows what they say: see the table in `engine::rules`.
     fn reread(&mut self) -> Next {
         let topic = self.batch.topic().expect("a batch is being written");
         let lanes: Vec<(i32, Lane)> = self.moves.iter().map(|m| (m.partition, m.lane)).collect();

@@ -1,5 +1,6 @@
 //! The fence protocol's statements. They make each record's effect happen exactly once, whatever crashes, hangs or is
-//! answered too late. This module holds SQL and nothing else: `postgres` sends it, `engine` decides what to do next.
+//! answered too late. This module holds SQL and nothing else: `postgres` sends it; what the engine makes of the answers, the
+//! other half of the protocol, is in [`rules`](crate::engine::rules).
 //!
 //! # The tables
 //! For each partition a shard keeps one *anchor* (`forebay.partition`) and one *fence* per lane (`forebay.fence`). A fence
@@ -28,8 +29,8 @@
 //! - **`done` is raised only where the token is ours and every fence is at least where we believe it to be.** Unverified, a
 //!   database that fell back is told that records are durable that it lost, Kafka's commit passes them, and nothing brings
 //!   them back. The same statement, sent while nothing moves, is what discovers such a fall behind a pooler.
-//! - **After a mismatch or a lost answer the fences are read again**, with a plain read: what to make of it is the engine's
-//!   decision.
+//! - **After a mismatch or a lost answer the fences are read again**, with a plain read; the table in
+//!   [`rules`](crate::engine::rules) says what follows.
 //!
 //! Everything here relies on READ COMMITTED; `connect` refuses a session that works otherwise. `source` is the small number
 //! of (group, topic) in `forebay.source`.
