@@ -111,6 +111,14 @@ impl Dispatcher {
             return Dispatched::Skipped;
         }
         let expected = lane.sent;
+        let outlet = &mut self.outlets[usize::from(owner.shard.0)];
+        if self.affinity == Affinity::Late
+            && lane.held.is_none()
+            && lane.in_flight > 0
+            && outlet.loads.uneven(usize::from(lane.worker), lane.in_flight as usize)
+        {
+            lane.held = Some(free_place(&mut owned.held));
+        }
         if let Some(held) = lane.held {
             let chunks = &mut owned.held[held as usize];
             // Cut like every other chunk: once released, each of them is a batch, and batches are bounded.
@@ -123,21 +131,11 @@ impl Dispatcher {
             lane.sent = raw.offset.next();
             return Dispatched::Held;
         }
-        let outlet = &mut self.outlets[usize::from(owner.shard.0)];
         if lane.in_flight == 0 {
             lane.worker = match self.affinity {
                 Affinity::Static => (index % outlet.inboxes.len()) as u16,
                 Affinity::Late => outlet.loads.choose(pack(self.record_us[usize::from(owner.at.topic.0)])) as u16,
             };
-        } else if self.affinity == Affinity::Late
-            && outlet.loads.uneven(usize::from(lane.worker), lane.in_flight as usize)
-        {
-            let mut chunk = take_spare(&mut self.spare, owner.at.topic);
-            let run = chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
-            chunk.push(run, seq, fetched_us, raw);
-            lane.sent = raw.offset.next();
-            lane.held = Some(hold(&mut owned.held, chunk));
-            return Dispatched::Held;
         }
         let worker = usize::from(lane.worker);
         let open = &mut outlet.open[worker][usize::from(owner.at.topic.0)];
@@ -279,12 +277,12 @@ fn take_spare(spare: &mut Vec<Box<Chunk>>, topic: TopicIx) -> Box<Chunk> {
     }
 }
 
-fn hold(held: &mut Vec<Vec<Box<Chunk>>>, chunk: Box<Chunk>) -> u32 {
+/// Where a lane that is to be held keeps its chunks.
+fn free_place(held: &mut Vec<Vec<Box<Chunk>>>) -> u32 {
     let free = held.iter().position(Vec::is_empty).unwrap_or_else(|| {
         held.push(Vec::new());
         held.len() - 1
     });
-    held[free].push(chunk);
     free as u32
 }
 

@@ -30,7 +30,7 @@
 //! | lower, missing or mixed | the database went back | rewind |
 //!
 //! # The switches
-//! Each field of [`Rules`] is one rule; the simulation has a case of the same name that loses, repeats or hangs without it.
+//! Each field of [`Rules`] is one rule; the simulation has a case for it that loses, repeats or hangs without it.
 
 /// The protocol's rules that live in the engine, each of which the simulation switches off to show that it finds what breaks
 /// then. All are on; there is no setting for them.

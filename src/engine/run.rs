@@ -252,15 +252,8 @@ impl Threads<'_> {
         let config = &self.engine.config;
         let delivery = config.topics.iter().map(|t| t.delivery).collect();
         let signals = Arc::clone(self.signals);
-        let worker = Worker::new(
-            writer,
-            index,
-            inbox,
-            signals,
-            BatchLimits::new(&config.engine),
-            delivery,
-            self.context(shard)?,
-        );
+        let limits = BatchLimits::new(&config.engine);
+        let worker = Worker::new(writer, index, inbox, signals, limits, delivery, self.context(shard)?);
         started(Thread::spawn(name, core, Some(self.events.clone()), move || worker.run()))
     }
 }
@@ -274,12 +267,6 @@ fn rng() -> Result<fastrand::Rng, EngineError> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|e| EngineError::Internal(format!("no randomness: {e}")))?;
     Ok(fastrand::Rng::with_seed(u64::from_le_bytes(seed)))
-}
-
-impl BatchLimits {
-    pub fn new(engine: &config::Engine) -> BatchLimits {
-        BatchLimits { records_max: engine.batch_records_max, bytes_max: engine.batch_bytes_max }
-    }
 }
 
 impl Settings {

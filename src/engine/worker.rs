@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::clock::Clock;
-use crate::config::Delivery;
+use crate::config::{self, Delivery};
 use crate::engine::Rules;
 use crate::engine::control::LoopContext;
 use crate::engine::event::Event;
@@ -71,6 +71,10 @@ pub struct BatchLimits {
 }
 
 impl BatchLimits {
+    pub fn new(engine: &config::Engine) -> BatchLimits {
+        BatchLimits { records_max: engine.batch_records_max, bytes_max: engine.batch_bytes_max }
+    }
+
     /// Whether a chunk is a batch of its own already.
     pub fn reached(self, chunk: &Chunk) -> bool {
         chunk.len() >= self.records_max || chunk.bytes() >= self.bytes_max

@@ -170,11 +170,10 @@ impl<S: Source> Poller<S> {
     /// A control thread has taken a part over.
     pub(super) fn taken_over(&mut self, at: TopicPartition, generation: Generation, shard: ShardIx, taken: &Taken) {
         let Some(p) = self.core.tenure(at, generation) else { return };
-        if p.part_mut(shard).is_none_or(|part| part.owned().is_some()) {
-            return;
-        }
+        let Some(part) = p.part_mut(shard).filter(|part| part.owned().is_none()) else { return };
         // Where the anchor was made anew, below what was noted, the group has yet to hear of it.
-        p.noted &= p.parts.iter().any(|part| part.shard == shard && part.noted.is_some_and(|n| n <= taken.origin));
+        let heard = part.noted.is_some_and(|origin| origin <= taken.origin);
+        p.noted &= heard;
         let (start, high, verifying) = (p.start, p.high, p.phase == Phase::Verifying);
         if !matches!(p.phase, Phase::Located | Phase::Running | Phase::Verifying) {
             return;

@@ -1,7 +1,7 @@
 //! Never skip in silence: what each kind of trouble with a log must lead to. A topic that stops says why, and the others go on.
 
 use forebay::config::FirstStart;
-use forebay::types::{NextOffset, TopicIx};
+use forebay::types::{NextOffset, TopicIx, TopicPartition};
 
 use super::broker::ShardOf;
 use super::process::{Process, SESSION_TIMEOUT, Setup};
@@ -118,21 +118,27 @@ fn two_shards(seed: u64) -> (Sim, [String; 2]) {
     (sim, keys)
 }
 
+/// Two shards behind one partition, of which the second was down while the first got to the end of the log; nobody runs.
+fn one_shard_behind(seed: u64, at: TopicPartition) -> (Sim, Setup) {
+    let (mut sim, [fast, slow]) = two_shards(seed);
+    sim.world.borrow_mut().dbs[1].down = true;
+    let setup = sim.plan.setup();
+    sim.start(0, &setup);
+    sim.publish_key(at, &slow);
+    (0..60).for_each(|_| sim.publish_key(at, &fast));
+    sim.rounds(60);
+    sim.crash(0);
+    sim.pass(SESSION_TIMEOUT * 2);
+    (sim, setup)
+}
+
 /// The log is cut while its reader lags behind the cut, held up by one shard; another shard is beyond it already, and would
 /// take what comes to lie there for done.
 #[test]
 fn a_log_that_is_cut_before_its_lagging_reader() {
     let at = partition(0, 0);
     for seed in 0..10 {
-        let (mut sim, [fast, slow]) = two_shards(seed);
-        sim.world.borrow_mut().dbs[1].down = true;
-        let setup = sim.plan.setup();
-        sim.start(0, &setup);
-        sim.publish_key(at, &slow);
-        (0..60).for_each(|_| sim.publish_key(at, &fast));
-        sim.rounds(60);
-        sim.crash(0);
-        sim.pass(SESSION_TIMEOUT * 2);
+        let (mut sim, setup) = one_shard_behind(seed, at);
         sim.start(0, &Setup { window: 5, ..setup });
         sim.rounds(20);
         sim.world.borrow_mut().broker.truncate(at, NextOffset(40));
@@ -149,15 +155,7 @@ fn a_log_that_is_cut_before_its_lagging_reader() {
 fn a_log_that_is_cut_before_the_takeover() {
     let at = partition(0, 0);
     for seed in 0..10 {
-        let (mut sim, [fast, slow]) = two_shards(seed);
-        sim.world.borrow_mut().dbs[1].down = true;
-        let setup = sim.plan.setup();
-        sim.start(0, &setup);
-        sim.publish_key(at, &slow);
-        (0..60).for_each(|_| sim.publish_key(at, &fast));
-        sim.rounds(60);
-        sim.crash(0);
-        sim.pass(SESSION_TIMEOUT * 2);
+        let (mut sim, setup) = one_shard_behind(seed, at);
         sim.world.borrow_mut().dbs[1].down = false;
         sim.start(0, &setup);
         for _ in 0..4 {
