@@ -3,6 +3,7 @@
 pub mod control;
 pub mod dispatch;
 pub mod event;
+mod outbox;
 pub mod partition;
 pub mod poller;
 pub mod report;

@@ -22,6 +22,7 @@ use crate::config::{Delivery, FirstStart};
 use crate::engine::Rules;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{Answer, Event, Health, Request};
+use crate::engine::outbox::Outbox;
 use crate::engine::partition::{Part, Partition, Phase, Tenure};
 use crate::engine::report::Waker;
 use crate::engine::worker::Signals;
@@ -124,7 +125,7 @@ struct Core {
     rng: fastrand::Rng,
     rules: Rules,
     events: Receiver<Event>,
-    controls: Vec<Sender<Request>>,
+    controls: Vec<Outbox>,
     dispatcher: Dispatcher,
     signals: Arc<Signals>,
     counters: Arc<Counters>,
@@ -212,7 +213,7 @@ impl<S: Source> Poller<S> {
             rng,
             rules,
             events,
-            controls,
+            controls: controls.into_iter().map(Outbox::new).collect(),
             dispatcher,
             signals,
             counters,
@@ -250,6 +251,7 @@ impl<S: Source> Poller<S> {
     /// `wait`, and only where nothing is due.
     pub fn step(&mut self, wait: Duration) -> Result<Flow, Stop> {
         self.core.drain_events();
+        self.core.controls.iter_mut().for_each(Outbox::flush);
         self.poll(wait)?;
         self.serve_reports()?;
         self.serve_deferred();
@@ -453,12 +455,9 @@ impl Core {
         Stop::Internal(panicked.unwrap_or_else(|| "a worker's thread is gone".into()))
     }
 
-    /// Sends a request to a control thread. Its inbox holds more than can be asked at once; one that is full or gone shows at
-    /// the deadline of whoever waits.
+    /// Sends a request to a control thread; where its inbox is full, as soon as it has room.
     fn ask(&mut self, shard: ShardIx, request: Request) {
-        if self.controls[usize::from(shard.0)].try_send(request).is_err() {
-            tracing::warn!("{}: its control thread takes no more requests", self.shard_name(shard));
-        }
+        self.controls[usize::from(shard.0)].push(request);
     }
 
     fn shard_health(&mut self, shard: ShardIx, health: &Health) {
