@@ -28,7 +28,7 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`types`], [`clock`] and `console`; [`config`] (what the user wrote → what the engine sees); [`state`] (decisions: tracker, lanes, routing,
+//! [`types`], [`clock`] and `console`; [`config`] (what the user wrote → what the engine sees); [`metrics`]; [`state`] (decisions: tracker, lanes, routing,
 //! batches, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode, fences); [`engine`] (threads and loops);
 //! [`check`], [`fences`], [`demo`] and [`cli`]. Each may use only those before it.
 

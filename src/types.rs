@@ -52,6 +52,13 @@ pub struct TopicPartition {
     pub partition: i32,
 }
 
+/// Where a shard stands with a partition, before anyone takes it over: where it began, and the stored progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anchor {
+    pub origin: NextOffset,
+    pub done: NextOffset,
+}
+
 /// An ordered sub-stream of one partition in one shard.
 pub type Lane = u16;
 

@@ -70,7 +70,7 @@ impl PostgresControl {
         let mut transaction = begin(&mut live.client)?;
         match take(&mut transaction, &statements, source, takeover, &self.taken_by) {
             Ok(taken) => {
-                // A lost answer leaves it open whether the partition is ours; the next attempt has a new token.
+                // A lost answer leaves it open whether the partition is ours; the next attempt, with the same token, finds out.
                 transaction.commit().map_err(|e| own_failure(&e))?;
                 Ok(taken)
             }

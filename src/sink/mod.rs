@@ -29,6 +29,7 @@ pub mod writer;
 use std::ops::Range;
 
 use crate::state::batch::{Batch, LaneMove};
+pub use crate::types::Anchor;
 use crate::types::{Lane, NextOffset, Token, TopicIx, TopicPartition};
 
 /// How a transaction of a worker ended, as far as the database answered.
@@ -116,13 +117,6 @@ pub trait Writer {
     fn write(&mut self, batch: &Batch, range: Range<usize>, moves: &[LaneMove]) -> Result<Written, Failure>;
     /// The fences as they are now, of lanes (partition, lane); one that does not exist is left out.
     fn reread(&mut self, topic: TopicIx, lanes: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure>;
-}
-
-/// Where a shard stands with a partition, before anyone takes it over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Anchor {
-    pub origin: NextOffset,
-    pub done: NextOffset,
 }
 
 /// Which incarnation of a topic this is.

@@ -1,6 +1,6 @@
 //! Questions to the brokers that the safe binding cannot ask, or answers it cannot read: a topic's id, the ends of many logs
-//! regardless of open transactions, metadata of commits that need not be text. With `queue` the only place where librdkafka's
-//! C interface is called directly.
+//! regardless of open transactions, metadata of commits that need not be text. Here and in `queue` a client's
+//! records and questions go through librdkafka's C interface directly; `config::kafka` and the demonstration use it for settings.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int};

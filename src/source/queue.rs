@@ -1,5 +1,5 @@
-//! The queue that all assigned partitions are forwarded to, read in batches. With `ask` the only place of the Kafka side
-//! where librdkafka's C interface is called directly: the safe binding hands out one message per call, which costs three
+//! The queue that all assigned partitions are forwarded to, read in batches. It calls
+//! librdkafka's C interface directly, as `ask` does: the safe binding hands out one message per call, which costs three
 //! times the CPU.
 //!
 //! It never waits: waiting is `wake`'s job, and librdkafka calls that whenever the queue becomes non-empty.

@@ -2,8 +2,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::sink::Anchor;
-use crate::types::NextOffset;
+use crate::types::{Anchor, NextOffset};
 
 /// What a shard said of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

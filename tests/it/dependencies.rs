@@ -1,8 +1,12 @@
 //! No async runtime of our own: tokio may come in through the rust-postgres family only, which carries a private
 //! current-thread runtime inside each `Client`. `deny.toml` says the same to `cargo deny`; this test needs nothing but
 //! cargo, and sees a feature that switches tokio on in another crate.
+//!
+//! And no module of ours uses one that comes after it.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 /// The crates that may depend on tokio directly, and the crates that may depend on those.
@@ -58,4 +62,42 @@ fn rdkafka_comes_without_its_default_features() {
     for feature in ["tokio", "default", "naive-runtime"] {
         assert!(!features.contains(&format!("rdkafka feature \"{feature}\"")), "{features}");
     }
+}
+
+/// All `.rs` files of a module: `src/<module>.rs` and what lies below `src/<module>/`.
+fn sources(of: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    if let Ok(text) = fs::read_to_string(of.with_extension("rs")) {
+        found.push((of.with_extension("rs").display().to_string(), text));
+    }
+    for entry in fs::read_dir(of).into_iter().flatten() {
+        let path = entry.expect("a directory entry").path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push((path.display().to_string(), fs::read_to_string(&path).expect("a source file")));
+        }
+    }
+    found
+}
+
+/// The modules' order is that of their declarations in `lib.rs`.
+#[test]
+fn modules_use_only_those_before_them() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let lib = fs::read_to_string(src.join("lib.rs")).expect("lib.rs");
+    let declared = lib.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod "));
+    let order: Vec<&str> = declared.map(|name| name.trim_end_matches(';')).collect();
+    assert!(order.len() > 10, "not the expected form: {order:?}");
+    let mut wrong = Vec::new();
+    for (index, module) in order.iter().enumerate() {
+        for (file, text) in sources(&src.join(module)) {
+            // A comment may point anywhere.
+            let code = |line: &&str| !line.trim_start().starts_with("//");
+            let uses = |later: &str| text.lines().filter(code).any(|line| line.contains(&format!("crate::{later}::")));
+            let later = order[index + 1..].iter().filter(|later| uses(later));
+            wrong.extend(later.map(|later| format!("{file} uses {later}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
