@@ -1,7 +1,7 @@
 //! One control thread per shard: takeovers, stored progress and comparison, on a connection of its own, so that the poller never
 //! waits for a database.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::clock::Clock;
 use crate::engine::Rules;
-use crate::engine::event::{Answer, Event, Request};
+use crate::engine::event::{Answer, Doing, Event, Request};
 use crate::engine::report::Reporter;
 use crate::engine::worker::Next;
 use crate::sink::{Control, Failure, Identity, Progress, Takeover};
-use crate::state::retry::Backoff;
+use crate::state::retry::{Backoff, Trying};
 use crate::types::{Generation, TopicIx, TopicPartition};
 
 /// See the module's text. Requests are served in their order; one that fails goes to the back and waits.
@@ -26,16 +26,19 @@ pub struct ControlLoop<C> {
     rules: Rules,
     tasks: VecDeque<Task>,
     backoff: Backoff,
+    /// Progress is asked for anew each time: by topic, how long it could not be stored.
+    storing: BTreeMap<TopicIx, Trying>,
     /// Not before this does a failed task run again.
     retry_at: Duration,
     closed: bool,
 }
 
-/// A request on its way; `retry` ones wait for `retry_at`.
+/// A request on its way; one that `failed` waits for `retry_at`.
 #[derive(Debug)]
 struct Task {
     what: What,
     failed: bool,
+    trying: Trying,
 }
 
 #[derive(Debug)]
@@ -66,6 +69,7 @@ impl<C: Control> ControlLoop<C> {
             rules,
             tasks: VecDeque::new(),
             backoff,
+            storing: BTreeMap::new(),
             retry_at: Duration::ZERO,
             closed: false,
         }
@@ -112,7 +116,7 @@ impl<C: Control> ControlLoop<C> {
             return if self.tasks.is_empty() { Next::Inbox } else { Next::After(self.retry_at.saturating_sub(now)) };
         };
         let Some(task) = self.tasks.remove(index) else { return Next::Inbox };
-        self.serve(task.what);
+        self.serve(task);
         Next::Again
     }
 
@@ -123,7 +127,11 @@ impl<C: Control> ControlLoop<C> {
             Request::Progress { topic, of } => What::Progress { topic, of },
             Request::Cancel { at, generation } => return self.cancel(at, generation),
         };
-        self.tasks.push_back(Task { what, failed: false });
+        let trying = match &what {
+            What::Progress { topic, .. } => self.storing.remove(topic).unwrap_or_default(),
+            What::Locate { .. } | What::Takeover { .. } => Trying::default(),
+        };
+        self.tasks.push_back(Task { what, failed: false, trying });
     }
 
     fn cancel(&mut self, at: TopicPartition, generation: Generation) {
@@ -137,8 +145,8 @@ impl<C: Control> ControlLoop<C> {
         });
     }
 
-    fn serve(&mut self, what: What) {
-        let outcome = match &what {
+    fn serve(&mut self, mut task: Task) {
+        let outcome = match &task.what {
             What::Locate { topic, identity, partitions } => self.locate(*topic, identity, partitions),
             What::Takeover { takeover, generation } => self.take_over(takeover, *generation),
             What::Progress { topic, of } => self.progress(*topic, of),
@@ -147,9 +155,11 @@ impl<C: Control> ControlLoop<C> {
             Ok(answer) => {
                 self.report.well();
                 self.backoff.reset();
+                let lasted = task.trying.ended(self.clock.now());
+                self.report.in_vain(task.what.topic(), task.what.doing(), lasted, None);
                 self.report.tell(Event::Control { shard: self.report.shard(), answer });
             }
-            Err(failure) => self.failed(what, failure),
+            Err(failure) => self.failed(task, failure),
         }
     }
 
@@ -180,7 +190,8 @@ impl<C: Control> ControlLoop<C> {
         Ok(Answer::Progressed { topic, acknowledged, missing })
     }
 
-    fn failed(&mut self, what: What, failure: Failure) {
+    fn failed(&mut self, task: Task, failure: Failure) {
+        let Task { what, mut trying, .. } = task;
         match &failure {
             Failure::Topic(reason) => {
                 let topic = what.topic();
@@ -196,27 +207,117 @@ impl<C: Control> ControlLoop<C> {
             Failure::Outage(_) | Failure::Shard(_) => self.report.unwell(&failure),
             Failure::Transient(_) | Failure::LockWait(_) | Failure::TooLong(_) | Failure::Record(..) => {
                 tracing::debug!(shard = self.report.shard().0, "control: {}; trying again", failure.reason());
+                let lasted = trying.failed(self.clock.now());
+                self.report.in_vain(what.topic(), what.doing(), lasted, Some(failure.reason()));
             }
         }
         self.retry_at = self.clock.now() + self.backoff.next(self.rng.f64());
         match what {
             What::Progress { topic, .. } => {
+                self.storing.insert(topic, trying);
                 self.report.tell(Event::Control {
                     shard: self.report.shard(),
                     answer: Answer::NotProgressed { topic, failure },
                 });
             }
             What::Takeover { .. } if !self.rules.takeover_retried => {}
-            what => self.tasks.push_back(Task { what, failed: true }),
+            what => self.tasks.push_back(Task { what, failed: true, trying }),
         }
     }
 }
 
 impl What {
+    fn doing(&self) -> Doing {
+        match self {
+            What::Locate { .. } => Doing::Locating,
+            What::Takeover { takeover, .. } => Doing::TakingOver(takeover.at.partition),
+            What::Progress { .. } => Doing::StoringProgress,
+        }
+    }
+
     fn topic(&self) -> TopicIx {
         match self {
             What::Locate { topic, .. } | What::Progress { topic, .. } => *topic,
             What::Takeover { takeover, .. } => takeover.at.topic,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::engine::event::Event;
+    use crate::engine::report::Waker;
+    use crate::sink::{Anchor, Reason, Taken};
+    use crate::types::{NextOffset, ShardIx, Token};
+
+    /// Its fences are locked by a transaction that never ends; progress can be stored.
+    struct Locked;
+
+    impl Control for Locked {
+        fn locate(&mut self, _: TopicIx, _: &Identity, _: &[i32]) -> Result<Vec<Option<Anchor>>, Failure> {
+            unreachable!("nobody asks")
+        }
+
+        fn takeover(&mut self, _: &Takeover) -> Result<Taken, Failure> {
+            Err(Failure::LockWait(Reason::new("canceling statement due to lock timeout")))
+        }
+
+        fn progress(&mut self, _: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure> {
+            Ok(of.iter().map(|p| (p.partition, p.done)).collect())
+        }
+    }
+
+    #[derive(Default)]
+    struct TestClock(AtomicU64);
+
+    impl Clock for TestClock {
+        fn now(&self) -> Duration {
+            Duration::from_secs(self.0.load(Ordering::SeqCst))
+        }
+
+        fn wall_ms(&self) -> i64 {
+            0
+        }
+
+        fn sleep(&self, _: Duration) {}
+    }
+
+    /// That something else succeeds meanwhile does not hide it.
+    #[test]
+    fn a_takeover_that_waits_for_ever_is_said() {
+        let clock = Arc::new(TestClock::default());
+        let (events_in, events) = bounded(1024);
+        let (requests, inbox) = bounded(8);
+        let context = LoopContext {
+            report: Reporter::new(ShardIx(0), events_in, Waker::new(Arc::new(|| {}))),
+            clock: clock.clone(),
+            rng: fastrand::Rng::with_seed(1),
+            rules: Rules::ALL,
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
+        };
+        let mut control = ControlLoop::new(Locked, inbox, context);
+        let at = TopicPartition { topic: TopicIx(0), partition: 3 };
+        let takeover = Takeover { at, token: Token(1), lanes: 1, begin: NextOffset(0) };
+        requests.send(Request::Takeover { takeover, generation: Generation(1) }).unwrap();
+        let mut said = Vec::new();
+        for second in 0..80 {
+            clock.0.store(second, Ordering::SeqCst);
+            requests.send(Request::Progress { topic: TopicIx(0), of: Vec::new() }).unwrap();
+            for _ in 0..3 {
+                control.step();
+            }
+            said.extend(events.try_iter().filter_map(|event| match event {
+                Event::InVain { doing, lasted, reason: Some(_), .. } => Some((doing, lasted.as_secs())),
+                _ => None,
+            }));
+        }
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said.iter().all(|(doing, _)| *doing == Doing::TakingOver(3)), "{said:?}");
+        assert!((10..13).contains(&said[0].1) && (70..74).contains(&said[1].1), "{said:?}");
     }
 }

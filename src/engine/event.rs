@@ -1,5 +1,8 @@
 //! Everything that threads say to each other: one closed enum per channel.
 
+use std::fmt;
+use std::time::Duration;
+
 use crate::sink::{Anchor, Failure, Identity, Progress, Reason, RowCounts, Taken, Takeover};
 use crate::state::chunk::Chunk;
 use crate::types::{Generation, NextOffset, Offset, ShardIx, TopicIx, TopicPartition};
@@ -27,8 +30,31 @@ pub enum Event {
     Control { shard: ShardIx, answer: Answer },
     /// A shard's worker or control thread lost its database, or has it again.
     Shard { shard: ShardIx, health: Health },
+    /// Something of a topic is tried again and again, and why; or it works again, after that was said.
+    InVain { shard: ShardIx, topic: TopicIx, doing: Doing, lasted: Duration, reason: Option<Reason> },
     /// A thread panicked: an invariant is broken.
     Panicked { thread: String, message: String },
+}
+
+/// What is tried, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    Writing,
+    Locating,
+    /// Of this partition.
+    TakingOver(i32),
+    StoringProgress,
+}
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Doing::Writing => f.write_str("writing"),
+            Doing::Locating => f.write_str("asking how far it is"),
+            Doing::TakingOver(partition) => write!(f, "taking over partition {partition}"),
+            Doing::StoringProgress => f.write_str("storing progress"),
+        }
+    }
 }
 
 /// What a control thread answers.

@@ -334,6 +334,18 @@ impl<S: Source> Poller<S> {
                 Event::TopicStopped { topic, at, reason } => self.core.stop_topic(topic, at, reason),
                 Event::Control { shard, answer } => self.serve_answer(shard, answer),
                 Event::Shard { shard, health } => self.core.shard_health(shard, &health),
+                Event::InVain { shard, topic, doing, lasted, reason } => {
+                    let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
+                    match reason {
+                        Some(reason) => {
+                            tracing::warn!(
+                                "{place}: {doing} has been tried in vain for {} s: {reason}",
+                                lasted.as_secs()
+                            );
+                        }
+                        None => tracing::info!("{place}: {doing} works again, after {} s", lasted.as_secs()),
+                    }
+                }
                 Event::Panicked { thread, message } => {
                     self.core.stop = Some(Stop::Internal(format!("thread {thread} panicked: {message}")));
                 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use crate::engine::event::{Event, Health};
-use crate::sink::Failure;
-use crate::types::ShardIx;
+use crate::engine::event::{Doing, Event, Health};
+use crate::sink::{Failure, Reason};
+use crate::types::{ShardIx, TopicIx};
 
 /// Wakes the poller, but only while it has asked for that: a wake-up costs more than a message.
 #[derive(Clone)]
@@ -60,6 +61,13 @@ impl Reporter {
     pub fn unwell(&mut self, failure: &Failure) {
         if !std::mem::replace(&mut self.down, true) {
             self.tell(Event::Shard { shard: self.shard, health: Health::Down(failure.clone()) });
+        }
+    }
+
+    /// For a topic that waits for something else than a database that is away. `lasted` where it is to be said.
+    pub fn in_vain(&self, topic: TopicIx, doing: Doing, lasted: Option<Duration>, reason: Option<&Reason>) {
+        if let Some(lasted) = lasted {
+            self.tell(Event::InVain { shard: self.shard, topic, doing, lasted, reason: reason.cloned() });
         }
     }
 

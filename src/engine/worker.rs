@@ -13,12 +13,12 @@ use crate::clock::Clock;
 use crate::config::{self, Delivery};
 use crate::engine::Rules;
 use crate::engine::control::LoopContext;
-use crate::engine::event::Event;
+use crate::engine::event::{Doing, Event};
 use crate::engine::report::Reporter;
 use crate::sink::{Failure, FenceRow, Reason, RowCounts, Writer, Written};
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::Chunk;
-use crate::state::retry::Backoff;
+use crate::state::retry::{Backoff, Trying};
 use crate::types::{Generation, Lane, TopicIx, TopicPartition};
 
 /// What a loop wants to do next.
@@ -95,6 +95,7 @@ pub struct Worker<W> {
     /// By topic.
     delivery: Vec<Delivery>,
     backoff: Backoff,
+    trying: Trying,
     batch: Batch,
     moves: Vec<LaneMove>,
     /// A chunk that did not fit the batch before.
@@ -142,6 +143,7 @@ impl<W: Writer> Worker<W> {
             limits,
             delivery,
             backoff,
+            trying: Trying::default(),
             batch: Batch::new(),
             moves: Vec::new(),
             carry: None,
@@ -254,6 +256,8 @@ impl<W: Writer> Worker<W> {
     fn applied(&mut self, piece: usize) -> Next {
         self.report.well();
         self.backoff.reset();
+        let topic = self.batch.topic().expect("a batch is being written");
+        self.report.in_vain(topic, Doing::Writing, self.trying.ended(self.clock.now()), None);
         self.batch.written(piece);
         if self.batch.is_empty() {
             return self.give_back();
@@ -275,7 +279,7 @@ impl<W: Writer> Worker<W> {
                 self.state = State::Write { at: self.later() };
             }
             Failure::Transient(reason) | Failure::LockWait(reason) => {
-                tracing::debug!(shard = self.report.shard().0, worker = self.index, "{reason}; trying again");
+                self.in_vain(reason);
                 self.state = State::Write { at: self.later() };
             }
             Failure::Record(Some(0), reason) => return self.stop_topic(true, reason.clone()),
@@ -293,6 +297,14 @@ impl<W: Writer> Worker<W> {
             Failure::Topic(reason) => return self.stop_topic(false, reason.clone()),
         }
         Next::Again
+    }
+
+    /// Nothing says how long this may go on: a table that is locked, a handler that asks for another try.
+    fn in_vain(&mut self, reason: &Reason) {
+        tracing::debug!(shard = self.report.shard().0, worker = self.index, "{reason}; trying again");
+        let topic = self.batch.topic().expect("a batch is being written");
+        let lasted = self.trying.failed(self.clock.now());
+        self.report.in_vain(topic, Doing::Writing, lasted, Some(reason));
     }
 
     fn later(&mut self) -> Duration {
@@ -321,8 +333,9 @@ impl<W: Writer> Worker<W> {
                 if let Failure::Topic(reason) = failure {
                     return self.stop_topic(false, reason);
                 }
-                if matches!(failure, Failure::Outage(_) | Failure::Shard(_)) {
-                    self.report.unwell(&failure);
+                match &failure {
+                    Failure::Outage(_) | Failure::Shard(_) => self.report.unwell(&failure),
+                    other => self.in_vain(other.reason()),
                 }
                 self.state = State::Reread { at: self.later() };
                 return Next::Again;
@@ -369,6 +382,7 @@ impl<W: Writer> Worker<W> {
         let took_us = self.clock.now().saturating_sub(self.began).as_micros() as u64;
         self.report.tell(Event::Returned { shard: self.report.shard(), worker: self.index, chunks, counts, took_us });
         self.piece_max = usize::MAX;
+        self.trying = Trying::default();
         self.state = State::Idle;
         Next::Again
     }
@@ -412,4 +426,85 @@ fn describe(moves: &[LaneMove], rows: &[FenceRow]) -> String {
         Some(_) => None,
     };
     moves.iter().filter_map(one).next().unwrap_or_else(|| "fences changed between two reads".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::engine::report::Waker;
+    use crate::state::chunk::RawRecord;
+    use crate::types::{NextOffset, Offset, ShardIx, Token};
+
+    /// A table that somebody else has locked, until the clock says this.
+    struct Locked(Arc<TestClock>, Duration);
+
+    impl Writer for Locked {
+        fn write(&mut self, _: &Batch, _: std::ops::Range<usize>, _: &[LaneMove]) -> Result<Written, Failure> {
+            match self.0.now() < self.1 {
+                true => Err(Failure::LockWait(Reason::new("canceling statement due to lock timeout"))),
+                false => Ok(Written::Applied(RowCounts::default())),
+            }
+        }
+
+        fn reread(&mut self, _: TopicIx, _: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure> {
+            unreachable!("a lock that could not be had leaves nothing unknown")
+        }
+    }
+
+    /// Its hand is moved by whoever sleeps.
+    struct TestClock(SystemClock, Mutex<Duration>);
+
+    impl Clock for TestClock {
+        fn now(&self) -> Duration {
+            *self.1.lock().unwrap()
+        }
+
+        fn wall_ms(&self) -> i64 {
+            self.0.wall_ms()
+        }
+
+        fn sleep(&self, time: Duration) {
+            *self.1.lock().unwrap() += time;
+        }
+    }
+
+    #[test]
+    fn a_table_that_stays_locked_does_not_look_like_a_quiet_day() {
+        let clock = Arc::new(TestClock(SystemClock::new(), Mutex::new(Duration::ZERO)));
+        let (events_in, events) = bounded(64);
+        let (chunks, inbox) = bounded(1);
+        let context = LoopContext {
+            report: Reporter::new(ShardIx(0), events_in, Waker::new(Arc::new(|| {}))),
+            clock: clock.clone(),
+            rng: fastrand::Rng::with_seed(1),
+            rules: Rules::ALL,
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
+        };
+        let limits = BatchLimits { records_max: 10, bytes_max: 1000 };
+        let (signals, delivery) = (Arc::new(Signals::new(1)), vec![Delivery::ExactlyOnce]);
+        let locked = Locked(clock, Duration::from_secs(100));
+        let mut chunk = Box::new(Chunk::new(TopicIx(0)));
+        let at = TopicPartition { topic: TopicIx(0), partition: 0 };
+        let run = chunk.open_run(at, 0, Generation(1), Token(1), NextOffset(0));
+        chunk.push(run, 0, 0, &RawRecord { offset: Offset(0), timestamp_ms: 0, key: None, value: None, headers: &[] });
+        chunks.send(chunk).unwrap();
+        drop(chunks);
+        Worker::new(locked, 0, inbox, signals, limits, delivery, context).run();
+        let said: Vec<(u64, bool)> = events
+            .try_iter()
+            .filter_map(|event| match event {
+                Event::InVain { doing: Doing::Writing, lasted, reason, .. } => {
+                    Some((lasted.as_secs(), reason.is_some()))
+                }
+                _ => None,
+            })
+            .collect();
+        let [(first, true), (second, true), (end, false)] = said[..] else { panic!("{said:?}") };
+        assert!((10..16).contains(&first) && (70..82).contains(&second) && (100..106).contains(&end), "{said:?}");
+    }
 }

@@ -1,4 +1,4 @@
-//! How long to wait before the next try: exponential, jittered, bounded.
+//! How long to wait before the next try: exponential, jittered, bounded. And when to say that trying is all that happens.
 
 use std::time::Duration;
 
@@ -27,9 +27,51 @@ impl Backoff {
     }
 }
 
+/// Tries in vain are worth a word after this time, …
+const SAY_AFTER: Duration = Duration::from_secs(10);
+/// … and again each time this passed.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+
+/// How long something has been tried in vain: a lock that somebody holds for minutes must not look like a quiet day.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Trying {
+    /// When the first try failed, and when to say so (again).
+    since: Option<(Duration, Duration)>,
+    said: bool,
+}
+
+impl Trying {
+    /// Another try failed: for how long they have been failing, where that is to be said now.
+    pub fn failed(&mut self, now: Duration) -> Option<Duration> {
+        let (since, say_at) = *self.since.get_or_insert((now, now + SAY_AFTER));
+        (now >= say_at).then(|| {
+            self.since = Some((since, now + SAY_EVERY));
+            self.said = true;
+            now - since
+        })
+    }
+
+    /// A try worked, or there is nothing to try any more: for how long it did not, where that was said.
+    pub fn ended(&mut self, now: Duration) -> Option<Duration> {
+        let before = std::mem::take(self);
+        before.since.filter(|_| before.said).map(|(since, _)| now - since)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trying_in_vain_is_said_after_a_while_then_once_a_minute_and_when_it_ends() {
+        let s = Duration::from_secs;
+        let mut trying = Trying::default();
+        let said: Vec<u64> = (100..=300).filter(|t| trying.failed(s(*t)).is_some()).collect();
+        assert_eq!(said, [110, 170, 230, 290]);
+        assert_eq!(trying.ended(s(301)), Some(s(201)));
+        assert_eq!((trying.failed(s(302)), trying.failed(s(311))), (None, None), "a new one");
+        assert_eq!(trying.ended(s(312)), None, "nobody heard of it");
+    }
 
     #[test]
     fn doubles_up_to_its_bound_and_jitters_down_to_half() {
