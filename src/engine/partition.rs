@@ -72,6 +72,9 @@ pub enum Tenure {
     /// Not taken over; what came for it waits.
     Waiting {
         chunks: Vec<Box<Chunk>>,
+        /// What it becomes once workers hold nothing of earlier tenures any more: without fences, what they write late would
+        /// replace what this tenure has written since.
+        ready: Option<Owned>,
     },
     Owned(Owned),
 }
@@ -102,7 +105,8 @@ impl Owned {
 
 impl Part {
     pub fn new(shard: ShardIx) -> Part {
-        Part { shard, token: Token(0), located: None, noted: None, tenure: Tenure::Waiting { chunks: Vec::new() } }
+        let tenure = Tenure::Waiting { chunks: Vec::new(), ready: None };
+        Part { shard, token: Token(0), located: None, noted: None, tenure }
     }
 
     pub fn owned(&self) -> Option<&Owned> {

@@ -11,7 +11,7 @@ mod intake;
 mod locate;
 mod progress;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,6 +132,8 @@ struct Core {
     waker: Waker,
     partitions: Partitions,
     topics: Vec<Topic>,
+    /// Records of tenures that are over which workers still hold, of topics without fences.
+    left_behind: BTreeMap<TopicPartition, usize>,
     generation: u64,
     /// Events that need the source.
     deferred: VecDeque<Event>,
@@ -209,6 +211,7 @@ impl<S: Source> Poller<S> {
             partitions: settings.topics.iter().map(|_| Vec::new()).collect(),
             progress_asked: settings.shards.iter().map(|_| vec![false; settings.topics.len()]).collect(),
             topics,
+            left_behind: BTreeMap::new(),
             router,
             rng,
             rules,
@@ -508,13 +511,14 @@ impl Core {
         let before = std::mem::replace(&mut p.generation, generation);
         let not_before = now + p.backoff.next(random);
         p.phase = Phase::Locating { asked: false, not_before, deadline: not_before + deadline };
-        p.sent = 0;
+        let sent = std::mem::take(&mut p.sent);
         p.committed = None;
         p.noted = false;
         // What the old tenure believed is done must not be stored by the new one, should it stop or end before it starts.
         p.tracker = Tracker::new(NextOffset(0));
         let parts = std::mem::take(&mut p.parts);
         p.parts = parts.iter().map(|part| Part::new(part.shard)).collect();
+        self.leave_behind(at, sent);
         self.counters.rewinds.add(1);
         tracing::warn!(
             "{} [{}]: {why}; starting over from the database's word",
@@ -527,10 +531,17 @@ impl Core {
         }
     }
 
+    /// A tenure is over while workers hold records of it. Fences keep those from doing harm; without them the next tenure waits.
+    fn leave_behind(&mut self, at: TopicPartition, sent: usize) {
+        if sent > 0 && !self.fenced(at.topic) {
+            *self.left_behind.entry(at).or_default() += sent;
+        }
+    }
+
     /// Takes the chunks back of a part that ends.
     fn discard(&mut self, tenure: Tenure) {
         let chunks: Vec<_> = match tenure {
-            Tenure::Waiting { chunks } => chunks,
+            Tenure::Waiting { chunks, .. } => chunks,
             Tenure::Owned(owned) => owned.held.into_iter().flatten().collect(),
         };
         chunks.into_iter().for_each(|chunk| self.dispatcher.recycle(chunk));

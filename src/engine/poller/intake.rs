@@ -37,7 +37,7 @@ impl Intake for Core {
         let Partition { parts, generation, sent, tracker, .. } = p;
         let part = parts.iter_mut().find(|part| part.shard == shard).expect("the router names relevant shards only");
         match &mut part.tenure {
-            Tenure::Waiting { chunks } => wait(chunks, dispatcher, at, *generation, seq, now_us, record),
+            Tenure::Waiting { chunks, .. } => wait(chunks, dispatcher, at, *generation, seq, now_us, record),
             Tenure::Owned(owned) => {
                 let owner = Owner { at, shard, generation: *generation, token: part.token };
                 let dispatched = dispatcher.send(owner, owned, seq, now_us, record);
@@ -151,10 +151,20 @@ impl Core {
             }
         }
         let stopped = self.topics[usize::from(chunk.topic.0)].stopped.is_some();
-        let Core { partitions, dispatcher, .. } = self;
+        let mut free = Vec::new();
+        let Core { partitions, dispatcher, left_behind, .. } = self;
         for (index, run) in chunk.runs.iter().enumerate() {
             let at = TopicPartition { topic: chunk.topic, partition: run.partition };
-            let Some(p) = find(partitions, at).filter(|p| p.generation == run.generation) else { continue };
+            let Some(p) = find(partitions, at).filter(|p| p.generation == run.generation) else {
+                if let Some(records) = left_behind.get_mut(&at) {
+                    *records -= run.records as usize;
+                    if *records == 0 {
+                        left_behind.remove(&at);
+                        free.push(at);
+                    }
+                }
+                continue;
+            };
             p.sent -= run.records as usize;
             if run.expected == run.next {
                 p.backoff.reset();
@@ -173,19 +183,35 @@ impl Core {
                 p.sent += dispatcher.release(owner, owned, run.lane);
             }
         }
+        free.into_iter().for_each(|at| self.admit_ready(at));
         durable
+    }
+
+    /// Workers hold nothing of earlier tenures any more: what only waited for that begins.
+    fn admit_ready(&mut self, at: TopicPartition) {
+        let Some(p) = self.partition(at).filter(|p| matches!(p.phase, Phase::Located | Phase::Running)) else { return };
+        let ready = |part: &mut Part| match &mut part.tenure {
+            Tenure::Waiting { ready, .. } => Some((part.shard, ready.take()?)),
+            Tenure::Owned(_) => None,
+        };
+        let ready: Vec<(ShardIx, Owned)> = p.parts.iter_mut().filter_map(ready).collect();
+        ready.into_iter().for_each(|(shard, owned)| self.admit(at, shard, owned));
     }
 
     /// A part is ours: what waited for it goes to its lanes.
     pub(super) fn admit(&mut self, at: TopicPartition, shard: ShardIx, mut owned: Owned) {
-        let Core { partitions, dispatcher, counters, .. } = self;
+        let Core { partitions, dispatcher, counters, left_behind, .. } = self;
         let Some(p) = find(partitions, at) else { return };
         let generation = p.generation;
         let Partition { parts, sent, tracker, .. } = p;
         let Some(part) = parts.iter_mut().find(|part| part.shard == shard) else { return };
         let Part { tenure, token, .. } = part;
-        let waiting = match std::mem::replace(tenure, Tenure::Waiting { chunks: Vec::new() }) {
-            Tenure::Waiting { chunks } => chunks,
+        if let (true, Tenure::Waiting { ready, .. }) = (left_behind.contains_key(&at), &mut *tenure) {
+            *ready = Some(owned);
+            return;
+        }
+        let waiting = match std::mem::replace(tenure, Tenure::Waiting { chunks: Vec::new(), ready: None }) {
+            Tenure::Waiting { chunks, .. } => chunks,
             Tenure::Owned(_) => unreachable!("a part is taken over once a generation"),
         };
         let owner = Owner { at, shard, generation, token: *token };

@@ -376,6 +376,7 @@ impl Core {
 
     /// Ends a tenure: what waits for it is cancelled.
     pub(super) fn end(&mut self, p: Partition) {
+        self.leave_behind(p.at, p.sent);
         for part in p.parts {
             if self.fenced(p.at.topic) {
                 self.ask(part.shard, Request::Cancel { at: p.at, generation: p.generation });

@@ -4,7 +4,7 @@
 //! Reading order: `world` (what exists), `broker`, `group`, `source` (the fake Kafka), `db`, `sink` (the fake databases, an
 //! exact model of the statements in `src/sink/fence.rs`), `observe` (the guarantees), `process` and `scenario` (what can be done
 //! to a process), then the scenarios themselves: `random` (with `draw`), `cases` (each rule of the protocol switched off),
-//! `stops` (never skip in silence), and `fakes`, the tests of all this.
+//! `stops` (never skip in silence), `unfenced` (a poller without fences), and `fakes`, the tests of all this.
 
 mod broker;
 mod cases;
@@ -20,4 +20,5 @@ mod scenario;
 mod sink;
 mod source;
 mod stops;
+mod unfenced;
 mod world;

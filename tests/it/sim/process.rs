@@ -172,7 +172,7 @@ impl Process {
     }
 }
 
-fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
+pub fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
     let topic = |index| TopicSettings { name: format!("t{index}"), delivery: Delivery::ExactlyOnce };
     Settings {
         topics: (0..topics).map(topic).collect(),
@@ -191,7 +191,7 @@ fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
 }
 
 /// A configuration, as far as the router looks at one.
-fn config(routing: ShardOf, shards: usize) -> Config {
+pub fn config(routing: ShardOf, shards: usize) -> Config {
     let declared = |shard: usize| match routing {
         ShardOf::Partition(n) => Some((0..64).filter(|p| *p as usize % n == shard).map(|p| p..=p).collect()),
         ShardOf::Only | ShardOf::KeyHash(_) => None,
