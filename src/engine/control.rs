@@ -30,6 +30,8 @@ pub struct ControlLoop<C> {
     storing: BTreeMap<TopicIx, Trying>,
     /// Not before this does a failed task run again.
     retry_at: Duration,
+    /// The database was away at the last try.
+    away: bool,
     closed: bool,
 }
 
@@ -71,6 +73,7 @@ impl<C: Control> ControlLoop<C> {
             backoff,
             storing: BTreeMap::new(),
             retry_at: Duration::ZERO,
+            away: false,
             closed: false,
         }
     }
@@ -131,7 +134,9 @@ impl<C: Control> ControlLoop<C> {
             What::Progress { topic, .. } => self.storing.remove(topic).unwrap_or_default(),
             What::Locate { .. } | What::Takeover { .. } => Trying::default(),
         };
-        self.tasks.push_back(Task { what, failed: false, trying });
+        // Progress is asked for again as soon as it is refused: each time a connection of its own would be too much.
+        let failed = self.away && matches!(what, What::Progress { .. });
+        self.tasks.push_back(Task { what, failed, trying });
     }
 
     fn cancel(&mut self, at: TopicPartition, generation: Generation) {
@@ -155,6 +160,7 @@ impl<C: Control> ControlLoop<C> {
             Ok(answer) => {
                 self.report.well();
                 self.backoff.reset();
+                self.away = false;
                 let lasted = task.trying.ended(self.clock.now());
                 self.report.in_vain(task.what.topic(), task.what.doing(), lasted, None);
                 self.report.tell(Event::Control { shard: self.report.shard(), answer });
@@ -192,6 +198,7 @@ impl<C: Control> ControlLoop<C> {
 
     fn failed(&mut self, task: Task, failure: Failure) {
         let Task { what, mut trying, .. } = task;
+        self.away = matches!(failure, Failure::Outage(_) | Failure::Shard(_));
         match &failure {
             Failure::Topic(reason) => {
                 let topic = what.topic();
@@ -258,6 +265,24 @@ mod tests {
     /// Its fences are locked by a transaction that never ends; progress can be stored.
     struct Locked;
 
+    /// A database that is away, and how often somebody tried to connect.
+    struct Away(Arc<AtomicU64>);
+
+    impl Control for Away {
+        fn locate(&mut self, _: TopicIx, _: &Identity, _: &[i32]) -> Result<Vec<Option<Anchor>>, Failure> {
+            unreachable!("nobody asks")
+        }
+
+        fn takeover(&mut self, _: &Takeover) -> Result<Taken, Failure> {
+            unreachable!("nobody asks")
+        }
+
+        fn progress(&mut self, _: TopicIx, _: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Err(Failure::Outage(Reason::new("connection refused")))
+        }
+    }
+
     impl Control for Locked {
         fn locate(&mut self, _: TopicIx, _: &Identity, _: &[i32]) -> Result<Vec<Option<Anchor>>, Failure> {
             unreachable!("nobody asks")
@@ -277,7 +302,7 @@ mod tests {
 
     impl Clock for TestClock {
         fn now(&self) -> Duration {
-            Duration::from_secs(self.0.load(Ordering::SeqCst))
+            Duration::from_millis(self.0.load(Ordering::SeqCst))
         }
 
         fn wall_ms(&self) -> i64 {
@@ -287,9 +312,14 @@ mod tests {
         fn sleep(&self, _: Duration) {}
     }
 
-    /// That something else succeeds meanwhile does not hide it.
-    #[test]
-    fn a_takeover_that_waits_for_ever_is_said() {
+    struct Bench<C> {
+        clock: Arc<TestClock>,
+        events: Receiver<Event>,
+        requests: crossbeam_channel::Sender<Request>,
+        control: ControlLoop<C>,
+    }
+
+    fn bench<C: Control>(control: C) -> Bench<C> {
         let clock = Arc::new(TestClock::default());
         let (events_in, events) = bounded(1024);
         let (requests, inbox) = bounded(8);
@@ -300,13 +330,36 @@ mod tests {
             rules: Rules::ALL,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
         };
-        let mut control = ControlLoop::new(Locked, inbox, context);
+        Bench { clock, events, requests, control: ControlLoop::new(control, inbox, context) }
+    }
+
+    /// The poller asks every 20 ms while it gives partitions back. Each try is a connection and a thread of the driver.
+    #[test]
+    fn a_database_that_is_away_is_not_asked_for_progress_all_the_time() {
+        let tries = Arc::new(AtomicU64::new(0));
+        let Bench { clock, events, requests, mut control } = bench(Away(Arc::clone(&tries)));
+        let ask = || requests.send(Request::Progress { topic: TopicIx(0), of: Vec::new() }).unwrap();
+        ask();
+        for tick in 0..500 {
+            clock.0.store(tick * 20, Ordering::SeqCst);
+            control.step();
+            let refused = |e: Event| matches!(e, Event::Control { answer: Answer::NotProgressed { .. }, .. });
+            events.try_iter().filter_map(|e| refused(e).then_some(())).for_each(|()| ask());
+        }
+        let tries = tries.load(Ordering::SeqCst);
+        assert!((8..30).contains(&tries), "{tries} in ten seconds, with at most one second between them");
+    }
+
+    /// That something else succeeds meanwhile does not hide it.
+    #[test]
+    fn a_takeover_that_waits_for_ever_is_said() {
+        let Bench { clock, events, requests, mut control } = bench(Locked);
         let at = TopicPartition { topic: TopicIx(0), partition: 3 };
         let takeover = Takeover { at, token: Token(1), lanes: 1, begin: NextOffset(0) };
         requests.send(Request::Takeover { takeover, generation: Generation(1) }).unwrap();
         let mut said = Vec::new();
         for second in 0..80 {
-            clock.0.store(second, Ordering::SeqCst);
+            clock.0.store(second * 1000, Ordering::SeqCst);
             requests.send(Request::Progress { topic: TopicIx(0), of: Vec::new() }).unwrap();
             for _ in 0..3 {
                 control.step();
