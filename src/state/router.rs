@@ -1,7 +1,9 @@
 //! Which shard and which lane a record belongs to.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{Cursor, Write};
 
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use xxhash_rust::xxh3::xxh3_64;
@@ -129,7 +131,7 @@ impl Router {
             Tenant::Field(name) => {
                 let value = record.value.ok_or_else(|| missing("value to read the tenant from"))?;
                 let field = read_field(value, name).map_err(RouteError::Unreadable)?;
-                then(field.ok_or_else(|| missing(&format!("field {name:?}")))?.as_bytes())
+                field.ok_or_else(|| missing(&format!("field {name:?}")))?.with_text(then)
             }
         }
     }
@@ -148,16 +150,39 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     (!needle.is_empty()).then(|| haystack.windows(needle.len()).position(|w| w == needle)).flatten()
 }
 
-/// A top-level string or integer field of a JSON object, as text.
-fn read_field(json: &[u8], name: &str) -> Result<Option<String>, String> {
+/// A top-level string or integer field of a JSON object. Borrowed from it, unless it is written with escapes.
+fn read_field<'j>(json: &'j [u8], name: &str) -> Result<Option<Field<'j>>, String> {
     let mut reader = serde_json::Deserializer::from_slice(json);
     FieldSeed(name).deserialize(&mut reader).map_err(|e| format!("the value is not a JSON object with it: {e}"))
+}
+
+/// A field's value.
+#[derive(Debug, PartialEq)]
+enum Field<'j> {
+    Text(Cow<'j, str>),
+    Integer(i128),
+}
+
+impl Field<'_> {
+    /// Its text, an integer's in decimal.
+    fn with_text<T>(&self, then: impl FnOnce(&[u8]) -> T) -> T {
+        match self {
+            Field::Text(text) => then(text.as_bytes()),
+            Field::Integer(number) => {
+                // As long as the longest i128 and its sign.
+                let mut room = Cursor::new([0; 40]);
+                write!(room, "{number}").expect("forty bytes hold it");
+                let len = room.position() as usize;
+                then(&room.get_ref()[..len])
+            }
+        }
+    }
 }
 
 struct FieldSeed<'n>(&'n str);
 
 impl<'de> DeserializeSeed<'de> for FieldSeed<'_> {
-    type Value = Option<String>;
+    type Value = Option<Field<'de>>;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, reader: D) -> Result<Self::Value, D::Error> {
         reader.deserialize_map(self)
@@ -165,7 +190,7 @@ impl<'de> DeserializeSeed<'de> for FieldSeed<'_> {
 }
 
 impl<'de> Visitor<'de> for FieldSeed<'_> {
-    type Value = Option<String>;
+    type Value = Option<Field<'de>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a JSON object whose field {:?} is a string or an integer", self.0)
@@ -173,9 +198,9 @@ impl<'de> Visitor<'de> for FieldSeed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = None;
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            if key == self.0 {
-                found = Some(map.next_value::<Text>()?.0);
+        while let Some(it_is) = map.next_key_seed(NameSeed(self.0))? {
+            if it_is {
+                found = Some(map.next_value::<Field<'de>>()?);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -184,23 +209,58 @@ impl<'de> Visitor<'de> for FieldSeed<'_> {
     }
 }
 
-#[derive(serde::Deserialize)]
-#[serde(untagged)]
-enum TextOrNumber {
-    Text(String),
-    Signed(i64),
-    Unsigned(u64),
+/// Whether a key is the one that is looked for. A key of type `Cow` would be copied each time.
+struct NameSeed<'n>(&'n str);
+
+impl<'de> DeserializeSeed<'de> for NameSeed<'_> {
+    type Value = bool;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, reader: D) -> Result<bool, D::Error> {
+        reader.deserialize_str(self)
+    }
 }
 
-struct Text(String);
+impl Visitor<'_> for NameSeed<'_> {
+    type Value = bool;
 
-impl<'de> serde::Deserialize<'de> for Text {
-    fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> Result<Text, D::Error> {
-        Ok(Text(match TextOrNumber::deserialize(reader)? {
-            TextOrNumber::Text(text) => text,
-            TextOrNumber::Signed(number) => number.to_string(),
-            TextOrNumber::Unsigned(number) => number.to_string(),
-        }))
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field's name")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<bool, E> {
+        Ok(name == self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Field<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> Result<Field<'de>, D::Error> {
+        reader.deserialize_any(FieldVisitor)
+    }
+}
+
+struct FieldVisitor;
+
+impl<'de> Visitor<'de> for FieldVisitor {
+    type Value = Field<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or an integer")
+    }
+
+    fn visit_borrowed_str<E: serde::de::Error>(self, text: &'de str) -> Result<Field<'de>, E> {
+        Ok(Field::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Field<'de>, E> {
+        Ok(Field::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Field<'de>, E> {
+        Ok(Field::Integer(number.into()))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Field<'de>, E> {
+        Ok(Field::Integer(number.into()))
     }
 }
 
@@ -231,6 +291,35 @@ mod tests {
             let found = router(By::Modulo, tenant, 4).route(0, &record(Some(b"17:6"), Some(value)));
             assert_eq!(found, expected);
         }
+    }
+
+    /// Read once per record: it is borrowed where the record has it as it is.
+    #[test]
+    fn a_field_is_read_without_a_copy() {
+        let text = |json: &str, expected: Result<(&str, bool), &str>| {
+            let found = read_field(json.as_bytes(), "app");
+            let shown = found.as_ref().map(|field| {
+                let field = field.as_ref().expect("the field is there");
+                let text = field.with_text(|text| String::from_utf8(text.to_vec()).unwrap());
+                (text, matches!(field, Field::Text(Cow::Owned(_))))
+            });
+            match (shown, expected) {
+                (Ok((text, copied)), Ok(expected)) => assert_eq!((text.as_str(), copied), expected, "{json}"),
+                (Err(message), Err(words)) => assert!(message.contains(words), "{json}: {message}"),
+                (shown, _) => panic!("{json}: {shown:?}"),
+            }
+        };
+        text(r#"{"a\"b":[{"app":1}],"app":"x"}"#, Ok(("x", false)));
+        text(r#"{"app":"a\u00e9"}"#, Ok(("a\u{e9}", true)));
+        text(r#"{"\u0061pp":"x"}"#, Ok(("x", false)));
+        text(r#"{"app":-9223372036854775808}"#, Ok(("-9223372036854775808", false)));
+        text(r#"{"app":18446744073709551615}"#, Ok(("18446744073709551615", false)));
+        text(r#"{"app":1,"app":"last"}"#, Ok(("last", false)));
+        for other in ["1.5", "null", "true", "[1]", "{}"] {
+            text(&format!(r#"{{"app":{other}}}"#), Err("a string or an integer"));
+        }
+        text("[]", Err("not a JSON object"));
+        assert_eq!(read_field(br#"{"ap":1}"#, "app"), Ok(None));
     }
 
     #[test]
