@@ -1,22 +1,21 @@
 //! The brokers, and each topic's partitions against those that the shards declare.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::config::Config;
 use crate::config::raw::Places;
-use crate::source::client::client_config;
+use crate::source::client::{client_config, committed};
 
 use super::{Notes, Report};
 
 /// Longest wait for one answer of the brokers.
 const ASK_DEADLINE: Duration = Duration::from_secs(10);
-const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Keeps what librdkafka says about its connections: a metadata request by itself only says that it timed out.
 #[derive(Default)]
@@ -85,23 +84,6 @@ fn partitions(consumer: &BaseConsumer<Context>, topic: &str) -> Result<i32, Refu
     }
 }
 
-/// The group's offsets. Whoever coordinates the group may be new to it: the very first group of a cluster has to wait until the
-/// brokers have made their own topic for offsets.
-fn committed(consumer: &BaseConsumer<Context>, list: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
-    use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
-    let until = Instant::now() + ASK_DEADLINE;
-    loop {
-        let answer = consumer.committed_offsets(list.clone(), ASK_DEADLINE);
-        let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
-        let passing = code
-            .is_some_and(|code| [CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator].contains(&code));
-        if !passing || Instant::now() >= until {
-            return answer;
-        }
-        std::thread::sleep(ASK_AGAIN);
-    }
-}
-
 /// Whether this client may use the group: its committed offsets are part of where everything starts.
 fn group(config: &Config, consumer: &BaseConsumer<Context>, counts: &[(usize, i32)], notes: &mut Notes<'_>) {
     let mut list = TopicPartitionList::new();
@@ -111,7 +93,7 @@ fn group(config: &Config, consumer: &BaseConsumer<Context>, counts: &[(usize, i3
     if list.count() == 0 {
         return;
     }
-    match committed(consumer, &list) {
+    match committed(consumer, &list, ASK_DEADLINE) {
         Ok(_) => notes.checked(format!("group {}: its committed offsets can be read", config.kafka.group_id)),
         Err(error) => {
             let code = error.rdkafka_error_code();

@@ -30,7 +30,7 @@ use crate::metrics::Counters;
 use crate::sink::{Failure, Identity, Reason};
 use crate::source::{Source, SourceError, SourceEvent};
 use crate::state::backpressure::Window;
-use crate::state::retry::Backoff;
+use crate::state::retry::{Backoff, Trying};
 use crate::state::router::Router;
 use crate::state::tracker::Tracker;
 use crate::types::{Generation, NextOffset, Offset, ShardIx, Token, TopicIx, TopicPartition};
@@ -166,7 +166,38 @@ struct Core {
     targets: Option<Vec<Vec<NextOffset>>>,
     end_asked_at: Duration,
     ever_assigned: bool,
+    in_vain: InVain,
     stop: Option<Stop>,
+}
+
+/// What is tried again whenever the source refuses it.
+#[derive(Default)]
+struct InVain {
+    answer: SourceTrying,
+    restart: SourceTrying,
+    window: SourceTrying,
+}
+
+/// See [`Trying`].
+#[derive(Default)]
+struct SourceTrying(Trying);
+
+impl SourceTrying {
+    fn tell(&mut self, now: Duration, doing: &str, refused: Option<&SourceError>) {
+        match refused {
+            None => {
+                if let Some(lasted) = self.0.ended(now) {
+                    tracing::info!("Kafka: {doing} works again, after {} s", lasted.as_secs());
+                }
+            }
+            Some(error) => {
+                tracing::debug!("Kafka: {doing}: {error}; trying again");
+                if let Some(lasted) = self.0.failed(now) {
+                    tracing::warn!("Kafka: {doing} has been tried in vain for {} s: {error}", lasted.as_secs());
+                }
+            }
+        }
+    }
 }
 
 /// By topic, then by partition.
@@ -243,6 +274,7 @@ impl<S: Source> Poller<S> {
             targets: None,
             end_asked_at: Duration::ZERO,
             ever_assigned: false,
+            in_vain: InVain::default(),
             stop: None,
             settings,
             clock,
@@ -413,8 +445,9 @@ impl<S: Source> Poller<S> {
 
     /// Tells the source to pause or resume; where it refuses, `was` is restored and the next turn tries again.
     fn told(&mut self, tell: impl FnOnce(&mut S) -> Result<(), SourceError>, of: &[TopicPartition], was: bool) {
-        if let Err(error) = tell(&mut self.source) {
-            tracing::debug!("pause or resume: {error}; trying again");
+        let refused = tell(&mut self.source).err();
+        self.core.in_vain.window.tell(self.core.clock.now(), "pausing and resuming", refused.as_ref());
+        if refused.is_some() {
             for at in of {
                 if let Some(p) = self.core.partition(*at) {
                     p.paused = was;

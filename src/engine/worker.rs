@@ -375,7 +375,8 @@ impl<W: Writer> Worker<W> {
         Next::Again
     }
 
-    /// Hands the chunks back: what of them is durable, their runs say.
+    /// Hands the chunks back: what of them is durable, their runs say. Of one that is abandoned the rest is not, though later
+    /// records of its lanes may be: fences skip exactly those when it is read again, and `at_least_once` repeats them in order.
     fn give_back(&mut self) -> Next {
         let chunks = self.batch.take_chunks();
         let counts = std::mem::take(&mut self.counts);

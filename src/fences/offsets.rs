@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::config;
-use crate::source::client::{Context, client_config};
+use crate::source::client::{Context, client_config, committed};
 
 /// Each question to the brokers.
 const ASK_DEADLINE: Duration = Duration::from_secs(15);
@@ -115,7 +115,7 @@ impl GroupOffsets {
         for partition in partitions {
             list.add_partition(topic, *partition);
         }
-        self.consumer.committed_offsets(list, ASK_DEADLINE).map_err(unavailable)
+        committed(&self.consumer, &list, ASK_DEADLINE).map_err(unavailable)
     }
 
     /// Commits these offsets without metadata and reads them back.

@@ -4,7 +4,8 @@
 //! What is left of a key is a chain of steps. Steps have stages: deletes even ones, writes odd ones; all steps of a
 //! stage may run in one statement, and stages run one after the other. Most batches have stage 1 only.
 //!
-//! - A delete makes void what came before it, except inserts: those could have failed, and that must not be lost.
+//! - A delete makes void what came before it, except inserts: those could have failed, and that must not be lost. (A partial
+//!   upsert could, too, but only for want of columns; what it would have written does not outlive the batch either way.)
 //! - A write after a write of the same row is merged: column by column, the later value counts, absent columns leave alone
 //!   what was there. After a delete it is a step of its own, so that absent columns get their defaults.
 //! - A partial write that could not create the row (a NOT NULL column is absent) is not merged into one that could: alone

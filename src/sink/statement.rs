@@ -69,6 +69,7 @@ impl Statement<'_> {
         let plan = self.plan;
         // PostgreSQL checks NOT NULL before it looks for a conflict. A partial write to a row that is there would be refused
         // for columns that it leaves alone: they are shown as they are. Where there is no row they stay null, and it is refused.
+        // (Where somebody else deletes the row while the statement runs, it comes back with what it last showed.)
         let kept = plan.required.without(&self.mask);
         let written = self.mask.union(&kept);
         let columns = list(written.iter().map(|index| plan.columns[index].quoted.clone()));

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
@@ -36,6 +37,8 @@ const DEFAULTS: [(&str, &str); 6] = [
     ("queued.min.messages", "20000"),
 ];
 
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
 /// Unserved notices of trouble that are kept; more of them say nothing new.
 const NOTICES_MAX: usize = 64;
 
@@ -55,6 +58,30 @@ pub fn client_config(kafka: &config::Kafka) -> ClientConfig {
     let debug = kafka.properties.contains_key("debug");
     config.set_log_level(if debug { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
     config
+}
+
+/// The group's offsets, for whoever may wait. Who coordinates the group may be new to it: the very first group of a cluster has
+/// to wait until the brokers have made their own topic for offsets.
+///
+/// # Errors
+/// What the broker says, or, after `deadline`, has said all the time.
+pub fn committed<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    list: &TopicPartitionList,
+    deadline: Duration,
+) -> KafkaResult<TopicPartitionList> {
+    use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
+    let until = Instant::now() + deadline;
+    loop {
+        let answer = consumer.committed_offsets(list.clone(), deadline);
+        let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+        let passing = code
+            .is_some_and(|code| [CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator].contains(&code));
+        if !passing || Instant::now() >= until {
+            return answer;
+        }
+        std::thread::sleep(ASK_AGAIN);
+    }
 }
 
 /// Something that a callback wrote down.

@@ -44,6 +44,8 @@ pub enum SourceEvent {
 pub enum PartitionError {
     /// The position lies outside the log: retention overtook us, or the log was truncated.
     OutOfRange,
+    /// Its end, as far as this group may read, lies below records that a database holds.
+    EndsBelow(NextOffset),
     /// The topic or partition does not exist (any more).
     Unknown,
     /// Anything else, e.g. no authorisation.

@@ -88,6 +88,15 @@ impl<S: Source> Poller<S> {
                     self.core.rewind(at, "the log does not hold the next offset");
                 }
             }
+            PartitionError::EndsBelow(end) => {
+                if self.core.partition(at).is_some_and(|p| p.phase == Phase::Running) {
+                    let why = format!(
+                        "a database holds records beyond {end}, where the log ends: it was cut, or (if another program read \
+                         without `read_committed` before) an open transaction begins there"
+                    );
+                    self.core.rewind(at, &why);
+                }
+            }
             PartitionError::Unknown => {
                 tracing::error!("{name}: the broker does not know it (any more)");
                 self.core.identity_at = Duration::ZERO;
@@ -129,6 +138,7 @@ impl<S: Source> Poller<S> {
             partitions.iter().map(|at| (*at, start(&mut self.core, *at))).collect();
         match self.source.assign(&starts) {
             Ok(()) => {
+                self.core.answered(None);
                 for (at, start) in starts {
                     if let Some(p) = self.core.partition(at) {
                         p.assigned = true;
@@ -139,11 +149,11 @@ impl<S: Source> Poller<S> {
                 }
                 Ok(true)
             }
-            Err(SourceError::Retriable(what) | SourceError::Refused(what)) => {
-                tracing::debug!("assigning: {what}; trying again");
+            Err(SourceError::Fatal(what)) => Err(Stop::Kafka(what)),
+            Err(refused) => {
+                self.core.answered(Some(&refused));
                 Ok(false)
             }
-            Err(SourceError::Fatal(what)) => Err(Stop::Kafka(what)),
         }
     }
 
@@ -185,6 +195,7 @@ impl<S: Source> Poller<S> {
     fn unassign(&mut self, partitions: &[TopicPartition]) -> Result<bool, Stop> {
         match self.source.unassign(partitions) {
             Ok(()) => {
+                self.core.answered(None);
                 for at in partitions {
                     let slot = self.core.partitions[usize::from(at.topic.0)].get_mut(at.partition as usize);
                     if let Some(p) = slot.and_then(Option::take) {
@@ -193,11 +204,11 @@ impl<S: Source> Poller<S> {
                 }
                 Ok(true)
             }
-            Err(SourceError::Retriable(what) | SourceError::Refused(what)) => {
-                tracing::debug!("giving partitions back: {what}; trying again");
+            Err(SourceError::Fatal(what)) => Err(Stop::Kafka(what)),
+            Err(refused) => {
+                self.core.answered(Some(&refused));
                 Ok(false)
             }
-            Err(SourceError::Fatal(what)) => Err(Stop::Kafka(what)),
         }
     }
 
@@ -294,6 +305,11 @@ impl<S: Source> Poller<S> {
 }
 
 impl Core {
+    /// How the source took an answer to the group.
+    fn answered(&mut self, refused: Option<&SourceError>) {
+        self.in_vain.answer.tell(self.clock.now(), "answering the group", refused);
+    }
+
     fn list(&self, partitions: &[TopicPartition]) -> String {
         if partitions.is_empty() {
             return "nothing".into();

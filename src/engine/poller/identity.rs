@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::engine::poller::{Core, IDENTITY_INTERVAL, Poller, Stop};
+use crate::engine::poller::{Closing, Core, IDENTITY_INTERVAL, Poller, Stop};
 use crate::sink::{Identity, Reason};
 use crate::source::{ASK_DEADLINE, Source, SourceError};
 use crate::types::TopicIx;
@@ -14,7 +14,8 @@ impl<S: Source> Poller<S> {
     /// Asks the brokers for the topics' identities, at first until they answer, then now and then: a recreated topic goes on
     /// in silence otherwise. A topic without an answer holds up no other.
     pub(super) fn check_identities(&mut self, now: Duration) -> Result<(), Stop> {
-        if now < self.core.identity_at {
+        // Whoever leaves has no use for them, and a broker that is away makes each question wait its whole deadline.
+        if now < self.core.identity_at || self.core.closing != Closing::No {
             return Ok(());
         }
         let (count, from) = (self.core.topics.len(), self.core.identity_from);

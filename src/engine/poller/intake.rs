@@ -53,7 +53,7 @@ impl Intake for Core {
                 let Some(p) = self.partition(at).filter(|p| p.takes_records()) else { return };
                 if p.has_beyond(end) {
                     // The log was cut behind our back. What comes to lie there now would pass for done.
-                    let error = PartitionError::OutOfRange;
+                    let error = PartitionError::EndsBelow(end);
                     self.reported.push_back(SourceEvent::PartitionFailed { at, error });
                 } else {
                     p.tracker.end_of_partition(end);

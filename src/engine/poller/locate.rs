@@ -35,7 +35,11 @@ impl<S: Source> Poller<S> {
             match self.source.committed(&ready) {
                 Ok(offsets) => {
                     let of: Vec<TopicPartition> = offsets.iter().map(|committed| committed.at).collect();
-                    for (committed, log) in offsets.iter().zip(self.source.watermarks(&of)) {
+                    let logs = self.source.watermarks(&of);
+                    if logs.iter().all(Result::is_ok) {
+                        self.core.log_backoff.reset();
+                    }
+                    for (committed, log) in offsets.iter().zip(logs) {
                         self.core.read_note(committed.at, &committed.metadata);
                         match log {
                             Ok(log) => self.decide_start(committed, log),
@@ -61,7 +65,8 @@ impl<S: Source> Poller<S> {
             .filter(|p| p.assigned && p.phase == Phase::Located)
             .map(|p| p.at)
             .collect();
-        located.into_iter().for_each(|at| self.restart(at));
+        let refused: Option<SourceError> = located.into_iter().filter_map(|at| self.restart(at)).last();
+        self.core.in_vain.restart.tell(now, "going on where it shall", refused.as_ref());
         Ok(())
     }
 
@@ -151,20 +156,20 @@ impl<S: Source> Poller<S> {
         p.tracker = Tracker::new(start);
         p.phase = Phase::Located;
         tracing::debug!("{} [{}]: starts at {start}", self.core.topic_name(at.topic), at.partition);
-        self.restart(at);
+        // One that is refused is tried again with the others.
+        let _ = self.restart(at);
     }
 
     /// Tells the source where to go on, if it has the partition already.
-    fn restart(&mut self, at: TopicPartition) {
-        let Some((true, start)) = self.core.partition(at).map(|p| (p.assigned, p.start)) else { return };
-        match self.source.restart(at, start) {
-            Ok(()) => {
-                if let Some(p) = self.core.partition(at) {
-                    p.phase = Phase::Running;
-                }
-            }
-            Err(error) => tracing::debug!("restart at {start}: {error}; trying again"),
+    fn restart(&mut self, at: TopicPartition) -> Option<SourceError> {
+        let (_, start) = self.core.partition(at).map(|p| (p.assigned, p.start)).filter(|(assigned, _)| *assigned)?;
+        let outcome = self.source.restart(at, start);
+        if outcome.is_ok()
+            && let Some(p) = self.core.partition(at)
+        {
+            p.phase = Phase::Running;
         }
+        outcome.err()
     }
 
     /// A control thread has taken a part over.
