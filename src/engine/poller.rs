@@ -30,7 +30,7 @@ use crate::metrics::Counters;
 use crate::sink::{Failure, Identity, Reason};
 use crate::source::{Source, SourceError, SourceEvent};
 use crate::state::backpressure::Window;
-use crate::state::retry::{Backoff, Trying};
+use crate::state::retry::{Backoff, Notices, Trying};
 use crate::state::router::Router;
 use crate::state::tracker::Tracker;
 use crate::types::{Generation, NextOffset, Offset, ShardIx, Token, TopicIx, TopicPartition};
@@ -167,6 +167,7 @@ struct Core {
     end_asked_at: Duration,
     ever_assigned: bool,
     in_vain: InVain,
+    notices: Notices,
     stop: Option<Stop>,
 }
 
@@ -275,6 +276,7 @@ impl<S: Source> Poller<S> {
             end_asked_at: Duration::ZERO,
             ever_assigned: false,
             in_vain: InVain::default(),
+            notices: Notices::default(),
             stop: None,
             settings,
             clock,

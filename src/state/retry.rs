@@ -1,5 +1,6 @@
 //! How long to wait before the next try: exponential, jittered, bounded. And when to say that trying is all that happens.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Waits between `min` and `max`; half of each is random, so that many workers do not come back in step.
@@ -58,9 +59,42 @@ impl Trying {
     }
 }
 
+/// The latest notices: while brokers are away, librdkafka repeats the same few several times a second.
+#[derive(Debug, Default)]
+pub struct Notices(VecDeque<(String, Duration)>);
+
+impl Notices {
+    /// That many different ones are remembered.
+    const MAX: usize = 16;
+
+    /// Whether it is news: not said within the last minute.
+    pub fn is_news(&mut self, text: &str, now: Duration) -> bool {
+        self.0.retain(|(_, said)| now < *said + SAY_EVERY);
+        if self.0.iter().any(|(said, _)| said == text) {
+            return false;
+        }
+        if self.0.len() == Notices::MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((text.to_owned(), now));
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_notice_is_said_once_a_minute() {
+        let s = Duration::from_secs;
+        let mut notices = Notices::default();
+        let said = (0..130).filter(|t| notices.is_news("broker down", s(*t))).collect::<Vec<_>>();
+        assert_eq!(said, [0, 60, 120]);
+        assert!(notices.is_news("another", s(130)) && !notices.is_news("another", s(131)));
+        (0..100).for_each(|n| assert!(notices.is_news(&n.to_string(), s(132))));
+        assert_eq!(notices.0.len(), Notices::MAX);
+    }
 
     #[test]
     fn trying_in_vain_is_said_after_a_while_then_once_a_minute_and_when_it_ends() {

@@ -72,7 +72,11 @@ impl<S: Source> Poller<S> {
                         }
                     }
                 }
-                SourceEvent::Unwell(what) => tracing::warn!("Kafka: {what}"),
+                SourceEvent::Unwell(what) => {
+                    if self.core.notices.is_news(&what, self.core.clock.now()) {
+                        tracing::warn!("Kafka: {what}");
+                    }
+                }
                 SourceEvent::EndOfPartition { .. } => unreachable!("served where it came in"),
             }
             self.core.housekeeping_at = Duration::ZERO;
