@@ -48,8 +48,8 @@ java_bin() {
   local java major
   for java in ${JAVA_HOME:+"$JAVA_HOME/bin/java"} "$(command -v java || true)" /usr/lib/jvm/*/bin/java; do
     [[ -x $java ]] || continue
-    # "openjdk version "17.0.15" 2025-04-15"; Java 8 calls itself 1.8.
-    major=$("$java" -version 2>&1 | sed -nE '1s/^[^"]*"([0-9]+).*/\1/p')
+    # openjdk version "17.0.15" 2025-04-15; Java 8 calls itself 1.8. With JAVA_TOOL_OPTIONS another line comes first.
+    major=$("$java" -version 2>&1 | sed -nE 's/^.* version "([0-9]+).*/\1/p')
     if [[ -n $major ]] && ((major >= JAVA_MAJOR_MIN)); then
       printf '%s\n' "$java"
       return 0
@@ -61,9 +61,12 @@ java_bin() {
 # Is anything listening on this port of the loopback interface?
 port_answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
+# A service of the system may have no HOME; cargo looks it up as well.
+cargo_home() { printf '%s\n' "${CARGO_HOME:-${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}/.cargo}"; }
+
 # A fresh rustup has not changed the PATH of shells that were open before.
-if ! have cargo && [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/cargo ]]; then
-  PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+if ! have cargo && [[ -x $(cargo_home)/bin/cargo ]]; then
+  PATH=$(cargo_home)/bin:$PATH
 fi
 
 # True if cargo exists and is at least the version that Cargo.toml asks for.

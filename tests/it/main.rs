@@ -12,6 +12,7 @@ mod fences;
 mod kafka;
 mod mock;
 mod real;
+mod scripts;
 mod sim;
 mod sink;
 mod statements;

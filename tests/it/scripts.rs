@@ -1,0 +1,80 @@
+//! What `bin/install-deps` finds out about a machine, on machines made for it: a directory of fake programs stands first in
+//! PATH. A machine that has everything, as those of developers do, never comes by there.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What `apt-cache policy` writes for a package that can be had; behind what is looked for comes more than a pipe holds.
+const APT_CACHE: &str = r#"#!/bin/bash
+[[ $LC_ALL == C ]] && word=Candidate || word=Kandidat
+case $2 in
+here | openjdk-21-jre-headless) found=1.2-3 ;;
+*) found='(none)' ;;
+esac
+printf '%s:\n  Installed: (none)\n  %s: %s\n  Version table:\n' "$2" "$word" "$found"
+for ((line = 0; line < 5000; line++)); do printf '     %d 500 http://mirror.example/debian\n' "$line" || exit 141; done
+"#;
+
+struct Machine(PathBuf);
+
+impl Machine {
+    fn new(name: &str, programs: &[(&str, &str)]) -> Machine {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scripts-{name}-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory for programs");
+        for (program, text) in programs {
+            let path = directory.join(program);
+            fs::write(&path, text).expect("a program");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program's mode");
+        }
+        Machine(directory)
+    }
+
+    /// What bash prints, or its exit status.
+    fn bash(&self, line: &str) -> Result<String, i32> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("bin/install-deps");
+        let output = Command::new("bash")
+            .args(["-c", &format!("source {}; {line}", script.display())])
+            .env("PATH", format!("{}:/usr/bin:/bin", self.0.display()))
+            .env("LC_ALL", "de_DE.UTF-8")
+            .env_remove("JAVA_HOME")
+            .output()
+            .expect("bash runs");
+        match output.status.code() {
+            Some(0) => Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned()),
+            other => Err(other.unwrap_or(-1)),
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_package_that_can_be_had_is_told_from_one_that_cannot() {
+    let machine = Machine::new("apt", &[("apt-cache", APT_CACHE)]);
+    assert_eq!(machine.bash("has_candidate here && echo yes"), Ok("yes".into()));
+    assert_eq!(machine.bash("has_candidate rustup"), Err(1));
+    assert_eq!(machine.bash("java_package"), Ok("openjdk-21-jre-headless".into()));
+}
+
+#[test]
+fn java_is_found_behind_what_else_it_says() {
+    let says = |version: &str| {
+        format!(
+            "#!/bin/sh\necho 'Picked up JAVA_TOOL_OPTIONS: -Dwith=\"99\"' >&2\n\
+             echo 'openjdk version \"{version}\" 2025-04-15' >&2\necho 'OpenJDK Runtime Environment (build 1)' >&2\n"
+        )
+    };
+    let found = |version: &str| {
+        let machine = Machine::new(&format!("java-{version}"), &[("java", &says(version))]);
+        machine.bash("java_bin").map(|path| path == machine.0.join("java").display().to_string())
+    };
+    assert_eq!(found("21.0.1"), Ok(true));
+    // Too old: another of this machine, if there is one, is taken instead.
+    assert_ne!(found("1.8.0_402"), Ok(true));
+}
