@@ -48,18 +48,19 @@ impl Clock for SystemClock {
 /// A clock whose hands a test moves.
 #[derive(Clone, Default)]
 pub struct TestClock {
-    micros: Arc<AtomicU64>,
+    /// As fine as what one sleeps: a remainder that is cut off would be waited for without end.
+    nanos: Arc<AtomicU64>,
 }
 
 impl TestClock {
     pub fn advance(&self, by: Duration) {
-        self.micros.fetch_add(by.as_micros() as u64, Ordering::Relaxed);
+        self.nanos.fetch_add(by.as_nanos() as u64, Ordering::Relaxed);
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Duration {
-        Duration::from_micros(self.micros.load(Ordering::Relaxed))
+        Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
     }
 
     fn wall_ms(&self) -> i64 {

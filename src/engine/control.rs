@@ -59,6 +59,25 @@ pub struct LoopContext {
     pub backoff: Backoff,
 }
 
+#[cfg(test)]
+impl LoopContext {
+    /// For a loop of the first shard, and what it tells the poller.
+    pub fn of_test(clock: &crate::clock::TestClock, retry_max: Duration) -> (LoopContext, Receiver<Event>) {
+        use crate::engine::report::Waker;
+        use crate::types::ShardIx;
+
+        let (told, events) = crossbeam_channel::bounded(1024);
+        let context = LoopContext {
+            report: Reporter::new(ShardIx(0), told, Waker::new(Arc::new(|| {}))),
+            clock: Arc::new(clock.clone()),
+            rng: fastrand::Rng::with_seed(1),
+            rules: Rules::ALL,
+            backoff: Backoff::new(Duration::from_millis(50), retry_max),
+        };
+        (context, events)
+    }
+}
+
 impl<C: Control> ControlLoop<C> {
     pub fn new(control: C, inbox: Receiver<Request>, context: LoopContext) -> ControlLoop<C> {
         let LoopContext { report, clock, rng, rules, backoff } = context;
@@ -257,10 +276,9 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use super::*;
-    use crate::engine::event::Event;
-    use crate::engine::report::Waker;
+    use crate::clock::TestClock;
     use crate::sink::{Anchor, Reason, Taken};
-    use crate::types::{NextOffset, ShardIx, Token};
+    use crate::types::{NextOffset, Token};
 
     /// Its fences are locked by a transaction that never ends; progress can be stored.
     struct Locked;
@@ -297,39 +315,17 @@ mod tests {
         }
     }
 
-    #[derive(Default)]
-    struct TestClock(AtomicU64);
-
-    impl Clock for TestClock {
-        fn now(&self) -> Duration {
-            Duration::from_millis(self.0.load(Ordering::SeqCst))
-        }
-
-        fn wall_ms(&self) -> i64 {
-            0
-        }
-
-        fn sleep(&self, _: Duration) {}
-    }
-
     struct Bench<C> {
-        clock: Arc<TestClock>,
+        clock: TestClock,
         events: Receiver<Event>,
         requests: crossbeam_channel::Sender<Request>,
         control: ControlLoop<C>,
     }
 
     fn bench<C: Control>(control: C) -> Bench<C> {
-        let clock = Arc::new(TestClock::default());
-        let (events_in, events) = bounded(1024);
+        let clock = TestClock::default();
+        let (context, events) = LoopContext::of_test(&clock, Duration::from_secs(1));
         let (requests, inbox) = bounded(8);
-        let context = LoopContext {
-            report: Reporter::new(ShardIx(0), events_in, Waker::new(Arc::new(|| {}))),
-            clock: clock.clone(),
-            rng: fastrand::Rng::with_seed(1),
-            rules: Rules::ALL,
-            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
-        };
         Bench { clock, events, requests, control: ControlLoop::new(control, inbox, context) }
     }
 
@@ -340,9 +336,9 @@ mod tests {
         let Bench { clock, events, requests, mut control } = bench(Away(Arc::clone(&tries)));
         let ask = || requests.send(Request::Progress { topic: TopicIx(0), of: Vec::new() }).unwrap();
         ask();
-        for tick in 0..500 {
-            clock.0.store(tick * 20, Ordering::SeqCst);
+        for _ in 0..500 {
             control.step();
+            clock.advance(Duration::from_millis(20));
             let refused = |e: Event| matches!(e, Event::Control { answer: Answer::NotProgressed { .. }, .. });
             events.try_iter().filter_map(|e| refused(e).then_some(())).for_each(|()| ask());
         }
@@ -358,12 +354,12 @@ mod tests {
         let takeover = Takeover { at, token: Token(1), lanes: 1, begin: NextOffset(0) };
         requests.send(Request::Takeover { takeover, generation: Generation(1) }).unwrap();
         let mut said = Vec::new();
-        for second in 0..80 {
-            clock.0.store(second * 1000, Ordering::SeqCst);
+        for _ in 0..80 {
             requests.send(Request::Progress { topic: TopicIx(0), of: Vec::new() }).unwrap();
             for _ in 0..3 {
                 control.step();
             }
+            clock.advance(Duration::from_secs(1));
             said.extend(events.try_iter().filter_map(|event| match event {
                 Event::InVain { doing, lasted, reason: Some(_), .. } => Some((doing, lasted.as_secs())),
                 _ => None,

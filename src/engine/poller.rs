@@ -12,6 +12,7 @@ mod locate;
 mod progress;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -185,19 +186,22 @@ struct SourceTrying(Trying);
 
 impl SourceTrying {
     fn tell(&mut self, now: Duration, doing: &str, refused: Option<&SourceError>) {
-        match refused {
-            None => {
-                if let Some(lasted) = self.0.ended(now) {
-                    tracing::info!("Kafka: {doing} works again, after {} s", lasted.as_secs());
-                }
-            }
-            Some(error) => {
-                tracing::debug!("Kafka: {doing}: {error}; trying again");
-                if let Some(lasted) = self.0.failed(now) {
-                    tracing::warn!("Kafka: {doing} has been tried in vain for {} s: {error}", lasted.as_secs());
-                }
-            }
+        if let Some(error) = refused {
+            tracing::debug!("Kafka: {doing}: {error}; trying again");
         }
+        let lasted = if refused.is_some() { self.0.failed(now) } else { self.0.ended(now) };
+        if let Some(lasted) = lasted {
+            say_in_vain("Kafka", &doing, lasted, refused);
+        }
+    }
+}
+
+/// That something has been tried in vain for long, and why; or, without a reason, that it works again.
+fn say_in_vain(place: &str, doing: &dyn Display, lasted: Duration, reason: Option<impl Display>) {
+    let seconds = lasted.as_secs();
+    match reason {
+        Some(reason) => tracing::warn!("{place}: {doing} has been tried in vain for {seconds} s: {reason}"),
+        None => tracing::info!("{place}: {doing} works again, after {seconds} s"),
     }
 }
 
@@ -373,15 +377,7 @@ impl<S: Source> Poller<S> {
                 Event::Shard { shard, health } => self.core.shard_health(shard, &health),
                 Event::InVain { shard, topic, doing, lasted, reason } => {
                     let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
-                    match reason {
-                        Some(reason) => {
-                            tracing::warn!(
-                                "{place}: {doing} has been tried in vain for {} s: {reason}",
-                                lasted.as_secs()
-                            );
-                        }
-                        None => tracing::info!("{place}: {doing} works again, after {} s", lasted.as_secs()),
-                    }
+                    say_in_vain(&place, &doing, lasted, reason);
                 }
                 Event::Panicked { thread, message } => {
                     self.core.stop = Some(Stop::Internal(format!("thread {thread} panicked: {message}")));

@@ -431,18 +431,15 @@ fn describe(moves: &[LaneMove], rows: &[FenceRow]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use crossbeam_channel::bounded;
 
     use super::*;
-    use crate::clock::SystemClock;
-    use crate::engine::report::Waker;
+    use crate::clock::TestClock;
     use crate::state::chunk::RawRecord;
-    use crate::types::{NextOffset, Offset, ShardIx, Token};
+    use crate::types::{NextOffset, Offset, Token};
 
     /// A table that somebody else has locked, until the clock says this.
-    struct Locked(Arc<TestClock>, Duration);
+    struct Locked(TestClock, Duration);
 
     impl Writer for Locked {
         fn write(&mut self, _: &Batch, _: std::ops::Range<usize>, _: &[LaneMove]) -> Result<Written, Failure> {
@@ -457,35 +454,11 @@ mod tests {
         }
     }
 
-    /// Its hand is moved by whoever sleeps.
-    struct TestClock(SystemClock, Mutex<Duration>);
-
-    impl Clock for TestClock {
-        fn now(&self) -> Duration {
-            *self.1.lock().unwrap()
-        }
-
-        fn wall_ms(&self) -> i64 {
-            self.0.wall_ms()
-        }
-
-        fn sleep(&self, time: Duration) {
-            *self.1.lock().unwrap() += time;
-        }
-    }
-
     #[test]
     fn a_table_that_stays_locked_does_not_look_like_a_quiet_day() {
-        let clock = Arc::new(TestClock(SystemClock::new(), Mutex::new(Duration::ZERO)));
-        let (events_in, events) = bounded(64);
+        let clock = TestClock::default();
+        let (context, events) = LoopContext::of_test(&clock, Duration::from_secs(5));
         let (chunks, inbox) = bounded(1);
-        let context = LoopContext {
-            report: Reporter::new(ShardIx(0), events_in, Waker::new(Arc::new(|| {}))),
-            clock: clock.clone(),
-            rng: fastrand::Rng::with_seed(1),
-            rules: Rules::ALL,
-            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
-        };
         let limits = BatchLimits { records_max: 10, bytes_max: 1000 };
         let (signals, delivery) = (Arc::new(Signals::new(1)), vec![Delivery::ExactlyOnce]);
         let locked = Locked(clock, Duration::from_secs(100));

@@ -87,19 +87,13 @@ impl<S: Source> Poller<S> {
     fn partition_failed(&mut self, at: TopicPartition, error: &PartitionError) {
         let name = format!("{} [{}]", self.core.topic_name(at.topic), at.partition);
         match error {
-            PartitionError::OutOfRange => {
-                if self.core.partition(at).is_some_and(|p| p.phase == Phase::Running) {
-                    self.core.rewind(at, "the log does not hold the next offset");
-                }
-            }
+            PartitionError::OutOfRange => self.core.rewind_running(at, "the log does not hold the next offset"),
             PartitionError::EndsBelow(end) => {
-                if self.core.partition(at).is_some_and(|p| p.phase == Phase::Running) {
-                    let why = format!(
-                        "a database holds records beyond {end}, where the log ends: it was cut, or (if another program read \
-                         without `read_committed` before) an open transaction begins there"
-                    );
-                    self.core.rewind(at, &why);
-                }
+                let why = format!(
+                    "a database holds records beyond {end}, where the log ends: it was cut, or (if another program read \
+                     without `read_committed` before) an open transaction begins there"
+                );
+                self.core.rewind_running(at, &why);
             }
             PartitionError::Unknown => {
                 tracing::error!("{name}: the broker does not know it (any more)");
@@ -140,25 +134,19 @@ impl<S: Source> Poller<S> {
         };
         let starts: Vec<(TopicPartition, Start)> =
             partitions.iter().map(|at| (*at, start(&mut self.core, *at))).collect();
-        match self.source.assign(&starts) {
-            Ok(()) => {
-                self.core.answered(None);
-                for (at, start) in starts {
-                    if let Some(p) = self.core.partition(at) {
-                        p.assigned = true;
-                        if matches!(start, Start::At(_)) {
-                            p.phase = Phase::Running;
-                        }
-                    }
+        let taken = self.source.assign(&starts);
+        if !self.core.answered(taken)? {
+            return Ok(false);
+        }
+        for (at, start) in starts {
+            if let Some(p) = self.core.partition(at) {
+                p.assigned = true;
+                if matches!(start, Start::At(_)) {
+                    p.phase = Phase::Running;
                 }
-                Ok(true)
-            }
-            Err(SourceError::Fatal(what)) => Err(Stop::Kafka(what)),
-            Err(refused) => {
-                self.core.answered(Some(&refused));
-                Ok(false)
             }
         }
+        Ok(true)
     }
 
     /// The stage that a revocation has reached.
@@ -197,23 +185,17 @@ impl<S: Source> Poller<S> {
 
     /// As `assign`.
     fn unassign(&mut self, partitions: &[TopicPartition]) -> Result<bool, Stop> {
-        match self.source.unassign(partitions) {
-            Ok(()) => {
-                self.core.answered(None);
-                for at in partitions {
-                    let slot = self.core.partitions[usize::from(at.topic.0)].get_mut(at.partition as usize);
-                    if let Some(p) = slot.and_then(Option::take) {
-                        self.core.end(*p);
-                    }
-                }
-                Ok(true)
-            }
-            Err(SourceError::Fatal(what)) => Err(Stop::Kafka(what)),
-            Err(refused) => {
-                self.core.answered(Some(&refused));
-                Ok(false)
+        let taken = self.source.unassign(partitions);
+        if !self.core.answered(taken)? {
+            return Ok(false);
+        }
+        for at in partitions {
+            let slot = self.core.partitions[usize::from(at.topic.0)].get_mut(at.partition as usize);
+            if let Some(p) = slot.and_then(Option::take) {
+                self.core.end(*p);
             }
         }
+        Ok(true)
     }
 
     /// Whether everything asked for is done.
@@ -309,9 +291,19 @@ impl<S: Source> Poller<S> {
 }
 
 impl Core {
-    /// How the source took an answer to the group.
-    fn answered(&mut self, refused: Option<&SourceError>) {
-        self.in_vain.answer.tell(self.clock.now(), "answering the group", refused);
+    /// Whether the source took an answer to the group.
+    fn answered(&mut self, outcome: Result<(), SourceError>) -> Result<bool, Stop> {
+        if let Err(SourceError::Fatal(what)) = outcome {
+            return Err(Stop::Kafka(what));
+        }
+        self.in_vain.answer.tell(self.clock.now(), "answering the group", outcome.as_ref().err());
+        Ok(outcome.is_ok())
+    }
+
+    fn rewind_running(&mut self, at: TopicPartition, why: &str) {
+        if self.partition(at).is_some_and(|p| p.phase == Phase::Running) {
+            self.rewind(at, why);
+        }
     }
 
     fn list(&self, partitions: &[TopicPartition]) -> String {

@@ -162,7 +162,7 @@ impl<S: Source> Poller<S> {
 
     /// Tells the source where to go on, if it has the partition already.
     fn restart(&mut self, at: TopicPartition) -> Option<SourceError> {
-        let (_, start) = self.core.partition(at).map(|p| (p.assigned, p.start)).filter(|(assigned, _)| *assigned)?;
+        let start = self.core.partition(at).filter(|p| p.assigned)?.start;
         let outcome = self.source.restart(at, start);
         if outcome.is_ok()
             && let Some(p) = self.core.partition(at)
