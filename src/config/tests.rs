@@ -610,7 +610,7 @@ fn debug_shows_no_secret() {
 #[test]
 fn every_setting_has_prose_and_a_default_within_its_range() {
     for setting in s::ALL {
-        let Some([_, default, range, _, prose]) = setting.row() else { continue };
+        let Some([_, default, range, prose]) = setting.row() else { continue };
         assert!(prose.ends_with('.') && !default.is_empty(), "{}", setting.name());
         if let (Ok(default), Some((first, last))) = (default.parse::<usize>(), range.split_once('–')) {
             let bounds = first.parse::<usize>().expect("a number")..=last.parse().expect("a number");

@@ -35,14 +35,3 @@ fn configurations_in_the_documents_are_valid() {
     assert_eq!(places.columns.len(), 7);
     load(&root().join("examples/first.toml")).unwrap();
 }
-
-#[test]
-fn tuning_md_names_every_property_that_is_refused() {
-    let text = fs::read_to_string(root().join("tuning.md")).unwrap();
-    let silent: Vec<&str> = forebay::config::kafka::OWNED
-        .iter()
-        .map(|(name, _)| *name)
-        .filter(|name| !text.contains(&format!("`{name}`")))
-        .collect();
-    assert!(silent.is_empty(), "{silent:?}");
-}

@@ -17,6 +17,28 @@ printf '%s:\n  Installed: (none)\n  %s: %s\n  Version table:\n' "$2" "$word" "$f
 for ((line = 0; line < 5000; line++)); do printf '     %d 500 http://mirror.example/debian\n' "$line" || exit 141; done
 "#;
 
+/// Knows packages only once its lists were fetched, as on a fresh machine; writes down what it is asked.
+const APT_GET: &str = r#"#!/bin/bash
+printf 'apt-get %s\n' "$*" >>"${0%/*}/said"
+case $1 in
+update) touch "${0%/*}/updated" ;;
+install) touch "${0%/*}/installed" ;;
+esac
+"#;
+const APT_CACHE_AFTER_UPDATE: &str = r#"#!/bin/bash
+[[ -e ${0%/*}/updated ]] && found=1.27 || found='(none)'
+printf '%s:\n  Installed: (none)\n  Candidate: %s\n' "$2" "$found"
+"#;
+/// Everything but Rust is there, and Rust once packages were installed; nobody's password is asked.
+const WITHOUT_RUST: &str = r#"
+home=${FAKES:?}
+have() { case $1 in cargo | rustup) [[ -e $home/installed ]] ;; *) true ;; esac; }
+has_library() { true; }
+can_be_root() { true; }
+as_root() { "$@"; }
+exec 2>>"$home/said"
+"#;
+
 struct Machine(PathBuf);
 
 impl Machine {
@@ -31,12 +53,18 @@ impl Machine {
         Machine(directory)
     }
 
+    /// What `apt-get` was asked, and what was written to stderr since [`WITHOUT_RUST`], in order.
+    fn said(&self) -> String {
+        fs::read_to_string(self.0.join("said")).unwrap_or_default()
+    }
+
     /// What bash prints, or its exit status.
     fn bash(&self, line: &str) -> Result<String, i32> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("bin/install-deps");
         let output = Command::new("bash")
             .args(["-c", &format!("source {}; {line}", script.display())])
             .env("PATH", format!("{}:/usr/bin:/bin", self.0.display()))
+            .env("FAKES", &self.0)
             .env("LC_ALL", "de_DE.UTF-8")
             .env_remove("JAVA_HOME")
             .output()
@@ -77,4 +105,27 @@ fn java_is_found_behind_what_else_it_says() {
     assert_eq!(found("21.0.1"), Ok(true));
     // Too old: another of this machine, if there is one, is taken instead.
     assert_ne!(found("1.8.0_402"), Ok(true));
+}
+
+#[test]
+fn rust_is_looked_up_in_fresh_lists_although_nothing_else_is_missing() {
+    let (rustup, cargo) = ("#!/bin/sh\nexit 0\n", "#!/bin/sh\necho 'cargo 99.0.0 (0 2099-01-01)'\n");
+    let fakes = [("apt-get", APT_GET), ("apt-cache", APT_CACHE_AFTER_UPDATE), ("rustup", rustup), ("cargo", cargo)];
+    let machine = Machine::new("rust", &fakes);
+    let ended = machine.bash(&format!("{WITHOUT_RUST}\nmain build"));
+    let said = machine.said();
+    assert_eq!(ended, Ok(String::new()), "{said}");
+    let asked: Vec<&str> = said.lines().filter(|line| line.starts_with("apt-get")).collect();
+    assert!(matches!(asked[..], ["apt-get update -q", install] if install.ends_with(" rustup")), "{said}");
+}
+
+#[test]
+fn nothing_is_installed_where_rust_cannot_be_had() {
+    let machine = Machine::new("no-rust", &[("apt-get", APT_GET), ("apt-cache", APT_CACHE)]);
+    // Something else is missing, too.
+    let ended = machine.bash(&format!("{WITHOUT_RUST}\nhas_library() {{ false; }}\nmain build"));
+    let said = machine.said();
+    assert_eq!(ended, Err(1), "{said}");
+    assert!(said.contains("apt-get update") && !said.contains("apt-get install -q"), "{said}");
+    assert!(said.contains("forebay needs Rust") && said.contains("https://rustup.rs"), "{said}");
 }

@@ -49,7 +49,7 @@ pub trait Described: Sync {
     fn section(&self) -> &'static str;
     fn name(&self) -> &'static str;
     /// The cells of its row in the table; none for what this version does not have.
-    fn row(&self) -> Option<[String; 5]>;
+    fn row(&self) -> Option<[String; 4]>;
 }
 
 impl<K: Kind> Described for Setting<K> {
@@ -61,10 +61,9 @@ impl<K: Kind> Described for Setting<K> {
         self.name
     }
 
-    fn row(&self) -> Option<[String; 5]> {
+    fn row(&self) -> Option<[String; 4]> {
         let k = &self.kind;
-        (!k.not_yet())
-            .then(|| [k.type_and_unit(), k.default_text(), k.range_text(), "no".to_owned(), self.prose.to_owned()])
+        (!k.not_yet()).then(|| [k.type_and_unit(), k.default_text(), k.range_text(), self.prose.to_owned()])
     }
 }
 

@@ -1,23 +1,30 @@
-//! The table of settings in tuning.md.
+//! The generated part of tuning.md: every setting, and the properties of librdkafka that are none.
 
 use super::ALL;
+use crate::config::kafka::OWNED;
 
-/// Every setting in Markdown, one table for each section of the file.
+/// Every setting in Markdown, one table for each section of the file; below that of `[kafka]`, what may not stand in it.
 pub fn settings_table() -> String {
     let mut text = String::new();
     let mut section = "";
     for setting in ALL {
-        let Some([kind, default, range, reloads, prose]) = setting.row() else { continue };
+        let Some([kind, default, range, prose]) = setting.row() else { continue };
         if setting.section() != section {
+            if section == "kafka" {
+                text.push_str(&owned_properties());
+            }
             section = setting.section();
             text.push_str(&format!("\n### {}\n\n", heading(section)));
-            text.push_str(
-                "| setting | type, unit | default | range | reloads | what it does |\n|---|---|---|---|---|---|\n",
-            );
+            text.push_str("| setting | type, unit | default | range | what it does |\n|---|---|---|---|---|\n");
         }
-        text.push_str(&format!("| `{}` | {kind} | {default} | {range} | {reloads} | {prose} |\n", setting.name()));
+        text.push_str(&format!("| `{}` | {kind} | {default} | {range} | {prose} |\n", setting.name()));
     }
     text
+}
+
+fn owned_properties() -> String {
+    let names: Vec<String> = OWNED.iter().map(|(name, _)| format!("`{name}`")).collect();
+    format!("\nRefused, because they belong to forebay: {}, and librdkafka's callbacks.\n", names.join(", "))
 }
 
 fn heading(section: &str) -> String {
