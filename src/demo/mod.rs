@@ -7,6 +7,7 @@
 mod binaries;
 mod broker;
 mod config;
+mod directory;
 mod options;
 mod progress;
 mod publisher;

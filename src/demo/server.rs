@@ -1,9 +1,8 @@
 //! A throw-away PostgreSQL: made, started, stopped and removed here. It answers on a Unix socket in a directory that only its
 //! own user (and root) can enter, runs with PostgreSQL's default durability, and is gone when its guard is dropped, when the
-//! process is killed, too (the directory stays behind then).
+//! process is killed, too (the directory stays behind then; the next demonstration removes it).
 
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,14 +15,13 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use crate::console;
 use crate::demo::DemoError;
 use crate::demo::binaries::{self, User};
+use crate::demo::directory::Directory;
 
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What of its log an error shows.
 const LOG_LINES: usize = 15;
-/// The name of the socket is appended; together they must fit into 107 bytes (unix(7)).
-const DIRECTORY_BYTES_MAX: usize = 80;
 
 pub const ROLE: &str = "forebay";
 pub const DATABASE: &str = "demo";
@@ -32,7 +30,7 @@ pub const DATABASE: &str = "demo";
 pub struct Server {
     programs: PathBuf,
     user: Option<User>,
-    directory: PathBuf,
+    directory: Directory,
     child: Option<Child>,
     keep: bool,
 }
@@ -43,7 +41,7 @@ impl Server {
     pub fn start(keep: bool) -> Result<Server, DemoError> {
         let programs = binaries::directory()?;
         let user = binaries::user()?;
-        let directory = create_directory(user.as_ref())?;
+        let directory = Directory::create(user.as_ref(), keep)?;
         // From here on its drop cleans up.
         let mut server = Server { programs, user, directory, child: None, keep: false };
         server.initialise()?;
@@ -55,7 +53,7 @@ impl Server {
     }
 
     pub fn directory(&self) -> &Path {
-        &self.directory
+        self.directory.path()
     }
 
     /// The connection string of the demonstration's database.
@@ -70,19 +68,19 @@ impl Server {
     /// Lets it live on. Returns how to stop it and to remove what it leaves.
     pub fn keep(&mut self) -> String {
         self.keep = true;
-        let (pg_ctl, directory) = (self.programs.join("pg_ctl"), self.directory.display());
+        let (pg_ctl, directory) = (self.programs.join("pg_ctl"), self.directory().display());
         let as_user = self.user.as_ref().map(|user| format!("runuser -u {} -- ", user.name)).unwrap_or_default();
         format!("{as_user}{} -D {directory}/data stop -m fast && rm -r {directory}", pg_ctl.display())
     }
 
     fn dsn_of(&self, database: &str) -> String {
-        format!("host={} user={ROLE} dbname={database}", self.directory.display())
+        format!("host={} user={ROLE} dbname={database}", self.directory().display())
     }
 
     /// A program of PostgreSQL, as its user, out of reach of the terminal's Ctrl-C.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
-        command.current_dir(&self.directory).env("LC_ALL", "C").stdin(Stdio::null()).process_group(0);
+        command.current_dir(self.directory()).env("LC_ALL", "C").stdin(Stdio::null()).process_group(0);
         if let Some(user) = &self.user {
             command.uid(user.uid).gid(user.gid);
         }
@@ -105,7 +103,7 @@ impl Server {
         let errors = log.try_clone().map_err(|e| DemoError::unavailable("PostgreSQL's log", e))?;
         let mut command = self.command("postgres");
         command.args(["-D", "data", "-c", "listen_addresses=", "-c", "unix_socket_permissions=0700", "-k"]);
-        command.arg(&self.directory).stdout(log).stderr(errors);
+        command.arg(self.directory()).stdout(log).stderr(errors);
         if !keep {
             // SAFETY: between fork and exec this makes one system call and nothing else.
             unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::QUIT))?)) };
@@ -131,7 +129,7 @@ impl Server {
     }
 
     fn log(&self) -> PathBuf {
-        self.directory.join("log")
+        self.directory().join("log")
     }
 
     fn end_of_log(&self) -> String {
@@ -165,26 +163,10 @@ impl Drop for Server {
         if let Some(child) = &mut self.child {
             Server::stop(child);
         }
-        if let Err(error) = fs::remove_dir_all(&self.directory) {
-            console::err(format_args!("{} stays behind: {error}", self.directory.display()));
+        if let Err(error) = fs::remove_dir_all(self.directory()) {
+            console::err(format_args!("{} stays behind: {error}", self.directory().display()));
         }
     }
-}
-
-/// An empty directory that belongs to PostgreSQL's user.
-fn create_directory(user: Option<&User>) -> Result<PathBuf, DemoError> {
-    let base = std::env::temp_dir();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-    // The path goes into connection strings, commands to copy, and a socket's address.
-    let fits = base.to_str().is_some_and(|base| base.len() <= DIRECTORY_BYTES_MAX && base.chars().all(plain));
-    let base = if fits { base } else { PathBuf::from("/tmp") };
-    let directory = base.join(format!("forebay-demo-{}-{:08x}", std::process::id(), fastrand::u32(..)));
-    let failed = |e| DemoError::unavailable(&format!("{} (TMPDIR says where)", directory.display()), e);
-    DirBuilder::new().mode(0o700).create(&directory).map_err(failed)?;
-    if let Some(user) = user {
-        chown(&directory, Some(user.uid), Some(user.gid)).map_err(failed)?;
-    }
-    Ok(directory)
 }
 
 #[cfg(test)]

@@ -66,6 +66,31 @@ fn ctrl_c_and_its_like_leave_nothing() {
     }
 }
 
+#[test]
+fn what_a_killed_one_left_goes_with_the_next() {
+    let directory = directory();
+    let arguments = ["--records", "100000", "--rate", "500"];
+    let mut child = demo(directory.path(), &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let homes = || left_in(directory.path());
+    wait_until(Duration::from_secs(60), "PostgreSQL's socket", || {
+        homes().iter().any(|home| home.join(".s.PGSQL.5432").exists())
+    });
+    // One that runs keeps its own.
+    let small = ["--records", "100"];
+    proved(&demo(directory.path(), &small).output().unwrap());
+    assert!(child.try_wait().unwrap().is_none());
+    let [home] = &homes()[..] else { panic!("{:?}", homes()) };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let server = home.join("data/postmaster.pid");
+    wait_until(Duration::from_secs(60), "PostgreSQL to end with it", || !server.exists());
+    let output = demo(directory.path(), &small).output().unwrap();
+    proved(&output);
+    let errors = text(&output.stderr);
+    assert!(errors.contains(&format!("removed {}, which a killed demonstration left", home.display())), "{errors}");
+    assert_eq!(homes(), [] as [PathBuf; 0]);
+}
+
 fn ended(child: &mut Child) -> std::process::ExitStatus {
     wait_until(Duration::from_secs(60), "the demonstration to end", || child.try_wait().unwrap().is_some());
     child.wait().unwrap()
@@ -109,6 +134,7 @@ fn what_makes_no_sense_is_refused() {
     check(&["--records", "10"], Some("/nonexistent"), 69, "FOREBAY_PG_BIN=/nonexistent: no initdb");
     let output = demo("/nonexistent".as_ref(), &["--records", "10"]).output().unwrap();
     assert_eq!(output.status.code(), Some(69));
-    assert!(text(&output.stderr).contains("(TMPDIR says where)"), "{}", text(&output.stderr));
+    let errors = text(&output.stderr);
+    assert!(errors.contains("no directory can be made in /nonexistent, which TMPDIR names: No such file"), "{errors}");
     assert_eq!(left_in(directory.path()), [] as [PathBuf; 0]);
 }
