@@ -12,10 +12,8 @@ use crate::engine::worker::BatchLimits;
 use crate::state::chunk::{Chunk, RawRecord};
 use crate::state::lane::Loads;
 use crate::state::router::lane_of;
+use crate::state::spares::Spares;
 use crate::types::{Generation, ShardIx, Token, TopicIx, TopicPartition};
-
-/// Emptied chunks kept for reuse.
-const SPARE_CHUNKS_MAX: usize = 256;
 
 /// How much work of slow handlers a worker may have and still be preferred to an idle one.
 const PACK_TIME: Duration = Duration::from_millis(5);
@@ -25,7 +23,7 @@ pub struct Dispatcher {
     outlets: Vec<Outlet>,
     limits: BatchLimits,
     affinity: Affinity,
-    spare: Vec<Box<Chunk>>,
+    spares: Spares,
     /// Serial number of the chunk opened last; 0 is no chunk.
     serial: u64,
     /// By topic: what a record takes, where records may be slow (handlers); `None` for tables.
@@ -90,7 +88,7 @@ impl Dispatcher {
             outlets: inboxes.into_iter().map(outlet).collect(),
             limits,
             affinity,
-            spare: Vec::new(),
+            spares: Spares::default(),
             serial: 0,
             record_us: slow.iter().map(|slow| slow.then_some(0)).collect(),
         }
@@ -123,7 +121,7 @@ impl Dispatcher {
             let chunks = &mut owned.held[held as usize];
             // Cut like every other chunk: once released, each of them is a batch, and batches are bounded.
             if chunks.last().is_none_or(|chunk| self.limits.reached(chunk)) {
-                let mut chunk = take_spare(&mut self.spare, owner.at.topic);
+                let mut chunk = self.spares.take(owner.at.topic);
                 chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
                 chunks.push(chunk);
             }
@@ -141,7 +139,7 @@ impl Dispatcher {
         let open = &mut outlet.open[worker][usize::from(owner.at.topic.0)];
         let (serial, chunk) = open.get_or_insert_with(|| {
             self.serial += 1;
-            (self.serial, take_spare(&mut self.spare, owner.at.topic))
+            (self.serial, self.spares.take(owner.at.topic))
         });
         if lane.run.0 != *serial {
             let run = chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
@@ -207,14 +205,12 @@ impl Dispatcher {
 
     /// Keeps a chunk for reuse.
     pub fn recycle(&mut self, chunk: Box<Chunk>) {
-        if self.spare.len() < SPARE_CHUNKS_MAX {
-            self.spare.push(chunk);
-        }
+        self.spares.keep(chunk);
     }
 
     /// A chunk for records that cannot be sent yet.
     pub fn spare(&mut self, topic: TopicIx) -> Box<Chunk> {
-        take_spare(&mut self.spare, topic)
+        self.spares.take(topic)
     }
 
     /// What one chunk may hold.
@@ -264,16 +260,6 @@ fn pack(record_us: Option<u64>) -> usize {
     match record_us {
         None => usize::MAX,
         Some(us) => (PACK_TIME.as_micros() as u64 / us.max(1)).max(1) as usize,
-    }
-}
-
-fn take_spare(spare: &mut Vec<Box<Chunk>>, topic: TopicIx) -> Box<Chunk> {
-    match spare.pop() {
-        Some(mut chunk) => {
-            chunk.reset(topic);
-            chunk
-        }
-        None => Box::new(Chunk::new(topic)),
     }
 }
 

@@ -85,9 +85,6 @@ pub struct Chunk {
     bytes: Vec<u8>,
 }
 
-/// Arenas above this are not kept for reuse, or one oversized record would be paid for ever.
-const ARENA_KEPT_MAX: usize = 1 << 20;
-
 impl Chunk {
     pub fn new(topic: TopicIx) -> Chunk {
         Chunk { topic, runs: Vec::new(), records: Vec::new(), bytes: Vec::new() }
@@ -99,9 +96,14 @@ impl Chunk {
         self.runs.clear();
         self.records.clear();
         self.bytes.clear();
-        if self.bytes.capacity() > ARENA_KEPT_MAX {
-            self.bytes.shrink_to(ARENA_KEPT_MAX);
-        }
+    }
+
+    /// Bytes of memory that it holds, whether it is full or empty.
+    pub fn footprint(&self) -> usize {
+        size_of::<Chunk>()
+            + self.bytes.capacity()
+            + self.records.capacity() * size_of::<RecordMeta>()
+            + self.runs.capacity() * size_of::<LaneRun>()
     }
 
     /// Opens a run; records pushed with its index move its `next` on.

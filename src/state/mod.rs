@@ -7,4 +7,5 @@ pub mod chunk;
 pub mod lane;
 pub mod retry;
 pub mod router;
+pub mod spares;
 pub mod tracker;
