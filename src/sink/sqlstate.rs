@@ -55,8 +55,8 @@ fn single(code: &str) -> Option<Class> {
         "42P05" => Class::Shard,
         "55P03" => Class::LockWait,
         "57014" => Class::TooLong,
-        // A foreign server that cannot be reached is as good as down.
-        "HV00N" => Class::Outage,
+        // A foreign server that has no memory or cannot be reached is as good as down.
+        "HV001" | "HV00N" => Class::Outage,
         _ => return None,
     })
 }

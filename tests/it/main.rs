@@ -16,6 +16,7 @@ mod real;
 mod scripts;
 mod sim;
 mod sink;
+mod sqlstates;
 mod statements;
 mod support;
 mod table;
