@@ -106,8 +106,13 @@ pub struct Running(Option<Child>);
 
 impl Running {
     pub fn start(a: &Arguments, job: &Job<'_>) -> Outcome<Running> {
+        Running::start_child("engine-child", a, job)
+    }
+
+    /// Another program for the same job.
+    pub fn start_child(mode: &str, a: &Arguments, job: &Job<'_>) -> Outcome<Running> {
         let child = Command::new(std::env::current_exe()?)
-            .args(["engine-child", job.target.word(), "--topic", job.topic, "--affinity", job.affinity])
+            .args([mode, job.target.word(), "--topic", job.topic, "--affinity", job.affinity])
             .args(["--records", &job.records.to_string(), "--workers", &a.workers.to_string()])
             .args(["--batch", &a.batch.to_string(), "--dsn", &a.dsn])
             .stdout(Stdio::piped())
@@ -213,7 +218,7 @@ fn watch(counters: &Counters, records: u64, stopper: &Stopper) -> (Duration, Dur
     (began.elapsed(), process_cpu() - cpu)
 }
 
-fn peak_mb() -> f64 {
+pub fn peak_mb() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or_default() / 1024.0

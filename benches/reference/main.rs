@@ -10,7 +10,7 @@
 //! | `affinity` | the engine with lanes bound late; with lanes bound statically |
 //! | `handler` | the engine with a handler that does nothing: no rows, but fences |
 //! | `lag` | the engine at one and at ten times the records: does memory grow with lag? |
-//! | `steady` | a producer that never waits for the engine, and latencies from the time at which a record should have been sent to the `clock_timestamp()` of its row (before COMMIT); lanes bound late, and statically |
+//! | `steady` | a producer that never waits for the engine, and latencies from the time at which a record should have been sent to the `clock_timestamp()` of its row (before COMMIT); lanes bound late, statically, and the least that does such a job: one thread without fences |
 //! | `pipeline` | librdkafka's bare poll loop; the engine's source, poller and workers without a database |
 //!
 //! Options: `--records` (1,000,000), `--keys` (200,000), `--rounds` (3), `--workers` (8), `--batch` (500), `--affinity` (late);
@@ -29,6 +29,7 @@ mod alone;
 mod arguments;
 mod bare;
 mod engine;
+mod least;
 mod pipeline;
 mod producer;
 mod rounds;
@@ -46,6 +47,7 @@ fn main() -> Outcome<()> {
     let mut arguments = Arguments::read()?;
     match arguments.modes.first().map(String::as_str) {
         Some("engine-child") => return engine::child(&arguments),
+        Some("least-child") => return least::child(&arguments),
         Some("producer-child") => return producer::child(&arguments),
         Some(_) => {}
         None => arguments.modes.push("catchup".to_owned()),

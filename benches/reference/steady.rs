@@ -18,18 +18,21 @@ use super::workload::{PARTITIONS, producer, record_key, send};
 const WARM_UP: u64 = 1_000;
 const WARM_UP_DEADLINE: Duration = Duration::from_secs(60);
 
+/// Instead of an affinity: no engine.
+const LEAST: &str = "least";
+
 pub fn steady(a: &Arguments) -> Outcome<()> {
     println!("steady: {} records/s for {} s, producer's linger {} ms; latencies in ms", a.rate, a.seconds, a.linger);
-    let mut of = [("late", Figures::default()), ("static", Figures::default())];
+    let mut of = ["late", "static", LEAST].map(|name| (name, Figures::default()));
     for round in 1..=a.rounds {
-        for (affinity, figures) in &mut of {
+        for (name, figures) in &mut of {
             let load = load();
-            let lived = live(a, affinity)?;
-            println!("round {round}  {affinity:<6}  {lived}   {load}");
+            let lived = live(a, name)?;
+            println!("round {round}  {name:<6}  {lived}   {load}");
             figures.push(&lived);
         }
     }
-    of.iter().for_each(|(affinity, figures)| println!("steady: {affinity:<6}  {figures}"));
+    of.iter().for_each(|(name, figures)| println!("steady: {name:<6}  {figures}"));
     Ok(())
 }
 
@@ -39,7 +42,20 @@ struct Lived {
     latency: [f64; 4],
     engine: Run,
     producer_late: f64,
+    stalls: Stalls,
 }
+
+/// Times of [`STALL_MS`] or more in which no row at all was written, though records came steadily: then the cause is not one
+/// slow record but something that holds up everybody, and a percentile says how long that took rather than how fast all is.
+struct Stalls {
+    number: i64,
+    /// Of all of them, and the longest, in ms.
+    total: f64,
+    longest: f64,
+}
+
+/// See [`Stalls`].
+const STALL_MS: f64 = 20.0;
 
 impl fmt::Display for Lived {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -47,15 +63,18 @@ impl fmt::Display for Lived {
         let late = self.producer_late;
         write!(f, "p50 {p50:.1}  p99 {p99:.1}  p99.9 {p999:.1}  max {max:.1}   ")?;
         write!(f, "{batches:.0} transactions of {:.0} records, own CPU {cpu_us:.2} µs/row", records / batches)?;
-        write!(f, ", producer late by {late:.1} at most")
+        let Stalls { number, total, longest } = self.stalls;
+        write!(f, ", producer late by {late:.1} at most")?;
+        write!(f, ", {number} stalls of {total:.0} ms, the longest {longest:.0}")
     }
 }
 
-fn live(a: &Arguments, affinity: &str) -> Outcome<Lived> {
+fn live(a: &Arguments, name: &str) -> Outcome<Lived> {
     let topic = Topic::create("reference_steady", PARTITIONS);
     engine::fresh_table(a, Target::Log)?;
     let records = WARM_UP + a.rate * a.seconds;
-    let running = Running::start(a, &Job { target: Target::Log, topic: topic.name(), records, affinity })?;
+    let job = Job { target: Target::Log, topic: topic.name(), records, affinity: name };
+    let running = if name == LEAST { Running::start_child("least-child", a, &job) } else { Running::start(a, &job) }?;
     let mut client = Client::connect(&a.dsn, NoTls)?;
     warm_up(a, topic.name(), &mut client)?;
     let producer_late = produce(a, topic.name())?;
@@ -71,7 +90,17 @@ fn live(a: &Arguments, affinity: &str) -> Outcome<Lived> {
         return Err(format!("{rows} rows of {} records", a.rate * a.seconds).into());
     }
     let latency = latency.try_into().map_err(|_| "four percentiles were asked for")?;
-    Ok(Lived { latency, engine, producer_late })
+    Ok(Lived { latency, engine, producer_late, stalls: stalls(&mut client)? })
+}
+
+fn stalls(client: &mut Client) -> Outcome<Stalls> {
+    let row = client.query_one(
+        "SELECT count(*), coalesce(sum(ms), 0), coalesce(max(ms), 0) FROM (SELECT (extract(epoch FROM \
+         written - lag(written) OVER (ORDER BY written)) * 1000)::float8 AS ms FROM reference WHERE sent_us > 0) AS g \
+         WHERE ms >= $1",
+        &[&STALL_MS],
+    )?;
+    Ok(Stalls { number: row.get(0), total: row.get(1), longest: row.get(2) })
 }
 
 /// Records without a time, until their rows are there.
