@@ -14,9 +14,9 @@ pub struct Drained {
     pub bytes: usize,
 }
 
-/// The binding's own one-message poll, doing nothing with what it gets. Without the short back-off librdkafka would stop
+/// The binding's own consumer at the begin of each partition, in no group. Without the short back-off librdkafka would stop
 /// fetching for a second whenever its queue is full.
-pub fn bare_poll(bootstrap: &str, topic: &str, partitions: i32, records: usize) -> Drained {
+pub fn bare_consumer(bootstrap: &str, topic: &str, partitions: i32) -> BaseConsumer {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("group.id", "bench-poll")
@@ -29,6 +29,12 @@ pub fn bare_poll(bootstrap: &str, topic: &str, partitions: i32, records: usize) 
         list.add_partition_offset(topic, partition, Offset::Offset(0)).expect("an offset");
     }
     consumer.assign(&list).expect("an assignment");
+    consumer
+}
+
+/// The binding's own one-message poll, doing nothing with what it gets.
+pub fn bare_poll(bootstrap: &str, topic: &str, partitions: i32, records: usize) -> Drained {
+    let consumer = bare_consumer(bootstrap, topic, partitions);
     let (mut seen, mut bytes, mut began) = (0, 0, None);
     while seen < records {
         if let Some(message) = consumer.poll(Duration::from_millis(100)) {

@@ -197,9 +197,14 @@ pub fn child(a: &Arguments) -> Outcome<()> {
     if rows < records {
         return Err(format!("{rows} of {records} records became durable").into());
     }
+    print_run(elapsed, cpu, rows, batches);
+    Ok(())
+}
+
+/// The numbers that [`Running::finish`] reads.
+pub fn print_run(elapsed: Duration, cpu: Duration, rows: u64, batches: u64) {
     let cpu_us = cpu.as_secs_f64() * 1e6 / rows as f64;
     println!("{} {cpu_us} {} {rows} {batches}", rows as f64 / elapsed.as_secs_f64(), peak_mb());
-    Ok(())
 }
 
 /// Time and CPU time from the first record until all are durable.
@@ -218,7 +223,7 @@ fn watch(counters: &Counters, records: u64, stopper: &Stopper) -> (Duration, Dur
     (began.elapsed(), process_cpu() - cpu)
 }
 
-pub fn peak_mb() -> f64 {
+fn peak_mb() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or_default() / 1024.0

@@ -191,13 +191,13 @@ impl SourceTrying {
         }
         let lasted = if refused.is_some() { self.0.failed(now) } else { self.0.ended(now) };
         if let Some(lasted) = lasted {
-            say_in_vain("Kafka", &doing, lasted, refused);
+            say_in_vain("Kafka", doing, lasted, refused);
         }
     }
 }
 
 /// That something has been tried in vain for long, and why; or, without a reason, that it works again.
-fn say_in_vain(place: &str, doing: &dyn Display, lasted: Duration, reason: Option<impl Display>) {
+fn say_in_vain(place: &str, doing: impl Display, lasted: Duration, reason: Option<impl Display>) {
     let seconds = lasted.as_secs();
     match reason {
         Some(reason) => tracing::warn!("{place}: {doing} has been tried in vain for {seconds} s: {reason}"),
@@ -377,7 +377,7 @@ impl<S: Source> Poller<S> {
                 Event::Shard { shard, health } => self.core.shard_health(shard, &health),
                 Event::InVain { shard, topic, doing, lasted, reason } => {
                     let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
-                    say_in_vain(&place, &doing, lasted, reason);
+                    say_in_vain(&place, doing, lasted, reason);
                 }
                 Event::Panicked { thread, message } => {
                     self.core.stop = Some(Stop::Internal(format!("thread {thread} panicked: {message}")));

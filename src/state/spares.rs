@@ -1,7 +1,7 @@
 //! Emptied chunks, kept for another use.
 //!
-//! Every chunk grows to the largest batch that it ever held, and a moment of many small chunks makes many of them: without a
-//! bound in bytes, memory would grow for as long as there is work.
+//! Every chunk grows to the largest batch that it ever held, and a moment of many small chunks makes many of them: a bound in
+//! number alone would let large records hold hundreds of MB.
 
 use crate::state::chunk::Chunk;
 use crate::types::TopicIx;
