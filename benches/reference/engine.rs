@@ -170,6 +170,8 @@ impl Handler for Nothing {
 
 /// The process's own part: runs until the records are durable and prints a [`Run`]'s numbers.
 pub fn child(a: &Arguments) -> Outcome<()> {
+    // As the program does.
+    forebay::cli::memory::map_large_blocks();
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
     let word = a.modes.get(1).map(String::as_str);
     let target = Target::ALL.into_iter().find(|t| Some(t.word()) == word).ok_or("no such target")?;

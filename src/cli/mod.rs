@@ -5,6 +5,7 @@ mod demo;
 mod fences;
 mod init;
 mod log;
+pub mod memory;
 mod run;
 
 use std::path::{Path, PathBuf};
@@ -109,6 +110,7 @@ impl From<&Failure> for ExitCode {
 
 /// Does what the process's arguments say.
 pub fn main() -> std::process::ExitCode {
+    memory::map_large_blocks();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
