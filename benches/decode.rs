@@ -8,7 +8,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use forebay::config::{Delivery, InsertMode, Table, Target, Topic, UnknownFields};
+use forebay::config::{Delivery, InsertMode, OnBadRecord, Table, Target, Topic, UnknownFields};
+use forebay::sink::BadRecord;
 use forebay::sink::catalog::{Catalog, Column};
 use forebay::sink::encode::Kind;
 use forebay::sink::table::{TablePlan, TableWriter};
@@ -26,11 +27,12 @@ fn main() {
     let mut writer = TableWriter::new(Arc::new(plan()));
     let batches: Vec<Batch> = (0..BATCHES).map(|number| batch(number as u64)).collect();
     let bytes = batches.iter().map(Batch::bytes).sum::<usize>() / (BATCHES * RECORDS);
-    let mut best = f64::MAX;
+    let (mut best, mut bad) = (f64::MAX, Vec::new());
     for round in 0..=ROUNDS {
         let start = Instant::now();
         for batch in (0..REPEATS).flat_map(|_| &batches) {
-            if let Err((index, reason)) = writer.load(black_box(batch), 0..batch.len()) {
+            writer.load(black_box(batch), 0..batch.len(), &mut bad);
+            if let Some(BadRecord { index, reason }) = bad.first() {
                 panic!("record {index}: {reason}");
             }
             black_box(writer.groups());
@@ -117,7 +119,12 @@ fn plan() -> TablePlan {
         unknown_fields: UnknownFields::Ignore,
         columns: BTreeMap::new(),
     };
-    let topic = Topic { name: "updates".into(), target: Target::Table(table.clone()), delivery: Delivery::ExactlyOnce };
+    let topic = Topic {
+        name: "updates".into(),
+        target: Target::Table(table.clone()),
+        delivery: Delivery::ExactlyOnce,
+        on_bad_record: OnBadRecord::Stop,
+    };
     TablePlan::new(&topic, &table, &catalog).unwrap_or_else(|problems| panic!("{problems:?}"))
 }
 

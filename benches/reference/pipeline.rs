@@ -15,10 +15,10 @@ use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
 use forebay::engine::poller::{Poller, Ports, Settings};
 use forebay::engine::report::{Reporter, Waker};
 use forebay::engine::thread::Thread;
-use forebay::engine::worker::{BatchLimits, Signals, Worker};
+use forebay::engine::worker::{BatchLimits, Signals, TopicWriting, Worker};
 use forebay::metrics::Counters;
 use forebay::sink::{
-    Anchor, Control, Failure, FenceRow, Identity, Progress, RowCounts, Taken, Takeover, Writer, Written,
+    Anchor, Control, Failure, FenceRow, Identity, Progress, RowCounts, Taken, Takeover, Tolerates, Writer, Written,
 };
 use forebay::source::Source;
 use forebay::source::kafka::{KafkaSource, Options};
@@ -88,6 +88,10 @@ impl Writer for Drops {
         Ok(Written::Applied(RowCounts { upserted: records as u32, ..RowCounts::default() }))
     }
 
+    fn sift(&mut self, _: &Batch, _: Range<usize>, _: &[LaneMove], _: &mut Tolerates<'_>) -> Result<Written, Failure> {
+        unreachable!("no write ever fails")
+    }
+
     fn reread(&mut self, _: TopicIx, _: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure> {
         unreachable!("no write ever fails")
     }
@@ -134,8 +138,8 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
     let mut inboxes = Vec::new();
     for index in 0..a.workers as u16 {
         let (chunks, inbox) = bounded(INBOX_CHUNKS_MAX);
-        let delivery = vec![config.topics[0].delivery];
-        let worker = Worker::new(writer.clone(), index, inbox, Arc::clone(&signals), limits, delivery, context());
+        let topics = vec![TopicWriting::new(&config.topics[0])];
+        let worker = Worker::new(writer.clone(), index, inbox, Arc::clone(&signals), limits, topics, context());
         threads.push(Thread::spawn("worker", None, Some(events_in.clone()), move || worker.run())?);
         inboxes.push(chunks);
     }

@@ -157,6 +157,25 @@ pub struct Topic {
     pub target: Target,
     /// Overrides the engine's.
     pub delivery: Delivery,
+    pub on_bad_record: OnBadRecord,
+}
+
+/// What becomes of a record that cannot be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnBadRecord {
+    /// Its topic stops in front of it.
+    Stop,
+    /// It goes into `forebay.dead_letter`, and its key goes on; too many of them stop the topic.
+    DeadLetter(BadLimit),
+}
+
+/// Beyond it, as one worker sees a topic, bad records are no exception any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadLimit {
+    /// In a row.
+    pub run_max: usize,
+    /// Of the last thousand or two.
+    pub percent_max: usize,
 }
 
 #[derive(Debug, Clone)]

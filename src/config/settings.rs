@@ -21,10 +21,17 @@ pub enum By {
     Map,
 }
 
-/// `[topic.on_bad_record] policy`, as far as this version goes.
+/// `[topic.on_bad_record] policy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnBadRecord {
+pub enum BadPolicy {
     Stop,
+    DeadLetter,
+}
+
+/// `[topic.on_bad_record] then`, as far as this version goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    Skip,
 }
 
 /// The order is that of the table in tuning.md. A setting that is missing here is refused as unknown.
@@ -77,6 +84,8 @@ pub static ALL: &[&dyn Described] = &[
     &TOPIC_UNKNOWN_FIELDS,
     &ON_BAD_RECORD_POLICY,
     &ON_BAD_RECORD_THEN,
+    &ON_BAD_RECORD_RUN_MAX,
+    &ON_BAD_RECORD_PERCENT_MAX,
     &ADMIN_LISTEN,
 ];
 
@@ -424,17 +433,34 @@ pub static TOPIC_UNKNOWN_FIELDS: Setting<Choice<UnknownFields>> = Setting {
     },
     prose: "What a field without a column means: nothing, or that the record is at fault.",
 };
-pub static ON_BAD_RECORD_POLICY: Setting<Choice<OnBadRecord>> = Setting {
+pub static ON_BAD_RECORD_POLICY: Setting<Choice<BadPolicy>> = Setting {
     section: "topic.on_bad_record",
     name: "policy",
-    kind: Choice { default: OnBadRecord::Stop, words: &[("stop", OnBadRecord::Stop)] },
-    prose: "What a record that cannot be applied does: it stops its topic, nothing of it is lost, other topics go on.",
+    kind: Choice {
+        default: BadPolicy::DeadLetter,
+        words: &[("dead_letter", BadPolicy::DeadLetter), ("stop", BadPolicy::Stop)],
+    },
+    prose: "What becomes of a record that cannot be applied. \"dead_letter\": it goes, whole, into `forebay.dead_letter`, in the \
+            transaction that writes its neighbours. \"stop\": its topic stops in front of it, nothing of it is lost, other topics \
+            go on; with at_least_once there is no other choice.",
 };
-pub static ON_BAD_RECORD_THEN: Setting<NotYet> = Setting {
+pub static ON_BAD_RECORD_THEN: Setting<Choice<Then>> = Setting {
     section: "topic.on_bad_record",
     name: "then",
-    kind: NotYet("no such key: this version stops the topic at a bad record, dead letters are not built yet"),
-    prose: "",
+    kind: Choice { default: Then::Skip, words: &[("skip", Then::Skip)] },
+    prose: "What becomes of a dead letter's key: it goes on without it.",
+};
+pub static ON_BAD_RECORD_RUN_MAX: Setting<Number> = Setting {
+    section: "topic.on_bad_record",
+    name: "run_max",
+    kind: number("records", 100, 1..=1_000_000_000),
+    prose: "So many dead letters in a row, as one worker sees the topic; one more stops it: that is no bad record but a bad deploy.",
+};
+pub static ON_BAD_RECORD_PERCENT_MAX: Setting<Number> = Setting {
+    section: "topic.on_bad_record",
+    name: "percent_max",
+    kind: number("%", 10, 0..=100),
+    prose: "So many dead letters among the last thousand or two, likewise; 100 never stops it.",
 };
 pub static ADMIN_LISTEN: Setting<NotYet> = Setting {
     section: "admin",

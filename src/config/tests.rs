@@ -151,6 +151,7 @@ policy = "stop"
     assert_eq!(config.shards[0].partitions, Some(vec![0..=3, 8..=8]));
     let Target::Table(table) = &config.topics[0].target else { panic!("a table") };
     assert_eq!(config.topics[0].delivery, Delivery::ExactlyOnce);
+    assert_eq!(config.topics[0].on_bad_record, OnBadRecord::Stop);
     assert_eq!(table.columns["country"], ColumnSource::Pointer(vec!["geo".into(), "a/b".into(), "0".into()]));
     assert_eq!(table.columns["at"], ColumnSource::Offset);
     assert_eq!(table.columns["trace"], ColumnSource::Header("trace".into()));
@@ -339,14 +340,31 @@ fn what_may_be_a_secret_is_not_shown() {
 }
 
 #[test]
+fn dead_letters_need_fences() {
+    let policy = |toml: &str| {
+        valid(&SMALLEST.replacen(TOPIC_END, &format!("{TOPIC_END}\n{toml}"), 1)).config.topics[0].on_bad_record
+    };
+    assert_eq!(policy(""), OnBadRecord::DeadLetter(BadLimit { run_max: 100, percent_max: 10 }));
+    let limits = "[topic.on_bad_record]\nthen = \"skip\"\nrun_max = 7\npercent_max = 100";
+    assert_eq!(policy(limits), OnBadRecord::DeadLetter(BadLimit { run_max: 7, percent_max: 100 }));
+    assert_eq!(policy("delivery = \"at_least_once\""), OnBadRecord::Stop);
+    check(
+        TOPIC_END,
+        &format!("{TOPIC_END}\ndelivery = \"at_least_once\"\n[topic.on_bad_record]\npolicy = \"dead_letter\""),
+        &[
+            "forebay.toml:19: topic[0].on_bad_record.policy: found \"dead_letter\" with delivery = \"at_least_once\", expected \"stop\": dead letters are written with the fences, and there are none",
+        ],
+    );
+}
+
+#[test]
 fn what_this_version_does_not_have_is_said() {
     let later = "[topic.on_bad_record]\npolicy = \"dead_letter\"\nthen = \"park\"";
     check(
         TOPIC_END,
         &format!("{TOPIC_END}\n{later}"),
         &[
-            "forebay.toml:18: topic[0].on_bad_record.policy: found \"dead_letter\", expected stop, the only choice of this version",
-            "forebay.toml:19: topic[0].on_bad_record.then: found \"park\", expected no such key: this version stops the topic at a bad record, dead letters are not built yet",
+            "forebay.toml:19: topic[0].on_bad_record.then: found \"park\", expected skip, the only choice of this version",
         ],
     );
     check(

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use toml::de::DeValue;
 
 use super::raw::{Section, describe};
-use super::settings as s;
-use super::{ColumnSource, Delivery, InsertMode, Table, Target, Topic};
+use super::settings::{self as s, BadPolicy, Then};
+use super::{BadLimit, ColumnSource, Delivery, InsertMode, OnBadRecord, Table, Target, Topic};
 
 /// Settings that say nothing without a table.
 const TABLE_SETTINGS: &[&str] = &[
@@ -59,17 +59,15 @@ fn same_table(a: &Topic, b: &Topic) -> bool {
 }
 
 fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
-    let on_bad_record = section.table("on_bad_record", "topic.on_bad_record", &[]);
-    on_bad_record.get(&s::ON_BAD_RECORD_POLICY);
-    on_bad_record.get(&s::ON_BAD_RECORD_THEN);
     let name = section.get(&s::TOPIC_NAME);
     let table = section.get(&s::TOPIC_TABLE);
     let delivery = section.get(&s::TOPIC_DELIVERY).unwrap_or(delivery);
+    let on_bad_record = on_bad_record(&section.table("on_bad_record", "topic.on_bad_record", &[]), delivery);
     if section.get(&s::TOPIC_HANDLER) {
         for setting in TABLE_SETTINGS.iter().filter(|setting| section.is_written(setting)) {
             section.problem(setting, "a value beside handler = true", "nothing: the handler decides");
         }
-        return Some(Topic { name: name?, target: Target::Handler, delivery });
+        return Some(Topic { name: name?, target: Target::Handler, delivery, on_bad_record });
     }
     if !section.is_written("table") {
         section.problem("table", "nothing", "a table, or handler = true in a program that embeds forebay");
@@ -90,7 +88,28 @@ fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
     };
     cross_check(section, &table);
     let name = name?;
-    (!table.name.is_empty()).then_some(Topic { name, target: Target::Table(table), delivery })
+    (!table.name.is_empty()).then_some(Topic { name, target: Target::Table(table), delivery, on_bad_record })
+}
+
+fn on_bad_record(section: &Section<'_>, delivery: Delivery) -> OnBadRecord {
+    let policy = section.get(&s::ON_BAD_RECORD_POLICY);
+    let Then::Skip = section.get(&s::ON_BAD_RECORD_THEN);
+    let run_max = section.get(&s::ON_BAD_RECORD_RUN_MAX);
+    let percent_max = section.get(&s::ON_BAD_RECORD_PERCENT_MAX);
+    if delivery == Delivery::AtLeastOnce {
+        if section.is_written("policy") && policy == BadPolicy::DeadLetter {
+            section.problem(
+                "policy",
+                "\"dead_letter\" with delivery = \"at_least_once\"",
+                "\"stop\": dead letters are written with the fences, and there are none",
+            );
+        }
+        return OnBadRecord::Stop;
+    }
+    match policy {
+        BadPolicy::Stop => OnBadRecord::Stop,
+        BadPolicy::DeadLetter => OnBadRecord::DeadLetter(BadLimit { run_max, percent_max }),
+    }
 }
 
 fn cross_check(section: &Section<'_>, table: &Table) {

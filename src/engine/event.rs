@@ -26,6 +26,8 @@ pub enum Event {
     FenceLost { shard: ShardIx, partitions: Vec<(TopicPartition, Generation)>, what: String },
     /// The topic cannot go on: a record is at fault, or the table is.
     TopicStopped { topic: TopicIx, at: Option<(i32, Offset)>, reason: Reason },
+    /// So many records became dead letters since the last word about them; the last of them, for people.
+    DeadLetters { shard: ShardIx, topic: TopicIx, letters: u64, last: String },
     /// From a control thread.
     Control { shard: ShardIx, answer: Answer },
     /// A shard's worker or control thread lost its database, or has it again.

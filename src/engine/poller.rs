@@ -379,6 +379,10 @@ impl<S: Source> Poller<S> {
                     let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
                     say_in_vain(&place, doing, lasted, reason);
                 }
+                Event::DeadLetters { shard, topic, letters, last } => {
+                    let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
+                    tracing::warn!("{place}: {letters} records became dead letters; the last one: {last}");
+                }
                 Event::Panicked { thread, message } => {
                     self.core.stop = Some(Stop::Internal(format!("thread {thread} panicked: {message}")));
                 }

@@ -16,7 +16,7 @@ use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX, Re
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
 use crate::engine::report::{Reporter, Waker};
 use crate::engine::thread::Thread;
-use crate::engine::worker::{BatchLimits, Signals, Worker};
+use crate::engine::worker::{BatchLimits, Signals, TopicWriting, Worker};
 use crate::metrics::Counters;
 use crate::sink::Reason;
 use crate::sink::control::PostgresControl;
@@ -250,10 +250,10 @@ impl Threads<'_> {
         core: Option<usize>,
     ) -> Result<Thread, EngineError> {
         let config = &self.engine.config;
-        let delivery = config.topics.iter().map(|t| t.delivery).collect();
+        let topics = config.topics.iter().map(TopicWriting::new).collect();
         let signals = Arc::clone(self.signals);
         let limits = BatchLimits::new(&config.engine);
-        let worker = Worker::new(writer, index, inbox, signals, limits, delivery, self.context(shard)?);
+        let worker = Worker::new(writer, index, inbox, signals, limits, topics, self.context(shard)?);
         started(Thread::spawn(name, core, Some(self.events.clone()), move || worker.run()))
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::clock::Clock;
-use crate::config::{self, Delivery};
+use crate::config::{self, Delivery, OnBadRecord};
 use crate::engine::Rules;
 use crate::engine::control::LoopContext;
 use crate::engine::event::{Doing, Event};
@@ -19,6 +19,7 @@ use crate::sink::{Failure, FenceRow, Reason, RowCounts, Writer, Written};
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::Chunk;
 use crate::state::retry::{Backoff, Trying};
+use crate::state::tolerance::Tolerance;
 use crate::types::{Generation, Lane, TopicIx, TopicPartition};
 
 /// What a loop wants to do next.
@@ -81,6 +82,33 @@ impl BatchLimits {
     }
 }
 
+/// How a worker writes a topic.
+#[derive(Debug, Clone, Copy)]
+pub struct TopicWriting {
+    pub delivery: Delivery,
+    /// What bad records are tolerated as dead letters; none: any of them stops the topic.
+    tolerance: Option<Tolerance>,
+    unsaid: Unsaid,
+}
+
+/// Dead letters that nobody has been told of.
+#[derive(Debug, Clone, Copy, Default)]
+struct Unsaid {
+    letters: u64,
+    /// When somebody was told last.
+    said: Option<Duration>,
+}
+
+impl TopicWriting {
+    pub fn new(topic: &config::Topic) -> TopicWriting {
+        let tolerance = match topic.on_bad_record {
+            OnBadRecord::Stop => None,
+            OnBadRecord::DeadLetter(limit) => Some(Tolerance::new(limit)),
+        };
+        TopicWriting { delivery: topic.delivery, tolerance, unsaid: Unsaid::default() }
+    }
+}
+
 /// See the module's text.
 pub struct Worker<W> {
     writer: W,
@@ -93,7 +121,7 @@ pub struct Worker<W> {
     signals: Arc<Signals>,
     limits: BatchLimits,
     /// By topic.
-    delivery: Vec<Delivery>,
+    topics: Vec<TopicWriting>,
     backoff: Backoff,
     trying: Trying,
     batch: Batch,
@@ -103,6 +131,10 @@ pub struct Worker<W> {
     state: State,
     /// How many records to try at once: halved while one of them is at fault, without bound otherwise.
     piece_max: usize,
+    /// A record of the piece is at fault: to be found, and to become a dead letter.
+    sifting: bool,
+    /// What the topic's tolerance is once the last try is applied.
+    judged: Option<Judged>,
     counts: RowCounts,
     began: Duration,
     /// Tenures whose fences were lost: what is left of them in the inbox is not worth a try.
@@ -127,7 +159,7 @@ impl<W: Writer> Worker<W> {
         inbox: Receiver<Box<Chunk>>,
         signals: Arc<Signals>,
         limits: BatchLimits,
-        delivery: Vec<Delivery>,
+        topics: Vec<TopicWriting>,
         context: LoopContext,
     ) -> Worker<W> {
         let LoopContext { report, clock, rng, rules, backoff } = context;
@@ -141,7 +173,7 @@ impl<W: Writer> Worker<W> {
             rules,
             signals,
             limits,
-            delivery,
+            topics,
             backoff,
             trying: Trying::default(),
             batch: Batch::new(),
@@ -149,6 +181,8 @@ impl<W: Writer> Worker<W> {
             carry: None,
             state: State::Idle,
             piece_max: usize::MAX,
+            sifting: false,
+            judged: None,
             counts: RowCounts::default(),
             began: Duration::ZERO,
             dead: HashMap::new(),
@@ -222,9 +256,13 @@ impl<W: Writer> Worker<W> {
         Next::Again
     }
 
-    fn exactly_once(&self) -> bool {
+    fn writing(&mut self) -> &mut TopicWriting {
         let topic = self.batch.topic().expect("a batch is being written");
-        self.delivery[usize::from(topic.0)] == Delivery::ExactlyOnce
+        &mut self.topics[usize::from(topic.0)]
+    }
+
+    fn exactly_once(&mut self) -> bool {
+        self.writing().delivery == Delivery::ExactlyOnce
     }
 
     fn piece(&self) -> usize {
@@ -237,11 +275,17 @@ impl<W: Writer> Worker<W> {
             return self.give_back();
         }
         self.batch.moves(piece, &mut self.moves);
-        match self.writer.write(&self.batch, 0..piece, &self.moves) {
+        let tolerance = self.writing().tolerance.filter(|_| self.sifting);
+        let result = match tolerance {
+            Some(tolerance) => self.sift(piece, tolerance),
+            None => {
+                self.judged = None;
+                self.writer.write(&self.batch, 0..piece, &self.moves)
+            }
+        };
+        match result {
             Ok(Written::Applied(counts)) => {
-                self.counts.upserted += counts.upserted;
-                self.counts.deleted += counts.deleted;
-                self.counts.folded += counts.folded;
+                self.counts += counts;
                 self.applied(piece)
             }
             Ok(Written::Mismatch) => {
@@ -253,11 +297,66 @@ impl<W: Writer> Worker<W> {
         }
     }
 
+    fn sift(&mut self, piece: usize, tolerance: Tolerance) -> Result<Written, Failure> {
+        let mut judged = None;
+        let result = self.writer.sift(&self.batch, 0..piece, &self.moves, &mut |bad| {
+            let after = tolerance.after(0..piece, bad.iter().map(|b| b.index));
+            let last = bad.last().map(|b| {
+                let record = self.batch.record(b.index);
+                format!("partition {} offset {}: {}", record.partition, record.offset, b.reason)
+            });
+            let tolerated = after.is_ok();
+            judged = Some(Judged { after, letters: bad.len() as u64, last });
+            tolerated
+        });
+        self.judged = judged;
+        match (result, self.judged.as_ref().map(|judged| &judged.after)) {
+            (Err(Failure::Record(index, mut reason)), Some(Err(limit))) => {
+                reason.text.push_str(&format!("; stopping because of {limit}"));
+                Err(Failure::Record(index, reason))
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// The piece is durable: what it says about the topic counts.
+    fn judge(&mut self, topic: TopicIx, piece: usize) {
+        let after = match self.judged.take() {
+            Some(Judged { after, letters, last }) => {
+                self.say_letters(topic, letters, last);
+                after
+            }
+            None => match self.topics[usize::from(topic.0)].tolerance {
+                Some(tolerance) => tolerance.after(0..piece, []),
+                None => return,
+            },
+        };
+        if let Ok(tolerance) = after {
+            self.topics[usize::from(topic.0)].tolerance = Some(tolerance);
+        }
+    }
+
+    /// Now and then, with how many there were since the last time.
+    fn say_letters(&mut self, topic: TopicIx, letters: u64, last: Option<String>) {
+        let now = self.clock.now();
+        let unsaid = &mut self.topics[usize::from(topic.0)].unsaid;
+        unsaid.letters += letters;
+        if let Some(last) = last
+            && unsaid.said.is_none_or(|said| now - said >= SAID_AGAIN)
+        {
+            let letters = std::mem::take(&mut unsaid.letters);
+            unsaid.said = Some(now);
+            self.report.tell(Event::DeadLetters { shard: self.report.shard(), topic, letters, last });
+        }
+    }
+
     fn applied(&mut self, piece: usize) -> Next {
         self.report.well();
         self.backoff.reset();
         let topic = self.batch.topic().expect("a batch is being written");
         self.report.in_vain(topic, Doing::Writing, self.trying.ended(self.clock.now()), None);
+        self.judge(topic, piece);
+        self.sifting = false;
         self.batch.written(piece);
         if self.batch.is_empty() {
             return self.give_back();
@@ -282,8 +381,17 @@ impl<W: Writer> Worker<W> {
                 self.in_vain(reason);
                 self.state = State::Write { at: self.later() };
             }
+            // Found by a look at each record; one that is too long even alone is at fault, too.
+            Failure::Record(..) | Failure::TooLong(_)
+                if !self.sifting && self.writing().tolerance.is_some() && at_fault(&failure, piece) =>
+            {
+                self.sifting = true;
+                self.state = State::Write { at: Duration::ZERO };
+            }
             Failure::Record(Some(0), reason) => return self.stop_topic(true, reason.clone()),
             Failure::Record(Some(index), _) => {
+                // What is before it, and then it alone.
+                self.sifting = false;
                 self.piece_max = *index;
                 self.state = State::Write { at: Duration::ZERO };
             }
@@ -383,11 +491,29 @@ impl<W: Writer> Worker<W> {
         let took_us = self.clock.now().saturating_sub(self.began).as_micros() as u64;
         self.report.tell(Event::Returned { shard: self.report.shard(), worker: self.index, chunks, counts, took_us });
         self.piece_max = usize::MAX;
+        self.sifting = false;
+        self.judged = None;
         self.trying = Trying::default();
         self.state = State::Idle;
         Next::Again
     }
 }
+
+/// What a try of sifting would make of the topic's tolerance, for when it is known to be applied.
+struct Judged {
+    after: Result<Tolerance, String>,
+    letters: u64,
+    /// The last of the letters, for people.
+    last: Option<String>,
+}
+
+/// Whether a record is at fault, as far as a piece of this many can tell.
+fn at_fault(failure: &Failure, piece: usize) -> bool {
+    matches!(failure, Failure::Record(..)) || piece == 1
+}
+
+/// How often dead letters are worth a line in the log, per worker and topic.
+const SAID_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long a worker sleeps before it looks at the signals again.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -435,6 +561,7 @@ mod tests {
 
     use super::*;
     use crate::clock::TestClock;
+    use crate::sink::Tolerates;
     use crate::state::chunk::RawRecord;
     use crate::types::{NextOffset, Offset, Token};
 
@@ -449,6 +576,16 @@ mod tests {
             }
         }
 
+        fn sift(
+            &mut self,
+            _: &Batch,
+            _: std::ops::Range<usize>,
+            _: &[LaneMove],
+            _: &mut Tolerates<'_>,
+        ) -> Result<Written, Failure> {
+            unreachable!("no record is at fault")
+        }
+
         fn reread(&mut self, _: TopicIx, _: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure> {
             unreachable!("a lock that could not be had leaves nothing unknown")
         }
@@ -460,7 +597,8 @@ mod tests {
         let (context, events) = LoopContext::of_test(&clock, Duration::from_secs(5));
         let (chunks, inbox) = bounded(1);
         let limits = BatchLimits { records_max: 10, bytes_max: 1000 };
-        let (signals, delivery) = (Arc::new(Signals::new(1)), vec![Delivery::ExactlyOnce]);
+        let signals = Arc::new(Signals::new(1));
+        let topics = vec![TopicWriting { delivery: Delivery::ExactlyOnce, tolerance: None, unsaid: Unsaid::default() }];
         let locked = Locked(clock, Duration::from_secs(100));
         let mut chunk = Box::new(Chunk::new(TopicIx(0)));
         let at = TopicPartition { topic: TopicIx(0), partition: 0 };
@@ -468,7 +606,7 @@ mod tests {
         chunk.push(run, 0, 0, &RawRecord { offset: Offset(0), timestamp_ms: 0, key: None, value: None, headers: &[] });
         chunks.send(chunk).unwrap();
         drop(chunks);
-        Worker::new(locked, 0, inbox, signals, limits, delivery, context).run();
+        Worker::new(locked, 0, inbox, signals, limits, topics, context).run();
         let said: Vec<(u64, bool)> = events
             .try_iter()
             .filter_map(|event| match event {

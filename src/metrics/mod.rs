@@ -13,6 +13,8 @@ pub struct Counters {
     pub skipped: Counter,
     /// Records that another one of their batch made superfluous.
     pub folded: Counter,
+    /// Records that became dead letters.
+    pub dead_lettered: Counter,
     /// Rows inserted or updated, and rows deleted.
     pub upserted: Counter,
     pub deleted: Counter,

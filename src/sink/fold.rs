@@ -73,6 +73,11 @@ impl Rows {
         self.width = width;
     }
 
+    /// Drops the cells of a row that was begun and not closed.
+    pub fn drop_open(&mut self) {
+        self.cells.truncate(self.rows.len() * self.width);
+    }
+
     pub fn key(&self, row: u32) -> &[u8] {
         let (from, to) = self.rows[row as usize].key;
         &self.keys[from as usize..to as usize]

@@ -5,6 +5,7 @@ pub mod array;
 pub mod catalog;
 pub mod connect;
 pub mod control;
+pub mod dead_letter;
 pub mod decode;
 pub mod encode;
 pub mod fence;
@@ -19,6 +20,7 @@ pub mod pool;
 pub mod postgres;
 pub mod schema;
 pub mod session;
+pub mod sift;
 pub mod sqlstate;
 pub mod statement;
 pub mod table;
@@ -48,6 +50,24 @@ pub struct RowCounts {
     pub deleted: u32,
     /// Records that another one of the batch made superfluous.
     pub folded: u32,
+    /// Records that became dead letters.
+    pub dead: u32,
+}
+
+impl std::ops::AddAssign for RowCounts {
+    fn add_assign(&mut self, other: RowCounts) {
+        self.upserted += other.upserted;
+        self.deleted += other.deleted;
+        self.folded += other.folded;
+        self.dead += other.dead;
+    }
+}
+
+/// A record that cannot be applied: its index in the batch, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRecord {
+    pub index: usize,
+    pub reason: Reason,
 }
 
 /// What went wrong, by what is to be done about it.
@@ -109,12 +129,25 @@ pub struct FenceRow {
     pub token: Token,
 }
 
+/// Whether these records may all be set aside; [`Writer::sift`] asks before it commits.
+pub type Tolerates<'a> = dyn FnMut(&[BadRecord]) -> bool + 'a;
+
 /// A worker's side of a database: one connection, one transaction at a time.
 pub trait Writer {
     /// One transaction: moves the fences named by `moves`, all or nothing, and applies the records of `range` in order.
     /// Connects first where there is no connection. After [`Failure::Outage`] its outcome is unknown; after every other
     /// failure nothing was done. With `at_least_once` `moves` is ignored.
     fn write(&mut self, batch: &Batch, range: Range<usize>, moves: &[LaneMove]) -> Result<Written, Failure>;
+    /// As [`write`](Writer::write), but the records at fault become dead letters in the same transaction, and all others are
+    /// applied. `tolerates` is shown them, in order, before anything is committed; where it says no, and where a record waits
+    /// for another that is not there (a missing parent), nothing is done, and [`Failure::Record`] names the first one.
+    fn sift(
+        &mut self,
+        batch: &Batch,
+        range: Range<usize>,
+        moves: &[LaneMove],
+        tolerates: &mut Tolerates<'_>,
+    ) -> Result<Written, Failure>;
     /// The fences as they are now, of lanes (partition, lane); one that does not exist is left out.
     fn reread(&mut self, topic: TopicIx, lanes: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure>;
 }

@@ -27,7 +27,10 @@ impl std::fmt::Display for Version {
 }
 
 /// Each step leads to its version from the one before; all of them may run again without harm.
-const MIGRATIONS: &[(Version, &str)] = &[(Version { major: 1, minor: 0 }, V1_0)];
+const MIGRATIONS: &[(Version, &str)] = &[(Version { major: 1, minor: 0 }, V1_0), (LETTERS, V1_1)];
+
+/// Since when there are dead letters.
+const LETTERS: Version = Version { major: 1, minor: 1 };
 
 /// The tables of schema `forebay`, those of later versions included: what no topic may write to.
 pub const TABLES: &[&str] = &["meta", "source", "partition", "fence", "parked", "hold", "dead_letter"];
@@ -72,6 +75,26 @@ CREATE TABLE IF NOT EXISTS forebay.fence (
   token bigint NOT NULL,
   PRIMARY KEY (source, partition, lane)
 ) WITH (fillfactor = 50);
+"#;
+
+const V1_1: &str = r#"
+-- Records that could not be applied, whole: put here by the transaction that moved their fences.
+CREATE TABLE IF NOT EXISTS forebay.dead_letter (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  source int NOT NULL,
+  topic text NOT NULL,
+  partition int NOT NULL,
+  "offset" bigint NOT NULL,
+  at timestamptz NOT NULL DEFAULT now(),
+  ts timestamptz,                -- the record's own time
+  sqlstate text,                 -- none where PostgreSQL never saw it
+  error text NOT NULL,
+  resolution text,               -- what a person decided; none so far
+  key bytea,
+  payload bytea,
+  headers bytea,                 -- packed; `forebay dead-letters show` unpacks them
+  UNIQUE (source, partition, "offset")
+);
 "#;
 
 /// Notes the version; a newer one stays.
@@ -148,7 +171,8 @@ struct Meta {
 impl Meta {
     /// Facts, and which of the tables are lacking although a version is noted.
     const SQL: &str = "SELECT key, value FROM forebay.meta UNION ALL SELECT 'lacks', t FROM \
-                       UNNEST('{forebay.source,forebay.partition,forebay.fence}'::text[]) t WHERE to_regclass(t) IS NULL";
+                       UNNEST('{forebay.source,forebay.partition,forebay.fence,forebay.dead_letter}'::text[]) t \
+                       WHERE to_regclass(t) IS NULL";
 
     fn read(answer: &[SimpleQueryMessage]) -> Result<Meta, Failure> {
         let mut meta = Meta::default();
@@ -279,7 +303,9 @@ fn refuse(meta: &Meta) -> Result<(), Failure> {
             format!("forebay's tables here have version {found}, made by a newer forebay; this one knows {CURRENT}");
         return Err(Failure::Shard(Reason::new(text)));
     }
-    if let Some(table) = meta.get("lacks") {
+    let older = meta.version.is_none_or(|found| found < LETTERS);
+    let lacking = meta.rows.iter().filter(|(key, _)| key == "lacks").map(|(_, table)| table.as_str());
+    if let Some(table) = lacking.into_iter().find(|table| !(older && *table == "forebay.dead_letter")) {
         let text =
             format!("the table {table} is gone; somebody dropped it, and with it what says which records are applied");
         return Err(Failure::Shard(Reason::new(text)));
@@ -351,7 +377,7 @@ mod tests {
     #[test]
     fn versions_rise() {
         assert!(MIGRATIONS.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert_eq!(CURRENT.to_string(), "1.0");
+        assert_eq!(CURRENT.to_string(), "1.1");
     }
 
     #[test]

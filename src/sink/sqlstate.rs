@@ -11,6 +11,9 @@ use postgres::error::{DbError, Error};
 
 use crate::sink::{Failure, Reason};
 
+/// A foreign key's parent is not there.
+pub const MISSING_PARENT: &str = "23503";
+
 /// What is to be done about an error; see [`Failure`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {

@@ -40,7 +40,7 @@ use crate::sink::fold::{Cell, Fold, Op, Row, Rows, Rules, Step};
 pub use crate::sink::plan::TablePlan;
 use crate::sink::plan::{Mask, PlanColumn, Source};
 pub use crate::sink::statement::Shape;
-use crate::sink::{Reason, RowCounts, moment, statement};
+use crate::sink::{BadRecord, Reason, RowCounts, moment, statement};
 use crate::state::batch::Batch;
 use crate::state::chunk::RecordRef;
 
@@ -95,14 +95,14 @@ impl TableWriter {
         &self.plan
     }
 
-    /// Decodes and folds records of the batch. The error names the first bad record in order, by its index in the batch;
-    /// nothing is to be written then.
-    pub fn load(&mut self, batch: &Batch, range: Range<usize>) -> Result<(), (usize, Reason)> {
+    /// Decodes and folds records of the batch, given by their indices in order. Those that do not decode are left out and
+    /// named in `bad`.
+    pub fn load(&mut self, batch: &Batch, records: impl Iterator<Item = usize>, bad: &mut Vec<BadRecord>) {
         self.clear();
-        for index in range {
+        for index in records {
             if let Err(text) = self.record(&batch.record(index)) {
-                self.clear();
-                return Err((index, Reason::new(text)));
+                self.rows.drop_open();
+                bad.push(BadRecord { index, reason: Reason::new(text) });
             }
         }
         let (plan, arena) = (&self.plan, &self.arena);
@@ -112,7 +112,6 @@ impl TableWriter {
         };
         self.fold.fold(&mut self.rows, &self.rules, newer, plan.guard, &mut self.steps);
         self.group();
-        Ok(())
     }
 
     /// Data-modifying statements that what was loaded needs, in this order; 0 if nothing is to be written.

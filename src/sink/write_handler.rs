@@ -1,17 +1,17 @@
 //! A batch into a `Handler`: one transaction, fences first, then each lane's records in offset order.
 
 use std::any::Any;
-use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use postgres::{Error, IsolationLevel};
+use postgres::{Error, IsolationLevel, Transaction};
 
 use crate::config::Delivery;
-use crate::sink::handler::HandlerError;
+use crate::sink::handler::{Handler, HandlerError, HandlerFactory};
 use crate::sink::session::own_failure;
-use crate::sink::writer::PostgresWriter;
-use crate::sink::{Failure, Reason, RowCounts, Written, sqlstate};
+use crate::sink::sift::{Refused, sift};
+use crate::sink::writer::{PostgresWriter, deciding};
+use crate::sink::{Failure, Reason, RowCounts, Tolerates, Written, dead_letter, sqlstate};
 use crate::state::batch::Batch;
 use crate::state::chunk::RecordRef;
 use crate::types::TopicIx;
@@ -23,18 +23,60 @@ impl PostgresWriter {
         batch: &Batch,
         range: Range<usize>,
     ) -> Result<Written, Failure> {
+        self.handled(topic, |call, transaction| {
+            for lane in by_lane(batch, range.clone()) {
+                call.handle(transaction, batch, &lane)?;
+            }
+            Ok(RowCounts { upserted: range.len() as u32, ..RowCounts::default() })
+        })
+    }
+
+    /// Finds the records at fault by savepoints within each lane, and makes them dead letters.
+    pub(super) fn sift_handled(
+        &mut self,
+        topic: TopicIx,
+        batch: &Batch,
+        range: Range<usize>,
+        tolerates: &mut Tolerates<'_>,
+    ) -> Result<Written, Failure> {
+        let (live, _) = self.session.open()?;
+        let letters = live.prepared_letters().map_err(|e| own_failure(&e))?;
+        let source = self.fences.source;
+        self.handled(topic, |call, transaction| {
+            let mut bad = Vec::new();
+            for lane in by_lane(batch, range.clone()) {
+                sift(&lane, &mut bad, |piece| {
+                    call.try_piece(transaction, batch, piece).map_err(|failure| match failure {
+                        Failure::Record(index, reason) => Refused::Record(index, reason),
+                        Failure::TooLong(reason) => Refused::Record(None, reason),
+                        other => Refused::Other(other),
+                    })
+                })?;
+            }
+            bad.sort_by_key(|b| b.index);
+            if let Some(first) = deciding(&bad, tolerates) {
+                return Err(Failure::Record(Some(first.index), first.reason.clone()));
+            }
+            dead_letter::insert(transaction, &letters, (source, call.name), batch, &bad)
+                .map_err(|e| own_failure(&e))?;
+            let dead = bad.len() as u32;
+            Ok(RowCounts { upserted: range.len() as u32 - dead, dead, ..RowCounts::default() })
+        })
+    }
+
+    /// One transaction with the topic's handler: fences, then `work`.
+    fn handled(
+        &mut self,
+        topic: TopicIx,
+        work: impl FnOnce(&mut Call<'_>, &mut Transaction<'_>) -> Result<RowCounts, Failure>,
+    ) -> Result<Written, Failure> {
         let failed = |error: Error| sqlstate::failure(&error);
         let settings = &self.config.topics[usize::from(topic.0)];
-        let handler = match self.handlers.entry(topic) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => match self.factories.get(&topic) {
-                Some(factory) => unknown.insert(factory()),
-                None => {
-                    let text = format!("topic {:?} has neither a table nor a handler", settings.name);
-                    return Err(Failure::Topic(Reason::new(text)));
-                }
-            },
+        let Some(factory) = self.factories.get(&topic) else {
+            let text = format!("topic {:?} has neither a table nor a handler", settings.name);
+            return Err(Failure::Topic(Reason::new(text)));
         };
+        let handler = self.handlers.entry(topic).or_insert_with(|| factory());
         let (live, _) = self.session.open()?;
         let fences = match settings.delivery {
             Delivery::ExactlyOnce => Some(live.prepared_fences().map_err(|e| own_failure(&e))?),
@@ -49,26 +91,51 @@ impl PostgresWriter {
                 return Ok(Written::Mismatch);
             }
         }
-        let count = range.len() as u32;
-        for lane in by_lane(batch, range) {
-            let records: Vec<RecordRef<'_>> = lane.iter().map(|index| batch.record(*index)).collect();
-            match catch_unwind(AssertUnwindSafe(|| handler.handle(&mut transaction, &records))) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(handler_failure(&settings.name, error, &lane)),
-                Err(panic) => {
-                    // What the handler kept between calls may be half changed.
-                    self.handlers.remove(&topic);
-                    let text = format!("the handler of topic {:?} panicked: {}", settings.name, panic_text(&*panic));
-                    return Err(Failure::Record(only(&lane), Reason::new(text)));
-                }
-            }
-        }
+        let counts = work(&mut Call { name: &settings.name, handler, factory }, &mut transaction)?;
         // A statement that failed, if the handler goes on as if it had not, aborts the transaction, and PostgreSQL answers
         // COMMIT with a friendly ROLLBACK. The SELECT before it is refused instead.
         transaction.batch_execute("SELECT 1; COMMIT").map_err(|error| database_failure(&settings.name, &error))?;
         // Committed; its drop would send a ROLLBACK. It owns nothing.
         std::mem::forget(transaction);
-        Ok(Written::Applied(RowCounts { upserted: count, ..RowCounts::default() }))
+        Ok(Written::Applied(counts))
+    }
+}
+
+/// The handler of one topic, and what is needed to call it.
+struct Call<'a> {
+    name: &'a str,
+    handler: &'a mut Box<dyn Handler>,
+    factory: &'a HandlerFactory,
+}
+
+impl Call<'_> {
+    /// `lane` holds places in the batch.
+    fn handle(&mut self, transaction: &mut Transaction<'_>, batch: &Batch, lane: &[usize]) -> Result<(), Failure> {
+        let records: Vec<RecordRef<'_>> = lane.iter().map(|index| batch.record(*index)).collect();
+        match catch_unwind(AssertUnwindSafe(|| self.handler.handle(transaction, &records))) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(handler_failure(self.name, error, lane)),
+            Err(panic) => {
+                // What the handler kept between calls may be half changed.
+                *self.handler = (self.factory)();
+                let text = format!("the handler of topic {:?} panicked: {}", self.name, panic_text(&*panic));
+                Err(Failure::Record(only(lane), Reason::new(text)))
+            }
+        }
+    }
+
+    /// As `handle`, behind a savepoint: of what fails, nothing is left.
+    fn try_piece(&mut self, transaction: &mut Transaction<'_>, batch: &Batch, piece: &[usize]) -> Result<(), Failure> {
+        let failed = |error: Error| database_failure(self.name, &error);
+        let mut savepoint = transaction.savepoint("piece").map_err(failed)?;
+        // Dropped, it is rolled back.
+        self.handle(&mut savepoint, batch, piece)?;
+        let name = self.name;
+        let result = savepoint.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").and_then(|()| savepoint.commit());
+        result.map_err(|error| match database_failure(name, &error) {
+            Failure::Record(_, reason) => Failure::Record(only(piece), reason),
+            other => other,
+        })
     }
 }
 

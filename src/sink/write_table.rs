@@ -3,6 +3,7 @@
 //! The one thing done twice is what did nothing the first time: a statement that failed because its table was altered is
 //! built anew from the catalog, once.
 
+use std::collections::HashSet;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use postgres::{Client, Error, Statement};
 
 use crate::config::{self, Delivery, Target};
 use crate::sink::catalog::{Catalog, CatalogError};
-use crate::sink::session::Live;
+use crate::sink::session::{Live, own_failure};
+use crate::sink::sift::{Refused, sift};
 use crate::sink::table::{TablePlan, TableWriter};
-use crate::sink::writer::{FenceArrays, Name, PostgresWriter};
-use crate::sink::{Failure, Reason, Written, fence, sqlstate};
+use crate::sink::writer::{FenceArrays, Name, PostgresWriter, deciding};
+use crate::sink::{BadRecord, Failure, Reason, RowCounts, Tolerates, Written, dead_letter, fence, sqlstate};
 use crate::state::batch::Batch;
 use crate::types::TopicIx;
 
@@ -56,8 +58,9 @@ impl PostgresWriter {
         topic: TopicIx,
         batch: &Batch,
         range: Range<usize>,
+        mut tolerates: Option<&mut Tolerates<'_>>,
     ) -> Result<Written, Failure> {
-        match self.try_table(topic, batch, range.clone()) {
+        match self.try_table(topic, batch, range.clone(), tolerates.as_mut().map(|t| &mut **t as &mut Tolerates<'_>)) {
             Ok(written) => Ok(written),
             Err(Stop::Failed(failure)) => Err(failure),
             Err(Stop::Altered(failure)) => {
@@ -68,7 +71,7 @@ impl PostgresWriter {
                 );
                 // A new connection also looks whether forebay's own tables are there.
                 self.session.close();
-                match self.try_table(topic, batch, range) {
+                match self.try_table(topic, batch, range, tolerates) {
                     Ok(written) => Ok(written),
                     Err(Stop::Failed(failure) | Stop::Altered(failure)) => Err(self.about(topic, failure)),
                 }
@@ -76,7 +79,14 @@ impl PostgresWriter {
         }
     }
 
-    fn try_table(&mut self, topic: TopicIx, batch: &Batch, range: Range<usize>) -> Result<Written, Stop> {
+    /// Without `tolerates` a record at fault fails the whole.
+    fn try_table(
+        &mut self,
+        topic: TopicIx,
+        batch: &Batch,
+        range: Range<usize>,
+        tolerates: Option<&mut Tolerates<'_>>,
+    ) -> Result<Written, Stop> {
         let settings = &self.config.topics[usize::from(topic.0)];
         let Target::Table(table) = &settings.target else { unreachable!("only table topics come here") };
         let (live, fresh) = self.session.open()?;
@@ -87,14 +97,26 @@ impl PostgresWriter {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => unknown.insert(read_table(&mut live.client, settings, table)?),
         };
-        let mut loaded = known.writer.load(batch, range.clone());
-        if loaded.is_err() && known.read_at.elapsed() > PLAN_TRUSTED {
+        let mut bad = Vec::new();
+        known.writer.load(batch, range.clone(), &mut bad);
+        if !bad.is_empty() && known.read_at.elapsed() > PLAN_TRUSTED {
             *known = read_table(&mut live.client, settings, table)?;
             // What the old plan called a shape is another one now.
             live.statements.forget(|name| name.topic() == Some(topic));
-            loaded = known.writer.load(batch, range);
+            bad.clear();
+            known.writer.load(batch, range.clone(), &mut bad);
         }
-        loaded.map_err(|(index, reason)| Failure::Record(Some(index), reason))?;
+        if let Some(tolerates) = tolerates {
+            let mut sifting = Sifting { topic, name: &settings.name, batch, writer: &mut known.writer, tolerates };
+            let result = sifting.run(live, range, bad, &self.fences);
+            if !matches!(result, Ok(Written::Applied(_))) && live.client.batch_execute("ROLLBACK").is_err() {
+                self.session.close();
+            }
+            return result;
+        }
+        if let Some(BadRecord { index, reason }) = bad.into_iter().next() {
+            return Err(Failure::Record(Some(index), reason).into());
+        }
         let writer = &known.writer;
         let fences = (settings.delivery == Delivery::ExactlyOnce).then_some(&self.fences);
         let counts = writer.counts();
@@ -187,6 +209,97 @@ impl Live<Name> {
         }
         self.client.batch_execute("COMMIT")?;
         Ok(true)
+    }
+}
+
+/// One transaction that sets bad records aside.
+struct Sifting<'a, 't> {
+    topic: TopicIx,
+    name: &'a str,
+    batch: &'a Batch,
+    writer: &'a mut TableWriter,
+    tolerates: &'a mut Tolerates<'t>,
+}
+
+impl Sifting<'_, '_> {
+    /// `undecoded` are known to be bad. The caller rolls back what was not applied.
+    fn run(
+        &mut self,
+        live: &mut Live<Name>,
+        range: Range<usize>,
+        undecoded: Vec<BadRecord>,
+        fences: &FenceArrays,
+    ) -> Result<Written, Stop> {
+        let fence_statement = live.prepared_fences()?;
+        let letters = live.prepared_letters()?;
+        live.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")?;
+        if !live.client.query_one(&fence_statement, &fences.params())?.get::<_, bool>(0) {
+            return Ok(Written::Mismatch);
+        }
+        let waits = |b: &BadRecord| b.reason.sqlstate.as_deref() == Some(sqlstate::MISSING_PARENT);
+        live.client.batch_execute("SAVEPOINT records")?;
+        let (mut bad, mut counts) = self.apply(live, range.clone(), undecoded.clone())?;
+        if bad.iter().any(waits) {
+            // Halves hide from each other: the parent may be in a later one. Together again, without those that are bad anyhow.
+            bad.retain(|b| !waits(b));
+            live.client.batch_execute("ROLLBACK TO SAVEPOINT records")?;
+            (bad, counts) = self.apply(live, range, bad)?;
+        }
+        bad.sort_by_key(|b| b.index);
+        if let Some(first) = deciding(&bad, self.tolerates) {
+            return Err(Failure::Record(Some(first.index), first.reason.clone()).into());
+        }
+        dead_letter::insert(&mut live.client, &letters, (fences.source, self.name), self.batch, &bad)
+            .map_err(|error| Stop::Failed(own_failure(&error)))?;
+        live.client.batch_execute("COMMIT")?;
+        counts.dead = bad.len() as u32;
+        Ok(Written::Applied(counts))
+    }
+
+    /// Applies what is not `bad` already; returns all that is.
+    fn apply(
+        &mut self,
+        live: &mut Live<Name>,
+        range: Range<usize>,
+        mut bad: Vec<BadRecord>,
+    ) -> Result<(Vec<BadRecord>, RowCounts), Stop> {
+        let known: HashSet<usize> = bad.iter().map(|b| b.index).collect();
+        let records: Vec<usize> = range.filter(|index| !known.contains(index)).collect();
+        let mut counts = RowCounts::default();
+        sift(&records, &mut bad, |piece| {
+            let refused = |error: Error| match Stop::from(error) {
+                Stop::Failed(Failure::Record(_, reason) | Failure::TooLong(reason)) => Refused::Record(None, reason),
+                other => Refused::Other(other),
+            };
+            live.client.batch_execute("SAVEPOINT piece").map_err(refused)?;
+            match self.apply_piece(live, piece) {
+                Ok(()) => {
+                    counts += self.writer.counts();
+                    Ok(())
+                }
+                Err(error) => {
+                    let refused = refused(error);
+                    if matches!(refused, Refused::Record(..)) {
+                        live.client
+                            .batch_execute("ROLLBACK TO SAVEPOINT piece")
+                            .map_err(|e| Refused::Other(e.into()))?;
+                    }
+                    Err(refused)
+                }
+            }
+        })?;
+        Ok((bad, counts))
+    }
+
+    fn apply_piece(&mut self, live: &mut Live<Name>, piece: &[usize]) -> Result<(), Error> {
+        let mut undecoded = Vec::new();
+        self.writer.load(self.batch, piece.iter().copied(), &mut undecoded);
+        debug_assert!(undecoded.is_empty(), "a record that was decoded before");
+        for group in 0..self.writer.groups() {
+            live.rows(self.topic, self.writer, group)?;
+        }
+        // What is deferred to COMMIT is at fault here already.
+        live.client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT piece")
     }
 }
 

@@ -13,7 +13,7 @@ use crate::sink::postgres::SourceIds;
 use crate::sink::session::{Live, Session, own_failure};
 use crate::sink::table::Shape;
 use crate::sink::write_table::KnownTable;
-use crate::sink::{Failure, FenceRow, RowCounts, Writer, Written, fence};
+use crate::sink::{BadRecord, Failure, FenceRow, RowCounts, Tolerates, Writer, Written, dead_letter, fence, sqlstate};
 use crate::state::batch::{Batch, LaneMove};
 use crate::types::{Lane, NextOffset, ShardIx, Token, TopicIx};
 
@@ -25,12 +25,13 @@ pub(super) enum Name {
     /// Fences and rows in one.
     Fenced(TopicIx, Shape),
     Rows(TopicIx, Shape),
+    DeadLetters,
 }
 
 impl Name {
     pub(super) fn topic(&self) -> Option<TopicIx> {
         match self {
-            Name::Fences | Name::Reread => None,
+            Name::Fences | Name::Reread | Name::DeadLetters => None,
             Name::Fenced(topic, _) | Name::Rows(topic, _) => Some(*topic),
         }
     }
@@ -69,6 +70,15 @@ impl PostgresWriter {
         }
     }
 
+    /// Lays out the fences' parameters.
+    fn begin(&mut self, topic: TopicIx, moves: &[LaneMove]) -> &Target {
+        let settings = &self.config.topics[usize::from(topic.0)];
+        if settings.delivery == Delivery::ExactlyOnce {
+            self.fences.fill(self.ids.get(topic), moves);
+        }
+        &settings.target
+    }
+
     fn read_again(&mut self, topic: TopicIx, lanes: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure> {
         let source = self.ids.get(topic);
         let partitions: Vec<i32> = lanes.iter().map(|(partition, _)| *partition).collect();
@@ -87,19 +97,31 @@ impl PostgresWriter {
 impl Writer for PostgresWriter {
     fn write(&mut self, batch: &Batch, range: Range<usize>, moves: &[LaneMove]) -> Result<Written, Failure> {
         let Some(topic) = batch.topic() else { return Ok(Written::Applied(RowCounts::default())) };
-        let settings = &self.config.topics[usize::from(topic.0)];
-        if settings.delivery == Delivery::ExactlyOnce {
-            self.fences.fill(self.ids.get(topic), moves);
-        }
-        let result = match &settings.target {
-            Target::Table(_) => self.write_table(topic, batch, range.clone()),
-            Target::Handler => self.write_handled(topic, batch, range.clone()),
+        let only = (range.len() == 1).then_some(range.start);
+        let result = match self.begin(topic, moves) {
+            Target::Table(_) => self.write_table(topic, batch, range, None),
+            Target::Handler => self.write_handled(topic, batch, range),
         };
         let result = result.map_err(|failure| match failure {
             // PostgreSQL does not say which; among one there is no doubt.
-            Failure::Record(None, reason) if range.len() == 1 => Failure::Record(Some(range.start), reason),
+            Failure::Record(None, reason) => Failure::Record(only, reason),
             other => other,
         });
+        self.session.settle(result)
+    }
+
+    fn sift(
+        &mut self,
+        batch: &Batch,
+        range: Range<usize>,
+        moves: &[LaneMove],
+        tolerates: &mut Tolerates<'_>,
+    ) -> Result<Written, Failure> {
+        let Some(topic) = batch.topic() else { return Ok(Written::Applied(RowCounts::default())) };
+        let result = match self.begin(topic, moves) {
+            Target::Table(_) => self.write_table(topic, batch, range, Some(tolerates)),
+            Target::Handler => self.sift_handled(topic, batch, range, tolerates),
+        };
         self.session.settle(result)
     }
 
@@ -109,7 +131,19 @@ impl Writer for PostgresWriter {
     }
 }
 
+/// Which of the bad records decides over a transaction that sets them aside, if one does: a record that waits for another one
+/// (a foreign key's parent, on its way in another partition) is not bad yet; and there may be too many.
+pub(super) fn deciding<'b>(bad: &'b [BadRecord], tolerates: &mut Tolerates<'_>) -> Option<&'b BadRecord> {
+    let waits = |b: &&BadRecord| b.reason.sqlstate.as_deref() == Some(sqlstate::MISSING_PARENT);
+    bad.iter().find(waits).or_else(|| bad.first().filter(|_| !tolerates(bad)))
+}
+
 impl Live<Name> {
+    pub(super) fn prepared_letters(&mut self) -> Result<Statement, Error> {
+        let make = || (dead_letter::INSERT.to_owned(), dead_letter::insert_types());
+        self.statements.get(&mut self.client, Name::DeadLetters, make)
+    }
+
     pub(super) fn prepared_fences(&mut self) -> Result<Statement, Error> {
         let make = || (fence::batch(None), fence::batch_types().to_vec());
         self.statements.get(&mut self.client, Name::Fences, make)
@@ -119,7 +153,7 @@ impl Live<Name> {
 /// The fence statement's parameters, filled anew for each batch.
 #[derive(Debug, Default)]
 pub(super) struct FenceArrays {
-    source: i32,
+    pub(super) source: i32,
     partitions: Vec<i32>,
     lanes: Vec<i16>,
     tokens: Vec<i64>,

@@ -76,6 +76,13 @@ pub struct RecordRef<'a> {
     pub headers: Headers<'a>,
 }
 
+impl RecordRef<'_> {
+    /// Bytes of its key, value and headers.
+    pub fn bytes(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + self.headers.0.len()
+    }
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Chunk {

@@ -8,4 +8,5 @@ pub mod lane;
 pub mod retry;
 pub mod router;
 pub mod spares;
+pub mod tolerance;
 pub mod tracker;

@@ -2,6 +2,7 @@
 //! each kind of failure is called.
 
 mod connecting;
+mod dead_letters;
 mod handlers;
 mod schema;
 mod tables;

@@ -127,6 +127,7 @@ impl Core {
         self.counters.batches.add(1);
         self.counters.writing_us.add(took_us);
         self.counters.folded.add(u64::from(counts.folded));
+        self.counters.dead_lettered.add(u64::from(counts.dead));
         self.counters.upserted.add(u64::from(counts.upserted));
         self.counters.deleted.add(u64::from(counts.deleted));
         let mut durable = 0;

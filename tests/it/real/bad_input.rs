@@ -1,5 +1,5 @@
-//! What no table can take: the topic stops and says where and why, nothing of it is lost, other topics go on. And tables that
-//! change under a running process.
+//! What no table can take: it becomes a dead letter, or the topic stops and says where and why; nothing of it is lost, other
+//! topics go on. And tables that change under a running process.
 
 use super::{
     Entry, LEDGER, Record, assert_complete, assert_in_order, count, ends, ledger, ledger_topic, publish, record, shard,
@@ -11,6 +11,9 @@ use crate::support::{Database, PATIENCE, Rig, Server, Topic, produce, wait_until
 const RECORDS: i64 = 600;
 const BAD: i64 = 300;
 const KEYS: i64 = 7;
+
+/// Stops a topic at a bad record; goes behind the topic's section.
+const STOP: &str = "[topic.on_bad_record]\npolicy = \"stop\"\n";
 
 /// A bad record, and what must be said about it.
 struct Case {
@@ -73,44 +76,69 @@ fn assert_stopped_at_the_bad_one(entries: &[Entry], name: &str) {
     assert_eq!(of_key, expected, "{name}: the offsets of the bad record's key");
 }
 
+/// A topic and a ledger for each case, and a good one beside them.
+struct World {
+    database: Database,
+    good: Topic,
+    cases: Vec<(Case, Topic, String)>,
+    rig: Rig,
+}
+
+impl World {
+    fn new(policy: &str) -> World {
+        let database = Database::create(Server::A, "real");
+        let good = Topic::create("real_good", 2);
+        database.execute(LEDGER);
+        let mut toml = format!("{}{}", shard("main", database.dsn()), ledger_topic(good.name()));
+        let mut topics = Vec::new();
+        for case in cases() {
+            let topic = Topic::create(&format!("real_{}", case.name), 1);
+            let table = format!("ledger_{}", case.name);
+            database.execute(
+                &LEDGER
+                    .replace("ledger", &table)
+                    .replace("seq bigint NOT NULL)", &format!("seq bigint NOT NULL{})", case.columns)),
+            );
+            let section = ledger_topic(topic.name()).replace("\"ledger\"\n", &format!("{table:?}\n{}", case.settings));
+            toml.push_str(&section);
+            toml.push_str(policy);
+            let records: Vec<Record> = (0..RECORDS).map(|seq| record(seq, KEYS, 1)).collect();
+            produce(
+                topic.name(),
+                records.iter().zip(0..).map(|((partition, key, value), at)| {
+                    let good = value.as_deref().map(str::as_bytes);
+                    (
+                        *partition,
+                        key.as_deref().map(str::as_bytes),
+                        if at == BAD { case.value.as_deref() } else { good },
+                    )
+                }),
+            );
+            topics.push((case, topic, table));
+        }
+        let rig = Rig::new(&toml);
+        publish(&good, 0..2000, 20);
+        World { database, good, cases: topics, rig }
+    }
+}
+
+fn entries(client: &mut postgres::Client, table: &str) -> Vec<Entry> {
+    let rows = client.query(&format!("SELECT p, o, id, k, seq FROM {table} ORDER BY o, id"), &[]).unwrap();
+    let entry =
+        |r: &postgres::Row| Entry { partition: r.get(0), offset: r.get(1), id: r.get(2), key: r.get(3), seq: r.get(4) };
+    rows.iter().map(entry).collect()
+}
+
 #[test]
 fn a_bad_record_stops_its_topic_and_says_where_and_why() {
-    let database = Database::create(Server::A, "real");
-    let good = Topic::create("real_good", 2);
-    database.execute(LEDGER);
-    let mut toml = format!("{}{}", shard("main", database.dsn()), ledger_topic(good.name()));
-    let cases = cases();
-    let mut topics = Vec::new();
-    for case in &cases {
-        let topic = Topic::create(&format!("real_{}", case.name), 1);
-        let table = format!("ledger_{}", case.name);
-        database.execute(
-            &LEDGER
-                .replace("ledger", &table)
-                .replace("seq bigint NOT NULL)", &format!("seq bigint NOT NULL{})", case.columns)),
-        );
-        let section = ledger_topic(topic.name()).replace("\"ledger\"\n", &format!("{table:?}\n{}", case.settings));
-        toml.push_str(&section);
-        let records: Vec<Record> = (0..RECORDS).map(|seq| record(seq, KEYS, 1)).collect();
-        produce(
-            topic.name(),
-            records.iter().zip(0..).map(|((partition, key, value), at)| {
-                let good = value.as_deref().map(str::as_bytes);
-                (*partition, key.as_deref().map(str::as_bytes), if at == BAD { case.value.as_deref() } else { good })
-            }),
-        );
-        topics.push((topic, table));
-    }
-    let rig = Rig::new(&toml);
-    publish(&good, 0..2000, 20);
-
+    let World { database, good, cases, rig } = World::new(STOP);
     let mut client = database.connect();
     // The second run finds the same record again: nothing was skipped.
     for run in 0..2 {
         let log = rig.until_end().expect(65);
         // What is durable of a topic that stopped is also stored: nobody waits for the rest.
         assert!(!log.contains("before everything is stored"), "run {run}: {log}");
-        for (case, (topic, table)) in cases.iter().zip(&topics) {
+        for (case, topic, table) in &cases {
             let name = case.name;
             let stops: Vec<&str> =
                 log.lines().filter(|line| line.contains(topic.name()) && line.contains("stopped")).collect();
@@ -119,20 +147,68 @@ fn a_bad_record_stops_its_topic_and_says_where_and_why() {
             for part in case.said.iter().copied().chain([place.as_str()]) {
                 assert!(line.contains(part), "run {run}: {name}: the message lacks {part:?}: {line}");
             }
-            let sql = format!("SELECT p, o, id, k, seq FROM {table} ORDER BY o, id");
-            let rows = client.query(&sql, &[]).unwrap();
-            let entry = |r: &postgres::Row| Entry {
-                partition: r.get(0),
-                offset: r.get(1),
-                id: r.get(2),
-                key: r.get(3),
-                seq: r.get(4),
-            };
-            assert_stopped_at_the_bad_one(&rows.iter().map(entry).collect::<Vec<_>>(), name);
+            assert_stopped_at_the_bad_one(&entries(&mut client, table), name);
             let committed = rig.committed(topic.name(), 0).unwrap_or(0);
             assert!(committed <= BAD, "{name}: offset {committed} is committed beyond the bad record");
         }
         assert_complete(&ledger(&mut client), &ends(&good));
+    }
+}
+
+/// By default: the bad record, whole, is a dead letter, exactly once, and everything else is applied.
+#[test]
+fn a_bad_record_becomes_a_dead_letter_and_its_key_goes_on() {
+    let World { database, good, cases, rig } = World::new("");
+    let mut client = database.connect();
+    for run in 0..2 {
+        let log = rig.until_end().expect(0);
+        for (case, topic, table) in &cases {
+            let name = case.name;
+            let entries = entries(&mut client, table);
+            assert_in_order(&entries);
+            let offsets: Vec<i64> = entries.iter().map(|e| e.offset).collect();
+            let expected: Vec<i64> = (0..RECORDS).filter(|offset| *offset != BAD).collect();
+            assert_eq!(offsets, expected, "run {run}: {name}");
+            let sql = "SELECT partition, \"offset\", error || coalesce(' (SQLSTATE ' || sqlstate || ')', ''), key, payload, \
+                       ts IS NOT NULL FROM forebay.dead_letter WHERE topic = $1";
+            let letters = client.query(sql, &[&topic.name()]).unwrap();
+            let [letter] = &letters[..] else { panic!("run {run}: {name}: {} letters", letters.len()) };
+            let (partition, offset, error): (i32, i64, String) = (letter.get(0), letter.get(1), letter.get(2));
+            assert_eq!((partition, offset), (0, BAD), "{name}");
+            let key = format!("key {}", BAD % KEYS).into_bytes();
+            assert_eq!((letter.get(3), letter.get(4)), (Some(key), case.value.clone()), "{name}");
+            assert!(letter.get::<_, bool>(5), "{name}: the record's time");
+            case.said.iter().for_each(|part| assert!(error.contains(part), "{name}: {error:?} lacks {part:?}"));
+            let said = log.lines().any(|line| {
+                line.contains(topic.name()) && line.contains("dead letter") && line.contains(&format!("offset {BAD}"))
+            });
+            assert_eq!(said, run == 0, "run {run}: {name}: {log}");
+            assert_eq!(rig.committed(topic.name(), 0), Some(RECORDS));
+        }
+        assert_complete(&ledger(&mut client), &ends(&good));
+    }
+}
+
+/// A deploy that publishes nothing but what no table takes: so many letters as are allowed, then the topic stops.
+#[test]
+fn a_bad_deploy_is_not_drained_into_dead_letters() {
+    let database = Database::create(Server::A, "real");
+    database.execute(LEDGER);
+    let topic = Topic::create("real", 1);
+    let limits = "[topic.on_bad_record]\nrun_max = 20\n";
+    let rig = Rig::new(&format!("{}{}{limits}", shard("main", database.dsn()), ledger_topic(topic.name())));
+    publish(&topic, 0..1000, 20);
+    produce(topic.name(), (0..1000).map(|_| (0, Some(&b"bad"[..]), Some(&b"{}"[..]))));
+    let mut client = database.connect();
+    for _ in 0..2 {
+        let said = [topic.name(), "stopped", "in a row (on_bad_record.run_max)", "SQLSTATE 23502"];
+        rig.until_end().expect_log(65, &said);
+        assert_eq!(count(&mut client, "ledger"), 1000);
+        let letters = count(&mut client, "forebay.dead_letter");
+        // A process counts anew.
+        assert!(letters <= 2 * 20, "{letters} letters");
+        let committed = rig.committed(topic.name(), 0).unwrap();
+        assert_eq!(committed, 1000 + letters, "what is not a letter is not passed over");
     }
 }
 
@@ -143,7 +219,7 @@ fn two_ledgers() -> (Database, Topic, Topic, Rig) {
     database.execute(&LEDGER.replace("ledger", "other"));
     let (topic, other) = (Topic::create("real", 2), Topic::create("real_other", 2));
     let rig = Rig::new(&format!(
-        "{}{}{}",
+        "{}{}{STOP}{}",
         shard("main", database.dsn()),
         ledger_topic(topic.name()),
         ledger_topic(other.name()).replace("\"ledger\"", "\"other\"")

@@ -200,14 +200,6 @@ impl Broker {
         ids.iter().map(|&id| (id, &self.published[id as usize]))
     }
 
-    /// Makes the newest record of a partition one that no database takes, if nobody has taken it yet.
-    pub fn poison_last(&mut self, at: TopicPartition) -> Option<Id> {
-        let (_, &id) = self.log(at).records.last_key_value()?;
-        let record = &mut self.published[id as usize];
-        record.poison = !record.ever_durable;
-        record.poison.then_some(id)
-    }
-
     /// Whether records of this partition vanished or offsets lost their meaning other than by retention.
     pub fn is_broken(&self, at: TopicPartition) -> bool {
         let topic = &self.topics[at.topic.0 as usize];

@@ -54,12 +54,13 @@ pub struct Fence {
     pub token: Token,
 }
 
-/// A record that was applied, by whom, with which token.
+/// A record that was applied, or put among the dead letters, by whom, with which token.
 #[derive(Debug, Clone, Copy)]
 pub struct Applied {
     pub id: Id,
     pub process: u32,
     pub token: Token,
+    pub dead: bool,
 }
 
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! What a seed decides before anything happens: the deployment, how often what goes wrong, which troubles come up.
 
 use fastrand::Rng;
-use forebay::config::Affinity;
+use forebay::config::{Affinity, BadLimit, OnBadRecord};
 
 use super::broker::ShardOf;
 use super::process::Setup;
@@ -27,6 +27,9 @@ pub struct Troubles {
     pub clock_jumps: bool,
 }
 
+/// What else stops a topic is tested where the limits are.
+pub const ANY_NUMBER: BadLimit = BadLimit { run_max: usize::MAX, percent_max: 100 };
+
 pub fn plan(seed: u64, rng: &mut Rng) -> Plan {
     let shards = rng.usize(1..=2);
     let routing = match (shards, rng.bool()) {
@@ -44,6 +47,7 @@ pub fn plan(seed: u64, rng: &mut Rng) -> Plan {
         static_members: rng.u8(0..4) == 0,
         keys: rng.u32(1..10),
         window: rng.usize(5..60),
+        on_bad_record: if rng.bool() { OnBadRecord::Stop } else { OnBadRecord::DeadLetter(ANY_NUMBER) },
         ..Plan::small(seed)
     }
 }
@@ -80,7 +84,7 @@ pub fn faults(rng: &mut Rng) -> Faults {
     }
 }
 
-pub fn troubles(rng: &mut Rng) -> Troubles {
+pub fn troubles(plan: &Plan, rng: &mut Rng) -> Troubles {
     let rare = |rng: &mut Rng| rng.u8(0..12) == 0;
     Troubles {
         crashes: rng.bool(),
@@ -95,7 +99,8 @@ pub fn troubles(rng: &mut Rng) -> Troubles {
         lossy_retention: rare(rng),
         truncation: rare(rng),
         recreation: rare(rng),
-        poison: rare(rng),
+        // Where it stops a topic, little else happens to that topic.
+        poison: rare(rng) || (plan.on_bad_record != OnBadRecord::Stop && rng.bool()),
         clock_jumps: rng.u8(0..4) == 0,
     }
 }

@@ -96,6 +96,7 @@ pub fn all(window: usize) -> Vec<Box<dyn Observer>> {
     vec![
         Box::new(OnceInOrder),
         Box::new(RightShard),
+        Box::new(OnlyBadOnesDie),
         Box::new(OneOwner),
         Box::new(ProgressIsTrue),
         Box::new(CommitBehindDurable),
@@ -148,6 +149,24 @@ impl Observer for RightShard {
         match event {
             Happening::Applied { shard, row, .. } if world.broker.published[row.id as usize].shard != *shard => {
                 Err(format!("#{} is applied in shard {shard}", row.id))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What could be applied is no dead letter, and what could not is nothing else.
+struct OnlyBadOnesDie;
+
+impl Observer for OnlyBadOnesDie {
+    fn name(&self) -> &'static str {
+        "dead letters are bad records"
+    }
+
+    fn see(&mut self, event: &Happening, world: &World) -> Result<(), String> {
+        match event {
+            Happening::Applied { row, .. } if row.dead != world.broker.published[row.id as usize].poison => {
+                Err(format!("#{} is {} letter", row.id, if row.dead { "a dead" } else { "bad, and no dead" }))
             }
             _ => Ok(()),
         }
@@ -350,7 +369,7 @@ impl World {
         };
         let poison = |id: Id| {
             let p = &self.broker.published[id as usize];
-            p.at.topic.0 == topic && p.poison && !p.removed && !self.broker.is_broken(p.at)
+            p.at.topic.0 == topic && p.poison && !self.sets_aside && !p.removed && !self.broker.is_broken(p.at)
         };
         let now = &self.broker.topics[usize::from(topic)].id;
         let another = |db: &super::db::Db| db.tables.sources.get(&topic).is_some_and(|(_, id)| id != now);
@@ -365,7 +384,7 @@ impl World {
     pub fn has_reason_to_stop(&self, topic: u16) -> bool {
         let partitions = self.broker.partitions();
         let mut of_topic = partitions.iter().filter(|at| at.topic.0 == topic);
-        let poisoned = self.broker.published.iter().any(|p| p.poison && p.at.topic.0 == topic);
+        let poisoned = !self.sets_aside && self.broker.published.iter().any(|p| p.poison && p.at.topic.0 == topic);
         poisoned || of_topic.any(|at| self.broker.is_broken(*at) || self.is_overtaken(*at))
     }
 

@@ -9,14 +9,14 @@ use crossbeam_channel::bounded;
 use fastrand::Rng;
 use forebay::clock::Clock;
 use forebay::config::secret::Secret;
-use forebay::config::{self, Affinity, Config, Delivery, FirstStart, RouteBy, Routing, Target, Tenant};
+use forebay::config::{self, Affinity, Config, Delivery, FirstStart, OnBadRecord, RouteBy, Routing, Target, Tenant};
 use forebay::engine::Rules;
 use forebay::engine::control::{ControlLoop, LoopContext};
 use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
 use forebay::engine::poller::{Flow, Poller, Ports, Settings, TopicSettings};
 use forebay::engine::report::{Reporter, Waker};
-use forebay::engine::worker::{BatchLimits, Signals, Worker};
+use forebay::engine::worker::{BatchLimits, Signals, TopicWriting, Worker};
 use forebay::metrics::Counters;
 use forebay::state::backpressure::Window;
 use forebay::state::retry::Backoff;
@@ -41,6 +41,7 @@ pub struct Setup {
     /// To leave once all that there is at the start is done.
     pub until_end: bool,
     pub first_start: FirstStart,
+    pub on_bad_record: OnBadRecord,
 }
 
 /// Times of the simulated deployment, short enough that everything comes up in one scenario.
@@ -98,8 +99,9 @@ impl Process {
             for worker in 0..setup.workers as u16 {
                 let (chunks, inbox) = bounded(INBOX_CHUNKS_MAX);
                 let writer = FakeWriter::new(world.clone(), shard, number);
-                let (signals, delivery) = (Arc::clone(&signals), vec![Delivery::ExactlyOnce; topics]);
-                shard_workers.push(Worker::new(writer, worker, inbox, signals, limits, delivery, context(index)));
+                let signals = Arc::clone(&signals);
+                let writing = vec![TopicWriting::new(&topic(setup.on_bad_record)); topics];
+                shard_workers.push(Worker::new(writer, worker, inbox, signals, limits, writing, context(index)));
                 shard_inboxes.push(chunks);
             }
             inboxes.push(shard_inboxes);
@@ -190,6 +192,11 @@ pub fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
     }
 }
 
+/// A topic's configuration, as far as the router and the workers look at it.
+fn topic(on_bad_record: OnBadRecord) -> config::Topic {
+    config::Topic { name: "t0".into(), target: Target::Handler, delivery: Delivery::ExactlyOnce, on_bad_record }
+}
+
 /// A configuration, as far as the router looks at one.
 pub fn config(routing: ShardOf, shards: usize) -> Config {
     let declared = |shard: usize| match routing {
@@ -206,7 +213,6 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         connections_max: None,
     };
     let by = if matches!(routing, ShardOf::KeyHash(_)) { RouteBy::Hash } else { RouteBy::Partition };
-    let topic = config::Topic { name: "t0".into(), target: Target::Handler, delivery: Delivery::ExactlyOnce };
     Config {
         file: PathBuf::new(),
         kafka: config::Kafka { group_id: "g".into(), first_start: FirstStart::Earliest, properties: BTreeMap::new() },
@@ -232,6 +238,6 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         admin: config::Admin { listen: None },
         shards: (0..shards).map(shard).collect(),
         routing: Routing { by, tenant: Tenant::Key, delimiter: ":".into() },
-        topics: vec![topic],
+        topics: vec![topic(OnBadRecord::Stop)],
     }
 }

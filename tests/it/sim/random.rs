@@ -32,7 +32,7 @@ impl Scenario {
         let mut rng = Rng::with_seed(seed ^ 0x5eed);
         let mut plan = plan(seed, &mut rng);
         change(&mut plan);
-        let (faults, troubles) = (faults(&mut rng), troubles(&mut rng));
+        let (faults, troubles) = (faults(&mut rng), troubles(&plan, &mut rng));
         let left_to_publish = rng.usize(10..150);
         Scenario { sim: Sim::new(plan), rng, troubles, faults, left_to_publish }
     }
@@ -205,7 +205,7 @@ impl Scenario {
                 self.sim.pass(by);
             }
             9 if self.troubles.poison => {
-                if let Some(id) = w.broker.poison_last(at) {
+                if let Some(id) = w.poison_last(at) {
                     w.note(format_args!("#{id} can never be applied"));
                 }
             }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use forebay::config::{Affinity, FirstStart};
+use forebay::config::{Affinity, FirstStart, OnBadRecord};
 use forebay::engine::Rules;
 use forebay::types::{NextOffset, TopicIx, TopicPartition};
 
@@ -33,6 +33,7 @@ pub struct Plan {
     pub window: usize,
     pub rules: Rules,
     pub statements: Statements,
+    pub on_bad_record: OnBadRecord,
 }
 
 impl Plan {
@@ -51,6 +52,7 @@ impl Plan {
             window: 1000,
             rules: Rules::ALL,
             statements: Statements::default(),
+            on_bad_record: OnBadRecord::Stop,
         }
     }
 
@@ -64,6 +66,7 @@ impl Plan {
             rules: self.rules,
             until_end: false,
             first_start: FirstStart::Earliest,
+            on_bad_record: self.on_bad_record,
         }
     }
 }
@@ -103,6 +106,7 @@ impl Sim {
         let mut world = World::new(plan.seed, Group::new(plan.eager, SESSION_TIMEOUT), broker, plan.shards);
         world.observers = observe::all(plan.window + POLL_RECORDS);
         world.poll_records_max = POLL_RECORDS;
+        world.sets_aside = plan.on_bad_record != OnBadRecord::Stop;
         for db in &mut world.dbs {
             db.switches = plan.statements;
             db.history_max = 200;

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use forebay::sink::{
-    Anchor, Control, Failure, FenceRow, Identity, Progress, Reason, RowCounts, Taken, Takeover, Writer, Written,
+    Anchor, BadRecord, Control, Failure, FenceRow, Identity, Progress, Reason, RowCounts, Taken, Takeover, Tolerates,
+    Writer, Written,
 };
 use forebay::state::batch::{Batch, LaneMove};
 use forebay::types::{Lane, NextOffset, TopicIx, TopicPartition};
@@ -164,12 +165,19 @@ pub fn show(at: TopicPartition) -> String {
     format!("{}/{}", at.topic.0, at.partition)
 }
 
-impl Writer for FakeWriter {
-    fn write(&mut self, batch: &Batch, range: Range<usize>, moves: &[LaneMove]) -> Result<Written, Failure> {
+impl FakeWriter {
+    /// Without `tolerates` a bad record fails the whole.
+    fn transact(
+        &mut self,
+        batch: &Batch,
+        range: Range<usize>,
+        moves: &[LaneMove],
+        tolerates: Option<&mut Tolerates<'_>>,
+    ) -> Result<Written, Failure> {
         let topic = batch.topic().expect("a batch has a topic");
         self.0.connect()?;
         let (shard, process) = (self.0.shard, self.0.process);
-        let rows = rows_of(batch, range.clone(), moves, process);
+        let mut rows = rows_of(batch, range.clone(), moves, process);
         let records = rows.len() as u32;
         let world = self.0.world.clone();
         let mut w = world.borrow_mut();
@@ -183,11 +191,26 @@ impl Writer for FakeWriter {
         if range.len() > 1 && w.chance(f.write_too_long) {
             return Err(Failure::TooLong(Reason::new("canceling statement due to statement timeout")));
         }
-        if let Some(bad) = rows.iter().position(|r| w.broker.published[r.id as usize].poison) {
-            // Not every failure says which record it was.
-            let which = w.rng.bool().then_some(bad);
-            return Err(Failure::Record(which, Reason::new("value out of range")));
+        let bad = |(index, row): (usize, &Applied)| {
+            let reason = Reason::new("value out of range");
+            w.broker.published[row.id as usize].poison.then_some(BadRecord { index: range.start + index, reason })
+        };
+        let bad: Vec<BadRecord> = rows.iter().enumerate().filter_map(bad).collect();
+        match (bad.first(), tolerates) {
+            (None, _) => {}
+            (Some(first), None) => {
+                // Not every failure says which record it was.
+                let which = w.rng.bool().then_some(first.index);
+                return Err(Failure::Record(which, first.reason.clone()));
+            }
+            (Some(first), Some(tolerates)) => {
+                if !tolerates(&bad) {
+                    return Err(Failure::Record(Some(first.index), first.reason.clone()));
+                }
+                bad.iter().for_each(|b| rows[b.index - range.start].dead = true);
+            }
         }
+        let dead = bad.len() as u32;
         let key = |m: &LaneMove| (TopicPartition { topic, partition: m.partition }, m.lane);
         let keys: Vec<_> = moves.iter().map(key).collect();
         w.wait(shard, |lock| keys.iter().any(|k| *lock == Lock::Fence(k.0, k.1)))?;
@@ -210,8 +233,24 @@ impl Writer for FakeWriter {
         w.note(format_args!("p{process} s{shard} writes {records} records, {moves:?}: {ok}"));
         drop(w);
         self.0.commit(effect, fate)?;
-        let counts = RowCounts { upserted: records, ..RowCounts::default() };
+        let counts = RowCounts { upserted: records - dead, dead, ..RowCounts::default() };
         Ok(if ok { Written::Applied(counts) } else { Written::Mismatch })
+    }
+}
+
+impl Writer for FakeWriter {
+    fn write(&mut self, batch: &Batch, range: Range<usize>, moves: &[LaneMove]) -> Result<Written, Failure> {
+        self.transact(batch, range, moves, None)
+    }
+
+    fn sift(
+        &mut self,
+        batch: &Batch,
+        range: Range<usize>,
+        moves: &[LaneMove],
+        tolerates: &mut Tolerates<'_>,
+    ) -> Result<Written, Failure> {
+        self.transact(batch, range, moves, Some(tolerates))
     }
 
     fn reread(&mut self, topic: TopicIx, lanes: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure> {
@@ -253,7 +292,7 @@ fn rows_of(batch: &Batch, range: Range<usize>, moves: &[LaneMove], process: u32)
         assert!(inside, "record {} outside its fence's move {m:?}", record.offset);
         let value = record.value.and_then(|v| std::str::from_utf8(v).ok()).and_then(|v| v.parse().ok());
         let id = value.expect("a record's value is its number");
-        rows.push(Applied { id, process, token: m.token });
+        rows.push(Applied { id, process, token: m.token, dead: false });
     }
     rows
 }

@@ -1,6 +1,6 @@
 //! Never skip in silence: what each kind of trouble with a log must lead to. A topic that stops says why, and the others go on.
 
-use forebay::config::FirstStart;
+use forebay::config::{BadLimit, FirstStart, OnBadRecord};
 use forebay::types::{NextOffset, TopicIx, TopicPartition};
 
 use super::broker::ShardOf;
@@ -197,11 +197,38 @@ fn a_record_that_cannot_be_applied() {
     let trouble = |sim: &mut Sim| {
         sim.hang(0);
         sim.publish(20);
-        let id = sim.world.borrow_mut().broker.poison_last(partition(0, 0));
+        let id = sim.world.borrow_mut().poison_last(partition(0, 0));
         assert!(id.is_some());
         sim.go_on(0);
     };
     stops(trouble, &["partition 0 offset", "value out of range"]);
+}
+
+/// Where bad records are set aside, that record alone is a dead letter, and its topic goes on; beyond the limit it stops, with
+/// as many letters as are allowed, and nothing lost.
+#[test]
+fn a_record_that_is_set_aside() {
+    for (bad, run_max) in [(1, 1), (3, 3), (4, 3)] {
+        let on_bad_record = OnBadRecord::DeadLetter(BadLimit { run_max, percent_max: 100 });
+        let mut sim = Sim::new(Plan { on_bad_record, keys: 1, ..Plan::small(7) });
+        let setup = sim.plan.setup();
+        sim.publish(10);
+        for _ in 0..bad {
+            sim.publish(1);
+            sim.world.borrow_mut().poison_last(partition(0, 0)).expect("nobody has taken it");
+        }
+        sim.publish(10);
+        // Too many are a reason to stop.
+        sim.world.borrow_mut().sets_aside = bad <= run_max;
+        sim.start(0, &setup);
+        sim.rounds(400);
+        let stopped = matches!(&sim.slots[0], Slot::Running(p) if !p.stopped.is_empty());
+        let world = sim.world.borrow();
+        let letters = world.dbs[0].rows.iter().filter(|row| row.dead).count();
+        assert_eq!(world.broken, None);
+        assert!(letters <= run_max, "{letters} letters");
+        assert_eq!((stopped, world.missing().count() == 0), (bad > run_max, bad <= run_max), "{bad} bad ones");
+    }
 }
 
 /// "latest" is for the very first start: a shard that does not answer may know that it is not.

@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use fastrand::Rng;
 use forebay::clock::Clock;
+use forebay::types::TopicPartition;
 
-use super::broker::{Broker, ShardOf};
+use super::broker::{Broker, Id, ShardOf};
 use super::clock::SimClock;
 use super::db::Db;
 use super::group::Group;
@@ -29,6 +30,8 @@ pub struct World {
     pub trace: Trace,
     /// What one poll of a source hands out at most.
     pub poll_records_max: usize,
+    /// Bad records become dead letters; otherwise they stop their topic.
+    pub sets_aside: bool,
 }
 
 /// How often things go wrong: chances per thousand, per call. All zero is a calm day.
@@ -82,6 +85,7 @@ impl World {
             broken: None,
             trace: Trace::default(),
             poll_records_max: usize::MAX,
+            sets_aside: false,
         }
     }
 
@@ -146,6 +150,16 @@ impl World {
             let (member, at, next) = (accepted.member, accepted.at, accepted.next);
             self.happened(&Happening::Committed { member, at, next });
         }
+    }
+
+    /// Makes the newest record of a partition one that no database takes, if none has taken it yet, or is about to.
+    pub fn poison_last(&mut self, at: TopicPartition) -> Option<Id> {
+        let (_, &id) = self.broker.log(at).records.last_key_value()?;
+        let mut in_flight = self.dbs.iter().flat_map(|db| &db.orphans).flat_map(|orphan| &orphan.effect.rows);
+        let taken = in_flight.any(|row| row.id == id);
+        let record = &mut self.broker.published[id as usize];
+        record.poison = !taken && !record.ever_durable;
+        record.poison.then_some(id)
     }
 
     pub fn routing(&self) -> ShardOf {

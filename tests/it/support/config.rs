@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use forebay::config::secret::Secret;
 use forebay::config::{
-    Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, RouteBy, Routing, Shard, Target, Tenant, Topic,
+    Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, RouteBy, Routing, Shard, Target, Tenant,
+    Topic,
 };
 
 /// Handler topics over shards `s0`, `s1`, … at these connection strings, by partition.
@@ -20,7 +21,12 @@ pub fn handler_config(group: &str, dsns: &[&str], topics: &[&str]) -> Config {
         routing: Routing { by: RouteBy::Partition, tenant: Tenant::Key, delimiter: ":".to_owned() },
         topics: topics
             .iter()
-            .map(|name| Topic { name: (*name).to_owned(), target: Target::Handler, delivery: Delivery::ExactlyOnce })
+            .map(|name| Topic {
+                name: (*name).to_owned(),
+                target: Target::Handler,
+                delivery: Delivery::ExactlyOnce,
+                on_bad_record: OnBadRecord::Stop,
+            })
             .collect(),
     }
 }

@@ -7,9 +7,9 @@ mod types;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use forebay::config::{ColumnSource, Delivery, InsertMode, Table, Target, Topic, UnknownFields};
-use forebay::sink::RowCounts;
+use forebay::config::{ColumnSource, Delivery, InsertMode, OnBadRecord, Table, Target, Topic, UnknownFields};
 use forebay::sink::table::{TablePlan, TableWriter};
+use forebay::sink::{BadRecord, RowCounts};
 use forebay::state::batch::Batch;
 use forebay::state::chunk::{Chunk, Headers, RawRecord};
 use forebay::types::{Generation, NextOffset, Offset, Token, TopicIx, TopicPartition};
@@ -75,7 +75,12 @@ pub fn table(name: &str, insert_mode: InsertMode, pk_fields: &[&str]) -> Table {
 }
 
 pub fn plan(client: &mut Client, table: &Table) -> Result<TablePlan, Vec<String>> {
-    let topic = Topic { name: "records".into(), target: Target::Table(table.clone()), delivery: Delivery::ExactlyOnce };
+    let topic = Topic {
+        name: "records".into(),
+        target: Target::Table(table.clone()),
+        delivery: Delivery::ExactlyOnce,
+        on_bad_record: OnBadRecord::Stop,
+    };
     TablePlan::read(client, &topic, table)
 }
 
@@ -93,7 +98,11 @@ pub enum Refused {
 /// Writes the records in one transaction, each group as a member of a WITH, as the fences do it.
 pub fn write(client: &mut Client, writer: &mut TableWriter, records: &[Record]) -> Result<RowCounts, Refused> {
     let batch = batch(records);
-    writer.load(&batch, 0..batch.len()).map_err(|(index, reason)| Refused::Record(index, reason.to_string()))?;
+    let mut bad = Vec::new();
+    writer.load(&batch, 0..batch.len(), &mut bad);
+    if let Some(BadRecord { index, reason }) = bad.first() {
+        return Err(Refused::Record(*index, reason.to_string()));
+    }
     let mut transaction = client.transaction().unwrap();
     for group in 0..writer.groups() {
         let body = writer.sql(group, 2, Some("(SELECT ok FROM ok)"));

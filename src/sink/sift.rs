@@ -1,0 +1,114 @@
+//! Which records of a batch are at fault: halves what fails until single records are left. A half is tried before what comes
+//! behind it, so whatever succeeds happens in order, and a record is found bad with everything before it in place.
+//!
+//! It sees records, never merged rows: of two that meet in one row, the earlier one's fate must not hang on the later one.
+
+use crate::sink::{BadRecord, Reason};
+
+/// Why some records could not be applied; nothing of them was.
+#[derive(Debug)]
+pub enum Refused<E> {
+    /// One of them is at fault: which one (its index in the batch) where that is known.
+    Record(Option<usize>, Reason),
+    /// It is not about a record.
+    Other(E),
+}
+
+/// Applies `records` by `attempt`, which takes some of them, in order, and applies all or none; adds those that cannot be
+/// applied to `bad`.
+pub fn sift<E>(
+    records: &[usize],
+    bad: &mut Vec<BadRecord>,
+    mut attempt: impl FnMut(&[usize]) -> Result<(), Refused<E>>,
+) -> Result<(), E> {
+    // What is still to be tried, the next one last.
+    let mut pieces = vec![records];
+    while let Some(piece) = pieces.pop() {
+        if piece.is_empty() {
+            continue;
+        }
+        let (at, reason) = match attempt(piece) {
+            Ok(()) => continue,
+            Err(Refused::Other(error)) => return Err(error),
+            Err(Refused::Record(index, reason)) => (index.and_then(|i| piece.iter().position(|r| *r == i)), reason),
+        };
+        match (at, piece) {
+            // Even one that is named is tried alone: without those behind it the same may not be true.
+            (_, [index]) => bad.push(BadRecord { index: *index, reason }),
+            (Some(at), _) => pieces.extend([&piece[at + 1..], &piece[at..=at], &piece[..at]]),
+            (None, _) => {
+                let (first, second) = piece.split_at(piece.len() / 2);
+                pieces.extend([second, first]);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Tries `records` against a sink that refuses some; returns what was applied, the bad ones, and how many tries it took.
+    fn run(records: &[usize], refuses: &[usize], names: bool) -> (Vec<usize>, Vec<usize>, usize) {
+        let (mut applied, mut bad, mut tries) = (Vec::new(), Vec::new(), 0);
+        let result: Result<(), ()> = sift(records, &mut bad, |piece| {
+            tries += 1;
+            match piece.iter().find(|r| refuses.contains(r)) {
+                Some(index) => Err(Refused::Record(names.then_some(*index), Reason::new("no"))),
+                None => {
+                    applied.extend_from_slice(piece);
+                    Ok(())
+                }
+            }
+        });
+        result.expect("nothing else fails");
+        (applied, bad.into_iter().map(|b| b.index).collect(), tries)
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_the_bad_ones_are_left_out_and_the_others_keep_their_order(
+            from in 0..50usize,
+            refused in proptest::collection::vec(any::<bool>(), 0..200),
+            names: bool,
+        ) {
+            let records: Vec<usize> = (from..from + refused.len()).collect();
+            let (bad, good): (Vec<usize>, Vec<usize>) = records.iter().partition(|r| refused[**r - from]);
+            let (applied, found, _) = run(&records, &bad, names);
+            prop_assert_eq!(applied, good);
+            prop_assert_eq!(found, bad);
+        }
+    }
+
+    #[test]
+    fn one_among_many_takes_twice_the_logarithm() {
+        let records: Vec<usize> = (0..512).collect();
+        assert!(run(&records, &[300], false).2 <= 2 * 9 + 1);
+        assert!(run(&records, &[300], true).2 <= 4);
+    }
+
+    #[test]
+    fn a_record_that_is_refused_only_beside_another_is_not_bad() {
+        let mut bad = Vec::new();
+        let both = |piece: &[usize]| match piece.contains(&1) && piece.contains(&2) {
+            true => Err(Refused::<()>::Record(Some(2), Reason::new("not together"))),
+            false => Ok(()),
+        };
+        sift(&[0, 1, 2, 3], &mut bad, both).expect("nothing else fails");
+        assert_eq!(bad, []);
+    }
+
+    #[test]
+    fn what_is_not_about_a_record_ends_it() {
+        let mut bad = Vec::new();
+        let mut tries = 0;
+        let result = sift(&[0, 1, 2, 3], &mut bad, |piece| {
+            tries += 1;
+            if piece.len() > 1 { Err(Refused::Record(None, Reason::new("no"))) } else { Err(Refused::Other("gone")) }
+        });
+        assert_eq!((result, bad.len(), tries), (Err("gone"), 0, 3));
+    }
+}

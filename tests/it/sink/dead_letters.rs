@@ -1,0 +1,209 @@
+//! A batch with bad records among good ones: exactly the bad ones are dead letters, in the transaction that moves the fences,
+//! and the good ones are applied in order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use forebay::config::{InsertMode, Table, Target, UnknownFields};
+use forebay::sink::handler::{Handler, HandlerError};
+use forebay::sink::postgres::PostgresWriter;
+use forebay::sink::{BadRecord, Control, Failure, Writer, Written};
+use forebay::state::batch::Batch;
+use forebay::state::chunk::{Chunk, Headers, RawRecord, RecordRef};
+use forebay::types::{Generation, NextOffset, Offset, Token};
+use postgres::Transaction;
+
+use crate::statements::{AT, TOPIC, World, takeover};
+
+fn world(name: &str, sql: &str) -> (World, PostgresWriter) {
+    let world = World::with(name, |config| {
+        config.topics[0].target = Target::Table(Table {
+            schema: None,
+            name: "target".to_owned(),
+            insert_mode: InsertMode::Upsert,
+            pk_fields: vec!["id".to_owned()],
+            delete_enabled: false,
+            delete_field: None,
+            key_format: None,
+            guard: None,
+            skip_unchanged: false,
+            unknown_fields: UnknownFields::Ignore,
+            columns: BTreeMap::new(),
+        });
+    });
+    world.database.execute(sql);
+    world.located().takeover(&takeover(1, 1, 0)).expect("a takeover");
+    let writer = world.writer("w0");
+    (world, writer)
+}
+
+fn batch(from: i64, payloads: &[&str]) -> Batch {
+    let mut headers = Vec::new();
+    Headers::pack(&mut headers, "trace", Some(b"\0\xff"));
+    let mut chunk = Chunk::new(TOPIC);
+    let run = chunk.open_run(AT, 0, Generation(1), Token(1), NextOffset(from));
+    for (at, payload) in payloads.iter().enumerate() {
+        let record = RawRecord {
+            offset: Offset(from + at as i64),
+            timestamp_ms: 1_700_000_000_123,
+            key: Some(b"\0key"),
+            value: Some(payload.as_bytes()),
+            headers: &headers,
+        };
+        chunk.push(run, at as u64, 0, &record);
+    }
+    let mut batch = Batch::new();
+    batch.push(Box::new(chunk));
+    batch
+}
+
+/// Sifts the payloads as consecutive records from `from` on. Also returns what `tolerates` was shown.
+fn sift(
+    writer: &mut PostgresWriter,
+    from: i64,
+    payloads: &[&str],
+    tolerated: bool,
+) -> (Result<Written, Failure>, Vec<usize>) {
+    let batch = batch(from, payloads);
+    let mut moves = Vec::new();
+    batch.moves(batch.len(), &mut moves);
+    let mut shown = Vec::new();
+    let result = writer.sift(&batch, 0..batch.len(), &moves, &mut |bad: &[BadRecord]| {
+        shown = bad.iter().map(|b| b.index).collect();
+        tolerated
+    });
+    (result, shown)
+}
+
+/// Rows of `target`, letters as `offset SQLSTATE`, and the fence.
+#[track_caller]
+fn check(world: &World, rows: &str, letters: &str, fence: i64) {
+    let mut client = world.database.connect();
+    let mut text =
+        |sql: &str| -> String { client.query_one(sql, &[]).unwrap().get::<_, Option<String>>(0).unwrap_or_default() };
+    let found = text("SELECT string_agg(concat_ws(':', id, v), ' ' ORDER BY id) FROM target");
+    let dead = text(
+        "SELECT string_agg(concat_ws(':', \"offset\", sqlstate), ' ' ORDER BY \"offset\") FROM forebay.dead_letter",
+    );
+    let next = text("SELECT next_offset::text FROM forebay.fence");
+    assert_eq!((found.as_str(), dead.as_str(), next.as_str()), (rows, letters, fence.to_string().as_str()));
+}
+
+#[test]
+fn exactly_the_bad_ones_and_each_once() {
+    let (world, mut writer) =
+        world("letters", "CREATE TABLE target (id int PRIMARY KEY, v int NOT NULL CHECK (v < 100), w varchar(3))");
+    let payloads = [
+        r#"{"id": 1, "v": 1}"#,
+        r#"{"id": 2, "v": "#,
+        r#"{"id": 1, "v": 500}"#,
+        r#"{"id": 3, "v": 3}"#,
+        r#"{"id": 3, "v": 4, "w": "long"}"#,
+        // Partial, and without a row that it could update.
+        r#"{"id": 4}"#,
+        r#"{"id": 1, "v": 7}"#,
+        r#"{"id": 5, "v": 500}"#,
+    ];
+    let plain = writer.write(&batch(0, &payloads), 0..payloads.len(), &{
+        let mut moves = Vec::new();
+        batch(0, &payloads).moves(payloads.len(), &mut moves);
+        moves
+    });
+    assert!(matches!(plain, Err(Failure::Record(Some(1), _))), "{plain:?}");
+    let (result, shown) = sift(&mut writer, 0, &payloads, true);
+    assert!(matches!(result, Ok(Written::Applied(counts)) if counts.dead == 5), "{result:?}");
+    assert_eq!(shown, [1, 2, 4, 5, 7]);
+    check(&world, "1:7 3:3", "1 2:23514 4 5:23502 7:23514", 8);
+    let row = world
+        .database
+        .connect()
+        .query_one(
+            "SELECT topic, partition, ts::text, key, payload, headers FROM forebay.dead_letter WHERE \"offset\" = 2",
+            &[],
+        )
+        .unwrap();
+    assert_eq!((row.get::<_, i32>(1), row.get(3)), (AT.partition, b"\0key".to_vec()));
+    assert!(row.get::<_, String>(2).contains(".123"), "milliseconds");
+    assert_eq!(row.get::<_, Vec<u8>>(4), payloads[2].as_bytes());
+    let headers: Vec<u8> = row.get(5);
+    assert_eq!(Headers(&headers).get("trace"), Some(Some(&b"\0\xff"[..])));
+    // The same again finds the fence elsewhere, and leaves no letter.
+    assert_eq!(sift(&mut writer, 0, &payloads, true).0, Ok(Written::Mismatch));
+    check(&world, "1:7 3:3", "1 2:23514 4 5:23502 7:23514", 8);
+}
+
+#[test]
+fn too_many_are_none() {
+    let (world, mut writer) = world("letters_many", "CREATE TABLE target (id int PRIMARY KEY, v int CHECK (v < 100))");
+    let payloads = [r#"{"id": 1, "v": 1}"#, r#"{"id": 2, "v": 200}"#, r#"{"id": 3, "v": 300}"#];
+    let (result, shown) = sift(&mut writer, 0, &payloads, false);
+    assert!(matches!(result, Err(Failure::Record(Some(1), _))), "{result:?}");
+    assert_eq!(shown, [1, 2]);
+    check(&world, "", "", 0);
+    assert!(matches!(sift(&mut writer, 0, &payloads, true).0, Ok(Written::Applied(_))), "the connection still works");
+    check(&world, "1:1", "1:23514 2:23514", 3);
+}
+
+#[test]
+fn what_is_checked_at_commit_is_found_before() {
+    let sql = "CREATE TABLE target (id int PRIMARY KEY, v int, UNIQUE (v) DEFERRABLE INITIALLY DEFERRED)";
+    let (world, mut writer) = world("letters_deferred", sql);
+    let payloads = [r#"{"id": 1, "v": 1}"#, r#"{"id": 2, "v": 1}"#, r#"{"id": 3, "v": 3}"#];
+    let (result, _) = sift(&mut writer, 0, &payloads, true);
+    assert!(matches!(result, Ok(Written::Applied(_))), "{result:?}");
+    check(&world, "1:1 3:3", "1:23505", 3);
+}
+
+#[test]
+fn a_parent_may_come_later_in_the_batch_and_a_missing_one_is_waited_for() {
+    let sql = "CREATE TABLE target (id int PRIMARY KEY, v int REFERENCES target DEFERRABLE INITIALLY DEFERRED)";
+    let (world, mut writer) = world("letters_parent", sql);
+    // Halving separates the child from its parent.
+    let payloads =
+        [r#"{"id": 1, "v": 4}"#, r#"{"id": 2}"#, r#"{"id": 3, "v": "x"}"#, r#"{"id": 4}"#, r#"{"id": 2147483648}"#];
+    let (result, _) = sift(&mut writer, 0, &payloads, true);
+    assert!(matches!(result, Ok(Written::Applied(_))), "{result:?}");
+    check(&world, "1:4 2 4", "2 4", 5);
+    let (result, shown) = sift(&mut writer, 5, &[r#"{"id": 6}"#, r#"{"id": 7, "v": 99}"#, "{"], true);
+    let Err(Failure::Record(Some(1), reason)) = result else { panic!("{result:?}") };
+    assert_eq!((reason.sqlstate.as_deref(), shown.len()), (Some("23503"), 0));
+    check(&world, "1:4 2 4", "2 4", 5);
+}
+
+/// Refuses what its payload says, each in another way.
+struct Refusing(u32);
+
+impl Handler for Refusing {
+    fn handle(&mut self, transaction: &mut Transaction<'_>, records: &[RecordRef<'_>]) -> Result<(), HandlerError> {
+        for (index, record) in records.iter().enumerate() {
+            self.0 += 1;
+            transaction.execute("INSERT INTO applied VALUES ($1, $2)", &[&record.partition, &record.offset.0])?;
+            match record.value.unwrap_or_default() {
+                b"database" => drop(transaction.execute("SELECT 1 / 0", &[])?),
+                b"named" => return Err(HandlerError::record(index, "not\0this")),
+                b"panic" => panic!("boom"),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_handlers_bad_records_are_found_as_well() {
+    let world = World::new("letters_handler");
+    world.located().takeover(&takeover(1, 1, 0)).expect("a takeover");
+    let mut writer = world.writer_of("w0", Arc::new(|| Box::new(Refusing(0))));
+    let payloads = ["", "database", "", "", "named", "", "panic", ""];
+    let (result, shown) = sift(&mut writer, 0, &payloads, true);
+    assert!(matches!(result, Ok(Written::Applied(counts)) if (counts.upserted, counts.dead) == (5, 3)), "{result:?}");
+    assert_eq!(shown, [1, 4, 6]);
+    assert_eq!(world.applied(), [0, 2, 3, 5, 7]);
+    let mut client = world.database.connect();
+    let errors: String = client
+        .query_one("SELECT string_agg(error, ' | ' ORDER BY \"offset\") FROM forebay.dead_letter", &[])
+        .unwrap()
+        .get(0);
+    let parts = ["division by zero", "not\u{fffd}this", "panicked: boom"];
+    assert!(parts.iter().all(|part| errors.contains(part)), "{errors}");
+}
