@@ -6,9 +6,9 @@
 //!   durable together. After a crash, a lost answer or a rebalance the fence decides what is still to be done; neither the
 //!   handler nor the audit table needs a key against duplicates.
 //! - **In order**: transfers are published with their account as the key, so those of one account come in offset order.
-//! - **Nothing skipped**: a transfer that would overdraw its account is the record's fault ([`HandlerError::record`]). Its
-//!   topic stops with a message that names it; neither it nor what is behind it is lost. Once the cause is gone, the next
-//!   run goes on there.
+//! - **Nothing skipped**: a transfer that would overdraw its account is the record's fault ([`HandlerError::record`]). It
+//!   would become a dead letter; with `policy = "stop"`, as here, its topic stops with a message that names it, and neither it
+//!   nor what is behind it is lost. Once the cause is gone, the next run goes on there.
 //!
 //! What is not: what a handler does outside its transaction (a mail, a call to another service) may happen again.
 //!
@@ -94,6 +94,8 @@ dsn = "{}"
 [[topic]]
 name = "{}"
 handler = true
+[topic.on_bad_record]
+policy = "stop"
 "#,
         place.bootstrap, place.suffix, place.dsn, topic.name
     );

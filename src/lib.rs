@@ -30,7 +30,7 @@
 //!
 //! [`types`], [`clock`] and `console`; [`config`] (what the user wrote → what the engine sees); [`metrics`]; [`state`] (decisions: tracker, lanes, routing,
 //! batches, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode, fences); [`engine`] (threads and loops);
-//! [`check`], [`fences`], [`demo`] and [`cli`]. Each may use only those before it.
+//! [`check`], [`fences`], [`letters`], [`demo`] and [`cli`]. Each may use only those before it.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -55,6 +55,8 @@ pub mod engine;
 pub mod check;
 
 pub mod fences;
+
+pub mod letters;
 
 pub mod demo;
 

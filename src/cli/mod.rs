@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod fences;
 mod init;
+mod letters;
 mod log;
 pub mod memory;
 mod run;
@@ -52,6 +53,9 @@ enum Command {
     /// Look at, or overrule, what the databases know of the group's progress.
     #[command(subcommand)]
     Fences(fences::Fences),
+    /// Look at, or decide about, records that could not be applied.
+    #[command(subcommand)]
+    DeadLetters(letters::Letters),
     /// See it work, on a throw-away PostgreSQL and a mock Kafka of its own: updates are published while they are applied,
     /// and every row is compared with what was published.
     Demo(demo::Arguments),
@@ -126,6 +130,7 @@ pub fn main() -> std::process::ExitCode {
         Command::Check => check::run(config),
         Command::Init { print } => init::run(config, print),
         Command::Fences(command) => fences::run(config, &command),
+        Command::DeadLetters(command) => letters::run(config, &command),
         Command::Demo(arguments) => demo::run(&arguments),
     };
     match code {

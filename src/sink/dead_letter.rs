@@ -9,18 +9,19 @@ use postgres::{Error, GenericClient};
 use crate::sink::BadRecord;
 use crate::state::batch::Batch;
 
-/// $1 source, $2 topic; per letter: $3 partition, $4 offset, $5 timestamp (ms), $6 SQLSTATE, $7 error, $8 key, $9 payload,
-/// $10 headers. A record that is read again after `forebay fences reset`, and fails again, takes its former letter's place.
+/// $1 source, $2 group, $3 topic; per letter: $4 partition, $5 offset, $6 timestamp (ms), $7 SQLSTATE, $8 error, $9 key,
+/// $10 payload, $11 headers. A record that is read again after `forebay fences reset`, and fails again, takes its former letter's place.
 pub const INSERT: &str = "\
-INSERT INTO forebay.dead_letter AS d (source, topic, partition, \"offset\", ts, sqlstate, error, key, payload, headers) \
-SELECT $1, $2, u.p, u.o, to_timestamp(u.ts::float8 / 1000), u.code, u.error, u.key, u.payload, u.headers \
-FROM UNNEST($3, $4, $5, $6, $7, $8, $9, $10) AS u(p, o, ts, code, error, key, payload, headers) \
+INSERT INTO forebay.dead_letter AS d (source, grp, topic, partition, \"offset\", ts, sqlstate, error, key, payload, headers) \
+SELECT $1, $2, $3, u.p, u.o, to_timestamp(u.ts::float8 / 1000), u.code, u.error, u.key, u.payload, u.headers \
+FROM UNNEST($4, $5, $6, $7, $8, $9, $10, $11) AS u(p, o, ts, code, error, key, payload, headers) \
 ON CONFLICT (source, partition, \"offset\") DO UPDATE SET at = now(), ts = EXCLUDED.ts, sqlstate = EXCLUDED.sqlstate, \
 error = EXCLUDED.error, resolution = NULL, key = EXCLUDED.key, payload = EXCLUDED.payload, headers = EXCLUDED.headers";
 
 pub fn insert_types() -> Vec<Type> {
     vec![
         Type::INT4,
+        Type::TEXT,
         Type::TEXT,
         Type::INT4_ARRAY,
         Type::INT8_ARRAY,
@@ -36,11 +37,20 @@ pub fn insert_types() -> Vec<Type> {
 /// Letters that one statement takes, in bytes of their records: a message of the protocol ends at 1 GiB.
 const STATEMENT_BYTES_MAX: usize = 64 << 20;
 
+/// Whose letters they are.
+#[derive(Debug, Clone, Copy)]
+pub struct Of<'a> {
+    /// The topic's number in `forebay.source`.
+    pub source: i32,
+    pub group: &'a str,
+    pub topic: &'a str,
+}
+
 /// Inserts them, by the statement [`INSERT`].
 pub fn insert(
     client: &mut impl GenericClient,
     statement: &postgres::Statement,
-    (source, topic): (i32, &str),
+    of: Of<'_>,
     batch: &Batch,
     bad: &[BadRecord],
 ) -> Result<(), Error> {
@@ -58,7 +68,19 @@ pub fn insert(
         let headers: Vec<Option<&[u8]>> = records.iter().map(|r| Some(r.headers.0).filter(|h| !h.is_empty())).collect();
         client.execute(
             statement,
-            &[&source, &topic, &partitions, &offsets, &timestamps, &codes, &errors, &keys, &payloads, &headers],
+            &[
+                &of.source,
+                &of.group,
+                &of.topic,
+                &partitions,
+                &offsets,
+                &timestamps,
+                &codes,
+                &errors,
+                &keys,
+                &payloads,
+                &headers,
+            ],
         )?;
     }
     Ok(())

@@ -30,7 +30,7 @@ impl std::fmt::Display for Version {
 const MIGRATIONS: &[(Version, &str)] = &[(Version { major: 1, minor: 0 }, V1_0), (LETTERS, V1_1)];
 
 /// Since when there are dead letters.
-const LETTERS: Version = Version { major: 1, minor: 1 };
+pub const LETTERS: Version = Version { major: 1, minor: 1 };
 
 /// The tables of schema `forebay`, those of later versions included: what no topic may write to.
 pub const TABLES: &[&str] = &["meta", "source", "partition", "fence", "parked", "hold", "dead_letter"];
@@ -82,6 +82,7 @@ const V1_1: &str = r#"
 CREATE TABLE IF NOT EXISTS forebay.dead_letter (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   source int NOT NULL,
+  grp text NOT NULL,
   topic text NOT NULL,
   partition int NOT NULL,
   "offset" bigint NOT NULL,

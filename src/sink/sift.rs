@@ -15,14 +15,15 @@ pub enum Refused<E> {
 }
 
 /// Applies `records` by `attempt`, which takes some of them, in order, and applies all or none; adds those that cannot be
-/// applied to `bad`.
+/// applied to `bad`. All at once have been refused already where `refused` says so: it begins with the halves.
 pub fn sift<E>(
     records: &[usize],
+    refused: bool,
     bad: &mut Vec<BadRecord>,
     mut attempt: impl FnMut(&[usize]) -> Result<(), Refused<E>>,
 ) -> Result<(), E> {
     // What is still to be tried, the next one last.
-    let mut pieces = vec![records];
+    let mut pieces = if refused { halves(records).into() } else { vec![records] };
     while let Some(piece) = pieces.pop() {
         if piece.is_empty() {
             continue;
@@ -36,13 +37,16 @@ pub fn sift<E>(
             // Even one that is named is tried alone: without those behind it the same may not be true.
             (_, [index]) => bad.push(BadRecord { index: *index, reason }),
             (Some(at), _) => pieces.extend([&piece[at + 1..], &piece[at..=at], &piece[..at]]),
-            (None, _) => {
-                let (first, second) = piece.split_at(piece.len() / 2);
-                pieces.extend([second, first]);
-            }
+            (None, _) => pieces.extend(halves(piece)),
         }
     }
     Ok(())
+}
+
+/// The second half, then the first one.
+fn halves(piece: &[usize]) -> [&[usize]; 2] {
+    let (first, second) = piece.split_at(piece.len() / 2);
+    [second, first]
 }
 
 #[cfg(test)]
@@ -52,9 +56,9 @@ mod tests {
     use super::*;
 
     /// Tries `records` against a sink that refuses some; returns what was applied, the bad ones, and how many tries it took.
-    fn run(records: &[usize], refuses: &[usize], names: bool) -> (Vec<usize>, Vec<usize>, usize) {
+    fn run(records: &[usize], refuses: &[usize], names: bool, refused: bool) -> (Vec<usize>, Vec<usize>, usize) {
         let (mut applied, mut bad, mut tries) = (Vec::new(), Vec::new(), 0);
-        let result: Result<(), ()> = sift(records, &mut bad, |piece| {
+        let result: Result<(), ()> = sift(records, refused, &mut bad, |piece| {
             tries += 1;
             match piece.iter().find(|r| refuses.contains(r)) {
                 Some(index) => Err(Refused::Record(names.then_some(*index), Reason::new("no"))),
@@ -74,10 +78,11 @@ mod tests {
             from in 0..50usize,
             refused in proptest::collection::vec(any::<bool>(), 0..200),
             names: bool,
+            begin_with_halves: bool,
         ) {
             let records: Vec<usize> = (from..from + refused.len()).collect();
             let (bad, good): (Vec<usize>, Vec<usize>) = records.iter().partition(|r| refused[**r - from]);
-            let (applied, found, _) = run(&records, &bad, names);
+            let (applied, found, _) = run(&records, &bad, names, begin_with_halves);
             prop_assert_eq!(applied, good);
             prop_assert_eq!(found, bad);
         }
@@ -86,8 +91,9 @@ mod tests {
     #[test]
     fn one_among_many_takes_twice_the_logarithm() {
         let records: Vec<usize> = (0..512).collect();
-        assert!(run(&records, &[300], false).2 <= 2 * 9 + 1);
-        assert!(run(&records, &[300], true).2 <= 4);
+        assert!(run(&records, &[300], false, false).2 <= 2 * 9 + 1);
+        assert!(run(&records, &[300], false, true).2 <= 2 * 9);
+        assert!(run(&records, &[300], true, false).2 <= 4);
     }
 
     #[test]
@@ -97,7 +103,7 @@ mod tests {
             true => Err(Refused::<()>::Record(Some(2), Reason::new("not together"))),
             false => Ok(()),
         };
-        sift(&[0, 1, 2, 3], &mut bad, both).expect("nothing else fails");
+        sift(&[0, 1, 2, 3], false, &mut bad, both).expect("nothing else fails");
         assert_eq!(bad, []);
     }
 
@@ -105,7 +111,7 @@ mod tests {
     fn what_is_not_about_a_record_ends_it() {
         let mut bad = Vec::new();
         let mut tries = 0;
-        let result = sift(&[0, 1, 2, 3], &mut bad, |piece| {
+        let result = sift(&[0, 1, 2, 3], false, &mut bad, |piece| {
             tries += 1;
             if piece.len() > 1 { Err(Refused::Record(None, Reason::new("no"))) } else { Err(Refused::Other("gone")) }
         });

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use postgres::{Error, IsolationLevel, Transaction};
 
@@ -41,11 +42,12 @@ impl PostgresWriter {
     ) -> Result<Written, Failure> {
         let (live, _) = self.session.open()?;
         let letters = live.prepared_letters().map_err(|e| own_failure(&e))?;
-        let source = self.fences.source;
+        let config = Arc::clone(&self.config);
+        let of = self.fences.of(&config, topic);
         self.handled(topic, |call, transaction| {
             let mut bad = Vec::new();
             for lane in by_lane(batch, range.clone()) {
-                sift(&lane, &mut bad, |piece| {
+                sift(&lane, false, &mut bad, |piece| {
                     call.try_piece(transaction, batch, piece).map_err(|failure| match failure {
                         Failure::Record(index, reason) => Refused::Record(index, reason),
                         Failure::TooLong(reason) => Refused::Record(None, reason),
@@ -57,8 +59,7 @@ impl PostgresWriter {
             if let Some(first) = deciding(&bad, tolerates) {
                 return Err(Failure::Record(Some(first.index), first.reason.clone()));
             }
-            dead_letter::insert(transaction, &letters, (source, call.name), batch, &bad)
-                .map_err(|e| own_failure(&e))?;
+            dead_letter::insert(transaction, &letters, of, batch, &bad).map_err(|e| own_failure(&e))?;
             let dead = bad.len() as u32;
             Ok(RowCounts { upserted: range.len() as u32 - dead, dead, ..RowCounts::default() })
         })

@@ -107,7 +107,8 @@ impl PostgresWriter {
             known.writer.load(batch, range.clone(), &mut bad);
         }
         if let Some(tolerates) = tolerates {
-            let mut sifting = Sifting { topic, name: &settings.name, batch, writer: &mut known.writer, tolerates };
+            let of = self.fences.of(&self.config, topic);
+            let mut sifting = Sifting { topic, of, batch, writer: &mut known.writer, tolerates };
             let result = sifting.run(live, range, bad, &self.fences);
             if !matches!(result, Ok(Written::Applied(_))) && live.client.batch_execute("ROLLBACK").is_err() {
                 self.session.close();
@@ -215,7 +216,7 @@ impl Live<Name> {
 /// One transaction that sets bad records aside.
 struct Sifting<'a, 't> {
     topic: TopicIx,
-    name: &'a str,
+    of: dead_letter::Of<'a>,
     batch: &'a Batch,
     writer: &'a mut TableWriter,
     tolerates: &'a mut Tolerates<'t>,
@@ -238,18 +239,20 @@ impl Sifting<'_, '_> {
         }
         let waits = |b: &BadRecord| b.reason.sqlstate.as_deref() == Some(sqlstate::MISSING_PARENT);
         live.client.batch_execute("SAVEPOINT records")?;
-        let (mut bad, mut counts) = self.apply(live, range.clone(), undecoded.clone())?;
+        // It was tried at once before, without a word about a record: it was PostgreSQL that refused.
+        let refused = undecoded.is_empty();
+        let (mut bad, mut counts) = self.apply(live, range.clone(), refused, undecoded)?;
         if bad.iter().any(waits) {
             // Halves hide from each other: the parent may be in a later one. Together again, without those that are bad anyhow.
             bad.retain(|b| !waits(b));
             live.client.batch_execute("ROLLBACK TO SAVEPOINT records")?;
-            (bad, counts) = self.apply(live, range, bad)?;
+            (bad, counts) = self.apply(live, range, false, bad)?;
         }
         bad.sort_by_key(|b| b.index);
         if let Some(first) = deciding(&bad, self.tolerates) {
             return Err(Failure::Record(Some(first.index), first.reason.clone()).into());
         }
-        dead_letter::insert(&mut live.client, &letters, (fences.source, self.name), self.batch, &bad)
+        dead_letter::insert(&mut live.client, &letters, self.of, self.batch, &bad)
             .map_err(|error| Stop::Failed(own_failure(&error)))?;
         live.client.batch_execute("COMMIT")?;
         counts.dead = bad.len() as u32;
@@ -261,12 +264,13 @@ impl Sifting<'_, '_> {
         &mut self,
         live: &mut Live<Name>,
         range: Range<usize>,
+        refused: bool,
         mut bad: Vec<BadRecord>,
     ) -> Result<(Vec<BadRecord>, RowCounts), Stop> {
         let known: HashSet<usize> = bad.iter().map(|b| b.index).collect();
         let records: Vec<usize> = range.filter(|index| !known.contains(index)).collect();
         let mut counts = RowCounts::default();
-        sift(&records, &mut bad, |piece| {
+        sift(&records, refused, &mut bad, |piece| {
             let refused = |error: Error| match Stop::from(error) {
                 Stop::Failed(Failure::Record(_, reason) | Failure::TooLong(reason)) => Refused::Record(None, reason),
                 other => Refused::Other(other),

@@ -153,7 +153,7 @@ impl Live<Name> {
 /// The fence statement's parameters, filled anew for each batch.
 #[derive(Debug, Default)]
 pub(super) struct FenceArrays {
-    pub(super) source: i32,
+    source: i32,
     partitions: Vec<i32>,
     lanes: Vec<i16>,
     tokens: Vec<i64>,
@@ -177,6 +177,12 @@ impl FenceArrays {
             self.expected.push(each.expected.0);
             self.next.push(each.next.0);
         }
+    }
+
+    /// Whose dead letters the batch's are.
+    pub(super) fn of<'a>(&self, config: &'a Config, topic: TopicIx) -> dead_letter::Of<'a> {
+        let topic = &config.topics[usize::from(topic.0)].name;
+        dead_letter::Of { source: self.source, group: &config.kafka.group_id, topic }
     }
 
     pub(super) fn params(&self) -> [&(dyn ToSql + Sync); fence::BATCH_PARAMS] {

@@ -204,7 +204,67 @@ fn sigterm_drains_and_a_reset_is_refused_while_it_runs() {
 #[test]
 fn bad_data_is_exit_code_65() {
     let setup = Setup::new();
-    produce(setup.topic.name(), [(0, Some(&b"key"[..]), Some(&b"not json"[..]))]);
+    // More of them than may become dead letters in a row.
+    produce(setup.topic.name(), (0..101).map(|_| (0, Some(&b"key"[..]), Some(&b"not json"[..]))));
     let (_, err) = setup.forebay(&["run", "--until-end"], 65);
     assert!(err.contains(setup.topic.name()) && err.contains("stopped"), "{err}");
+}
+
+#[test]
+fn dead_letters_are_listed_shown_replayed_and_discarded() {
+    let setup = Setup::new();
+    assert_eq!(setup.forebay(&["dead-letters", "list"], 0).0, "no dead letters\n", "forebay was never here");
+    setup.database.execute("ALTER TABLE t ADD CHECK (v <> 'late')");
+    let values = [
+        r#"{"id": 1, "v": "late"}"#,
+        r#"{"id": 1, "v": "x"}"#,
+        r#"{"id": 2, "v": "late"}"#,
+        "not json",
+        r#"{"id": 3, "v": "x"}"#,
+    ];
+    produce(setup.topic.name(), values.map(|v| (0, Some(&b"key"[..]), Some(v.as_bytes()))));
+    setup.forebay(&["run", "--until-end"], 0);
+    let rows = || -> String {
+        let sql = "SELECT string_agg(id || v, ' ' ORDER BY id) FROM t";
+        setup.database.connect().query_one(sql, &[]).unwrap().get(0)
+    };
+    assert_eq!(rows(), "1x 3x");
+
+    let (list, _) = setup.forebay(&["dead-letters", "list"], 0);
+    assert_eq!(list.lines().count(), 3, "{list}");
+    let place = format!("{} [0] offset 2 key \"key\": ", setup.topic.name());
+    assert!(list.contains(&place) && list.contains("SQLSTATE 23514") && list.contains("not valid JSON"), "{list}");
+    assert!(!list.contains("late"), "a payload is shown where nobody asked for it: {list}");
+    let by_state = setup.forebay(&["dead-letters", "list", "--sqlstate", "23514"], 0).0;
+    assert_eq!(by_state.lines().count(), 2, "{by_state}");
+    assert_eq!(setup.forebay(&["dead-letters", "list", "--limit", "1"], 0).0.lines().count(), 1);
+    assert_eq!(setup.forebay(&["dead-letters", "list", "--key", "other"], 0).0, "no dead letters\n");
+    let (shown, _) = setup.forebay(&["dead-letters", "show", "--offset", "3"], 0);
+    assert!(shown.contains("payload: \"not json\"") && shown.contains("timestamp: 20"), "{shown}");
+
+    // Nothing is changed by accident.
+    assert!(setup.forebay(&["dead-letters", "discard"], 2).1.contains("--all"));
+    assert!(setup.forebay(&["dead-letters", "replay"], 2).1.contains("--all"));
+    let (_, err) = setup.forebay(&["dead-letters", "replay", "--all"], 2);
+    assert!(err.contains("--out-of-order") && err.contains("guard"), "{err}");
+    let (_, err) = setup.forebay(&["dead-letters", "list", "--shard", "other"], 2);
+    assert!(err.contains("no shard \"other\"; expected one of main"), "{err}");
+
+    // Refused as before; mended, applied once, and only what was asked for.
+    let (out, _) = setup.forebay(&["dead-letters", "replay", "--offset", "2", "--out-of-order"], 65);
+    assert!(out.contains("refused again") && out.contains("SQLSTATE 23514"), "{out}");
+    setup.database.execute("ALTER TABLE t DROP CONSTRAINT t_v_check");
+    assert!(setup.forebay(&["dead-letters", "replay", "--offset", "2", "--out-of-order"], 0).0.contains("applied"));
+    assert_eq!(rows(), "1x 2late 3x");
+    let again = setup.forebay(&["dead-letters", "replay", "--offset", "2", "--out-of-order"], 0).0;
+    assert_eq!(again, "no such dead letter\n");
+    assert!(setup.forebay(&["dead-letters", "discard", "--offset", "3"], 0).0.contains("discarded"));
+    let (list, _) = setup.forebay(&["dead-letters", "list"], 0);
+    assert!(list.lines().count() == 1 && list.contains("offset 0"), "{list}");
+    let (list, _) = setup.forebay(&["dead-letters", "list", "--all"], 0);
+    assert!(list.contains("[replayed]") && list.contains("[discarded]") && list.lines().count() == 3, "{list}");
+    assert_eq!(
+        setup.forebay(&["dead-letters", "replay", "--id", "999", "--out-of-order"], 0).0,
+        "no such dead letter\n"
+    );
 }

@@ -72,7 +72,8 @@ fn several_topics_go_to_several_tables_and_one_that_stops_holds_up_no_other() {
     database.execute("CREATE TABLE prices (item text PRIMARY KEY, cents int)");
     let (orders, prices) = (Topic::create("real_orders", 2), Topic::create("real_prices", 1));
     let rig = Rig::new(&format!(
-        "{}{}[[topic]]\nname = {:?}\ntable = \"prices\"\ninsert_mode = \"upsert\"\npk_fields = [\"item\"]\n",
+        "{}{}[[topic]]\nname = {:?}\ntable = \"prices\"\ninsert_mode = \"upsert\"\npk_fields = [\"item\"]\n\
+         [topic.on_bad_record]\npolicy = \"stop\"\n",
         shard("main", database.dsn()),
         ledger_topic(orders.name()),
         prices.name()
