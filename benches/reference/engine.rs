@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub enum Target {
     /// Upserts.
     Table,
+    /// Upserts, where sessions below zero are refused.
+    Checked,
     /// Inserts that note when they were made.
     Log,
     /// Nothing.
@@ -31,11 +33,12 @@ pub enum Target {
 }
 
 impl Target {
-    const ALL: [Target; 3] = [Target::Table, Target::Log, Target::Handler];
+    const ALL: [Target; 4] = [Target::Table, Target::Checked, Target::Log, Target::Handler];
 
     fn word(self) -> &'static str {
         match self {
             Target::Table => "table",
+            Target::Checked => "checked",
             Target::Log => "log",
             Target::Handler => "handler",
         }
@@ -43,7 +46,7 @@ impl Target {
 
     fn toml(self) -> &'static str {
         match self {
-            Target::Table | Target::Handler => {
+            Target::Table | Target::Checked | Target::Handler => {
                 "table = \"reference\"\ninsert_mode = \"upsert\"\npk_fields = [\"app_id\", \"subscription_id\"]\n"
             }
             Target::Log => "table = \"reference\"\ninsert_mode = \"insert\"\n",
@@ -53,6 +56,7 @@ impl Target {
     fn more_columns(self) -> &'static str {
         match self {
             Target::Table | Target::Handler => "PRIMARY KEY (app_id, subscription_id)",
+            Target::Checked => "PRIMARY KEY (app_id, subscription_id), CHECK (sessions >= 0)",
             Target::Log => "sent_us bigint, written timestamptz DEFAULT clock_timestamp()",
         }
     }

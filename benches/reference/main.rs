@@ -10,6 +10,7 @@
 //! | `affinity` | the engine with lanes bound late; with lanes bound statically |
 //! | `handler` | the engine with a handler that does nothing: no rows, but fences |
 //! | `lag` | the engine at one and at ten times the records: does memory grow with lag? |
+//! | `bad` | the engine with no bad records; with some that PostgreSQL refuses; with some that do not decode |
 //! | `steady` | a producer that never waits for the engine, and latencies from the time at which a record should have been sent to the `clock_timestamp()` of its row (before COMMIT); lanes bound late, statically, and the least that does such a job: one thread without fences |
 //! | `pipeline` | librdkafka's bare poll loop; the engine's source, poller and workers without a database |
 //!
@@ -27,6 +28,7 @@ mod support;
 mod affinity;
 mod alone;
 mod arguments;
+mod bad;
 mod bare;
 mod engine;
 mod least;
@@ -69,10 +71,13 @@ fn main() -> Outcome<()> {
             "affinity" => affinity::affinity(&arguments)?,
             "handler" => alone::handler(&arguments)?,
             "lag" => alone::lag(&arguments)?,
+            "bad" => bad::bad(&arguments)?,
             "steady" => steady::steady(&arguments)?,
             "pipeline" => pipeline::pipeline(&arguments)?,
             other => {
-                return Err(format!("no mode {other:?}: catchup, affinity, handler, lag, steady or pipeline").into());
+                return Err(
+                    format!("no mode {other:?}: catchup, affinity, handler, lag, bad, steady or pipeline").into()
+                );
             }
         }
     }

@@ -94,7 +94,12 @@ pub fn send(producer: &BaseProducer, topic: &str, key: &str, value: &str) -> Out
 
 /// Publishes the workload once; a topic that already holds it is used again.
 pub fn publish(a: &Arguments, records: u64) -> Outcome<String> {
-    let topic = format!("forebay-reference-{}-{records}-{}", payload(0, a).len(), a.keys);
+    publish_as(a, records, "", |n| payload(n, a))
+}
+
+/// As [`publish`], with other payloads; `name` tells them apart.
+pub fn publish_as(a: &Arguments, records: u64, name: &str, payload_of: impl Fn(u64) -> String) -> Outcome<String> {
+    let topic = format!("forebay-reference-{}-{records}-{}{name}", payload(0, a).len(), a.keys);
     create(a, &topic)?;
     let held = held(a, &topic)?;
     if held == records {
@@ -107,7 +112,7 @@ pub fn publish(a: &Arguments, records: u64) -> Outcome<String> {
     let properties = [("linger.ms", "20"), ("batch.size", "500000"), ("queue.buffering.max.messages", "500000")];
     let producer = producer(a, &properties)?;
     for n in 0..records {
-        send(&producer, &topic, &record_key(n, a), &payload(n, a))?;
+        send(&producer, &topic, &record_key(n, a), &payload_of(n))?;
         if n % 1000 == 0 {
             producer.poll(Duration::ZERO);
         }

@@ -21,6 +21,7 @@ pub mod postgres;
 pub mod schema;
 pub mod session;
 pub mod sift;
+mod sift_table;
 pub mod sqlstate;
 pub mod statement;
 pub mod table;

@@ -1,9 +1,19 @@
 //! Which records of a batch are at fault: halves what fails until single records are left. A half is tried before what comes
 //! behind it, so whatever succeeds happens in order, and a record is found bad with everything before it in place.
 //!
-//! It sees records, never merged rows: of two that meet in one row, the earlier one's fate must not hang on the later one.
+//! It halves records, never the rows that some of them make together: a row that is refused says nothing about the earlier
+//! records in it. (One that the records behind it overwrite within a piece is applied with them, as in any other batch.)
 
 use crate::sink::{BadRecord, Reason};
+
+/// Begins a piece. What the piece before it made immediate is deferred again, as far as it may be.
+pub const BEGIN_PIECE: &str = "SAVEPOINT piece; SET CONSTRAINTS ALL DEFERRED";
+
+/// Ends a piece that was applied: what is deferred to COMMIT would be at fault only there, with nobody to tell whose it is.
+pub const END_PIECE: &str = "SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT piece";
+
+/// Ends a piece that was refused.
+pub const UNDO_PIECE: &str = "ROLLBACK TO SAVEPOINT piece; RELEASE SAVEPOINT piece";
 
 /// Why some records could not be applied; nothing of them was.
 #[derive(Debug)]

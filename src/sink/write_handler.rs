@@ -10,7 +10,7 @@ use postgres::{Error, IsolationLevel, Transaction};
 use crate::config::Delivery;
 use crate::sink::handler::{Handler, HandlerError, HandlerFactory};
 use crate::sink::session::own_failure;
-use crate::sink::sift::{Refused, sift};
+use crate::sink::sift::{BEGIN_PIECE, END_PIECE, Refused, UNDO_PIECE, sift};
 use crate::sink::writer::{PostgresWriter, deciding};
 use crate::sink::{Failure, Reason, RowCounts, Tolerates, Written, dead_letter, sqlstate};
 use crate::state::batch::Batch;
@@ -42,6 +42,7 @@ impl PostgresWriter {
     ) -> Result<Written, Failure> {
         let (live, _) = self.session.open()?;
         let letters = live.prepared_letters().map_err(|e| own_failure(&e))?;
+        let alone = range.len() == 1;
         let config = Arc::clone(&self.config);
         let of = self.fences.of(&config, topic);
         self.handled(topic, |call, transaction| {
@@ -50,7 +51,7 @@ impl PostgresWriter {
                 sift(&lane, false, &mut bad, |piece| {
                     call.try_piece(transaction, batch, piece).map_err(|failure| match failure {
                         Failure::Record(index, reason) => Refused::Record(index, reason),
-                        Failure::TooLong(reason) => Refused::Record(None, reason),
+                        Failure::TooLong(reason) if alone => Refused::Record(None, reason),
                         other => Refused::Other(other),
                     })
                 })?;
@@ -125,18 +126,21 @@ impl Call<'_> {
         }
     }
 
-    /// As `handle`, behind a savepoint: of what fails, nothing is left.
+    /// As `handle`, behind a savepoint: of what fails for a record's sake, nothing is left.
     fn try_piece(&mut self, transaction: &mut Transaction<'_>, batch: &Batch, piece: &[usize]) -> Result<(), Failure> {
-        let failed = |error: Error| database_failure(self.name, &error);
-        let mut savepoint = transaction.savepoint("piece").map_err(failed)?;
-        // Dropped, it is rolled back.
-        self.handle(&mut savepoint, batch, piece)?;
         let name = self.name;
-        let result = savepoint.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").and_then(|()| savepoint.commit());
-        result.map_err(|error| match database_failure(name, &error) {
-            Failure::Record(_, reason) => Failure::Record(only(piece), reason),
-            other => other,
-        })
+        let failed = |error: Error| database_failure(name, &error);
+        transaction.batch_execute(BEGIN_PIECE).map_err(failed)?;
+        let result = self.handle(transaction, batch, piece).and_then(|()| {
+            transaction.batch_execute(END_PIECE).map_err(|error| match failed(error) {
+                Failure::Record(_, reason) => Failure::Record(only(piece), reason),
+                other => other,
+            })
+        });
+        if matches!(result, Err(Failure::Record(..) | Failure::TooLong(_))) {
+            transaction.batch_execute(UNDO_PIECE).map_err(failed)?;
+        }
+        result
     }
 }
 

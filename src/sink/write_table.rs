@@ -3,7 +3,6 @@
 //! The one thing done twice is what did nothing the first time: a statement that failed because its table was altered is
 //! built anew from the catalog, once.
 
-use std::collections::HashSet;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,11 +13,11 @@ use postgres::{Client, Error, Statement};
 
 use crate::config::{self, Delivery, Target};
 use crate::sink::catalog::{Catalog, CatalogError};
-use crate::sink::session::{Live, own_failure};
-use crate::sink::sift::{Refused, sift};
+use crate::sink::session::Live;
+use crate::sink::sift_table::Sifting;
 use crate::sink::table::{TablePlan, TableWriter};
-use crate::sink::writer::{FenceArrays, Name, PostgresWriter, deciding};
-use crate::sink::{BadRecord, Failure, Reason, RowCounts, Tolerates, Written, dead_letter, fence, sqlstate};
+use crate::sink::writer::{FenceArrays, Name, PostgresWriter};
+use crate::sink::{BadRecord, Failure, Reason, Tolerates, Written, fence, sqlstate};
 use crate::state::batch::Batch;
 use crate::types::TopicIx;
 
@@ -33,7 +32,7 @@ pub(super) struct KnownTable {
 }
 
 /// Why a statement did nothing.
-enum Stop {
+pub(super) enum Stop {
     Failed(Failure),
     /// It may be that a table was altered.
     Altered(Failure),
@@ -108,7 +107,8 @@ impl PostgresWriter {
         }
         if let Some(tolerates) = tolerates {
             let of = self.fences.of(&self.config, topic);
-            let mut sifting = Sifting { topic, of, batch, writer: &mut known.writer, tolerates };
+            let alone = range.len() == 1;
+            let mut sifting = Sifting { topic, of, batch, alone, writer: &mut known.writer, tolerates };
             let result = sifting.run(live, range, bad, &self.fences);
             if !matches!(result, Ok(Written::Applied(_))) && live.client.batch_execute("ROLLBACK").is_err() {
                 self.session.close();
@@ -168,7 +168,7 @@ impl Live<Name> {
         Ok(self.client.query_one(&statement, &fences.params())?.get(0))
     }
 
-    fn rows(&mut self, topic: TopicIx, table: &TableWriter, group: usize) -> Result<(), Error> {
+    pub(super) fn rows(&mut self, topic: TopicIx, table: &TableWriter, group: usize) -> Result<(), Error> {
         let statement = self.prepared_rows(topic, table, group)?;
         self.client.execute(&statement, &table.params(group))?;
         Ok(())
@@ -210,100 +210,6 @@ impl Live<Name> {
         }
         self.client.batch_execute("COMMIT")?;
         Ok(true)
-    }
-}
-
-/// One transaction that sets bad records aside.
-struct Sifting<'a, 't> {
-    topic: TopicIx,
-    of: dead_letter::Of<'a>,
-    batch: &'a Batch,
-    writer: &'a mut TableWriter,
-    tolerates: &'a mut Tolerates<'t>,
-}
-
-impl Sifting<'_, '_> {
-    /// `undecoded` are known to be bad. The caller rolls back what was not applied.
-    fn run(
-        &mut self,
-        live: &mut Live<Name>,
-        range: Range<usize>,
-        undecoded: Vec<BadRecord>,
-        fences: &FenceArrays,
-    ) -> Result<Written, Stop> {
-        let fence_statement = live.prepared_fences()?;
-        let letters = live.prepared_letters()?;
-        live.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")?;
-        if !live.client.query_one(&fence_statement, &fences.params())?.get::<_, bool>(0) {
-            return Ok(Written::Mismatch);
-        }
-        let waits = |b: &BadRecord| b.reason.sqlstate.as_deref() == Some(sqlstate::MISSING_PARENT);
-        live.client.batch_execute("SAVEPOINT records")?;
-        // It was tried at once before, without a word about a record: it was PostgreSQL that refused.
-        let refused = undecoded.is_empty();
-        let (mut bad, mut counts) = self.apply(live, range.clone(), refused, undecoded)?;
-        if bad.iter().any(waits) {
-            // Halves hide from each other: the parent may be in a later one. Together again, without those that are bad anyhow.
-            bad.retain(|b| !waits(b));
-            live.client.batch_execute("ROLLBACK TO SAVEPOINT records")?;
-            (bad, counts) = self.apply(live, range, false, bad)?;
-        }
-        bad.sort_by_key(|b| b.index);
-        if let Some(first) = deciding(&bad, self.tolerates) {
-            return Err(Failure::Record(Some(first.index), first.reason.clone()).into());
-        }
-        dead_letter::insert(&mut live.client, &letters, self.of, self.batch, &bad)
-            .map_err(|error| Stop::Failed(own_failure(&error)))?;
-        live.client.batch_execute("COMMIT")?;
-        counts.dead = bad.len() as u32;
-        Ok(Written::Applied(counts))
-    }
-
-    /// Applies what is not `bad` already; returns all that is.
-    fn apply(
-        &mut self,
-        live: &mut Live<Name>,
-        range: Range<usize>,
-        refused: bool,
-        mut bad: Vec<BadRecord>,
-    ) -> Result<(Vec<BadRecord>, RowCounts), Stop> {
-        let known: HashSet<usize> = bad.iter().map(|b| b.index).collect();
-        let records: Vec<usize> = range.filter(|index| !known.contains(index)).collect();
-        let mut counts = RowCounts::default();
-        sift(&records, refused, &mut bad, |piece| {
-            let refused = |error: Error| match Stop::from(error) {
-                Stop::Failed(Failure::Record(_, reason) | Failure::TooLong(reason)) => Refused::Record(None, reason),
-                other => Refused::Other(other),
-            };
-            live.client.batch_execute("SAVEPOINT piece").map_err(refused)?;
-            match self.apply_piece(live, piece) {
-                Ok(()) => {
-                    counts += self.writer.counts();
-                    Ok(())
-                }
-                Err(error) => {
-                    let refused = refused(error);
-                    if matches!(refused, Refused::Record(..)) {
-                        live.client
-                            .batch_execute("ROLLBACK TO SAVEPOINT piece")
-                            .map_err(|e| Refused::Other(e.into()))?;
-                    }
-                    Err(refused)
-                }
-            }
-        })?;
-        Ok((bad, counts))
-    }
-
-    fn apply_piece(&mut self, live: &mut Live<Name>, piece: &[usize]) -> Result<(), Error> {
-        let mut undecoded = Vec::new();
-        self.writer.load(self.batch, piece.iter().copied(), &mut undecoded);
-        debug_assert!(undecoded.is_empty(), "a record that was decoded before");
-        for group in 0..self.writer.groups() {
-            live.rows(self.topic, self.writer, group)?;
-        }
-        // What is deferred to COMMIT is at fault here already.
-        live.client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT piece")
     }
 }
 

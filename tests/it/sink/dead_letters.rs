@@ -170,6 +170,37 @@ fn a_parent_may_come_later_in_the_batch_and_a_missing_one_is_waited_for() {
     check(&world, "1:4 2 4", "2 4", 5);
 }
 
+/// A statement that takes too long, or is cancelled, says nothing about the records of a batch; alone, about the record.
+#[test]
+fn what_takes_too_long_is_bad_only_alone() {
+    let slow = "CREATE TABLE target (id int PRIMARY KEY, v int); CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
+                $$ BEGIN IF NEW.v = 7 THEN RAISE SQLSTATE '57014'; END IF; RETURN NEW; END $$; \
+                CREATE TRIGGER slow BEFORE INSERT ON target FOR EACH ROW EXECUTE FUNCTION slow()";
+    let (world, mut writer) = world("letters_slow", slow);
+    let (result, shown) = sift(&mut writer, 0, &[r#"{"id": 1}"#, r#"{"id": 2, "v": 7}"#], true);
+    assert!(matches!(result, Err(Failure::TooLong(_))), "{result:?}");
+    assert_eq!(shown, [0; 0]);
+    check(&world, "", "", 0);
+    let (result, _) = sift(&mut writer, 0, &[r#"{"id": 2, "v": 7}"#], true);
+    assert!(matches!(result, Ok(Written::Applied(_))), "{result:?}");
+    check(&world, "", "0:57014", 1);
+}
+
+/// Each piece is checked at its end; within the next one what may wait for COMMIT still waits.
+#[test]
+fn what_is_deferred_stays_deferred_from_piece_to_piece() {
+    // A partial upsert and a full one are two statements: the child comes first.
+    let sql = "CREATE TABLE target (id int PRIMARY KEY, v int REFERENCES target DEFERRABLE INITIALLY DEFERRED, w int CHECK (w < 9))";
+    let (world, mut writer) = world("letters_pieces", sql);
+    let child = |id: i32| format!(r#"{{"id": {id}, "v": {}}}"#, id + 1);
+    let parent = |id: i32| format!(r#"{{"id": {id}, "v": null, "w": 1}}"#);
+    let payloads = [child(1), parent(2), child(3), parent(4), r#"{"id": 9, "w": 10}"#.to_owned(), child(5), parent(6)];
+    let payloads: Vec<&str> = payloads.iter().map(String::as_str).collect();
+    let (result, _) = sift(&mut writer, 0, &payloads, true);
+    assert!(matches!(result, Ok(Written::Applied(counts)) if counts.dead == 1), "{result:?}");
+    check(&world, "1:2 2 3:4 4 5:6 6", "4:23514", 7);
+}
+
 /// Refuses what its payload says, each in another way.
 struct Refusing(u32);
 
