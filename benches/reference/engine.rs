@@ -176,9 +176,11 @@ impl Handler for Nothing {
 pub fn child(a: &Arguments) -> Outcome<()> {
     // As the program does.
     forebay::cli::memory::map_large_blocks();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
     let word = a.modes.get(1).map(String::as_str);
     let target = Target::ALL.into_iter().find(|t| Some(t.word()) == word).ok_or("no such target")?;
+    // Where records are bad on purpose, each word about them is one too many.
+    let level = if target == Target::Checked { tracing::Level::ERROR } else { tracing::Level::WARN };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
     let mut config = config(a, target)?;
     let engine = if target == Target::Handler {
         config.topics[0].target = forebay::config::Target::Handler;
