@@ -3,23 +3,37 @@
 
 use std::ops::Range;
 
-use postgres::types::Type;
-use postgres::{Error, GenericClient};
+use postgres::types::{ToSql, Type};
 
 use crate::sink::BadRecord;
 use crate::state::batch::Batch;
 
-/// $1 source, $2 group, $3 topic; per letter: $4 partition, $5 offset, $6 timestamp (ms), $7 SQLSTATE, $8 error, $9 key,
-/// $10 payload, $11 headers. A record that is read again after `forebay fences reset`, and fails again, takes its former letter's place.
-pub const INSERT: &str = "\
-INSERT INTO forebay.dead_letter AS d (source, grp, topic, partition, \"offset\", ts, sqlstate, error, key, payload, headers) \
-SELECT $1, $2, $3, u.p, u.o, to_timestamp(u.ts::float8 / 1000), u.code, u.error, u.key, u.payload, u.headers \
-FROM UNNEST($4, $5, $6, $7, $8, $9, $10, $11) AS u(p, o, ts, code, error, key, payload, headers) \
-ON CONFLICT (source, partition, \"offset\") DO UPDATE SET at = now(), ts = EXCLUDED.ts, sqlstate = EXCLUDED.sqlstate, \
-error = EXCLUDED.error, resolution = NULL, key = EXCLUDED.key, payload = EXCLUDED.payload, headers = EXCLUDED.headers";
+/// How many parameters [`sql`] takes.
+pub const PARAMS: usize = 11;
 
-pub fn insert_types() -> Vec<Type> {
-    vec![
+/// Inserts letters, where the SQL expression `condition` holds. From `$first` on: source, group, topic; per letter: partition,
+/// offset, timestamp (ms), SQLSTATE, error, key, payload, headers. A record that is read again after `forebay fences reset`,
+/// and fails again, takes its former letter's place.
+pub fn sql(first: usize, condition: Option<&str>) -> String {
+    let p = |place: usize| format!("${}", first + place);
+    let arrays: Vec<String> = (3..PARAMS).map(p).collect();
+    let condition = condition.map(|c| format!(" WHERE {c}")).unwrap_or_default();
+    format!(
+        "INSERT INTO forebay.dead_letter AS d (source, grp, topic, partition, \"offset\", ts, sqlstate, error, key, payload, \
+         headers) SELECT {}, {}, {}, u.p, u.o, to_timestamp(u.ts::float8 / 1000), u.code, u.error, u.key, u.payload, u.headers \
+         FROM UNNEST({}) AS u(p, o, ts, code, error, key, payload, headers){condition} \
+         ON CONFLICT (source, partition, \"offset\") DO UPDATE SET at = now(), ts = EXCLUDED.ts, sqlstate = EXCLUDED.sqlstate, \
+         error = EXCLUDED.error, resolution = NULL, key = EXCLUDED.key, payload = EXCLUDED.payload, headers = EXCLUDED.headers",
+        p(0),
+        p(1),
+        p(2),
+        arrays.join(", ")
+    )
+}
+
+/// The types of [`sql`]'s parameters.
+pub fn types() -> [Type; PARAMS] {
+    [
         Type::INT4,
         Type::TEXT,
         Type::TEXT,
@@ -46,44 +60,58 @@ pub struct Of<'a> {
     pub topic: &'a str,
 }
 
-/// Inserts them, by the statement [`INSERT`].
-pub fn insert(
-    client: &mut impl GenericClient,
-    statement: &postgres::Statement,
-    of: Of<'_>,
-    batch: &Batch,
-    bad: &[BadRecord],
-) -> Result<(), Error> {
-    for piece in pieces(bad, |b| batch.record(b.index).bytes()) {
-        let bad = &bad[piece];
-        let records: Vec<_> = bad.iter().map(|b| batch.record(b.index)).collect();
-        let partitions: Vec<i32> = records.iter().map(|r| r.partition).collect();
-        let offsets: Vec<i64> = records.iter().map(|r| r.offset.0).collect();
-        let timestamps: Vec<Option<i64>> = records.iter().map(|r| Some(r.timestamp_ms).filter(|ms| *ms >= 0)).collect();
-        let codes: Vec<Option<&str>> = bad.iter().map(|b| b.reason.sqlstate.as_deref()).collect();
-        // A handler's own words may hold anything; PostgreSQL's text holds no NUL.
-        let errors: Vec<String> = bad.iter().map(|b| b.reason.text.replace('\0', "\u{fffd}")).collect();
-        let keys: Vec<Option<&[u8]>> = records.iter().map(|r| r.key).collect();
-        let payloads: Vec<Option<&[u8]>> = records.iter().map(|r| r.value).collect();
-        let headers: Vec<Option<&[u8]>> = records.iter().map(|r| Some(r.headers.0).filter(|h| !h.is_empty())).collect();
-        client.execute(
-            statement,
-            &[
-                &of.source,
-                &of.group,
-                &of.topic,
-                &partitions,
-                &offsets,
-                &timestamps,
-                &codes,
-                &errors,
-                &keys,
-                &payloads,
-                &headers,
-            ],
-        )?;
+/// Letters as one statement's parameters.
+pub struct Letters<'a> {
+    of: Of<'a>,
+    partitions: Vec<i32>,
+    offsets: Vec<i64>,
+    timestamps: Vec<Option<i64>>,
+    codes: Vec<Option<&'a str>>,
+    errors: Vec<String>,
+    keys: Vec<Option<&'a [u8]>>,
+    payloads: Vec<Option<&'a [u8]>>,
+    headers: Vec<Option<&'a [u8]>>,
+}
+
+impl<'a> Letters<'a> {
+    /// In as few as a statement's size allows.
+    pub fn new(of: Of<'a>, batch: &'a Batch, bad: &'a [BadRecord]) -> Vec<Letters<'a>> {
+        let pieces = pieces(bad, |b| batch.record(b.index).bytes());
+        pieces.into_iter().map(|piece| Letters::piece(of, batch, &bad[piece])).collect()
     }
-    Ok(())
+
+    fn piece(of: Of<'a>, batch: &'a Batch, bad: &'a [BadRecord]) -> Letters<'a> {
+        let records = || bad.iter().map(|b| batch.record(b.index));
+        Letters {
+            of,
+            partitions: records().map(|r| r.partition).collect(),
+            offsets: records().map(|r| r.offset.0).collect(),
+            timestamps: records().map(|r| Some(r.timestamp_ms).filter(|ms| *ms >= 0)).collect(),
+            codes: bad.iter().map(|b| b.reason.sqlstate.as_deref()).collect(),
+            // A handler's own words may hold anything; PostgreSQL's text holds no NUL.
+            errors: bad.iter().map(|b| b.reason.text.replace('\0', "\u{fffd}")).collect(),
+            keys: records().map(|r| r.key).collect(),
+            payloads: records().map(|r| r.value).collect(),
+            headers: records().map(|r| Some(r.headers.0).filter(|h| !h.is_empty())).collect(),
+        }
+    }
+
+    pub fn params(&self) -> [&(dyn ToSql + Sync); PARAMS] {
+        let Of { source, group, topic } = &self.of;
+        [
+            source,
+            group,
+            topic,
+            &self.partitions,
+            &self.offsets,
+            &self.timestamps,
+            &self.codes,
+            &self.errors,
+            &self.keys,
+            &self.payloads,
+            &self.headers,
+        ]
+    }
 }
 
 /// Cuts the letters so that no piece of several is larger than a statement may be.

@@ -102,18 +102,18 @@ pub const BATCH_PARAMS: usize = 6;
 /// What a statement that writes rows in the same breath must be conditional on.
 pub const CONDITION: &str = "(SELECT ok FROM ok)";
 
-/// A worker's statement: moves fences, all or nothing; together with `rows`, a statement conditional on [`CONDITION`] with
-/// its parameters from $7 on, it is a whole transaction in one round trip. $1 source; $2..$6 partition, lane, token,
+/// A worker's statement: moves fences, all or nothing; together with `others`, statements conditional on [`CONDITION`] with
+/// their parameters from $7 on, it is a whole transaction in one round trip. $1 source; $2..$6 partition, lane, token,
 /// expected, new, in (partition, lane) order. Answers one row: whether everything happened or nothing.
-pub fn batch(rows: Option<&str>) -> String {
-    let rows = rows.map(|sql| format!(", t AS ({sql})")).unwrap_or_default();
+pub fn batch(others: &[&str]) -> String {
+    let others: String = others.iter().enumerate().map(|(n, sql)| format!(", t{n} AS ({sql})")).collect();
     format!(
         "WITH l AS MATERIALIZED (SELECT 1 FROM forebay.fence f JOIN UNNEST($2, $3, $4, $5) AS u(p, l, t, o) \
          ON f.source = $1 AND f.partition = u.p AND f.lane = u.l WHERE f.token = u.t AND f.next_offset = u.o \
          ORDER BY f.partition, f.lane FOR NO KEY UPDATE OF f), \
          ok AS MATERIALIZED (SELECT count(*) = cardinality($2) AS ok FROM l), \
          f AS (UPDATE forebay.fence f SET next_offset = u.n FROM UNNEST($2, $3, $6) AS u(p, l, n) \
-         WHERE f.source = $1 AND f.partition = u.p AND f.lane = u.l AND {CONDITION}){rows} \
+         WHERE f.source = $1 AND f.partition = u.p AND f.lane = u.l AND {CONDITION}){others} \
          SELECT ok FROM ok"
     )
 }
@@ -129,9 +129,9 @@ mod tests {
 
     #[test]
     fn rows_come_behind_the_fences() {
-        let sql = batch(Some("INSERT INTO t SELECT 1 WHERE (SELECT ok FROM ok)"));
+        let sql = batch(&["INSERT INTO t SELECT 1 WHERE (SELECT ok FROM ok)"]);
         assert!(sql.find("FOR NO KEY UPDATE") < sql.find("INSERT INTO t"));
         assert!(sql.ends_with("SELECT ok FROM ok"));
-        assert!(!batch(None).contains("t AS ("));
+        assert!(!batch(&[]).contains("t0 AS ("));
     }
 }

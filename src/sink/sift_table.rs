@@ -5,19 +5,20 @@ use std::ops::Range;
 
 use postgres::Error;
 
+use crate::sink::dead_letter::{Letters, Of};
 use crate::sink::session::{Live, own_failure};
 use crate::sink::sift::{BEGIN_PIECE, END_PIECE, Refused, UNDO_PIECE, sift};
 use crate::sink::table::TableWriter;
 use crate::sink::write_table::Stop;
 use crate::sink::writer::{FenceArrays, Name, deciding};
-use crate::sink::{BadRecord, Failure, RowCounts, Tolerates, Written, dead_letter, sqlstate};
+use crate::sink::{BadRecord, Failure, RowCounts, Tolerates, Written, sqlstate};
 use crate::state::batch::Batch;
 use crate::types::TopicIx;
 
 /// One transaction that sets bad records aside.
 pub(super) struct Sifting<'a, 't> {
     pub topic: TopicIx,
-    pub of: dead_letter::Of<'a>,
+    pub of: Of<'a>,
     pub batch: &'a Batch,
     /// There is one record.
     pub alone: bool,
@@ -26,12 +27,14 @@ pub(super) struct Sifting<'a, 't> {
 }
 
 impl Sifting<'_, '_> {
-    /// `undecoded` are known to be bad. The caller rolls back what was not applied.
+    /// `undecoded` are known to be bad; all the others have been refused together where `refused` says so. The caller rolls
+    /// back what was not applied.
     pub fn run(
         &mut self,
         live: &mut Live<Name>,
         range: Range<usize>,
         undecoded: Vec<BadRecord>,
+        refused: bool,
         fences: &FenceArrays,
     ) -> Result<Written, Stop> {
         let fence_statement = live.prepared_fences()?;
@@ -42,8 +45,6 @@ impl Sifting<'_, '_> {
         }
         let waits = |b: &BadRecord| b.reason.sqlstate.as_deref() == Some(sqlstate::MISSING_PARENT);
         live.client.batch_execute("SAVEPOINT records")?;
-        // It was tried at once before, without a word about a record: it was PostgreSQL that refused.
-        let refused = undecoded.is_empty();
         let (mut bad, mut counts) = self.apply(live, range.clone(), refused, undecoded)?;
         if bad.iter().any(waits) {
             // Halves hide from each other: the parent may be in a later one. Together again, without those that are bad anyhow.
@@ -55,8 +56,9 @@ impl Sifting<'_, '_> {
         if let Some(first) = deciding(&bad, self.tolerates) {
             return Err(Failure::Record(Some(first.index), first.reason.clone()).into());
         }
-        dead_letter::insert(&mut live.client, &letters, self.of, self.batch, &bad)
-            .map_err(|error| Stop::Failed(own_failure(&error)))?;
+        for piece in Letters::new(self.of, self.batch, &bad) {
+            live.client.execute(&letters, &piece.params()).map_err(|error| Stop::Failed(own_failure(&error)))?;
+        }
         live.client.batch_execute("COMMIT")?;
         counts.dead = bad.len() as u32;
         Ok(Written::Applied(counts))

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use postgres::{Error, IsolationLevel, Transaction};
 
 use crate::config::Delivery;
+use crate::sink::dead_letter::Letters;
 use crate::sink::handler::{Handler, HandlerError, HandlerFactory};
 use crate::sink::session::own_failure;
 use crate::sink::sift::{BEGIN_PIECE, END_PIECE, Refused, UNDO_PIECE, sift};
 use crate::sink::writer::{PostgresWriter, deciding};
-use crate::sink::{Failure, Reason, RowCounts, Tolerates, Written, dead_letter, sqlstate};
+use crate::sink::{Failure, Reason, RowCounts, Tolerates, Written, sqlstate};
 use crate::state::batch::Batch;
 use crate::state::chunk::RecordRef;
 use crate::types::TopicIx;
@@ -60,7 +61,9 @@ impl PostgresWriter {
             if let Some(first) = deciding(&bad, tolerates) {
                 return Err(Failure::Record(Some(first.index), first.reason.clone()));
             }
-            dead_letter::insert(transaction, &letters, of, batch, &bad).map_err(|e| own_failure(&e))?;
+            for piece in Letters::new(of, batch, &bad) {
+                transaction.execute(&letters, &piece.params()).map_err(|e| own_failure(&e))?;
+            }
             let dead = bad.len() as u32;
             Ok(RowCounts { upserted: range.len() as u32 - dead, dead, ..RowCounts::default() })
         })

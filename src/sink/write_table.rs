@@ -13,11 +13,12 @@ use postgres::{Client, Error, Statement};
 
 use crate::config::{self, Delivery, Target};
 use crate::sink::catalog::{Catalog, CatalogError};
+use crate::sink::dead_letter::Letters;
 use crate::sink::session::Live;
 use crate::sink::sift_table::Sifting;
 use crate::sink::table::{TablePlan, TableWriter};
 use crate::sink::writer::{FenceArrays, Name, PostgresWriter};
-use crate::sink::{BadRecord, Failure, Reason, Tolerates, Written, fence, sqlstate};
+use crate::sink::{BadRecord, Failure, Reason, RowCounts, Tolerates, Written, dead_letter, fence, sqlstate};
 use crate::state::batch::Batch;
 use crate::types::TopicIx;
 
@@ -107,9 +108,26 @@ impl PostgresWriter {
         }
         if let Some(tolerates) = tolerates {
             let of = self.fences.of(&self.config, topic);
+            // Nobody has tried yet whether PostgreSQL takes the others.
+            if !bad.is_empty() && known.writer.groups() == 1 {
+                if !tolerates(&bad) {
+                    return Err(Failure::Record(Some(bad[0].index), bad[0].reason.clone()).into());
+                }
+                if let [letters] = &Letters::new(of, batch, &bad)[..] {
+                    let counts = RowCounts { dead: bad.len() as u32, ..known.writer.counts() };
+                    match live.fenced_letters(topic, &known.writer, &self.fences, letters).map_err(Stop::from) {
+                        Ok(true) => return Ok(Written::Applied(counts)),
+                        Ok(false) => return Ok(Written::Mismatch),
+                        Err(Stop::Failed(Failure::Record(..))) => {}
+                        Err(other) => return Err(other),
+                    }
+                }
+            }
+            // Else they were refused: this is called behind a try without a word about a record.
+            let refused = bad.is_empty() || known.writer.groups() == 1;
             let alone = range.len() == 1;
             let mut sifting = Sifting { topic, of, batch, alone, writer: &mut known.writer, tolerates };
-            let result = sifting.run(live, range, bad, &self.fences);
+            let result = sifting.run(live, range, bad, refused, &self.fences);
             if !matches!(result, Ok(Written::Applied(_))) && live.client.batch_execute("ROLLBACK").is_err() {
                 self.session.close();
             }
@@ -180,11 +198,33 @@ impl Live<Name> {
             let rows = table.sql(0, fence::BATCH_PARAMS + 1, Some(fence::CONDITION));
             let mut types = fence::batch_types().to_vec();
             types.extend(table.param_types(0));
-            (fence::batch(Some(&rows)), types)
+            (fence::batch(&[&rows]), types)
         };
         let statement = self.statements.get(&mut self.client, Name::Fenced(topic, table.shape(0)), make)?;
         let mut params: Vec<&(dyn ToSql + Sync)> = fences.params().to_vec();
         params.extend(table.params(0));
+        Ok(self.client.query_one(&statement, &params)?.get(0))
+    }
+
+    /// As `fenced_rows`, and what does not decode into the dead letters.
+    fn fenced_letters(
+        &mut self,
+        topic: TopicIx,
+        table: &TableWriter,
+        fences: &FenceArrays,
+        letters: &Letters<'_>,
+    ) -> Result<bool, Error> {
+        let shape = table.shape(0);
+        let make = || {
+            let first = fence::BATCH_PARAMS + 1;
+            let rows = table.sql(0, first, Some(fence::CONDITION));
+            let columns = table.param_types(0);
+            let letters = dead_letter::sql(first + columns.len(), Some(fence::CONDITION));
+            let types = [&fence::batch_types()[..], &columns, &dead_letter::types()].concat();
+            (fence::batch(&[&rows, &letters]), types)
+        };
+        let statement = self.statements.get(&mut self.client, Name::FencedLetters(topic, shape), make)?;
+        let params = [&fences.params()[..], &table.params(0), &letters.params()].concat();
         Ok(self.client.query_one(&statement, &params)?.get(0))
     }
 

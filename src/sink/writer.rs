@@ -26,13 +26,15 @@ pub(super) enum Name {
     Fenced(TopicIx, Shape),
     Rows(TopicIx, Shape),
     DeadLetters,
+    /// Fences, rows and dead letters in one.
+    FencedLetters(TopicIx, Shape),
 }
 
 impl Name {
     pub(super) fn topic(&self) -> Option<TopicIx> {
         match self {
             Name::Fences | Name::Reread | Name::DeadLetters => None,
-            Name::Fenced(topic, _) | Name::Rows(topic, _) => Some(*topic),
+            Name::Fenced(topic, _) | Name::Rows(topic, _) | Name::FencedLetters(topic, _) => Some(*topic),
         }
     }
 }
@@ -140,12 +142,12 @@ pub(super) fn deciding<'b>(bad: &'b [BadRecord], tolerates: &mut Tolerates<'_>) 
 
 impl Live<Name> {
     pub(super) fn prepared_letters(&mut self) -> Result<Statement, Error> {
-        let make = || (dead_letter::INSERT.to_owned(), dead_letter::insert_types());
+        let make = || (dead_letter::sql(1, None), dead_letter::types().to_vec());
         self.statements.get(&mut self.client, Name::DeadLetters, make)
     }
 
     pub(super) fn prepared_fences(&mut self) -> Result<Statement, Error> {
-        let make = || (fence::batch(None), fence::batch_types().to_vec());
+        let make = || (fence::batch(&[]), fence::batch_types().to_vec());
         self.statements.get(&mut self.client, Name::Fences, make)
     }
 }

@@ -391,7 +391,7 @@ fn fences_and_rows_in_one_statement() {
     let mut client = world.database.connect();
     let mut types = fence::batch_types().to_vec();
     types.push(postgres::types::Type::INT8_ARRAY);
-    let statement = client.prepare_typed(&fence::batch(Some(&rows)), &types).unwrap();
+    let statement = client.prepare_typed(&fence::batch(&[&rows]), &types).unwrap();
     let source = world.ids.get(TOPIC);
     let mut write = |tokens: [i64; 2], expected: [i64; 2], next: [i64; 2]| -> bool {
         let params: &[&(dyn postgres::types::ToSql + Sync)] =

@@ -132,6 +132,29 @@ fn exactly_the_bad_ones_and_each_once() {
     check(&world, "1:7 3:3", "1 2:23514 4 5:23502 7:23514", 8);
 }
 
+/// Rows of one kind and what does not decode are a single statement, unless PostgreSQL refuses another one of them.
+#[test]
+fn what_does_not_decode_needs_no_search() {
+    let (world, mut writer) =
+        world("letters_decode", "CREATE TABLE target (id int PRIMARY KEY, v int CHECK (v < 100))");
+    let payloads = [r#"{"id": 1, "v": 1}"#, "{", r#"{"id": 2, "v": 2}"#, r#"{"id": "x", "v": 2}"#];
+    for expected in [Ok(true), Err(()), Ok(false)] {
+        let (result, shown) = sift(&mut writer, 0, &payloads, expected.is_ok());
+        let applied = match &result {
+            Ok(Written::Applied(counts)) => Ok((counts.upserted, counts.dead) == (2, 2)),
+            Ok(Written::Mismatch) => Ok(false),
+            Err(Failure::Record(Some(1), _)) => Err(()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((applied, shown), (expected, vec![1, 3]), "{result:?}");
+        check(&world, "1:1 2:2", "1 3", 4);
+    }
+    let (result, shown) = sift(&mut writer, 4, &["{", r#"{"id": 1, "v": 100}"#, r#"{"id": 3, "v": 3}"#], true);
+    assert!(matches!(result, Ok(Written::Applied(counts)) if (counts.upserted, counts.dead) == (1, 2)), "{result:?}");
+    assert_eq!(shown, [0, 1]);
+    check(&world, "1:1 2:2 3:3", "1 3 4 5:23514", 7);
+}
+
 #[test]
 fn too_many_are_none() {
     let (world, mut writer) = world("letters_many", "CREATE TABLE target (id int PRIMARY KEY, v int CHECK (v < 100))");
