@@ -7,7 +7,7 @@ use crossbeam_channel::bounded;
 use postgres::Client;
 
 use crate::config::Config;
-use crate::config::load::CONNECTIONS_BESIDES_WORKERS;
+use crate::config::load::CONNECTIONS_BESIDES_WRITERS;
 use crate::config::raw::Places;
 use crate::sink::connect::application_prefix;
 use crate::sink::pool::Pool;
@@ -99,12 +99,12 @@ pub fn at_start(config: &Config, places: &Places) -> Report {
 
 /// Server by server, what one process needs against what is left.
 pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &mut Notes<'_>) {
-    let workers = config.engine.workers_per_shard;
-    let each = (workers + CONNECTIONS_BESIDES_WORKERS) as i64;
+    let writers = config.engine.writers_per_shard();
+    let each = (writers + CONNECTIONS_BESIDES_WRITERS) as i64;
     for (at, &(i, this)) in known.iter().enumerate() {
         let key = format!("shard[{i}].dsn");
         if let Some(max) = this.database_max.map(i64::from).filter(|max| *max < each) {
-            let found = format!("{each} connections needed ({workers} workers + {CONNECTIONS_BESIDES_WORKERS})");
+            let found = format!("{each} connections needed ({writers} workers and slow lanes + {CONNECTIONS_BESIDES_WRITERS})");
             notes.problem(&key, found, format!("at most {max}, the database's connection limit"));
         }
         if known[..at].iter().any(|(_, other)| other.server == this.server) {
@@ -112,7 +112,7 @@ pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &
         }
         let shards = known.iter().filter(|(_, other)| other.server == this.server).count() as i64;
         let needed = shards * each;
-        let need = format!("{needed} ({shards} shards × ({workers} workers + {CONNECTIONS_BESIDES_WORKERS}))");
+        let need = format!("{needed} ({shards} shards × ({writers} workers and slow lanes + {CONNECTIONS_BESIDES_WRITERS}))");
         let left = i64::from(this.max - this.reserved - this.others);
         let limits = format!(
             "max_connections {}, {} of them reserved, {} in use by others",
@@ -182,41 +182,44 @@ mod tests {
         };
         check(
             std::slice::from_ref(&plain),
-            &["server of shard s0: 13 connections left, a process needs 6 (1 shards × (4 workers + 2))"],
+            &["server of shard s0: 13 connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))"],
         );
         check(
             &[server(1, plain.clone()), server(2, plain.clone())],
             &[
-                "server of shard s0: 13 connections left, a process needs 6 (1 shards × (4 workers + 2))",
-                "server of shard s1: 13 connections left, a process needs 6 (1 shards × (4 workers + 2))",
+                "server of shard s0: 13 connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))",
+                "server of shard s1: 13 connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))",
             ],
         );
         let full = Connections { others: 6, ..plain.clone() };
         check(
             &[full.clone(), full],
             &[
-                "shard[0].dsn: found 12 (2 shards × (4 workers + 2)) connections needed, expected at most the 11 that are left \
+                "shard[0].dsn: found 14 (2 shards × (5 workers and slow lanes + 2)) connections needed, expected at most the 11 that are left \
              (max_connections 20, 3 of them reserved, 6 in use by others)",
             ],
         );
         check(
             &[Connections { group: 8, ..plain.clone() }],
             &[
-                "shard[0].dsn: found 6 (1 shards × (4 workers + 2)) connections needed beside 8 of processes that run already, \
+                "shard[0].dsn: found 7 (1 shards × (5 workers and slow lanes + 2)) connections needed beside 8 of processes that run already, \
              expected at most 13 in all (max_connections 20, 3 of them reserved, 4 in use by others), unless one of them ends",
             ],
         );
         check(
             &[Connections { role_max: Some(5), ..plain.clone() }],
             &[
-                "shard[0].dsn: found 6 (1 shards × (4 workers + 2)) connections needed, expected at most 5, the role's connection limit",
+                "shard[0].dsn: found 7 (1 shards × (5 workers and slow lanes + 2)) connections needed, expected at most 5, the role's connection limit",
             ],
         );
         check(
-            &[server(1, Connections { database_max: Some(5), ..plain.clone() }), server(1, plain)],
             &[
-                "server of shard s0: 13 connections left, a process needs 12 (2 shards × (4 workers + 2))",
-                "shard[0].dsn: found 6 connections needed (4 workers + 2), expected at most 5, the database's connection limit",
+                server(1, Connections { others: 2, database_max: Some(5), ..plain.clone() }),
+                server(1, Connections { others: 2, ..plain }),
+            ],
+            &[
+                "server of shard s0: 15 connections left, a process needs 14 (2 shards × (5 workers and slow lanes + 2))",
+                "shard[0].dsn: found 7 connections needed (5 workers and slow lanes + 2), expected at most 5, the database's connection limit",
             ],
         );
     }

@@ -7,10 +7,10 @@ use super::problem::{Problem, Problems};
 use super::raw::{Environment, Places, Report, Section, is_world_readable};
 use super::secret::{Secret, is_secret_property, shown};
 use super::settings::{self as s, By};
-use super::{Admin, Config, Engine, RouteBy, Routing, Shard, Target, Tenant, dsn, kafka, topic};
+use super::{Admin, Config, Engine, ParkingLimits, RouteBy, Routing, Shard, Target, Tenant, dsn, kafka, topic};
 
 /// A shard's control thread has one connection; takeovers and checks may need one more.
-pub const CONNECTIONS_BESIDES_WORKERS: usize = 2;
+pub const CONNECTIONS_BESIDES_WRITERS: usize = 2;
 
 /// A configuration that may be run, and what else there is to say about it.
 #[derive(Debug, Clone)]
@@ -81,7 +81,7 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
     let kafka = kafka::read(&root.open_table("kafka", "kafka"));
     let engine = engine(&root.table("engine", "engine", &[]));
     root.table("admin", "admin", &[]).get(&s::ADMIN_LISTEN);
-    let shards = shards(&root, engine.workers_per_shard);
+    let shards = shards(&root, engine.writers_per_shard());
     let routing = routing(&root.table("shards", "shards", &[]), &shards);
     let topics = topic::read_all(&root, engine.delivery);
     Some(Config {
@@ -127,6 +127,11 @@ fn engine(section: &Section<'_>) -> Engine {
         locate_deadline: section.get(&s::LOCATE_DEADLINE),
         retry_backoff_min: section.get(&s::RETRY_BACKOFF_MIN),
         retry_backoff_max: section.get(&s::RETRY_BACKOFF_MAX),
+        slow_lanes_per_shard: section.get(&s::SLOW_LANES_PER_SHARD),
+        parking: ParkingLimits {
+            records_max: section.get(&s::PARKED_RECORDS_MAX) as u64,
+            key_records_max: section.get(&s::PARKED_KEY_RECORDS_MAX) as u64,
+        },
     };
     if engine.retry_backoff_max < engine.retry_backoff_min {
         let found = engine.retry_backoff_max.as_millis().to_string();
@@ -140,7 +145,7 @@ fn engine(section: &Section<'_>) -> Engine {
 }
 
 /// One entry for each `[[shard]]`; none where something about it is wrong.
-fn shards(root: &Section<'_>, workers: usize) -> Vec<Option<Shard>> {
+fn shards(root: &Section<'_>, writers: usize) -> Vec<Option<Shard>> {
     let sections = root.tables("shard", &[]);
     if sections.is_empty() && !root.is_written("shard") {
         root.problem("shard", "nothing", "[[shard]], one table for each database");
@@ -148,10 +153,10 @@ fn shards(root: &Section<'_>, workers: usize) -> Vec<Option<Shard>> {
     let shards: Vec<Option<Shard>> = sections.iter().map(shard).collect();
     for (i, section) in sections.iter().enumerate() {
         let Some(this) = &shards[i] else { continue };
-        if let Some(max) = this.connections_max.filter(|max| *max < workers + CONNECTIONS_BESIDES_WORKERS) {
+        if let Some(max) = this.connections_max.filter(|max| *max < writers + CONNECTIONS_BESIDES_WRITERS) {
             let expected = format!(
-                "at least {}: one for each of {workers} workers and {CONNECTIONS_BESIDES_WORKERS} more",
-                workers + CONNECTIONS_BESIDES_WORKERS
+                "at least {}: one for each of {writers} workers and slow lanes, and {CONNECTIONS_BESIDES_WRITERS} more",
+                writers + CONNECTIONS_BESIDES_WRITERS
             );
             section.problem("connections_max", max.to_string(), expected);
         }

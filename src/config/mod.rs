@@ -102,6 +102,16 @@ pub struct Engine {
     pub locate_deadline: Duration,
     pub retry_backoff_min: Duration,
     pub retry_backoff_max: Duration,
+    /// For each shard: threads, and connections, that apply parked records.
+    pub slow_lanes_per_shard: usize,
+    pub parking: ParkingLimits,
+}
+
+impl Engine {
+    /// Connections to each shard that write rows.
+    pub fn writers_per_shard(&self) -> usize {
+        self.workers_per_shard + self.slow_lanes_per_shard
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -158,6 +168,8 @@ pub struct Topic {
     /// Overrides the engine's.
     pub delivery: Delivery,
     pub on_bad_record: OnBadRecord,
+    /// Tries of a record whose foreign-key parent is missing, before it is at fault.
+    pub parent_tries: u32,
 }
 
 /// What becomes of a record that cannot be applied.
@@ -165,8 +177,24 @@ pub struct Topic {
 pub enum OnBadRecord {
     /// Its topic stops in front of it.
     Stop,
-    /// It goes into `forebay.dead_letter`, and its key goes on; too many of them stop the topic.
-    DeadLetter(BadLimit),
+    /// It goes into `forebay.dead_letter`, or waits at the head of its key; too many of them stop the topic.
+    DeadLetter(BadLimit, Then),
+}
+
+/// What becomes of a dead letter's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It goes on without the record.
+    Skip,
+    /// It waits behind the record until a person decides.
+    Park,
+}
+
+/// How much may be parked, by one process in one shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParkingLimits {
+    pub records_max: u64,
+    pub key_records_max: u64,
 }
 
 /// Beyond it, as one worker sees a topic, bad records are no exception any more.

@@ -10,7 +10,7 @@ pub use table::settings_table;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use super::{Affinity, Delivery, FirstStart, InsertMode, Tenant, UnknownFields};
+use super::{Affinity, Delivery, FirstStart, InsertMode, Tenant, Then, UnknownFields};
 
 /// How `[shards] by` is written; the validated form is [`super::RouteBy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +26,6 @@ pub enum By {
 pub enum BadPolicy {
     Stop,
     DeadLetter,
-}
-
-/// `[topic.on_bad_record] then`, as far as this version goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    Skip,
 }
 
 /// The order is that of the table in tuning.md. A setting that is missing here is refused as unknown.
@@ -56,6 +50,9 @@ pub static ALL: &[&dyn Described] = &[
     &LOCATE_DEADLINE,
     &RETRY_BACKOFF_MIN,
     &RETRY_BACKOFF_MAX,
+    &SLOW_LANES_PER_SHARD,
+    &PARKED_RECORDS_MAX,
+    &PARKED_KEY_RECORDS_MAX,
     &SHARDS_BY,
     &SHARDS_TENANT,
     &SHARDS_DELIMITER,
@@ -86,6 +83,7 @@ pub static ALL: &[&dyn Described] = &[
     &ON_BAD_RECORD_THEN,
     &ON_BAD_RECORD_RUN_MAX,
     &ON_BAD_RECORD_PERCENT_MAX,
+    &ON_BAD_RECORD_PARENT_TRIES,
     &ADMIN_LISTEN,
 ];
 
@@ -237,6 +235,24 @@ pub static RETRY_BACKOFF_MAX: Setting<Millis> = Setting {
     name: "retry_backoff_max_ms",
     kind: millis(10_000, 1..=600_000),
     prose: "Longest such wait.",
+};
+pub static SLOW_LANES_PER_SHARD: Setting<Number> = Setting {
+    section: "engine",
+    name: "slow_lanes_per_shard",
+    kind: number("threads", 1, 1..=64),
+    prose: "Threads that apply parked records in each shard; each has one connection, which it opens when something is parked.",
+};
+pub static PARKED_RECORDS_MAX: Setting<Number> = Setting {
+    section: "engine",
+    name: "parked_records_max",
+    kind: number("records", 1_000_000, 1..=1_000_000_000),
+    prose: "Most records that this process keeps parked in each shard; beyond, the lanes that would park more wait.",
+};
+pub static PARKED_KEY_RECORDS_MAX: Setting<Number> = Setting {
+    section: "engine",
+    name: "parked_key_records_max",
+    kind: number("records", 100_000, 1..=1_000_000_000),
+    prose: "Most parked records of one key; beyond, its lane waits.",
 };
 
 // --------------------------------------------------------------------------------------------------------------- shards
@@ -447,8 +463,9 @@ pub static ON_BAD_RECORD_POLICY: Setting<Choice<BadPolicy>> = Setting {
 pub static ON_BAD_RECORD_THEN: Setting<Choice<Then>> = Setting {
     section: "topic.on_bad_record",
     name: "then",
-    kind: Choice { default: Then::Skip, words: &[("skip", Then::Skip)] },
-    prose: "What becomes of a dead letter's key: it goes on without it.",
+    kind: Choice { default: Then::Skip, words: &[("skip", Then::Skip), ("park", Then::Park)] },
+    prose: "What becomes of a dead letter's key. \"skip\": it goes on without the record. \"park\": it waits in `forebay.parked` behind \
+            the record, in order, until `forebay dead-letters replay` or `discard`; other keys go on.",
 };
 pub static ON_BAD_RECORD_RUN_MAX: Setting<Number> = Setting {
     section: "topic.on_bad_record",
@@ -461,6 +478,13 @@ pub static ON_BAD_RECORD_PERCENT_MAX: Setting<Number> = Setting {
     name: "percent_max",
     kind: number("%", 10, 0..=100),
     prose: "So many dead letters among the last thousand or two, likewise; 100 never stops it.",
+};
+pub static ON_BAD_RECORD_PARENT_TRIES: Setting<Number> = Setting {
+    section: "topic.on_bad_record",
+    name: "parent_tries",
+    kind: number("tries", 10, 1..=1_000_000),
+    prose: "How often a record is tried whose foreign-key parent is missing (it may be on its way in another partition) before it counts as \
+            bad; its key waits meanwhile, parked, with growing pauses up to `retry_backoff_max_ms`.",
 };
 pub static ADMIN_LISTEN: Setting<NotYet> = Setting {
     section: "admin",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use toml::de::DeValue;
 
 use super::raw::{Section, describe};
-use super::settings::{self as s, BadPolicy, Then};
+use super::settings::{self as s, BadPolicy};
 use super::{BadLimit, ColumnSource, Delivery, InsertMode, OnBadRecord, Table, Target, Topic};
 
 /// Settings that say nothing without a table.
@@ -62,12 +62,14 @@ fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
     let name = section.get(&s::TOPIC_NAME);
     let table = section.get(&s::TOPIC_TABLE);
     let delivery = section.get(&s::TOPIC_DELIVERY).unwrap_or(delivery);
-    let on_bad_record = on_bad_record(&section.table("on_bad_record", "topic.on_bad_record", &[]), delivery);
+    let bad = section.table("on_bad_record", "topic.on_bad_record", &[]);
+    let on_bad_record = on_bad_record(&bad, delivery);
+    let parent_tries = bad.get(&s::ON_BAD_RECORD_PARENT_TRIES) as u32;
     if section.get(&s::TOPIC_HANDLER) {
         for setting in TABLE_SETTINGS.iter().filter(|setting| section.is_written(setting)) {
             section.problem(setting, "a value beside handler = true", "nothing: the handler decides");
         }
-        return Some(Topic { name: name?, target: Target::Handler, delivery, on_bad_record });
+        return Some(Topic { name: name?, target: Target::Handler, delivery, on_bad_record, parent_tries });
     }
     if !section.is_written("table") {
         section.problem("table", "nothing", "a table, or handler = true in a program that embeds forebay");
@@ -88,12 +90,13 @@ fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
     };
     cross_check(section, &table);
     let name = name?;
-    (!table.name.is_empty()).then_some(Topic { name, target: Target::Table(table), delivery, on_bad_record })
+    let target = (!table.name.is_empty()).then_some(Target::Table(table))?;
+    Some(Topic { name, target, delivery, on_bad_record, parent_tries })
 }
 
 fn on_bad_record(section: &Section<'_>, delivery: Delivery) -> OnBadRecord {
     let policy = section.get(&s::ON_BAD_RECORD_POLICY);
-    let Then::Skip = section.get(&s::ON_BAD_RECORD_THEN);
+    let then = section.get(&s::ON_BAD_RECORD_THEN);
     let run_max = section.get(&s::ON_BAD_RECORD_RUN_MAX);
     let percent_max = section.get(&s::ON_BAD_RECORD_PERCENT_MAX);
     if delivery == Delivery::AtLeastOnce {
@@ -108,7 +111,7 @@ fn on_bad_record(section: &Section<'_>, delivery: Delivery) -> OnBadRecord {
     }
     match policy {
         BadPolicy::Stop => OnBadRecord::Stop,
-        BadPolicy::DeadLetter => OnBadRecord::DeadLetter(BadLimit { run_max, percent_max }),
+        BadPolicy::DeadLetter => OnBadRecord::DeadLetter(BadLimit { run_max, percent_max }, then),
     }
 }
 

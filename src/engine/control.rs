@@ -10,17 +10,19 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use crate::clock::Clock;
 use crate::engine::Rules;
 use crate::engine::event::{Answer, Doing, Event, Request};
+use crate::engine::parked::Parked;
 use crate::engine::report::Reporter;
 use crate::engine::worker::Next;
 use crate::sink::{Control, Failure, Identity, Progress, Takeover};
 use crate::state::retry::{Backoff, Trying};
-use crate::types::{Generation, TopicIx, TopicPartition};
+use crate::types::{Generation, Lane, TopicIx, TopicPartition};
 
 /// See the module's text. Requests are served in their order; one that fails goes to the back and waits.
 pub struct ControlLoop<C> {
     control: C,
     report: Reporter,
     inbox: Receiver<Request>,
+    parked: Arc<Parked>,
     clock: Arc<dyn Clock>,
     rng: fastrand::Rng,
     rules: Rules,
@@ -79,12 +81,13 @@ impl LoopContext {
 }
 
 impl<C: Control> ControlLoop<C> {
-    pub fn new(control: C, inbox: Receiver<Request>, context: LoopContext) -> ControlLoop<C> {
+    pub fn new(control: C, inbox: Receiver<Request>, parked: Arc<Parked>, context: LoopContext) -> ControlLoop<C> {
         let LoopContext { report, clock, rng, rules, backoff } = context;
         ControlLoop {
             control,
             report,
             inbox,
+            parked,
             clock,
             rng,
             rules,
@@ -159,6 +162,7 @@ impl<C: Control> ControlLoop<C> {
     }
 
     fn cancel(&mut self, at: TopicPartition, generation: Generation) {
+        self.parked.close(at, generation);
         self.tasks.retain_mut(|task| match &mut task.what {
             What::Locate { topic, partitions, .. } => {
                 partitions.retain(|(p, g)| *topic != at.topic || *p != at.partition || *g > generation);
@@ -198,12 +202,17 @@ impl<C: Control> ControlLoop<C> {
 
     fn take_over(&mut self, takeover: &Takeover, generation: Generation) -> Result<Answer, Failure> {
         let taken = self.control.takeover(takeover)?;
+        self.parked.set_holds(takeover.at.topic, self.control.holds(takeover.at.topic)?);
+        let (lanes, parked) = (taken.fences.len() as Lane, taken.parked.clone());
+        // Before the poller hears of it, and so before any record of the tenure is sent.
+        self.parked.install(takeover.at, generation, takeover.token, lanes, parked);
         Ok(Answer::TakenOver { at: takeover.at, generation, taken })
     }
 
     fn progress(&mut self, topic: TopicIx, of: &[(Progress, Generation)]) -> Result<Answer, Failure> {
         let asked: Vec<Progress> = of.iter().map(|(p, _)| p.clone()).collect();
         let stored = self.control.progress(topic, &asked)?;
+        self.parked.set_holds(topic, self.control.holds(topic)?);
         let (mut acknowledged, mut missing) = (Vec::new(), Vec::new());
         for (progress, generation) in of {
             // What is acknowledged is what was asked for: nobody but the owner raises it.
@@ -231,7 +240,11 @@ impl<C: Control> ControlLoop<C> {
                 return;
             }
             Failure::Outage(_) | Failure::Shard(_) => self.report.unwell(&failure),
-            Failure::Transient(_) | Failure::LockWait(_) | Failure::TooLong(_) | Failure::Record(..) => {
+            Failure::Transient(_)
+            | Failure::LockWait(_)
+            | Failure::LockedOut(_)
+            | Failure::TooLong(_)
+            | Failure::Record(..) => {
                 tracing::debug!(shard = self.report.shard().0, "control: {}; trying again", failure.reason());
                 let lasted = trying.failed(self.clock.now());
                 self.report.in_vain(what.topic(), what.doing(), lasted, Some(failure.reason()));
@@ -278,6 +291,7 @@ mod tests {
     use super::*;
     use crate::clock::TestClock;
     use crate::sink::{Anchor, Reason, Taken};
+    use crate::state::holds::Holds;
     use crate::types::{NextOffset, Token};
 
     /// Its fences are locked by a transaction that never ends; progress can be stored.
@@ -299,6 +313,14 @@ mod tests {
             self.0.fetch_add(1, Ordering::SeqCst);
             Err(Failure::Outage(Reason::new("connection refused")))
         }
+
+        fn holds(&mut self, _: TopicIx) -> Result<Holds, Failure> {
+            nothing_held()
+        }
+    }
+
+    fn nothing_held() -> Result<Holds, Failure> {
+        Ok(Holds::default())
     }
 
     impl Control for Locked {
@@ -313,6 +335,10 @@ mod tests {
         fn progress(&mut self, _: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure> {
             Ok(of.iter().map(|p| (p.partition, p.done)).collect())
         }
+
+        fn holds(&mut self, _: TopicIx) -> Result<Holds, Failure> {
+            nothing_held()
+        }
     }
 
     struct Bench<C> {
@@ -326,7 +352,7 @@ mod tests {
         let clock = TestClock::default();
         let (context, events) = LoopContext::of_test(&clock, Duration::from_secs(1));
         let (requests, inbox) = bounded(8);
-        Bench { clock, events, requests, control: ControlLoop::new(control, inbox, context) }
+        Bench { clock, events, requests, control: ControlLoop::new(control, inbox, Arc::new(Parked::of_test()), context) }
     }
 
     /// The poller asks every 20 ms while it gives partitions back. Each try is a connection and a thread of the driver.

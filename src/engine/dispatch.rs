@@ -103,7 +103,8 @@ impl Dispatcher {
         fetched_us: u64,
         raw: &RawRecord<'_>,
     ) -> Dispatched {
-        let index = usize::from(lane_of(raw.key, raw.offset, owned.lanes.len() as u16));
+        let hash = raw.key_hash();
+        let index = usize::from(lane_of(hash, owned.lanes.len() as u16));
         let lane = &mut owned.lanes[index];
         if raw.offset.is_below(lane.skip_below) {
             return Dispatched::Skipped;
@@ -125,7 +126,7 @@ impl Dispatcher {
                 chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
                 chunks.push(chunk);
             }
-            chunks.last_mut().expect("just made sure").push(0, seq, fetched_us, raw);
+            chunks.last_mut().expect("just made sure").push_hashed(0, seq, fetched_us, hash, raw);
             lane.sent = raw.offset.next();
             return Dispatched::Held;
         }
@@ -145,7 +146,7 @@ impl Dispatcher {
             let run = chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
             lane.run = (*serial, run);
         }
-        chunk.push(lane.run.1, seq, fetched_us, raw);
+        chunk.push_hashed(lane.run.1, seq, fetched_us, hash, raw);
         lane.sent = raw.offset.next();
         lane.in_flight += 1;
         outlet.loads.add(worker, 1);
@@ -276,6 +277,7 @@ fn free_place(held: &mut Vec<Vec<Box<Chunk>>>) -> u32 {
 mod tests {
     use super::*;
     use crate::sink::Taken;
+    use crate::state::router::key_hash;
     use crate::types::{NextOffset, Offset};
     use crossbeam_channel::{Receiver, bounded};
 
@@ -293,7 +295,8 @@ mod tests {
 
     fn bench() -> Bench {
         let (senders, inboxes) = (0..2).map(|_| bounded(1 << 10)).unzip();
-        let taken = Taken { origin: NextOffset(0), done: NextOffset(0), created: true, fences: vec![NextOffset(0); 2] };
+        let (zero, fences) = (NextOffset(0), vec![NextOffset(0); 2]);
+        let taken = Taken { origin: zero, done: zero, created: true, fences, parked: Vec::new() };
         let dispatcher = Dispatcher::new(vec![senders], LIMITS, Affinity::Late, &[false]);
         Bench { dispatcher, inboxes, owned: Owned::new(&taken), next: 0 }
     }
@@ -317,7 +320,7 @@ mod tests {
     }
 
     fn key_of(lane: u16) -> String {
-        (0..).map(|n| format!("key{n}")).find(|k| lane_of(Some(k.as_bytes()), Offset(0), 2) == lane).expect("some key")
+        (0..).map(|n| format!("key{n}")).find(|k| lane_of(key_hash(Some(k.as_bytes()), Offset(0)), 2) == lane).expect("some key")
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub enum Doing {
     /// Of this partition.
     TakingOver(i32),
     StoringProgress,
+    /// What is parked.
+    Draining,
 }
 
 impl fmt::Display for Doing {
@@ -55,6 +57,7 @@ impl fmt::Display for Doing {
             Doing::Locating => f.write_str("asking how far it is"),
             Doing::TakingOver(partition) => write!(f, "taking over partition {partition}"),
             Doing::StoringProgress => f.write_str("storing progress"),
+            Doing::Draining => f.write_str("applying parked records"),
         }
     }
 }

@@ -4,11 +4,13 @@ pub mod control;
 pub mod dispatch;
 pub mod event;
 mod outbox;
+pub mod parked;
 pub mod partition;
 pub mod poller;
 pub mod report;
 pub mod rules;
 mod run;
+pub mod slow_lane;
 pub mod thread;
 pub mod worker;
 

@@ -24,6 +24,7 @@ use crate::engine::Rules;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{Answer, Event, Health, Request};
 use crate::engine::outbox::Outbox;
+use crate::engine::parked::Parked;
 use crate::engine::partition::{Part, Partition, Phase, Tenure};
 use crate::engine::report::Waker;
 use crate::engine::worker::Signals;
@@ -86,6 +87,8 @@ pub struct Ports {
     /// By shard.
     pub controls: Vec<Sender<Request>>,
     pub dispatcher: Dispatcher,
+    /// By shard.
+    pub parked: Vec<Arc<Parked>>,
     pub signals: Arc<Signals>,
     pub counters: Arc<Counters>,
     pub waker: Waker,
@@ -121,13 +124,14 @@ pub struct Poller<S> {
 /// All but the source, so that a poll can hand records to it.
 struct Core {
     settings: Settings,
-    router: Router,
+    router: Arc<Router>,
     clock: Arc<dyn Clock>,
     rng: fastrand::Rng,
     rules: Rules,
     events: Receiver<Event>,
     controls: Vec<Outbox>,
     dispatcher: Dispatcher,
+    parked: Vec<Arc<Parked>>,
     signals: Arc<Signals>,
     counters: Arc<Counters>,
     waker: Waker,
@@ -235,13 +239,13 @@ impl<S: Source> Poller<S> {
     pub fn new(
         source: S,
         settings: Settings,
-        router: Router,
+        router: Arc<Router>,
         ports: Ports,
         clock: Arc<dyn Clock>,
         rng: fastrand::Rng,
         rules: Rules,
     ) -> Poller<S> {
-        let Ports { events, controls, dispatcher, signals, counters, waker } = ports;
+        let Ports { events, controls, dispatcher, parked, signals, counters, waker } = ports;
         let topics = settings.topics.iter().map(|_| Topic::default()).collect();
         let core = Core {
             partitions: settings.topics.iter().map(|_| Vec::new()).collect(),
@@ -254,6 +258,7 @@ impl<S: Source> Poller<S> {
             events,
             controls: controls.into_iter().map(Outbox::new).collect(),
             dispatcher,
+            parked,
             signals,
             counters,
             waker,
@@ -625,6 +630,12 @@ impl Core {
             || !self.answers.is_empty()
             || self.dispatcher.in_flight() > 0 && self.any_held()
             || self.partitions.iter().flatten().flatten().any(|p| p.phase != Phase::Running || !p.all_owned())
+    }
+
+    /// Whether something is parked that need not be: it is durable, but whoever waits for the end wants to see it applied.
+    fn slow_lanes_are_busy(&self, now: Duration) -> bool {
+        let stopped = |topic: TopicIx| self.signals.is_stopped(topic);
+        self.parked.iter().any(|parked| parked.is_busy(now, &stopped))
     }
 
     fn any_held(&self) -> bool {

@@ -13,12 +13,14 @@ use crate::engine::Rules;
 use crate::engine::control::{ControlLoop, LoopContext};
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX, Request};
+use crate::engine::parked::Parked;
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
 use crate::engine::report::{Reporter, Waker};
+use crate::engine::slow_lane::SlowLaneLoop;
 use crate::engine::thread::Thread;
-use crate::engine::worker::{BatchLimits, Signals, TopicWriting, Worker};
+use crate::engine::worker::{BatchLimits, Parking, Signals, TopicWriting, Worker};
 use crate::metrics::Counters;
-use crate::sink::Reason;
+use crate::sink::{Drain, Reason};
 use crate::sink::control::PostgresControl;
 use crate::sink::handler::{Handler, HandlerFactory};
 use crate::sink::postgres::SourceIds;
@@ -130,8 +132,18 @@ impl Engine {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (events_in, events) = bounded(EVENTS_MAX);
         let signals = Arc::new(Signals::new(self.config.topics.len()));
-        let threads = Threads { engine: self, waker: &waker, clock: &clock, events: &events_in, signals: &signals };
-        let (inboxes, controls, workers) = threads.start()?;
+        let closing = Arc::new(AtomicBool::new(false));
+        let router = Arc::new(Router::new(&self.config));
+        let threads = Threads {
+            engine: self,
+            waker: &waker,
+            clock: &clock,
+            events: &events_in,
+            signals: &signals,
+            router: &router,
+            closing: &closing,
+        };
+        let (inboxes, controls, parked, workers) = threads.start()?;
 
         let config = &self.config;
         let slow: Vec<bool> = (0..names.len()).map(|t| self.handlers.contains_key(&TopicIx(t as u16))).collect();
@@ -140,14 +152,16 @@ impl Engine {
             events,
             controls,
             dispatcher: Dispatcher::new(inboxes, limits, config.engine.affinity, &slow),
+            parked,
             signals: Arc::clone(&signals),
             counters: Arc::clone(&self.counters),
             waker: waker.clone(),
         };
         let settings = Settings::new(config, options.until_end);
-        let poller = Poller::new(source, settings, Router::new(config), ports, clock, rng()?, Rules::ALL);
+        let poller = Poller::new(source, settings, router, ports, clock, rng()?, Rules::ALL);
         let outcome = self.poll(poller, stopper);
         signals.abandon();
+        closing.store(true, Ordering::SeqCst);
         // The poller is gone, and with it every sender: workers and control threads end by themselves.
         let deadline = Instant::now() + JOIN_DEADLINE;
         workers.into_iter().for_each(|thread| thread.join(deadline));
@@ -188,22 +202,26 @@ struct Threads<'a> {
     clock: &'a Arc<dyn Clock>,
     events: &'a Sender<Event>,
     signals: &'a Arc<Signals>,
+    router: &'a Arc<Router>,
+    /// For the slow lanes, which have no channel that ends.
+    closing: &'a Arc<AtomicBool>,
 }
 
-type Started = (Vec<Vec<Sender<Box<Chunk>>>>, Vec<Sender<Request>>, Vec<Thread>);
+type Started = (Vec<Vec<Sender<Box<Chunk>>>>, Vec<Sender<Request>>, Vec<Arc<Parked>>, Vec<Thread>);
 
 impl Threads<'_> {
-    /// Starts every shard's workers and control thread.
+    /// Starts every shard's workers, slow lanes and control thread.
     fn start(&self) -> Result<Started, EngineError> {
         let config = &self.engine.config;
         let handlers = Arc::new(self.engine.handlers.clone());
         let mut cores = config.engine.cores.iter().copied().cycle();
-        let (mut inboxes, mut controls, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut inboxes, mut controls, mut all_parked, mut threads) = (vec![], vec![], vec![], vec![]);
         for shard in (0..config.shards.len()).map(|s| ShardIx(s as u16)) {
             let ids = Arc::new(SourceIds::new(config.topics.len()));
             let (requests, inbox) = bounded(REQUESTS_MAX);
             let control = PostgresControl::new(Arc::clone(config), shard, Arc::clone(&ids));
-            threads.push(self.control(control, shard, inbox)?);
+            let parked = Arc::new(Parked::new(config.engine.parking, Rules::ALL));
+            threads.push(self.control(control, shard, inbox, Arc::clone(&parked))?);
             controls.push(requests);
             let mut shard_inboxes = Vec::new();
             for index in 0..config.engine.workers_per_shard as u16 {
@@ -211,12 +229,20 @@ impl Threads<'_> {
                 let name = format!("fb-w{}.{index}", shard.0);
                 let writer =
                     PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers));
-                threads.push(self.worker(writer, shard, index, inbox, &name, cores.next())?);
+                let parking = self.parking(&parked);
+                threads.push(self.worker(writer, shard, index, inbox, parking, &name, cores.next())?);
                 shard_inboxes.push(chunks);
             }
+            for index in 0..config.engine.slow_lanes_per_shard {
+                let name = format!("fb-s{}.{index}", shard.0);
+                let lane =
+                    PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers));
+                threads.push(self.slow_lane(lane, shard, self.parking(&parked), &name)?);
+            }
             inboxes.push(shard_inboxes);
+            all_parked.push(parked);
         }
-        Ok((inboxes, controls, threads))
+        Ok((inboxes, controls, all_parked, threads))
     }
 
     fn context(&self, shard: ShardIx) -> Result<LoopContext, EngineError> {
@@ -235,17 +261,40 @@ impl Threads<'_> {
         control: PostgresControl,
         shard: ShardIx,
         inbox: Receiver<Request>,
+        parked: Arc<Parked>,
     ) -> Result<Thread, EngineError> {
-        let control = ControlLoop::new(control, inbox, self.context(shard)?);
+        let control = ControlLoop::new(control, inbox, parked, self.context(shard)?);
         started(Thread::spawn(&format!("fb-c{}", shard.0), None, Some(self.events.clone()), move || control.run()))
     }
 
+    fn parking(&self, parked: &Arc<Parked>) -> Parking {
+        Parking { parked: Arc::clone(parked), router: Arc::clone(self.router) }
+    }
+
+    fn slow_lane(
+        &self,
+        lane: PostgresWriter,
+        shard: ShardIx,
+        parking: Parking,
+        name: &str,
+    ) -> Result<Thread, EngineError> {
+        let config = &self.engine.config;
+        let topics = config.topics.iter().map(Drain::of).collect();
+        let (signals, counters) = (Arc::clone(self.signals), Arc::clone(&self.engine.counters));
+        let limits = BatchLimits::new(&config.engine);
+        let lane = SlowLaneLoop::new(lane, signals, counters, limits, topics, parking, self.context(shard)?);
+        let closing = Arc::clone(self.closing);
+        started(Thread::spawn(name, None, Some(self.events.clone()), move || lane.run(&closing)))
+    }
+
+    #[allow(clippy::too_many_arguments)]
     fn worker(
         &self,
         writer: PostgresWriter,
         shard: ShardIx,
         index: u16,
         inbox: Receiver<Box<Chunk>>,
+        parking: Parking,
         name: &str,
         core: Option<usize>,
     ) -> Result<Thread, EngineError> {
@@ -253,7 +302,8 @@ impl Threads<'_> {
         let topics = config.topics.iter().map(TopicWriting::new).collect();
         let signals = Arc::clone(self.signals);
         let limits = BatchLimits::new(&config.engine);
-        let worker = Worker::new(writer, index, inbox, signals, limits, topics, self.context(shard)?);
+        let context = self.context(shard)?;
+        let worker = Worker::new(writer, index, inbox, signals, limits, topics, parking, context);
         started(Thread::spawn(name, core, Some(self.events.clone()), move || worker.run()))
     }
 }

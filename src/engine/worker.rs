@@ -2,7 +2,7 @@
 //! transaction with its fences, and hands the chunks back. It never lingers and never decides by a guess: after a lost answer
 //! it reads its fences.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,17 +10,20 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::clock::Clock;
-use crate::config::{self, Delivery, OnBadRecord};
+use crate::config::{self, Delivery, OnBadRecord, Then};
 use crate::engine::Rules;
 use crate::engine::control::LoopContext;
 use crate::engine::event::{Doing, Event};
+use crate::engine::parked::{Parked, Sorted};
 use crate::engine::report::Reporter;
-use crate::sink::{Failure, FenceRow, Reason, RowCounts, Writer, Written};
+use crate::sink::{Applied, BadRecord, Care, Failure, FenceRow, Job, Reason, RowCounts, ToPark, Writer, Written};
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::Chunk;
+use crate::state::parked::Why;
 use crate::state::retry::{Backoff, Trying};
+use crate::state::router::Router;
 use crate::state::tolerance::Tolerance;
-use crate::types::{Generation, Lane, TopicIx, TopicPartition};
+use crate::types::{Generation, KeyHash, Lane, Token, TopicIx, TopicPartition};
 
 /// What a loop wants to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +91,7 @@ pub struct TopicWriting {
     pub delivery: Delivery,
     /// What bad records are tolerated as dead letters; none: any of them stops the topic.
     tolerance: Option<Tolerance>,
+    then: Then,
     unsaid: Unsaid,
 }
 
@@ -101,11 +105,11 @@ struct Unsaid {
 
 impl TopicWriting {
     pub fn new(topic: &config::Topic) -> TopicWriting {
-        let tolerance = match topic.on_bad_record {
-            OnBadRecord::Stop => None,
-            OnBadRecord::DeadLetter(limit) => Some(Tolerance::new(limit)),
+        let (tolerance, then) = match topic.on_bad_record {
+            OnBadRecord::Stop => (None, Then::Skip),
+            OnBadRecord::DeadLetter(limit, then) => (Some(Tolerance::new(limit)), then),
         };
-        TopicWriting { delivery: topic.delivery, tolerance, unsaid: Unsaid::default() }
+        TopicWriting { delivery: topic.delivery, tolerance, then, unsaid: Unsaid::default() }
     }
 }
 
@@ -122,23 +126,48 @@ pub struct Worker<W> {
     limits: BatchLimits,
     /// By topic.
     topics: Vec<TopicWriting>,
+    parking: Parking,
     backoff: Backoff,
     trying: Trying,
     batch: Batch,
     moves: Vec<LaneMove>,
+    /// What of the last try was parked, and which keys were free.
+    sorted: Sorted,
     /// A chunk that did not fit the batch before.
     carry: Option<Box<Chunk>>,
     state: State,
     /// How many records to try at once: halved while one of them is at fault, without bound otherwise.
     piece_max: usize,
-    /// A record of the piece is at fault: to be found, and to become a dead letter.
-    sifting: bool,
+    /// Records of the last try.
+    tried: usize,
+    /// Records at the end of the batch whose lane waits, because nothing more of it may be parked.
+    deferred: usize,
+    how: How,
     /// What the topic's tolerance is once the last try is applied.
     judged: Option<Judged>,
     counts: RowCounts,
     began: Duration,
     /// Tenures whose fences were lost: what is left of them in the inbox is not worth a try.
     dead: HashMap<TopicPartition, Generation>,
+}
+
+/// What a worker needs to park records.
+pub struct Parking {
+    pub parked: Arc<Parked>,
+    pub router: Arc<Router>,
+}
+
+/// How the piece is written: what failed before decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct How {
+    /// A record of it is at fault: to be found, and set aside.
+    sift: bool,
+    /// All of its records, together, were refused for that.
+    refused: bool,
+    /// A lock could not be had in time: keys whose rows are locked are parked.
+    probe: bool,
+    /// Nor could one that no probe shows: all its keys are parked.
+    park_all: bool,
 }
 
 /// Where a worker stands with its batch.
@@ -160,6 +189,7 @@ impl<W: Writer> Worker<W> {
         signals: Arc<Signals>,
         limits: BatchLimits,
         topics: Vec<TopicWriting>,
+        parking: Parking,
         context: LoopContext,
     ) -> Worker<W> {
         let LoopContext { report, clock, rng, rules, backoff } = context;
@@ -174,6 +204,8 @@ impl<W: Writer> Worker<W> {
             signals,
             limits,
             topics,
+            parking,
+            sorted: Sorted::default(),
             backoff,
             trying: Trying::default(),
             batch: Batch::new(),
@@ -181,7 +213,9 @@ impl<W: Writer> Worker<W> {
             carry: None,
             state: State::Idle,
             piece_max: usize::MAX,
-            sifting: false,
+            tried: 0,
+            deferred: 0,
+            how: How::default(),
             judged: None,
             counts: RowCounts::default(),
             began: Duration::ZERO,
@@ -266,26 +300,51 @@ impl<W: Writer> Worker<W> {
     }
 
     fn piece(&self) -> usize {
-        self.batch.len().min(self.piece_max)
+        (self.batch.len() - self.deferred).min(self.piece_max)
     }
 
     fn write(&mut self) -> Next {
         let piece = self.piece();
-        if piece == 0 {
+        if self.batch.is_empty() {
             return self.give_back();
         }
+        if piece == 0 {
+            return self.wait_for_room();
+        }
         self.batch.moves(piece, &mut self.moves);
-        let tolerance = self.writing().tolerance.filter(|_| self.sifting);
-        let result = match tolerance {
-            Some(tolerance) => self.sift(piece, tolerance),
-            None => {
+        self.sorted.clear();
+        if self.exactly_once() && !self.parking.parked.is_quiet() {
+            let Parking { parked, router } = &self.parking;
+            parked.sort(&self.batch, piece, &self.moves, router, &BTreeSet::new(), &mut self.sorted);
+            if !self.sorted.closed.is_empty() {
+                let closed = &self.sorted.closed;
+                self.batch.drop_runs(|run| closed.contains(&run.token.0));
+                self.deferred = 0;
+                return Next::Again;
+            }
+            if let Some(index) = self.sorted.cut {
+                return self.cut(index);
+            }
+        }
+        if self.how.park_all {
+            let parked = &self.sorted.park;
+            let why = |index: usize| parked.iter().find(|p| p.index == index).map_or(Why::Blocked, |p| p.why);
+            self.sorted.park = (0..piece).map(|index| ToPark { index, why: why(index) }).collect();
+        }
+        self.tried = piece;
+        let result = match self.how {
+            How { park_all: false, sift, probe, .. } if sift || probe => self.write_with_care(piece),
+            _ => {
                 self.judged = None;
-                self.writer.write(&self.batch, 0..piece, &self.moves)
+                let Sorted { park, free, .. } = &self.sorted;
+                self.writer.write(&Job { batch: &self.batch, range: 0..piece, moves: &self.moves, park, free })
             }
         };
         match result {
-            Ok(Written::Applied(counts)) => {
+            Ok(Written::Applied(Applied { counts, parked })) => {
                 self.counts += counts;
+                let (now, all) = (self.clock.now(), self.sorted.park.iter().chain(&parked));
+                self.parking.parked.written(&self.batch, all, &self.sorted.free, now);
                 self.applied(piece)
             }
             Ok(Written::Mismatch) => {
@@ -293,13 +352,40 @@ impl<W: Writer> Worker<W> {
                 self.state = State::Reread { at: Duration::ZERO };
                 Next::Again
             }
+            Ok(Written::NotFree) => {
+                self.report.well();
+                self.parking.parked.not_free(&self.sorted.free, self.clock.now());
+                self.state = State::Write { at: Duration::ZERO };
+                Next::Again
+            }
             Err(failure) => self.failed(piece, failure),
         }
     }
 
-    fn sift(&mut self, piece: usize, tolerance: Tolerance) -> Result<Written, Failure> {
+    /// The record at `index` can be neither written nor parked: first what is before it, then what is of other lanes.
+    fn cut(&mut self, index: usize) -> Next {
+        match index {
+            0 => self.deferred += self.batch.defer(0),
+            _ => self.piece_max = index,
+        }
+        Next::Again
+    }
+
+    /// Nothing is left but lanes that may not park more.
+    fn wait_for_room(&mut self) -> Next {
+        self.deferred = 0;
+        self.piece_max = usize::MAX;
+        let limit = self.parking.parked.full();
+        self.in_vain(&Reason::new(limit));
+        self.state = State::Write { at: self.later() };
+        Next::Again
+    }
+
+    fn write_with_care(&mut self, piece: usize) -> Result<Written, Failure> {
+        let &mut TopicWriting { tolerance, then, .. } = self.writing();
         let mut judged = None;
-        let result = self.writer.sift(&self.batch, 0..piece, &self.moves, &mut |bad| {
+        let mut tolerates = |bad: &[BadRecord]| {
+            let Some(tolerance) = tolerance else { return false };
             let after = tolerance.after(0..piece, bad.iter().map(|b| b.index));
             let last = bad.last().map(|b| {
                 let record = self.batch.record(b.index);
@@ -308,7 +394,11 @@ impl<W: Writer> Worker<W> {
             let tolerated = after.is_ok();
             judged = Some(Judged { after, letters: bad.len() as u64, last });
             tolerated
-        });
+        };
+        let Sorted { park, free, .. } = &self.sorted;
+        let job = Job { batch: &self.batch, range: 0..piece, moves: &self.moves, park, free };
+        let How { probe, refused, .. } = self.how;
+        let result = self.writer.write_with_care(&job, Care { probe, refused, then, tolerates: &mut tolerates });
         self.judged = judged;
         match (result, self.judged.as_ref().map(|judged| &judged.after)) {
             (Err(Failure::Record(index, mut reason)), Some(Err(limit))) => {
@@ -356,7 +446,7 @@ impl<W: Writer> Worker<W> {
         let topic = self.batch.topic().expect("a batch is being written");
         self.report.in_vain(topic, Doing::Writing, self.trying.ended(self.clock.now()), None);
         self.judge(topic, piece);
-        self.sifting = false;
+        self.how = How::default();
         self.batch.written(piece);
         if self.batch.is_empty() {
             return self.give_back();
@@ -377,21 +467,29 @@ impl<W: Writer> Worker<W> {
                 self.report.unwell(&failure);
                 self.state = State::Write { at: self.later() };
             }
-            Failure::Transient(reason) | Failure::LockWait(reason) => {
+            // Once a probe has shown whose rows are locked, another lock is in the way: a parent's, or one of a unique index.
+            Failure::LockWait(_) if self.may_park(piece) && !self.how.park_all => {
+                self.how = How { probe: true, park_all: self.how.probe, ..self.how };
+                self.state = State::Write { at: Duration::ZERO };
+            }
+            Failure::Transient(reason) | Failure::LockWait(reason) | Failure::LockedOut(reason) => {
                 self.in_vain(reason);
+                self.how = How::default();
                 self.state = State::Write { at: self.later() };
             }
             // Found by a look at each record; one that is too long even alone is at fault, too.
-            Failure::Record(..) | Failure::TooLong(_)
-                if !self.sifting && self.writing().tolerance.is_some() && at_fault(&failure, piece) =>
-            {
-                self.sifting = true;
+            Failure::Record(index, _) if !self.how.sift && self.exactly_once() => {
+                self.how = How { sift: true, refused: index.is_none(), ..self.how };
+                self.state = State::Write { at: Duration::ZERO };
+            }
+            Failure::TooLong(_) if !self.how.sift && self.exactly_once() && piece == 1 => {
+                self.how.sift = true;
                 self.state = State::Write { at: Duration::ZERO };
             }
             Failure::Record(Some(0), reason) => return self.stop_topic(true, reason.clone()),
             Failure::Record(Some(index), _) => {
                 // What is before it, and then it alone.
-                self.sifting = false;
+                self.how = How::default();
                 self.piece_max = *index;
                 self.state = State::Write { at: Duration::ZERO };
             }
@@ -400,11 +498,16 @@ impl<W: Writer> Worker<W> {
             }
             Failure::Record(None, _) | Failure::TooLong(_) => {
                 self.piece_max = piece / 2;
+                self.how.refused = false;
                 self.state = State::Write { at: Duration::ZERO };
             }
             Failure::Topic(reason) => return self.stop_topic(false, reason.clone()),
         }
         Next::Again
+    }
+
+    fn may_park(&mut self, records: usize) -> bool {
+        self.exactly_once() && self.parking.parked.has_room(records)
     }
 
     /// Nothing says how long this may go on: a table that is locked, a handler that asks for another try.
@@ -437,30 +540,49 @@ impl<W: Writer> Worker<W> {
         let lanes: Vec<(i32, Lane)> = self.moves.iter().map(|m| (m.partition, m.lane)).collect();
         let rows = match self.writer.reread(topic, &lanes) {
             Ok(rows) => rows,
-            Err(failure) => {
-                if let Failure::Topic(reason) = failure {
-                    return self.stop_topic(false, reason);
-                }
-                match &failure {
-                    Failure::Outage(_) | Failure::Shard(_) => self.report.unwell(&failure),
-                    other => self.in_vain(other.reason()),
-                }
-                self.state = State::Reread { at: self.later() };
-                return Next::Again;
-            }
+            Err(failure) => return self.reread_failed(failure),
         };
         self.report.well();
         match compare(&self.moves, &rows) {
-            Comparison::Applied => {
-                let piece = self.piece();
-                self.applied(piece)
-            }
+            Comparison::Applied if !self.rules.reread_parked => self.applied(self.tried),
+            Comparison::Applied => match self.reread_parked(topic) {
+                Ok(()) => self.applied(self.tried),
+                Err(failure) => self.reread_failed(failure),
+            },
             Comparison::NotApplied => {
                 self.state = State::Write { at: Duration::ZERO };
                 Next::Again
             }
             Comparison::Lost(partitions) => self.lose(topic, &partitions, &rows),
         }
+    }
+
+    fn reread_failed(&mut self, failure: Failure) -> Next {
+        if let Failure::Topic(reason) = failure {
+            return self.stop_topic(false, reason);
+        }
+        match &failure {
+            Failure::Outage(_) | Failure::Shard(_) => self.report.unwell(&failure),
+            other => self.in_vain(other.reason()),
+        }
+        self.state = State::Reread { at: self.later() };
+        Next::Again
+    }
+
+    /// What was applied without an answer may have parked keys that only its transaction knew of.
+    fn reread_parked(&mut self, topic: TopicIx) -> Result<(), Failure> {
+        let mut keys: BTreeMap<(i32, KeyHash), Token> = BTreeMap::new();
+        for index in 0..self.tried {
+            let (meta, run) = self.batch.meta(index);
+            keys.insert((run.partition, meta.hash), run.token);
+        }
+        let asked: Vec<(i32, KeyHash)> = keys.keys().copied().collect();
+        for (partition, tail) in self.writer.parked(topic, &asked)? {
+            if let Some(token) = keys.get(&(partition, tail.hash)) {
+                self.parking.parked.found(*token, tail, self.clock.now());
+            }
+        }
+        Ok(())
     }
 
     fn lose(&mut self, topic: TopicIx, partitions: &[(i32, Generation)], rows: &[FenceRow]) -> Next {
@@ -474,6 +596,7 @@ impl<W: Writer> Worker<W> {
         let lost: Vec<(TopicPartition, Generation)> =
             partitions.iter().filter(|_| self.rules.never_adopt).map(|(p, g)| (at(*p), *g)).collect();
         self.batch.drop_runs(|run| lost.iter().any(|(l, g)| l.partition == run.partition && run.generation <= *g));
+        self.deferred = 0;
         if !lost.is_empty() {
             self.dead.extend(lost.iter().copied());
             let what = describe(&self.moves, rows);
@@ -491,7 +614,8 @@ impl<W: Writer> Worker<W> {
         let took_us = self.clock.now().saturating_sub(self.began).as_micros() as u64;
         self.report.tell(Event::Returned { shard: self.report.shard(), worker: self.index, chunks, counts, took_us });
         self.piece_max = usize::MAX;
-        self.sifting = false;
+        self.deferred = 0;
+        self.how = How::default();
         self.judged = None;
         self.trying = Trying::default();
         self.state = State::Idle;
@@ -505,11 +629,6 @@ struct Judged {
     letters: u64,
     /// The last of the letters, for people.
     last: Option<String>,
-}
-
-/// Whether a record is at fault, as far as a piece of this many can tell.
-fn at_fault(failure: &Failure, piece: usize) -> bool {
-    matches!(failure, Failure::Record(..)) || piece == 1
 }
 
 /// How often dead letters are worth a line in the log, per worker and topic.
@@ -561,29 +680,33 @@ mod tests {
 
     use super::*;
     use crate::clock::TestClock;
-    use crate::sink::Tolerates;
     use crate::state::chunk::RawRecord;
+    use crate::state::parked::Tail;
     use crate::types::{NextOffset, Offset, Token};
 
     /// A table that somebody else has locked, until the clock says this.
     struct Locked(TestClock, Duration);
 
-    impl Writer for Locked {
-        fn write(&mut self, _: &Batch, _: std::ops::Range<usize>, _: &[LaneMove]) -> Result<Written, Failure> {
+    impl Locked {
+        fn outcome(&self) -> Result<Written, Failure> {
             match self.0.now() < self.1 {
-                true => Err(Failure::LockWait(Reason::new("canceling statement due to lock timeout"))),
-                false => Ok(Written::Applied(RowCounts::default())),
+                true => Err(Failure::LockedOut(Reason::new("canceling statement due to lock timeout"))),
+                false => Ok(RowCounts::default().into()),
             }
         }
+    }
 
-        fn sift(
-            &mut self,
-            _: &Batch,
-            _: std::ops::Range<usize>,
-            _: &[LaneMove],
-            _: &mut Tolerates<'_>,
-        ) -> Result<Written, Failure> {
-            unreachable!("no record is at fault")
+    impl Writer for Locked {
+        fn write(&mut self, _: &Job<'_>) -> Result<Written, Failure> {
+            self.outcome().map_err(|failure| Failure::LockWait(failure.reason().clone()))
+        }
+
+        fn write_with_care(&mut self, _: &Job<'_>, _: Care<'_, '_>) -> Result<Written, Failure> {
+            self.outcome()
+        }
+
+        fn parked(&mut self, _: TopicIx, _: &[(i32, KeyHash)]) -> Result<Vec<(i32, Tail)>, Failure> {
+            unreachable!("no answer is lost")
         }
 
         fn reread(&mut self, _: TopicIx, _: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure> {
@@ -598,7 +721,10 @@ mod tests {
         let (chunks, inbox) = bounded(1);
         let limits = BatchLimits { records_max: 10, bytes_max: 1000 };
         let signals = Arc::new(Signals::new(1));
-        let topics = vec![TopicWriting { delivery: Delivery::ExactlyOnce, tolerance: None, unsaid: Unsaid::default() }];
+        let unsaid = Unsaid::default();
+        let topics =
+            vec![TopicWriting { delivery: Delivery::ExactlyOnce, tolerance: None, then: Then::Skip, unsaid }];
+        let parking = Parking { parked: Arc::new(Parked::of_test()), router: Arc::new(Router::of_one_shard()) };
         let locked = Locked(clock, Duration::from_secs(100));
         let mut chunk = Box::new(Chunk::new(TopicIx(0)));
         let at = TopicPartition { topic: TopicIx(0), partition: 0 };
@@ -606,7 +732,7 @@ mod tests {
         chunk.push(run, 0, 0, &RawRecord { offset: Offset(0), timestamp_ms: 0, key: None, value: None, headers: &[] });
         chunks.send(chunk).unwrap();
         drop(chunks);
-        Worker::new(locked, 0, inbox, signals, limits, topics, context).run();
+        Worker::new(locked, 0, inbox, signals, limits, topics, parking, context).run();
         let said: Vec<(u64, bool)> = events
             .try_iter()
             .filter_map(|event| match event {

@@ -15,6 +15,9 @@ pub struct Counters {
     pub folded: Counter,
     /// Records that became dead letters.
     pub dead_lettered: Counter,
+    /// Records that were parked, and records that the slow lanes took out again.
+    pub parked: Counter,
+    pub drained: Counter,
     /// Rows inserted or updated, and rows deleted.
     pub upserted: Counter,
     pub deleted: Counter,

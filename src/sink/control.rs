@@ -4,12 +4,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use postgres::types::Type;
 use postgres::{Client, Error, IsolationLevel, Statement, Transaction};
 
 use crate::config::Config;
 use crate::sink::postgres::SourceIds;
 use crate::sink::session::{Live, Session, own_failure};
-use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Taken, Takeover, fence};
+use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Taken, Takeover, fence, parked};
+use crate::state::holds::Holds;
 use crate::types::{Lane, NextOffset, ShardIx, TopicIx};
 
 /// Statements are named by their text.
@@ -109,6 +111,22 @@ impl PostgresControl {
     }
 }
 
+impl PostgresControl {
+    fn held(&mut self, topic: TopicIx) -> Result<Holds, Failure> {
+        let source = self.ids.get(topic);
+        let (live, _) = self.session.open()?;
+        let rows = live.query(parked::HOLDS, &[&source])?;
+        let mut holds = Holds::default();
+        for row in &rows {
+            match row.get::<_, i8>(0) as u8 {
+                b't' => holds.hold_tenant(row.get(1)),
+                _ => holds.hold_key(row.get(1)),
+            }
+        }
+        Ok(holds)
+    }
+}
+
 impl Control for PostgresControl {
     fn locate(
         &mut self,
@@ -129,6 +147,11 @@ impl Control for PostgresControl {
 
     fn progress(&mut self, topic: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure> {
         let result = self.progressed(topic, of);
+        self.session.settle(result)
+    }
+
+    fn holds(&mut self, topic: TopicIx) -> Result<Holds, Failure> {
+        let result = self.held(topic);
         self.session.settle(result)
     }
 }
@@ -279,5 +302,8 @@ fn take(
     }
     let fences: Vec<NextOffset> = fences.into_iter().map(|(_, next)| NextOffset(next)).collect();
     debug_assert!(Lane::try_from(fences.len()).is_ok());
-    Ok(Taken { origin: NextOffset(origin), done: NextOffset(done), created, fences })
+    // Only now: what the owner before had in flight is there, and nobody can add to it any more.
+    let parked = transaction.query_typed(parked::SET, &[(&source, Type::INT4), (&partition, Type::INT4)])?;
+    let parked = parked.iter().map(|row| parked::tail(row, 0)).collect();
+    Ok(Taken { origin: NextOffset(origin), done: NextOffset(done), created, fences, parked })
 }

@@ -27,10 +27,15 @@ impl std::fmt::Display for Version {
 }
 
 /// Each step leads to its version from the one before; all of them may run again without harm.
-const MIGRATIONS: &[(Version, &str)] = &[(Version { major: 1, minor: 0 }, V1_0), (LETTERS, V1_1)];
+const MIGRATIONS: &[(Version, &str)] = &[(FIRST, V1_0), (LETTERS, V1_1), (PARKING, V1_2)];
+
+const FIRST: Version = Version { major: 1, minor: 0 };
 
 /// Since when there are dead letters.
 pub const LETTERS: Version = Version { major: 1, minor: 1 };
+
+/// Since when records may be parked.
+pub const PARKING: Version = Version { major: 1, minor: 2 };
 
 /// The tables of schema `forebay`, those of later versions included: what no topic may write to.
 pub const TABLES: &[&str] = &["meta", "source", "partition", "fence", "parked", "hold", "dead_letter"];
@@ -98,6 +103,48 @@ CREATE TABLE IF NOT EXISTS forebay.dead_letter (
 );
 "#;
 
+const V1_2: &str = r#"
+-- Records that wait for their turn, each key's in order: put here by the transactions that moved their fences, applied and
+-- taken out by the slow lanes. While a key has a row here, all its later records follow it.
+CREATE TABLE IF NOT EXISTS forebay.parked (
+  source int NOT NULL,
+  partition int NOT NULL,
+  key_hash bigint NOT NULL,      -- xxh3 of the key; of a record without one its offset
+  "offset" bigint NOT NULL,
+  parked_at timestamptz NOT NULL DEFAULT now(),
+  ts timestamptz,                -- the record's own time
+  state "char" NOT NULL DEFAULT 'w' CHECK (state IN ('w', 'd')),  -- waiting; a dead letter at its key's head, which waits for a person
+  reason "char" NOT NULL,        -- b: a lock of somebody else's; r: the record; o: a person said so; h: a hot key
+  sqlstate text,
+  error text,
+  attempts int NOT NULL DEFAULT 0,
+  tenant bytea,
+  key bytea,
+  payload bytea,
+  headers bytea,                 -- packed
+  PRIMARY KEY (source, partition, key_hash, "offset")
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
+CREATE INDEX IF NOT EXISTS parked_dead ON forebay.parked (source) WHERE state = 'd';
+-- What a person keeps back: scope k: a key, t: a tenant.
+CREATE TABLE IF NOT EXISTS forebay.hold (
+  source int NOT NULL,
+  scope "char" NOT NULL,
+  value bytea NOT NULL,
+  since timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (source, scope, value)
+);
+"#;
+
+/// The tables without which nobody may go on, and since when they are there.
+const NEEDED: &[(&str, Version)] = &[
+    ("forebay.source", FIRST),
+    ("forebay.partition", FIRST),
+    ("forebay.fence", FIRST),
+    ("forebay.dead_letter", LETTERS),
+    ("forebay.parked", PARKING),
+    ("forebay.hold", PARKING),
+];
+
 /// Notes the version; a newer one stays.
 fn store_version() -> String {
     format!(
@@ -148,7 +195,7 @@ fn init_in(transaction: &mut Transaction<'_>) -> Result<Option<Version>, Failure
     }
     let has_meta = transaction.simple_query("SELECT to_regclass('forebay.meta')").map_err(failed)?;
     let found = match has_meta.iter().any(|m| matches!(m, SimpleQueryMessage::Row(r) if r.get(0).is_some())) {
-        true => Meta::read(&transaction.simple_query(Meta::SQL).map_err(failed)?)?.version,
+        true => Meta::read(&transaction.simple_query(&Meta::sql()).map_err(failed)?)?.version,
         false => None,
     };
     for (version, step) in MIGRATIONS {
@@ -171,9 +218,14 @@ struct Meta {
 
 impl Meta {
     /// Facts, and which of the tables are lacking although a version is noted.
-    const SQL: &str = "SELECT key, value FROM forebay.meta UNION ALL SELECT 'lacks', t FROM \
-                       UNNEST('{forebay.source,forebay.partition,forebay.fence,forebay.dead_letter}'::text[]) t \
-                       WHERE to_regclass(t) IS NULL";
+    fn sql() -> String {
+        let needed: Vec<&str> = NEEDED.iter().map(|(table, _)| *table).collect();
+        format!(
+            "SELECT key, value FROM forebay.meta UNION ALL SELECT 'lacks', t FROM UNNEST('{{{}}}'::text[]) t \
+             WHERE to_regclass(t) IS NULL",
+            needed.join(",")
+        )
+    }
 
     fn read(answer: &[SimpleQueryMessage]) -> Result<Meta, Failure> {
         let mut meta = Meta::default();
@@ -304,9 +356,10 @@ fn refuse(meta: &Meta) -> Result<(), Failure> {
             format!("forebay's tables here have version {found}, made by a newer forebay; this one knows {CURRENT}");
         return Err(Failure::Shard(Reason::new(text)));
     }
-    let older = meta.version.is_none_or(|found| found < LETTERS);
-    let lacking = meta.rows.iter().filter(|(key, _)| key == "lacks").map(|(_, table)| table.as_str());
-    if let Some(table) = lacking.into_iter().find(|table| !(older && *table == "forebay.dead_letter")) {
+    let older = |since: Version| meta.version.is_none_or(|found| found < since);
+    let since = |table: &str| NEEDED.iter().find(|(name, _)| *name == table).map_or(FIRST, |(_, since)| *since);
+    let mut lacking = meta.rows.iter().filter(|(key, _)| key == "lacks").map(|(_, table)| table.as_str());
+    if let Some(table) = lacking.find(|table| since(table) == FIRST || !older(since(table))) {
         let text =
             format!("the table {table} is gone; somebody dropped it, and with it what says which records are applied");
         return Err(Failure::Shard(Reason::new(text)));
@@ -340,7 +393,7 @@ pub fn connect(connector: &mut Connector, expected: &Expected) -> Result<Client,
 }
 
 fn read_meta(client: &mut Client) -> Result<Meta, Failure> {
-    match client.simple_query(Meta::SQL) {
+    match client.simple_query(&Meta::sql()) {
         Ok(answer) => Meta::read(&answer),
         // No such table, no such schema.
         Err(error) if error.code().is_some_and(|c| ["42P01", "3F000"].contains(&c.code())) => Ok(Meta::default()),
@@ -351,7 +404,8 @@ fn read_meta(client: &mut Client) -> Result<Meta, Failure> {
 /// While connecting nothing but the shard can be at fault, and a passing failure is an outage like any other.
 fn as_connecting(failure: Failure) -> Failure {
     match failure {
-        Failure::Outage(r) | Failure::Transient(r) | Failure::LockWait(r) | Failure::TooLong(r) => Failure::Outage(r),
+        Failure::Outage(r) | Failure::Transient(r) | Failure::LockWait(r) | Failure::LockedOut(r) => Failure::Outage(r),
+        Failure::TooLong(r) => Failure::Outage(r),
         Failure::Record(_, r) | Failure::Topic(r) | Failure::Shard(r) => Failure::Shard(r),
     }
 }
@@ -378,7 +432,7 @@ mod tests {
     #[test]
     fn versions_rise() {
         assert!(MIGRATIONS.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert_eq!(CURRENT.to_string(), "1.1");
+        assert_eq!(CURRENT.to_string(), "1.2");
     }
 
     #[test]

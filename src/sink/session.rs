@@ -29,6 +29,8 @@ pub struct Session<K> {
 pub struct Live<K> {
     pub statements: Statements<K>,
     pub client: Client,
+    /// A transaction could not be ended: nothing more may be sent over it.
+    pub unusable: bool,
 }
 
 impl<K: Hash + Eq> Session<K> {
@@ -41,14 +43,14 @@ impl<K: Hash + Eq> Session<K> {
     /// The connection, opened where there is none. Says whether it is new.
     pub fn open(&mut self) -> Result<(&mut Live<K>, bool), Failure> {
         // A connection that the server closed while nobody looked fails before a statement does.
-        if self.live.as_ref().is_some_and(|live| live.client.is_closed()) {
+        if self.live.as_ref().is_some_and(|live| live.unusable || live.client.is_closed()) {
             self.close();
         }
         let fresh = self.live.is_none();
         if fresh {
             let connector = self.connector.as_mut().map_err(|failure| failure.clone())?;
             let client = schema::connect(connector, &self.expected).map_err(|failure| self.named(failure))?;
-            self.live = Some(Live { client, statements: Statements::new() });
+            self.live = Some(Live { client, statements: Statements::new(), unusable: false });
         }
         match &mut self.live {
             Some(live) => Ok((live, fresh)),
@@ -68,7 +70,7 @@ impl<K: Hash + Eq> Session<K> {
 
     /// Lets the connection go without waiting for the server.
     pub fn close(&mut self) {
-        if let Some(Live { client, statements }) = self.live.take() {
+        if let Some(Live { client, statements, .. }) = self.live.take() {
             drop(statements);
             connect::discard(client);
         }
@@ -93,7 +95,7 @@ impl<K: Hash + Eq> Session<K> {
 
 impl<K> Drop for Session<K> {
     fn drop(&mut self) {
-        if let Some(Live { client, statements }) = self.live.take() {
+        if let Some(Live { client, statements, .. }) = self.live.take() {
             drop(statements);
             connect::discard(client);
         }

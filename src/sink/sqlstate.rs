@@ -98,7 +98,8 @@ pub fn connect_failure(error: &Error) -> Failure {
     match failure(error) {
         Failure::Outage(reason) if refused_startup => Failure::Shard(reason),
         Failure::Outage(reason) => Failure::Outage(reason),
-        Failure::Transient(reason) | Failure::LockWait(reason) | Failure::TooLong(reason) => Failure::Outage(reason),
+        Failure::Transient(reason) | Failure::LockWait(reason) => Failure::Outage(reason),
+        Failure::LockedOut(reason) | Failure::TooLong(reason) => Failure::Outage(reason),
         Failure::Record(_, reason) | Failure::Topic(reason) | Failure::Shard(reason) => Failure::Shard(reason),
     }
 }

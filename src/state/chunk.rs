@@ -4,7 +4,8 @@
 //! A chunk holds records of one topic, in the order in which they were polled. Records of one lane follow each other in
 //! offset order; each belongs to a [`LaneRun`], which says which fence value they start from and which they lead to.
 
-use crate::types::{Generation, Lane, NextOffset, Offset, Token, TopicIx, TopicPartition};
+use crate::state::router::key_hash;
+use crate::types::{Generation, KeyHash, Lane, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
 /// Records of one lane in a chunk, and the fence move they make: `expected` → `next`.
 ///
@@ -33,6 +34,7 @@ pub struct RecordMeta {
     pub run: u32,
     /// The tracker's number of this record within its generation.
     pub seq: u64,
+    pub hash: KeyHash,
     key: Span,
     value: Span,
     headers: Span,
@@ -59,6 +61,10 @@ pub struct RawRecord<'a> {
 }
 
 impl RawRecord<'_> {
+    pub fn key_hash(&self) -> KeyHash {
+        key_hash(self.key, self.offset)
+    }
+
     /// Bytes that it will occupy in a chunk's arena.
     pub fn bytes(&self) -> usize {
         self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + self.headers.len()
@@ -74,6 +80,13 @@ pub struct RecordRef<'a> {
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
     pub headers: Headers<'a>,
+}
+
+impl<'a> From<RecordRef<'a>> for RawRecord<'a> {
+    fn from(record: RecordRef<'a>) -> RawRecord<'a> {
+        let RecordRef { offset, timestamp_ms, key, value, headers, .. } = record;
+        RawRecord { offset, timestamp_ms, key, value, headers: headers.0 }
+    }
 }
 
 impl RecordRef<'_> {
@@ -133,6 +146,11 @@ impl Chunk {
     /// # Panics
     /// If its offset lies below what its run has reached already: records of a lane come in order.
     pub fn push(&mut self, run: u32, seq: u64, fetched_us: u64, record: &RawRecord<'_>) {
+        self.push_hashed(run, seq, fetched_us, record.key_hash(), record);
+    }
+
+    /// As [`push`](Chunk::push), where the key's hash is known.
+    pub fn push_hashed(&mut self, run: u32, seq: u64, fetched_us: u64, hash: KeyHash, record: &RawRecord<'_>) {
         let lane = &mut self.runs[run as usize];
         assert!(!record.offset.is_below(lane.next), "offset {} below {} in one lane", record.offset, lane.next);
         lane.next = record.offset.next();
@@ -141,7 +159,7 @@ impl Chunk {
         let value = self.span(record.value);
         let headers = self.span(Some(record.headers));
         let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
-        self.records.push(RecordMeta { offset, timestamp_ms, fetched_us, run, seq, key, value, headers });
+        self.records.push(RecordMeta { offset, timestamp_ms, fetched_us, run, seq, hash, key, value, headers });
     }
 
     fn span(&mut self, bytes: Option<&[u8]>) -> Span {

@@ -9,13 +9,17 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Config, RouteBy, Tenant};
-use crate::state::chunk::RawRecord;
-use crate::types::{Lane, Offset, ShardIx};
+use crate::state::chunk::{Headers, RawRecord};
+use crate::types::{KeyHash, Lane, Offset, ShardIx};
 
-/// The lane of a record: `xxh3(key, seed 0) mod lanes`; one without a key has no order to keep and goes by its offset.
-pub fn lane_of(key: Option<&[u8]>, offset: Offset, lanes: Lane) -> Lane {
-    let hash = key.map_or(offset.0 as u64, xxh3_64);
-    (hash % u64::from(lanes)) as Lane
+/// xxh3(key, seed 0); a record without a key has no order to keep and goes by its offset.
+pub fn key_hash(key: Option<&[u8]>, offset: Offset) -> KeyHash {
+    key.map_or(offset.0, |key| xxh3_64(key) as i64)
+}
+
+/// The lane of a key: its hash modulo the number of lanes.
+pub fn lane_of(hash: KeyHash, lanes: Lane) -> Lane {
+    (hash as u64 % u64::from(lanes)) as Lane
 }
 
 /// Why a record has no shard.
@@ -71,6 +75,11 @@ impl Router {
         }
     }
 
+    #[cfg(test)]
+    pub fn of_one_shard() -> Router {
+        Router { shards: 1, by: By::Partition, tenant: Tenant::Key, delimiter: ":".into(), declared: None }
+    }
+
     fn declared(&self, partition: i32) -> Option<ShardIx> {
         self.declared.as_ref()?.iter().find(|(range, _)| range.contains(&partition)).map(|(_, shard)| *shard)
     }
@@ -109,6 +118,19 @@ impl Router {
         }
     }
 
+    /// What names a record's tenant, as far as that can be read.
+    pub fn tenant_of<'r>(&self, record: &RawRecord<'r>) -> Option<Cow<'r, [u8]>> {
+        match &self.tenant {
+            Tenant::Key => record.key.map(Cow::Borrowed),
+            Tenant::KeyPart(n) => nth_part(record.key?, self.delimiter.as_bytes(), *n).map(Cow::Borrowed),
+            Tenant::Header(name) => Headers(record.headers).get(name).flatten().map(Cow::Borrowed),
+            Tenant::Field(name) => match read_field(record.value?, name).ok()?? {
+                Field::Text(Cow::Borrowed(text)) => Some(Cow::Borrowed(text.as_bytes())),
+                other => Some(Cow::Owned(other.with_text(<[u8]>::to_vec))),
+            },
+        }
+    }
+
     fn with_tenant<T>(
         &self,
         record: &RawRecord<'_>,
@@ -125,7 +147,7 @@ impl Router {
                 )
             }
             Tenant::Header(name) => {
-                let value = crate::state::chunk::Headers(record.headers).get(name).flatten();
+                let value = Headers(record.headers).get(name).flatten();
                 then(value.ok_or_else(|| missing(&format!("header {name:?}")))?)
             }
             Tenant::Field(name) => {
@@ -335,9 +357,9 @@ mod tests {
         #[test]
         fn a_key_always_has_one_lane_and_one_shard(key in prop::collection::vec(any::<u8>(), 0..40), lanes in 0u32..7, shards in 1u16..9, a: i32, b: i32) {
             let lanes = 1 << lanes;
-            let lane = lane_of(Some(&key), Offset(1), lanes);
+            let lane = lane_of(key_hash(Some(&key), Offset(1)), lanes);
             prop_assert!(lane < lanes);
-            prop_assert_eq!(lane, lane_of(Some(&key), Offset(999), lanes));
+            prop_assert_eq!(lane, lane_of(key_hash(Some(&key), Offset(999)), lanes));
             let router = router(By::Hash, Tenant::Key, shards);
             let shard = router.route(a, &record(Some(&key), None)).unwrap();
             prop_assert!(shard.0 < shards);
@@ -346,7 +368,7 @@ mod tests {
 
         #[test]
         fn records_without_a_key_spread_over_all_lanes(first in 0i64..1_000_000) {
-            let lanes: std::collections::BTreeSet<_> = (first..first + 16).map(|o| lane_of(None, Offset(o), 16)).collect();
+            let lanes: std::collections::BTreeSet<_> = (first..first + 16).map(|o| lane_of(key_hash(None, Offset(o)), 16)).collect();
             prop_assert_eq!(lanes.len(), 16);
         }
 

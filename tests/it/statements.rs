@@ -11,7 +11,7 @@ use std::time::Duration;
 use forebay::config::Config;
 use forebay::sink::handler::{Handler, HandlerError, HandlerFactory};
 use forebay::sink::postgres::{PostgresControl, PostgresWriter, SourceIds};
-use forebay::sink::{Control, Failure, FenceRow, Identity, Progress, Taken, Takeover, Writer, Written, fence};
+use forebay::sink::{Control, Failure, FenceRow, Identity, Job, Progress, Taken, Takeover, Writer, Written, fence};
 use forebay::state::batch::{Batch, LaneMove};
 use forebay::state::chunk::{Chunk, RawRecord, RecordRef};
 use forebay::types::{Generation, Lane, NextOffset, Offset, ShardIx, Token, TopicIx, TopicPartition};
@@ -159,7 +159,7 @@ pub fn batch(token: i64, runs: &[(Lane, i64, &[i64])]) -> (Batch, Vec<LaneMove>)
 
 pub fn write(writer: &mut PostgresWriter, token: i64, runs: &[(Lane, i64, &[i64])]) -> Result<Written, Failure> {
     let (batch, moves) = batch(token, runs);
-    writer.write(&batch, 0..batch.len(), &moves)
+    writer.write(&Job::plain(&batch, 0..batch.len(), &moves))
 }
 
 #[track_caller]
@@ -207,7 +207,8 @@ fn a_takeover_waits_for_the_one_that_creates_the_anchor() {
     world.wait_for_waiters(1, false);
     first.commit().unwrap();
     let taken = second.join().unwrap().expect("the second takeover");
-    let expected = Taken { origin: NextOffset(5), done: NextOffset(5), created: false, fences: vec![NextOffset(5); 2] };
+    let (five, fences) = (NextOffset(5), vec![NextOffset(5); 2]);
+    let expected = Taken { origin: five, done: five, created: false, fences, parked: Vec::new() };
     assert_eq!(taken, expected);
     assert_eq!(world.fences(), [(0, 5, 222), (1, 5, 222)], "the later token stands, in every fence");
 }

@@ -247,7 +247,7 @@ impl<S: Source> Poller<S> {
         }
         self.core.counters.until_end_total.set(total);
         self.core.counters.until_end_done.set(done);
-        if !reached || now < self.core.end_asked_at {
+        if !reached || now < self.core.end_asked_at || self.core.slow_lanes_are_busy(now) {
             return false;
         }
         self.core.end_asked_at = now + ASK_END_AGAIN;

@@ -128,6 +128,7 @@ impl Core {
         self.counters.writing_us.add(took_us);
         self.counters.folded.add(u64::from(counts.folded));
         self.counters.dead_lettered.add(u64::from(counts.dead));
+        self.counters.parked.add(u64::from(counts.parked));
         self.counters.upserted.add(u64::from(counts.upserted));
         self.counters.deleted.add(u64::from(counts.deleted));
         let mut durable = 0;
@@ -218,17 +219,9 @@ impl Core {
         let owner = Owner { at, shard, generation, token: *token };
         for chunk in waiting {
             for (index, meta) in chunk.records.iter().enumerate() {
-                let record = chunk.record(index);
-                let offset: Offset = record.offset;
-                let raw = RawRecord {
-                    offset,
-                    timestamp_ms: record.timestamp_ms,
-                    key: record.key,
-                    value: record.value,
-                    headers: record.headers.0,
-                };
+                let raw = RawRecord::from(chunk.record(index));
                 let dispatched = dispatcher.send(owner, &mut owned, meta.seq, meta.fetched_us, &raw);
-                count(dispatched, sent, tracker, counters, meta.seq, offset);
+                count(dispatched, sent, tracker, counters, meta.seq, meta.offset);
             }
             dispatcher.recycle(chunk);
         }

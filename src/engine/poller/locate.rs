@@ -347,8 +347,8 @@ impl Core {
         for (shard, noted) in parts {
             if !fenced {
                 // Nothing in the database to take over: the group's offset is all there is.
-                let taken =
-                    Taken { origin: start, done: start, created: false, fences: vec![start; usize::from(lanes)] };
+                let fences = vec![start; usize::from(lanes)];
+                let taken = Taken { origin: start, done: start, created: false, fences, parked: Vec::new() };
                 self.admit(at, shard, Owned::new(&taken));
                 continue;
             }

@@ -9,15 +9,20 @@ use crossbeam_channel::bounded;
 use fastrand::Rng;
 use forebay::clock::Clock;
 use forebay::config::secret::Secret;
-use forebay::config::{self, Affinity, Config, Delivery, FirstStart, OnBadRecord, RouteBy, Routing, Target, Tenant};
+use forebay::config::{
+    self, Affinity, Config, Delivery, FirstStart, OnBadRecord, ParkingLimits, RouteBy, Routing, Target, Tenant,
+};
 use forebay::engine::Rules;
 use forebay::engine::control::{ControlLoop, LoopContext};
 use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
+use forebay::engine::parked::Parked;
 use forebay::engine::poller::{Flow, Poller, Ports, Settings, TopicSettings};
 use forebay::engine::report::{Reporter, Waker};
-use forebay::engine::worker::{BatchLimits, Signals, TopicWriting, Worker};
+use forebay::engine::slow_lane::SlowLaneLoop;
+use forebay::engine::worker::{BatchLimits, Parking, Signals, TopicWriting, Worker};
 use forebay::metrics::Counters;
+use forebay::sink::Drain;
 use forebay::state::backpressure::Window;
 use forebay::state::retry::Backoff;
 use forebay::state::router::Router;
@@ -25,7 +30,7 @@ use forebay::types::{Lane, ShardIx};
 
 use super::broker::ShardOf;
 use super::observe::Happening;
-use super::sink::{FakeControl, FakeWriter};
+use super::sink::{FakeControl, FakeSlowLane, FakeWriter};
 use super::source::FakeSource;
 use super::world::Shared;
 
@@ -42,6 +47,8 @@ pub struct Setup {
     pub until_end: bool,
     pub first_start: FirstStart,
     pub on_bad_record: OnBadRecord,
+    pub parking: ParkingLimits,
+    pub slow_lanes: usize,
 }
 
 /// Times of the simulated deployment, short enough that everything comes up in one scenario.
@@ -60,6 +67,7 @@ pub struct Process {
     /// By shard.
     workers: Vec<Vec<Worker<FakeWriter>>>,
     controls: Vec<ControlLoop<FakeControl>>,
+    slow_lanes: Vec<SlowLaneLoop<FakeSlowLane>>,
     counters: Arc<Counters>,
     held: (usize, usize),
     /// Topics that it gave up.
@@ -88,12 +96,23 @@ impl Process {
             rules: setup.rules,
             backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
         };
+        let counters = Arc::new(Counters::default());
+        let router = Arc::new(Router::new(&config(routing, shards)));
         let (mut inboxes, mut requests, mut workers, mut controls) = (vec![], vec![], vec![], vec![]);
+        let (mut all_parked, mut slow_lanes) = (vec![], vec![]);
         for shard in 0..shards {
             let index = ShardIx(shard as u16);
             let (request, inbox) = bounded(REQUESTS_MAX);
             let control = FakeControl::new(world.clone(), shard, number);
-            controls.push(ControlLoop::new(control, inbox, context(index)));
+            let parked = Arc::new(Parked::new(setup.parking, setup.rules));
+            let parking = || Parking { parked: Arc::clone(&parked), router: Arc::clone(&router) };
+            controls.push(ControlLoop::new(control, inbox, Arc::clone(&parked), context(index)));
+            for _ in 0..setup.slow_lanes {
+                let lane = FakeSlowLane::new(world.clone(), shard, number);
+                let (signals, counters) = (Arc::clone(&signals), Arc::clone(&counters));
+                let topics = vec![Drain::of(&topic(setup.on_bad_record)); topics];
+                slow_lanes.push(SlowLaneLoop::new(lane, signals, counters, limits, topics, parking(), context(index)));
+            }
             requests.push(request);
             let (mut shard_inboxes, mut shard_workers) = (vec![], vec![]);
             for worker in 0..setup.workers as u16 {
@@ -101,26 +120,28 @@ impl Process {
                 let writer = FakeWriter::new(world.clone(), shard, number);
                 let signals = Arc::clone(&signals);
                 let writing = vec![TopicWriting::new(&topic(setup.on_bad_record)); topics];
-                shard_workers.push(Worker::new(writer, worker, inbox, signals, limits, writing, context(index)));
+                let worker = Worker::new(writer, worker, inbox, signals, limits, writing, parking(), context(index));
+                shard_workers.push(worker);
                 shard_inboxes.push(chunks);
             }
             inboxes.push(shard_inboxes);
             workers.push(shard_workers);
+            all_parked.push(parked);
         }
-        let counters = Arc::new(Counters::default());
         let ports = Ports {
             events,
             controls: requests,
             dispatcher: Dispatcher::new(inboxes, limits, setup.affinity, &vec![false; topics]),
+            parked: all_parked,
             signals,
             counters: Arc::clone(&counters),
             waker,
         };
-        let (settings, router) = (settings(setup, topics, shards), Router::new(&config(routing, shards)));
+        let settings = settings(setup, topics, shards);
         let source = FakeSource::new(world.clone(), number);
         let poller = Poller::new(source, settings, router, ports, clock, rng.fork(), setup.rules);
         let (world, stopped) = (world.clone(), BTreeMap::new());
-        Process { number, world, poller, workers, controls, counters, held: (0, 0), stopped, finished: false }
+        Process { number, world, poller, workers, controls, slow_lanes, counters, held: (0, 0), stopped, finished: false }
     }
 
     pub fn step_poller(&mut self) {
@@ -157,6 +178,11 @@ impl Process {
         self.controls[index % all].step();
     }
 
+    pub fn step_slow_lane(&mut self, index: usize) {
+        let all = self.slow_lanes.len();
+        self.slow_lanes[index % all].step();
+    }
+
     /// Steps everything once.
     pub fn step_all(&mut self) {
         self.step_poller();
@@ -165,6 +191,9 @@ impl Process {
         }
         for worker in self.workers.iter_mut().flatten() {
             worker.step();
+        }
+        for lane in &mut self.slow_lanes {
+            lane.step();
         }
     }
 
@@ -194,7 +223,8 @@ pub fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
 
 /// A topic's configuration, as far as the router and the workers look at it.
 fn topic(on_bad_record: OnBadRecord) -> config::Topic {
-    config::Topic { name: "t0".into(), target: Target::Handler, delivery: Delivery::ExactlyOnce, on_bad_record }
+    let (name, target, delivery) = ("t0".into(), Target::Handler, Delivery::ExactlyOnce);
+    config::Topic { name, target, delivery, on_bad_record, parent_tries: 3 }
 }
 
 /// A configuration, as far as the router looks at one.
@@ -234,6 +264,8 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
             locate_deadline: LOCATE_DEADLINE,
             retry_backoff_min: RETRY_MIN,
             retry_backoff_max: RETRY_MAX,
+            slow_lanes_per_shard: 1,
+            parking: ParkingLimits { records_max: 1, key_records_max: 1 },
         },
         admin: config::Admin { listen: None },
         shards: (0..shards).map(shard).collect(),

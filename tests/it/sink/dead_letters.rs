@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use forebay::config::{InsertMode, Table, Target, UnknownFields};
+use forebay::config::{InsertMode, Table, Target, Then, UnknownFields};
 use forebay::sink::handler::{Handler, HandlerError};
 use forebay::sink::postgres::PostgresWriter;
-use forebay::sink::{BadRecord, Control, Failure, Writer, Written};
+use forebay::sink::{Applied, BadRecord, Care, Control, Failure, Job, Writer, Written};
 use forebay::state::batch::Batch;
 use forebay::state::chunk::{Chunk, Headers, RawRecord, RecordRef};
 use forebay::types::{Generation, NextOffset, Offset, Token};
@@ -68,10 +68,12 @@ fn sift(
     let mut moves = Vec::new();
     batch.moves(batch.len(), &mut moves);
     let mut shown = Vec::new();
-    let result = writer.sift(&batch, 0..batch.len(), &moves, &mut |bad: &[BadRecord]| {
+    let mut tolerates = |bad: &[BadRecord]| {
         shown = bad.iter().map(|b| b.index).collect();
         tolerated
-    });
+    };
+    let care = Care { probe: false, refused: false, then: Then::Skip, tolerates: &mut tolerates };
+    let result = writer.write_with_care(&Job::plain(&batch, 0..batch.len(), &moves), care);
     (result, shown)
 }
 
@@ -104,14 +106,12 @@ fn exactly_the_bad_ones_and_each_once() {
         r#"{"id": 1, "v": 7}"#,
         r#"{"id": 5, "v": 500}"#,
     ];
-    let plain = writer.write(&batch(0, &payloads), 0..payloads.len(), &{
-        let mut moves = Vec::new();
-        batch(0, &payloads).moves(payloads.len(), &mut moves);
-        moves
-    });
+    let (all, mut moves) = (batch(0, &payloads), Vec::new());
+    all.moves(payloads.len(), &mut moves);
+    let plain = writer.write(&Job::plain(&all, 0..payloads.len(), &moves));
     assert!(matches!(plain, Err(Failure::Record(Some(1), _))), "{plain:?}");
     let (result, shown) = sift(&mut writer, 0, &payloads, true);
-    assert!(matches!(result, Ok(Written::Applied(counts)) if counts.dead == 5), "{result:?}");
+    assert!(matches!(result, Ok(Written::Applied(Applied { counts, .. })) if counts.dead == 5), "{result:?}");
     assert_eq!(shown, [1, 2, 4, 5, 7]);
     check(&world, "1:7 3:3", "1 2:23514 4 5:23502 7:23514", 8);
     let row = world
@@ -141,7 +141,7 @@ fn what_does_not_decode_needs_no_search() {
     for expected in [Ok(true), Err(()), Ok(false)] {
         let (result, shown) = sift(&mut writer, 0, &payloads, expected.is_ok());
         let applied = match &result {
-            Ok(Written::Applied(counts)) => Ok((counts.upserted, counts.dead) == (2, 2)),
+            Ok(Written::Applied(Applied { counts, .. })) => Ok((counts.upserted, counts.dead) == (2, 2)),
             Ok(Written::Mismatch) => Ok(false),
             Err(Failure::Record(Some(1), _)) => Err(()),
             other => panic!("{other:?}"),
@@ -150,7 +150,7 @@ fn what_does_not_decode_needs_no_search() {
         check(&world, "1:1 2:2", "1 3", 4);
     }
     let (result, shown) = sift(&mut writer, 4, &["{", r#"{"id": 1, "v": 100}"#, r#"{"id": 3, "v": 3}"#], true);
-    assert!(matches!(result, Ok(Written::Applied(counts)) if (counts.upserted, counts.dead) == (1, 2)), "{result:?}");
+    assert!(matches!(result, Ok(Written::Applied(Applied { counts, .. })) if (counts.upserted, counts.dead) == (1, 2)), "{result:?}");
     assert_eq!(shown, [0, 1]);
     check(&world, "1:1 2:2 3:3", "1 3 4 5:23514", 7);
 }
@@ -220,7 +220,7 @@ fn what_is_deferred_stays_deferred_from_piece_to_piece() {
     let payloads = [child(1), parent(2), child(3), parent(4), r#"{"id": 9, "w": 10}"#.to_owned(), child(5), parent(6)];
     let payloads: Vec<&str> = payloads.iter().map(String::as_str).collect();
     let (result, _) = sift(&mut writer, 0, &payloads, true);
-    assert!(matches!(result, Ok(Written::Applied(counts)) if counts.dead == 1), "{result:?}");
+    assert!(matches!(result, Ok(Written::Applied(Applied { counts, .. })) if counts.dead == 1), "{result:?}");
     check(&world, "1:2 2 3:4 4 5:6 6", "4:23514", 7);
 }
 
@@ -250,7 +250,7 @@ fn a_handlers_bad_records_are_found_as_well() {
     let mut writer = world.writer_of("w0", Arc::new(|| Box::new(Refusing(0))));
     let payloads = ["", "database", "", "", "named", "", "panic", ""];
     let (result, shown) = sift(&mut writer, 0, &payloads, true);
-    assert!(matches!(result, Ok(Written::Applied(counts)) if (counts.upserted, counts.dead) == (5, 3)), "{result:?}");
+    assert!(matches!(result, Ok(Written::Applied(Applied { counts, .. })) if (counts.upserted, counts.dead) == (5, 3)), "{result:?}");
     assert_eq!(shown, [1, 4, 6]);
     assert_eq!(world.applied(), [0, 2, 3, 5, 7]);
     let mut client = world.database.connect();

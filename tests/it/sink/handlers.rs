@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use forebay::config::Delivery;
 use forebay::sink::handler::{Handler, HandlerError};
-use forebay::sink::{Control, Failure, Written};
+use forebay::sink::{Applied, Control, Failure, Written};
 use forebay::state::chunk::RecordRef;
 use postgres::Transaction;
 
@@ -51,7 +51,7 @@ fn records_come_lane_by_lane_in_offset_order() {
         assert!(offsets == [0, 2] || offsets == [1], "{offsets:?}");
         Ok(())
     });
-    assert!(matches!(result, Ok(Written::Applied(counts)) if counts.upserted == 3), "{result:?}");
+    assert!(matches!(result, Ok(Written::Applied(Applied { counts, .. })) if counts.upserted == 3), "{result:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use forebay::config::{Config, Delivery, InsertMode, Table, Target, UnknownFields};
 use forebay::sink::postgres::PostgresWriter;
-use forebay::sink::{Control, Failure, Writer, Written};
+use forebay::sink::{Applied, Control, Failure, Job, Writer, Written};
 use forebay::state::batch::Batch;
 use forebay::state::chunk::{Chunk, RawRecord};
 use forebay::types::{Generation, NextOffset, Offset, Token};
@@ -60,7 +60,7 @@ fn write(writer: &mut PostgresWriter, from: i64, payloads: &[(i32, Option<&str>)
     batch.push(Box::new(chunk));
     let mut moves = Vec::new();
     batch.moves(batch.len(), &mut moves);
-    writer.write(&batch, 0..batch.len(), &moves)
+    writer.write(&Job::plain(&batch, 0..batch.len(), &moves))
 }
 
 /// `target` as JSON, by id, and lane 0's fence.
@@ -83,7 +83,7 @@ const FIRST_ROWS: &str = r#"{"a": "x", "b": 1, "id": 1} {"a": "y", "b": 2, "id":
 fn one_kind_of_row_is_one_statement() {
     let (world, mut writer) = world("table_one", UnknownFields::Ignore, |_| {});
     let result = write(&mut writer, 0, FIRST);
-    assert!(matches!(result, Ok(Written::Applied(counts)) if counts.upserted == 2), "{result:?}");
+    assert!(matches!(result, Ok(Written::Applied(Applied { counts, .. })) if counts.upserted == 2), "{result:?}");
     check(&world, FIRST_ROWS, 2);
     // The same again, from where the fence was: nothing, not even other values.
     assert_eq!(write(&mut writer, 0, &[(1, Some(r#"{"id": 1, "a": "z", "b": 9}"#))]), Ok(Written::Mismatch));
@@ -99,7 +99,7 @@ fn several_kinds_of_rows_are_one_transaction() {
     assert_eq!(write(&mut writer, 1, &mixed), Ok(Written::Mismatch), "the fence is at 2");
     check(&world, FIRST_ROWS, 2);
     let result = write(&mut writer, 2, &mixed);
-    assert!(matches!(result, Ok(Written::Applied(c)) if (c.upserted, c.deleted) == (2, 1)), "{result:?}");
+    assert!(matches!(result, Ok(Written::Applied(Applied { counts: c, .. })) if (c.upserted, c.deleted) == (2, 1)), "{result:?}");
     let rows = r#"{"a": "y", "b": 7, "id": 2} {"a": "n", "b": 3, "id": 3}"#;
     check(&world, rows, 5);
     // One of the later statements is refused: the earlier ones go with it, and so do the fences.

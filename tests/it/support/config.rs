@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use forebay::config::secret::Secret;
 use forebay::config::{
-    Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, RouteBy, Routing, Shard, Target, Tenant,
+    Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, ParkingLimits, RouteBy, Routing, Shard, Target, Tenant,
     Topic,
 };
 
@@ -26,6 +26,7 @@ pub fn handler_config(group: &str, dsns: &[&str], topics: &[&str]) -> Config {
                 target: Target::Handler,
                 delivery: Delivery::ExactlyOnce,
                 on_bad_record: OnBadRecord::Stop,
+                parent_tries: 3,
             })
             .collect(),
     }
@@ -62,5 +63,7 @@ fn engine() -> Engine {
         locate_deadline: Duration::from_secs(10),
         retry_backoff_min: Duration::from_millis(10),
         retry_backoff_max: Duration::from_secs(1),
+        slow_lanes_per_shard: 1,
+        parking: ParkingLimits { records_max: 1_000_000, key_records_max: 1_000_000 },
     }
 }
