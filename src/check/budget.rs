@@ -104,7 +104,8 @@ pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &
     for (at, &(i, this)) in known.iter().enumerate() {
         let key = format!("shard[{i}].dsn");
         if let Some(max) = this.database_max.map(i64::from).filter(|max| *max < each) {
-            let found = format!("{each} connections needed ({writers} workers and slow lanes + {CONNECTIONS_BESIDES_WRITERS})");
+            let found =
+                format!("{each} connections needed ({writers} workers and slow lanes + {CONNECTIONS_BESIDES_WRITERS})");
             notes.problem(&key, found, format!("at most {max}, the database's connection limit"));
         }
         if known[..at].iter().any(|(_, other)| other.server == this.server) {
@@ -112,7 +113,8 @@ pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &
         }
         let shards = known.iter().filter(|(_, other)| other.server == this.server).count() as i64;
         let needed = shards * each;
-        let need = format!("{needed} ({shards} shards × ({writers} workers and slow lanes + {CONNECTIONS_BESIDES_WRITERS}))");
+        let need =
+            format!("{needed} ({shards} shards × ({writers} workers and slow lanes + {CONNECTIONS_BESIDES_WRITERS}))");
         let left = i64::from(this.max - this.reserved - this.others);
         let limits = format!(
             "max_connections {}, {} of them reserved, {} in use by others",

@@ -352,7 +352,12 @@ mod tests {
         let clock = TestClock::default();
         let (context, events) = LoopContext::of_test(&clock, Duration::from_secs(1));
         let (requests, inbox) = bounded(8);
-        Bench { clock, events, requests, control: ControlLoop::new(control, inbox, Arc::new(Parked::of_test()), context) }
+        Bench {
+            clock,
+            events,
+            requests,
+            control: ControlLoop::new(control, inbox, Arc::new(Parked::of_test()), context),
+        }
     }
 
     /// The poller asks every 20 ms while it gives partitions back. Each try is a connection and a thread of the driver.

@@ -320,7 +320,10 @@ mod tests {
     }
 
     fn key_of(lane: u16) -> String {
-        (0..).map(|n| format!("key{n}")).find(|k| lane_of(key_hash(Some(k.as_bytes()), Offset(0)), 2) == lane).expect("some key")
+        (0..)
+            .map(|n| format!("key{n}"))
+            .find(|k| lane_of(key_hash(Some(k.as_bytes()), Offset(0)), 2) == lane)
+            .expect("some key")
     }
 
     #[test]

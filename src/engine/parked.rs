@@ -15,8 +15,8 @@ use crate::sink::{FreeKey, ToPark};
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::{LaneRun, RawRecord};
 use crate::state::holds::Holds;
-use crate::state::router::Router;
 use crate::state::parked::{ParkedKeys, Standing, Tail, Why};
+use crate::state::router::Router;
 use crate::types::{Generation, KeyHash, Lane, Offset, Token, TopicIx, TopicPartition};
 
 /// Tenures that ended with parked keys are remembered, so that no record of theirs overtakes the parked ones; the oldest are
@@ -217,7 +217,11 @@ impl Parked {
             let gone = tenure.keys.gone_of(lane.lane, tenure.lanes);
             let free = gone.filter(|hash| !parked_now.contains_key(&(lane.token.0, *hash)));
             let room = FREE_MAX - into.free.len();
-            into.free.extend(free.take(room).map(|hash| FreeKey { partition: lane.partition, token: lane.token, hash }));
+            into.free.extend(free.take(room).map(|hash| FreeKey {
+                partition: lane.partition,
+                token: lane.token,
+                hash,
+            }));
         }
     }
 

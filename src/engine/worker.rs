@@ -722,8 +722,7 @@ mod tests {
         let limits = BatchLimits { records_max: 10, bytes_max: 1000 };
         let signals = Arc::new(Signals::new(1));
         let unsaid = Unsaid::default();
-        let topics =
-            vec![TopicWriting { delivery: Delivery::ExactlyOnce, tolerance: None, then: Then::Skip, unsaid }];
+        let topics = vec![TopicWriting { delivery: Delivery::ExactlyOnce, tolerance: None, then: Then::Skip, unsaid }];
         let parking = Parking { parked: Arc::new(Parked::of_test()), router: Arc::new(Router::of_one_shard()) };
         let locked = Locked(clock, Duration::from_secs(100));
         let mut chunk = Box::new(Chunk::new(TopicIx(0)));

@@ -67,14 +67,23 @@ impl Aside {
         self.waiting.get(&key_of(batch, index)).filter(|(from, _)| index >= *from).map(|(_, why)| *why)
     }
 
-    /// What is wrong with the record for whose sake its key waits.
-    pub fn head(&self, index: usize) -> Option<(State, &Reason)> {
-        self.heads.get(&index).map(|(state, reason)| (*state, reason))
+    /// What is wrong with the record, where its key waits for its sake.
+    pub fn head(&self, batch: &Batch, index: usize) -> Option<(State, &Reason)> {
+        let (from, _) = self.waiting.get(&key_of(batch, index))?;
+        self.heads.get(&index).filter(|_| *from == index).map(|(state, reason)| (*state, reason))
     }
 
-    /// The bad records, in order.
-    pub fn bad_ones(&mut self) -> &[BadRecord] {
+    /// All is known: the bad records, in order. One behind others of its key that wait waits like them, and what it is shows in
+    /// its turn.
+    pub fn settle(&mut self, batch: &Batch) -> &[BadRecord] {
+        let waiting = &self.waiting;
+        self.bad.retain(|b| waiting.get(&key_of(batch, b.index)).is_none_or(|(from, _)| *from >= b.index));
         self.bad.sort_by_key(|b| b.index);
+        &self.bad
+    }
+
+    /// As settled.
+    pub fn bad_ones(&self) -> &[BadRecord] {
         &self.bad
     }
 
@@ -82,7 +91,7 @@ impl Aside {
     pub fn rows(&self, batch: &Batch, records: impl Iterator<Item = usize>) -> (Vec<Row<'_>>, Vec<ToPark>) {
         let row = |index: usize| {
             let why = self.waits_behind(batch, index)?;
-            let head = self.head(index);
+            let head = self.head(batch, index);
             let state = head.map_or(State::Waiting, |(state, _)| state);
             Some(Row { index, why, state, reason: head.map(|(_, reason)| reason) })
         };

@@ -41,7 +41,10 @@ impl Careful<'_, '_, '_> {
         let letters = live.prepared_letters()?;
         live.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")?;
         // A takeover has them, or a transaction of ours that is still in flight: no parking helps.
-        let moved = live.client.query_one(&fence_statement, &fences.params()).map_err(|error| Stop::Failed(locked_out(&error)))?;
+        let moved = live
+            .client
+            .query_one(&fence_statement, &fences.params())
+            .map_err(|error| Stop::Failed(locked_out(&error)))?;
         if !moved.get::<_, bool>(0) {
             return Ok(Written::Mismatch);
         }
@@ -50,15 +53,17 @@ impl Careful<'_, '_, '_> {
         }
         let alone = job.range.len() == 1;
         let mut pieces = TablePieces::new(topic, batch, writer, care.then, alone, live);
-        if care.probe {
-            pieces.probe(job.range.start)?;
-        }
+        // What was refused together was refused with the keys that a probe sets aside.
+        let refused = match care.probe {
+            true => pieces.probe(job.range.start)? && care.refused,
+            false => care.refused,
+        };
         for bad in undecoded {
             pieces.bad(bad);
         }
-        pieces.apply(&job.to_apply(), care.refused)?;
+        pieces.apply(&job.to_apply(), refused)?;
         let TablePieces { mut aside, mut counts, .. } = pieces;
-        if let Some(first) = aside.bad_ones().first().cloned()
+        if let Some(first) = aside.settle(batch).first().cloned()
             && !(care.tolerates)(aside.bad_ones())
         {
             return Err(Failure::Record(Some(first.index), first.reason).into());
@@ -141,9 +146,10 @@ impl<'a> TablePieces<'a> {
         }
     }
 
-    /// Locks the rows of what was loaded last; the keys of those that somebody else has locked wait, from record `from` on.
-    pub fn probe(&mut self, from: usize) -> Result<(), Stop> {
-        let Some(probe) = self.writer.probe() else { return Ok(()) };
+    /// Locks the rows of what was loaded last; the keys of those that somebody else has locked wait, from record `from` on. Whether
+    /// there are none.
+    pub fn probe(&mut self, from: usize) -> Result<bool, Stop> {
+        let Some(probe) = self.writer.probe() else { return Ok(true) };
         let rows = self.live.client.query_typed(&probe.sql, &probe.params())?;
         let locked = rows.iter().filter_map(|row| probe.records.get((row.get::<_, i64>(0) - 1) as usize));
         for index in locked.flatten() {
@@ -155,7 +161,7 @@ impl<'a> TablePieces<'a> {
             let split = |records: &&Vec<usize>| records.iter().any(waits) && !records.iter().all(waits);
             let met: Vec<usize> = probe.records.iter().filter(split).flatten().copied().collect();
             if met.is_empty() {
-                return Ok(());
+                return Ok(rows.is_empty());
             }
             met.iter().for_each(|index| self.aside.key(key_of(self.batch, *index), from, Why::Blocked));
         }
@@ -165,7 +171,7 @@ impl<'a> TablePieces<'a> {
     pub fn apply(&mut self, records: &[usize], refused: bool) -> Result<(), Stop> {
         self.live.client.batch_execute("SAVEPOINT records")?;
         let left = self.left(records);
-        sift(&left, refused && left.len() == records.len(), self)?;
+        sift(&left, refused, self)?;
         if self.waits {
             // Halves hide from each other: the parent may be in a later one. Together again, without those that are bad anyhow.
             self.live.client.batch_execute("ROLLBACK TO SAVEPOINT records")?;

@@ -16,20 +16,13 @@ use crate::sink::sift::Pieces;
 use crate::sink::write_handler::{Call, HandlerPieces, commit};
 use crate::sink::write_table::{Stop, known};
 use crate::sink::writer::PostgresWriter;
-use crate::sink::{
-    Drain, DrainLimits, Drained, Failure, ParkedRecord, Reason, SlowLane, Waiting, sqlstate,
-};
+use crate::sink::{Drain, DrainLimits, Drained, Failure, ParkedRecord, Reason, SlowLane, Waiting, sqlstate};
 use crate::state::batch::Batch;
 use crate::state::chunk::{Chunk, RawRecord};
 use crate::types::{Generation, KeyHash, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
 impl SlowLane for PostgresWriter {
-    fn read(
-        &mut self,
-        topic: TopicIx,
-        keys: &[(i32, KeyHash)],
-        limits: DrainLimits,
-    ) -> Result<Vec<Waiting>, Failure> {
+    fn read(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)], limits: DrainLimits) -> Result<Vec<Waiting>, Failure> {
         let result = self.read_waiting(topic, keys, limits);
         self.session.settle(result)
     }
@@ -129,8 +122,7 @@ impl PostgresWriter {
         let mut transaction = begin.map_err(failed)?;
         let locked = lot.lock(&mut transaction, source)?;
         let records = lot.records_of(&locked);
-        let mut pieces =
-            HandlerPieces::new(&mut call, &mut transaction, &lot.batch, lot.then(), records.len() == 1);
+        let mut pieces = HandlerPieces::new(&mut call, &mut transaction, &lot.batch, lot.then(), records.len() == 1);
         pieces.impatient = lot.impatient();
         pieces.apply(&records, true)?;
         let HandlerPieces { mut aside, .. } = pieces;
@@ -215,7 +207,7 @@ impl<'a> Lot<'a> {
         aside: &mut Aside,
     ) -> Result<Vec<Drained>, Failure> {
         let batch = &self.batch;
-        if let (None, Some(first)) = (self.how.then, aside.bad_ones().first()) {
+        if let (None, Some(first)) = (self.how.then, aside.settle(batch).first()) {
             let record = batch.record(first.index);
             let text = format!("partition {} offset {}: {}", record.partition, record.offset, first.reason.text);
             return Err(Failure::Record(None, Reason { text, ..first.reason.clone() }));
@@ -243,14 +235,17 @@ impl<'a> Lot<'a> {
             }
             let of_key = &self.indices[key];
             let rows = of_key.iter().filter(|index| !waits(index)).count();
-            match of_key.get(rows).map(|first| aside.head(*first)) {
+            debug_assert!(of_key[..rows].iter().all(|index| !waits(index)), "what waits of a key is its end");
+            match of_key.get(rows).map(|first| aside.head(batch, *first)) {
                 None => {
                     let dead = of_key.iter().filter(|index| bad.contains(index)).count();
                     Drained::Taken { rows: rows as u64, dead: dead as u64 }
                 }
                 Some(Some((State::Dead, reason))) => Drained::Dead { rows: rows as u64, reason: reason.clone() },
                 Some(Some((State::Waiting, reason))) => Drained::Waits { rows: rows as u64, reason: reason.clone() },
-                Some(None) => Drained::Waits { rows: rows as u64, reason: Reason::new("its row is locked by somebody else") },
+                Some(None) => {
+                    Drained::Waits { rows: rows as u64, reason: Reason::new("its row is locked by somebody else") }
+                }
             }
         };
         Ok((0..self.keys.len()).map(outcome).collect())
@@ -281,7 +276,7 @@ impl<'a> Lot<'a> {
         let heads: Vec<(usize, State, &Reason)> = self
             .records_of(locked)
             .into_iter()
-            .filter_map(|index| aside.head(index).map(|(state, reason)| (index, state, reason)))
+            .filter_map(|index| aside.head(&self.batch, index).map(|(state, reason)| (index, state, reason)))
             .collect();
         if heads.is_empty() {
             return Ok(());
@@ -290,10 +285,7 @@ impl<'a> Lot<'a> {
         let states: Vec<i8> = heads.iter().map(|(_, state, _)| state.letter()).collect();
         let codes: Vec<Option<&str>> = heads.iter().map(|(.., reason)| reason.sqlstate.as_deref()).collect();
         let errors: Vec<String> = heads.iter().map(|(.., reason)| dead_letter::error_text(reason)).collect();
-        let params = typed(
-            &[&source, &partitions, &hashes, &offsets, &states, &codes, &errors],
-            &parked::NOTE_TYPES,
-        );
+        let params = typed(&[&source, &partitions, &hashes, &offsets, &states, &codes, &errors], &parked::NOTE_TYPES);
         client.query_typed(parked::NOTE, &params).map(|_| ()).map_err(|error| own_failure(&error))
     }
 }

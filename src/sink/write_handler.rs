@@ -58,7 +58,7 @@ impl PostgresWriter {
             let mut pieces = HandlerPieces::new(call, transaction, batch, care.then, alone);
             pieces.apply(&to_apply, care.probe)?;
             let HandlerPieces { mut aside, .. } = pieces;
-            if let Some(first) = aside.bad_ones().first().cloned()
+            if let Some(first) = aside.settle(batch).first().cloned()
                 && !(care.tolerates)(aside.bad_ones())
             {
                 return Err(Failure::Record(Some(first.index), first.reason));
@@ -159,7 +159,8 @@ impl<'a, 'c, 't> HandlerPieces<'a, 'c, 't> {
                 Ok(()) => {}
                 // Its transaction is as it was before the piece that waited: see `attempt`.
                 Err(Failure::LockWait(_)) => {
-                    let first = key.iter().find(|index| !self.applied.contains(index) && !self.aside.has(self.batch, **index));
+                    let first =
+                        key.iter().find(|index| !self.applied.contains(index) && !self.aside.has(self.batch, **index));
                     if let Some(first) = first {
                         self.aside.key(key_of(self.batch, *first), *first, Why::Blocked);
                     }

@@ -100,7 +100,7 @@ impl PostgresWriter {
             known.load(job, &mut bad);
         }
         let fences = &self.fences;
-        let Some(care) = care else {
+        let Some(mut care) = care else {
             if let Some(BadRecord { index, reason }) = bad.into_iter().next() {
                 return Err(Failure::Record(Some(index), reason).into());
             }
@@ -108,7 +108,7 @@ impl PostgresWriter {
             return live.plain(topic, job, &known.writer, fences, &self.router);
         };
         let of = Of::new(fences.source(), &self.config, topic);
-        if let Some(written) = live.plain_with_letters(topic, job, &known.writer, fences, of, &bad, &care)? {
+        if let Some(written) = live.plain_with_letters(topic, job, &known.writer, fences, of, &bad, &mut care)? {
             return Ok(written);
         }
         let (table, probe) = (known.writer.plan().table.clone(), care.probe);
@@ -174,7 +174,9 @@ impl Live<Name> {
             (None, 0) => true,
             (None, 1) => self.rows(topic, table, 0).map(|()| true)?,
             (Some(fences), 0) if job.park.is_empty() && job.free.is_empty() => self.fences(fences)?,
-            (Some(fences), 1) if job.park.is_empty() && job.free.is_empty() => self.fenced_rows(topic, table, fences)?,
+            (Some(fences), 1) if job.park.is_empty() && job.free.is_empty() => {
+                self.fenced_rows(topic, table, fences)?
+            }
             (Some(fences), 1) if job.free.is_empty() => {
                 match &parked::Rows::new(fences.source(), job.batch, router, &job.rows_to_park())[..] {
                     [rows] => self.fenced_parked(topic, table, fences, rows)?,
@@ -211,18 +213,24 @@ impl Live<Name> {
         fences: &FenceArrays,
         of: Of<'_>,
         bad: &[BadRecord],
-        care: &Care<'_, '_>,
+        care: &mut Care<'_, '_>,
     ) -> Result<Option<Written>, Stop> {
         let alone = table.groups() == 1 && job.park.is_empty() && job.free.is_empty();
         if bad.is_empty() || !alone || care.probe || care.then == Then::Park {
             return Ok(None);
+        }
+        if !(care.tolerates)(bad) {
+            return Err(Failure::Record(Some(bad[0].index), bad[0].reason.clone()).into());
         }
         let [letters] = &Letters::new(of, job.batch, bad)[..] else { return Ok(None) };
         let counts = RowCounts { dead: bad.len() as u32, ..table.counts() };
         match self.fenced_letters(topic, table, fences, letters).map_err(Stop::from) {
             Ok(true) => Ok(Some(counts.into())),
             Ok(false) => Ok(Some(Written::Mismatch)),
-            Err(Stop::Failed(Failure::Record(..))) => Ok(None),
+            Err(Stop::Failed(Failure::Record(..))) => {
+                care.refused = true;
+                Ok(None)
+            }
             Err(other) => Err(other),
         }
     }

@@ -8,11 +8,11 @@ use postgres::{Error, Statement};
 
 use crate::config::{Config, Delivery, Target};
 use crate::sink::handler::{Handler, HandlerFactory};
+use crate::sink::parked::typed;
 use crate::sink::postgres::SourceIds;
 use crate::sink::session::{Live, Session, own_failure};
 use crate::sink::table::Shape;
 use crate::sink::write_table::KnownTable;
-use crate::sink::parked::typed;
 use crate::sink::{Care, Failure, FenceRow, Job, RowCounts, Writer, Written, dead_letter, fence, parked};
 use crate::state::batch::LaneMove;
 use crate::state::parked::Tail;
@@ -94,8 +94,7 @@ impl PostgresWriter {
         let partitions: Vec<i32> = keys.iter().map(|(partition, _)| *partition).collect();
         let hashes: Vec<i64> = keys.iter().map(|(_, hash)| *hash).collect();
         let (live, _) = self.session.open()?;
-        let result =
-            live.client.query_typed(parked::OF_KEYS, &typed(&[&source, &partitions, &hashes], &parked::KEYS));
+        let result = live.client.query_typed(parked::OF_KEYS, &typed(&[&source, &partitions, &hashes], &parked::KEYS));
         let rows = result.map_err(|error| own_failure(&error))?;
         Ok(rows.iter().map(|row| (row.get(0), parked::tail(row, 1))).collect())
     }

@@ -259,7 +259,10 @@ mod tests {
         keys.seen_gone(1, Offset(10), NOW);
         keys.free(1);
         keys.free(2);
-        assert_eq!((keys.standing(1), keys.standing(2), keys.len()), (Standing::Free, Standing::Parked(Why::Blocked), 1));
+        assert_eq!(
+            (keys.standing(1), keys.standing(2), keys.len()),
+            (Standing::Free, Standing::Parked(Why::Blocked), 1)
+        );
     }
 
     /// The slow lane looked before the row was there, or did not know of it when it began.

@@ -44,7 +44,7 @@ fn a_configuration_that_works_and_what_was_looked_at() {
         "shard main: PostgreSQL",
         "shard main: no schema forebay yet, `run` makes version",
         "shard main: every topic's table",
-        "connections left, a process needs 6 (1 shards × (4 workers + 2))",
+        "connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))",
         &format!("topic {}: 2 partitions", topic.name()),
         "its committed offsets can be read",
     ] {
@@ -150,7 +150,7 @@ fn shards_that_are_not_what_they_seem() {
         "",
         "problem shard[1].dsn: found the database",
         "problem shard[2].dsn: found a database that is read-only",
-        "problem shard[3].dsn: found 6 connections needed (4 workers + 2), expected at most 3, the database's connection limit",
+        "problem shard[3].dsn: found 7 connections needed (5 workers and slow lanes + 2), expected at most 3, the database's connection limit",
         "problem shard[4].dsn: found \"s4\": ",
         "unavailable shard[5].dsn: found \"s5\": ",
     ]

@@ -155,7 +155,8 @@ impl Observer for RightShard {
 
     fn see(&mut self, event: &Happening, world: &World) -> Result<(), String> {
         match event {
-            Happening::Applied { shard, row: Applied { id, .. }, .. } | Happening::Parked { shard, row: ParkedRow { id, .. }, .. }
+            Happening::Applied { shard, row: Applied { id, .. }, .. }
+            | Happening::Parked { shard, row: ParkedRow { id, .. }, .. }
                 if world.broker.published[*id as usize].shard != *shard =>
             {
                 Err(format!("#{id} is applied in shard {shard}"))

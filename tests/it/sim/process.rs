@@ -141,7 +141,18 @@ impl Process {
         let source = FakeSource::new(world.clone(), number);
         let poller = Poller::new(source, settings, router, ports, clock, rng.fork(), setup.rules);
         let (world, stopped) = (world.clone(), BTreeMap::new());
-        Process { number, world, poller, workers, controls, slow_lanes, counters, held: (0, 0), stopped, finished: false }
+        Process {
+            number,
+            world,
+            poller,
+            workers,
+            controls,
+            slow_lanes,
+            counters,
+            held: (0, 0),
+            stopped,
+            finished: false,
+        }
     }
 
     pub fn step_poller(&mut self) {

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use forebay::config::Then;
 use forebay::sink::{
-    Anchor, BadRecord, Care, Control, Drain, DrainLimits, Drained, Failure, FenceRow, Identity, Job, ParkedRecord, Progress,
-    Reason, RowCounts, SlowLane, Taken, Takeover, ToPark, Waiting, Writer, Written,
+    Anchor, BadRecord, Care, Control, Drain, DrainLimits, Drained, Failure, FenceRow, Identity, Job, ParkedRecord,
+    Progress, Reason, RowCounts, SlowLane, Taken, Takeover, ToPark, Waiting, Writer, Written,
 };
 use forebay::state::batch::{Batch, LaneMove};
 use forebay::state::holds::Holds;
@@ -267,9 +267,8 @@ impl FakeWriter {
         }
         let mut effect = Effect::default();
         if ok || !db.switches.all_fences_or_none {
-            let moved = |m: &&LaneMove| {
-                (lane_of_move(job.batch, m), Some(Fence { next: m.next.0, token: db.stored(m.token) }))
-            };
+            let moved =
+                |m: &&LaneMove| (lane_of_move(job.batch, m), Some(Fence { next: m.next.0, token: db.stored(m.token) }));
             effect.fences = matching.iter().map(moved).collect();
         }
         let (mut counts, mut newly) = (RowCounts::default(), Vec::new());
@@ -406,7 +405,8 @@ fn given(job: &Job<'_>, process: u32) -> Vec<Given> {
         assert!(fences.next().is_none(), "one move a fence: {moves:?}");
         let inside = record.offset.0 >= m.expected.0 && record.offset.0 < m.next.0;
         assert!(inside, "record {} outside its fence's move {m:?}", record.offset);
-        let row = Applied { id: id_of(record.value), process, token: m.token, dead: false, in_flight: false, slowly: false };
+        let row =
+            Applied { id: id_of(record.value), process, token: m.token, dead: false, in_flight: false, slowly: false };
         let at = TopicPartition { topic: batch.topic().expect("a topic"), partition: run.partition };
         let park = park.iter().find(|p| p.index == index).map(|p| p.why);
         all.push(Given { index, at, hash: meta.hash, offset: record.offset.0, row, park, dead: false });
@@ -420,12 +420,7 @@ fn id_of(value: Option<&[u8]>) -> Id {
 }
 
 impl SlowLane for FakeSlowLane {
-    fn read(
-        &mut self,
-        topic: TopicIx,
-        keys: &[(i32, KeyHash)],
-        limits: DrainLimits,
-    ) -> Result<Vec<Waiting>, Failure> {
+    fn read(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)], limits: DrainLimits) -> Result<Vec<Waiting>, Failure> {
         self.0.connect()?;
         let w = self.0.world.borrow();
         let each = (limits.records_max / keys.len().max(1)).max(1);

@@ -150,7 +150,10 @@ fn what_does_not_decode_needs_no_search() {
         check(&world, "1:1 2:2", "1 3", 4);
     }
     let (result, shown) = sift(&mut writer, 4, &["{", r#"{"id": 1, "v": 100}"#, r#"{"id": 3, "v": 3}"#], true);
-    assert!(matches!(result, Ok(Written::Applied(Applied { counts, .. })) if (counts.upserted, counts.dead) == (1, 2)), "{result:?}");
+    assert!(
+        matches!(result, Ok(Written::Applied(Applied { counts, .. })) if (counts.upserted, counts.dead) == (1, 2)),
+        "{result:?}"
+    );
     assert_eq!(shown, [0, 1]);
     check(&world, "1:1 2:2 3:3", "1 3 4 5:23514", 7);
 }
@@ -188,9 +191,13 @@ fn a_parent_may_come_later_in_the_batch_and_a_missing_one_is_waited_for() {
     assert!(matches!(result, Ok(Written::Applied(_))), "{result:?}");
     check(&world, "1:4 2 4", "2 4", 5);
     let (result, shown) = sift(&mut writer, 5, &[r#"{"id": 6}"#, r#"{"id": 7, "v": 99}"#, "{"], true);
-    let Err(Failure::Record(Some(1), reason)) = result else { panic!("{result:?}") };
-    assert_eq!((reason.sqlstate.as_deref(), shown.len()), (Some("23503"), 0));
-    check(&world, "1:4 2 4", "2 4", 5);
+    let Ok(Written::Applied(Applied { parked, .. })) = result else { panic!("{result:?}") };
+    // It and what is behind it of its key; whether that is bad shows in its turn.
+    assert_eq!((parked.iter().map(|p| p.index).collect::<Vec<_>>(), shown.len()), (vec![1, 2], 0));
+    check(&world, "1:4 2 4 6", "2 4", 8);
+    let sql = "SELECT string_agg(concat_ws(':', \"offset\", state, sqlstate, attempts), ' ' ORDER BY \"offset\") FROM forebay.parked";
+    let parked: String = world.database.connect().query_one(sql, &[]).unwrap().get(0);
+    assert_eq!(parked, "6:w:23503:1 7:w:0");
 }
 
 /// A statement that takes too long, or is cancelled, says nothing about the records of a batch; alone, about the record.
@@ -250,7 +257,10 @@ fn a_handlers_bad_records_are_found_as_well() {
     let mut writer = world.writer_of("w0", Arc::new(|| Box::new(Refusing(0))));
     let payloads = ["", "database", "", "", "named", "", "panic", ""];
     let (result, shown) = sift(&mut writer, 0, &payloads, true);
-    assert!(matches!(result, Ok(Written::Applied(Applied { counts, .. })) if (counts.upserted, counts.dead) == (5, 3)), "{result:?}");
+    assert!(
+        matches!(result, Ok(Written::Applied(Applied { counts, .. })) if (counts.upserted, counts.dead) == (5, 3)),
+        "{result:?}"
+    );
     assert_eq!(shown, [1, 4, 6]);
     assert_eq!(world.applied(), [0, 2, 3, 5, 7]);
     let mut client = world.database.connect();

@@ -99,7 +99,10 @@ fn several_kinds_of_rows_are_one_transaction() {
     assert_eq!(write(&mut writer, 1, &mixed), Ok(Written::Mismatch), "the fence is at 2");
     check(&world, FIRST_ROWS, 2);
     let result = write(&mut writer, 2, &mixed);
-    assert!(matches!(result, Ok(Written::Applied(Applied { counts: c, .. })) if (c.upserted, c.deleted) == (2, 1)), "{result:?}");
+    assert!(
+        matches!(result, Ok(Written::Applied(Applied { counts: c, .. })) if (c.upserted, c.deleted) == (2, 1)),
+        "{result:?}"
+    );
     let rows = r#"{"a": "y", "b": 7, "id": 2} {"a": "n", "b": 3, "id": 3}"#;
     check(&world, rows, 5);
     // One of the later statements is refused: the earlier ones go with it, and so do the fences.

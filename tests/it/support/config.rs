@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use forebay::config::secret::Secret;
 use forebay::config::{
-    Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, ParkingLimits, RouteBy, Routing, Shard, Target, Tenant,
-    Topic,
+    Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, ParkingLimits, RouteBy, Routing, Shard,
+    Target, Tenant, Topic,
 };
 
 /// Handler topics over shards `s0`, `s1`, … at these connection strings, by partition.
