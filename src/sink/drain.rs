@@ -82,9 +82,10 @@ impl PostgresWriter {
             self.tables.clear();
         }
         let mut drain = || -> Result<Vec<Drained>, Stop> {
+            // The catalog is read in a transaction of its own.
+            let known = known(&mut self.tables, lot.topic, &mut live.client, settings, table)?;
             live.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")?;
             let locked = lot.lock(&mut live.client, source)?;
-            let known = known(&mut self.tables, lot.topic, &mut live.client, settings, table)?;
             let records = lot.records_of(&locked);
             let mut undecoded = Vec::new();
             known.load(&lot.batch, records.iter().copied(), &mut undecoded);

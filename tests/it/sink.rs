@@ -4,5 +4,6 @@
 mod connecting;
 mod dead_letters;
 mod handlers;
+mod parking;
 mod schema;
 mod tables;
