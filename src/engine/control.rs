@@ -12,7 +12,7 @@ use crate::engine::Rules;
 use crate::engine::event::{Answer, Doing, Event, Request};
 use crate::engine::parked::Parked;
 use crate::engine::report::Reporter;
-use crate::engine::worker::Next;
+use crate::engine::worker::{Next, Signals};
 use crate::sink::{Control, Failure, Identity, Progress, Takeover};
 use crate::state::retry::{Backoff, Trying};
 use crate::types::{Generation, Lane, TopicIx, TopicPartition};
@@ -59,6 +59,7 @@ pub struct LoopContext {
     pub rng: fastrand::Rng,
     pub rules: Rules,
     pub backoff: Backoff,
+    pub signals: Arc<Signals>,
 }
 
 #[cfg(test)]
@@ -75,6 +76,7 @@ impl LoopContext {
             rng: fastrand::Rng::with_seed(1),
             rules: Rules::ALL,
             backoff: Backoff::new(Duration::from_millis(50), retry_max),
+            signals: Arc::new(Signals::new(1)),
         };
         (context, events)
     }
@@ -82,7 +84,7 @@ impl LoopContext {
 
 impl<C: Control> ControlLoop<C> {
     pub fn new(control: C, inbox: Receiver<Request>, parked: Arc<Parked>, context: LoopContext) -> ControlLoop<C> {
-        let LoopContext { report, clock, rng, rules, backoff } = context;
+        let LoopContext { report, clock, rng, rules, backoff, .. } = context;
         ControlLoop {
             control,
             report,

@@ -253,6 +253,7 @@ impl Threads<'_> {
             rng: rng()?,
             rules: Rules::ALL,
             backoff: Backoff::new(engine.retry_backoff_min, engine.retry_backoff_max),
+            signals: Arc::clone(self.signals),
         })
     }
 
@@ -280,9 +281,9 @@ impl Threads<'_> {
     ) -> Result<Thread, EngineError> {
         let config = &self.engine.config;
         let topics = config.topics.iter().map(Drain::of).collect();
-        let (signals, counters) = (Arc::clone(self.signals), Arc::clone(&self.engine.counters));
+        let counters = Arc::clone(&self.engine.counters);
         let limits = BatchLimits::new(&config.engine);
-        let lane = SlowLaneLoop::new(lane, signals, counters, limits, topics, parking, self.context(shard)?);
+        let lane = SlowLaneLoop::new(lane, counters, limits, topics, parking, self.context(shard)?);
         let closing = Arc::clone(self.closing);
         started(Thread::spawn(name, None, Some(self.events.clone()), move || lane.run(&closing)))
     }
@@ -300,10 +301,9 @@ impl Threads<'_> {
     ) -> Result<Thread, EngineError> {
         let config = &self.engine.config;
         let topics = config.topics.iter().map(TopicWriting::new).collect();
-        let signals = Arc::clone(self.signals);
         let limits = BatchLimits::new(&config.engine);
         let context = self.context(shard)?;
-        let worker = Worker::new(writer, index, inbox, signals, limits, topics, parking, context);
+        let worker = Worker::new(writer, index, inbox, limits, topics, parking, context);
         started(Thread::spawn(name, core, Some(self.events.clone()), move || worker.run()))
     }
 }

@@ -72,14 +72,13 @@ impl Drain {
 impl<L: SlowLane> SlowLaneLoop<L> {
     pub fn new(
         lane: L,
-        signals: Arc<Signals>,
         counters: Arc<Counters>,
         limits: BatchLimits,
         topics: Vec<Drain>,
         parking: Parking,
         context: LoopContext,
     ) -> SlowLaneLoop<L> {
-        let LoopContext { report, clock, rng, backoff, .. } = context;
+        let LoopContext { report, clock, rng, backoff, signals, .. } = context;
         let Parking { parked, router } = parking;
         SlowLaneLoop {
             lane,

@@ -186,13 +186,12 @@ impl<W: Writer> Worker<W> {
         writer: W,
         index: u16,
         inbox: Receiver<Box<Chunk>>,
-        signals: Arc<Signals>,
         limits: BatchLimits,
         topics: Vec<TopicWriting>,
         parking: Parking,
         context: LoopContext,
     ) -> Worker<W> {
-        let LoopContext { report, clock, rng, rules, backoff } = context;
+        let LoopContext { report, clock, rng, rules, backoff, signals } = context;
         Worker {
             writer,
             report,
@@ -720,7 +719,6 @@ mod tests {
         let (context, events) = LoopContext::of_test(&clock, Duration::from_secs(5));
         let (chunks, inbox) = bounded(1);
         let limits = BatchLimits { records_max: 10, bytes_max: 1000 };
-        let signals = Arc::new(Signals::new(1));
         let unsaid = Unsaid::default();
         let topics = vec![TopicWriting { delivery: Delivery::ExactlyOnce, tolerance: None, then: Then::Skip, unsaid }];
         let parking = Parking { parked: Arc::new(Parked::of_test()), router: Arc::new(Router::of_one_shard()) };
@@ -731,7 +729,7 @@ mod tests {
         chunk.push(run, 0, 0, &RawRecord { offset: Offset(0), timestamp_ms: 0, key: None, value: None, headers: &[] });
         chunks.send(chunk).unwrap();
         drop(chunks);
-        Worker::new(locked, 0, inbox, signals, limits, topics, parking, context).run();
+        Worker::new(locked, 0, inbox, limits, topics, parking, context).run();
         let said: Vec<(u64, bool)> = events
             .try_iter()
             .filter_map(|event| match event {

@@ -193,7 +193,7 @@ impl<'a> Rows<'a> {
             states: rows.iter().map(|row| row.state.letter()).collect(),
             reasons: rows.iter().map(|row| row.why.letter() as i8).collect(),
             codes: rows.iter().map(|row| row.reason.and_then(|reason| reason.sqlstate.as_deref())).collect(),
-            errors: rows.iter().map(|row| row.reason.map(|reason| dead_letter::error_text(reason))).collect(),
+            errors: rows.iter().map(|row| row.reason.map(dead_letter::error_text)).collect(),
             tenants: records().map(tenant).collect(),
             keys: records().map(|r| r.key).collect(),
             payloads: records().map(|r| r.value).collect(),

@@ -95,6 +95,7 @@ impl Process {
             rng: rng.fork(),
             rules: setup.rules,
             backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
+            signals: Arc::clone(&signals),
         };
         let counters = Arc::new(Counters::default());
         let router = Arc::new(Router::new(&config(routing, shards)));
@@ -109,18 +110,17 @@ impl Process {
             controls.push(ControlLoop::new(control, inbox, Arc::clone(&parked), context(index)));
             for _ in 0..setup.slow_lanes {
                 let lane = FakeSlowLane::new(world.clone(), shard, number);
-                let (signals, counters) = (Arc::clone(&signals), Arc::clone(&counters));
+                let counters = Arc::clone(&counters);
                 let topics = vec![Drain::of(&topic(setup.on_bad_record)); topics];
-                slow_lanes.push(SlowLaneLoop::new(lane, signals, counters, limits, topics, parking(), context(index)));
+                slow_lanes.push(SlowLaneLoop::new(lane, counters, limits, topics, parking(), context(index)));
             }
             requests.push(request);
             let (mut shard_inboxes, mut shard_workers) = (vec![], vec![]);
             for worker in 0..setup.workers as u16 {
                 let (chunks, inbox) = bounded(INBOX_CHUNKS_MAX);
                 let writer = FakeWriter::new(world.clone(), shard, number);
-                let signals = Arc::clone(&signals);
                 let writing = vec![TopicWriting::new(&topic(setup.on_bad_record)); topics];
-                let worker = Worker::new(writer, worker, inbox, signals, limits, writing, parking(), context(index));
+                let worker = Worker::new(writer, worker, inbox, limits, writing, parking(), context(index));
                 shard_workers.push(worker);
                 shard_inboxes.push(chunks);
             }
