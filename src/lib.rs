@@ -12,7 +12,8 @@
 //! One *poller* thread owns the Kafka consumer, every partition's tenure and the commit. It routes a record to its shard and
 //! lane and hands it, in a chunk, to the worker of that lane. A *worker* owns one connection; it writes a batch and the
 //! fences of its lanes in one transaction and hands the chunks back, which say exactly what of them is durable. A *control*
-//! thread per shard takes partitions over, stores progress and compares. They talk over bounded channels, one closed enum each
+//! thread per shard takes partitions over, stores progress and compares; where dead letters go on to a topic, a *forwarder* per shard
+//! publishes them, and speaks to none of the others. They talk over bounded channels, one closed enum each
 //! ([`engine::event`]).
 //!
 //! # Invariants
@@ -29,7 +30,8 @@
 //! # Modules, in reading order
 //!
 //! [`types`], [`clock`] and `console`; [`config`] (what the user wrote → what the engine sees); [`metrics`]; [`state`] (decisions: tracker, lanes, routing,
-//! batches, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode, fences); [`engine`] (threads and loops);
+//! batches, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode, fences); [`forward`] (dead letters on to a topic); [`engine`] (threads
+//! and loops);
 //! [`check`], [`fences`], [`letters`], [`demo`] and [`cli`]. Each may use only those before it.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -49,6 +51,8 @@ pub mod state;
 pub mod source;
 
 pub mod sink;
+
+pub mod forward;
 
 pub mod engine;
 

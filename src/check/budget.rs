@@ -1,5 +1,5 @@
-//! The connection budget: a process needs one connection for each worker of a shard and two more. PostgreSQL decides how many
-//! there are.
+//! The connection budget: a process needs one connection for each worker of a shard and two more, three where dead letters are
+//! forwarded. PostgreSQL decides how many there are.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,6 @@ use crossbeam_channel::bounded;
 use postgres::Client;
 
 use crate::config::Config;
-use crate::config::load::CONNECTIONS_BESIDES_WRITERS;
 use crate::config::raw::Places;
 use crate::sink::connect::application_prefix;
 use crate::sink::pool::Pool;
@@ -99,13 +98,12 @@ pub fn at_start(config: &Config, places: &Places) -> Report {
 
 /// Server by server, what one process needs against what is left.
 pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &mut Notes<'_>) {
-    let writers = config.engine.writers_per_shard();
-    let each = (writers + CONNECTIONS_BESIDES_WRITERS) as i64;
+    let (writers, besides) = (config.engine.writers_per_shard(), config.connections_besides_writers());
+    let each = (writers + besides) as i64;
     for (at, &(i, this)) in known.iter().enumerate() {
         let key = format!("shard[{i}].dsn");
         if let Some(max) = this.database_max.map(i64::from).filter(|max| *max < each) {
-            let found =
-                format!("{each} connections needed ({writers} workers and slow lanes + {CONNECTIONS_BESIDES_WRITERS})");
+            let found = format!("{each} connections needed ({writers} workers and slow lanes + {besides})");
             notes.problem(&key, found, format!("at most {max}, the database's connection limit"));
         }
         if known[..at].iter().any(|(_, other)| other.server == this.server) {
@@ -113,8 +111,7 @@ pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &
         }
         let shards = known.iter().filter(|(_, other)| other.server == this.server).count() as i64;
         let needed = shards * each;
-        let need =
-            format!("{needed} ({shards} shards × ({writers} workers and slow lanes + {CONNECTIONS_BESIDES_WRITERS}))");
+        let need = format!("{needed} ({shards} shards × ({writers} workers and slow lanes + {besides}))");
         let left = i64::from(this.max - this.reserved - this.others);
         let limits = format!(
             "max_connections {}, {} of them reserved, {} in use by others",

@@ -7,10 +7,10 @@ use super::problem::{Problem, Problems};
 use super::raw::{Environment, Places, Report, Section, is_world_readable};
 use super::secret::{Secret, is_secret_property, shown};
 use super::settings::{self as s, By};
-use super::{Admin, Config, Engine, ParkingLimits, RouteBy, Routing, Shard, Target, Tenant, dsn, kafka, topic};
-
-/// A shard's control thread has one connection; takeovers and checks may need one more.
-pub const CONNECTIONS_BESIDES_WRITERS: usize = 2;
+use super::{
+    Admin, Config, Engine, ParkingLimits, RouteBy, Routing, Shard, Target, Tenant, connections_besides_writers, dsn,
+    kafka, topic,
+};
 
 /// A configuration that may be run, and what else there is to say about it.
 #[derive(Debug, Clone)]
@@ -81,9 +81,10 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
     let kafka = kafka::read(&root.open_table("kafka", "kafka"));
     let engine = engine(&root.table("engine", "engine", &[]));
     root.table("admin", "admin", &[]).get(&s::ADMIN_LISTEN);
-    let shards = shards(&root, engine.writers_per_shard());
-    let routing = routing(&root.table("shards", "shards", &[]), &shards);
     let topics = topic::read_all(&root, engine.delivery);
+    let besides = connections_besides_writers(topics.as_deref().unwrap_or_default());
+    let shards = shards(&root, engine.writers_per_shard(), besides);
+    let routing = routing(&root.table("shards", "shards", &[]), &shards);
     Some(Config {
         file: file.to_owned(),
         kafka: kafka?,
@@ -145,7 +146,7 @@ fn engine(section: &Section<'_>) -> Engine {
 }
 
 /// One entry for each `[[shard]]`; none where something about it is wrong.
-fn shards(root: &Section<'_>, writers: usize) -> Vec<Option<Shard>> {
+fn shards(root: &Section<'_>, writers: usize, besides: usize) -> Vec<Option<Shard>> {
     let sections = root.tables("shard", &[]);
     if sections.is_empty() && !root.is_written("shard") {
         root.problem("shard", "nothing", "[[shard]], one table for each database");
@@ -153,10 +154,10 @@ fn shards(root: &Section<'_>, writers: usize) -> Vec<Option<Shard>> {
     let shards: Vec<Option<Shard>> = sections.iter().map(shard).collect();
     for (i, section) in sections.iter().enumerate() {
         let Some(this) = &shards[i] else { continue };
-        if let Some(max) = this.connections_max.filter(|max| *max < writers + CONNECTIONS_BESIDES_WRITERS) {
+        if let Some(max) = this.connections_max.filter(|max| *max < writers + besides) {
             let expected = format!(
-                "at least {}: one for each of {writers} workers and slow lanes, and {CONNECTIONS_BESIDES_WRITERS} more",
-                writers + CONNECTIONS_BESIDES_WRITERS
+                "at least {}: one for each of {writers} workers and slow lanes, and {besides} more",
+                writers + besides
             );
             section.problem("connections_max", max.to_string(), expected);
         }

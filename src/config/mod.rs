@@ -32,7 +32,15 @@ pub struct Config {
     pub topics: Vec<Topic>,
 }
 
+/// A shard's control thread has one connection; takeovers and checks may need one more.
+const CONNECTIONS_BESIDES_WRITERS: usize = 2;
+
 impl Config {
+    /// How many connections to each shard a process needs besides those of its workers and slow lanes.
+    pub fn connections_besides_writers(&self) -> usize {
+        connections_besides_writers(&self.topics)
+    }
+
     /// Reads a configuration file. A topic without a `table` is left to a handler. Warnings are logged.
     ///
     /// # Errors
@@ -44,6 +52,11 @@ impl Config {
         }
         Ok(loaded.config)
     }
+}
+
+/// Whoever forwards dead letters has a connection of his own.
+fn connections_besides_writers(topics: &[Topic]) -> usize {
+    CONNECTIONS_BESIDES_WRITERS + usize::from(topics.iter().any(|topic| topic.forward_to.is_some()))
 }
 
 #[derive(Debug, Clone)]
@@ -170,6 +183,8 @@ pub struct Topic {
     pub on_bad_record: OnBadRecord,
     /// Tries of a record whose foreign-key parent is missing, before it is at fault.
     pub parent_tries: u32,
+    /// The topic that its dead letters go on to.
+    pub forward_to: Option<String>,
 }
 
 /// What becomes of a record that cannot be applied.

@@ -84,6 +84,7 @@ pub static ALL: &[&dyn Described] = &[
     &ON_BAD_RECORD_RUN_MAX,
     &ON_BAD_RECORD_PERCENT_MAX,
     &ON_BAD_RECORD_PARENT_TRIES,
+    &ON_BAD_RECORD_FORWARD_TO,
     &ADMIN_LISTEN,
 ];
 
@@ -357,7 +358,7 @@ pub static SHARD_CONNECTIONS_MAX: Setting<Optional<Number>> = Setting {
     section: "shard",
     name: "connections_max",
     kind: Optional(number("connections", 0, 1..=100_000), "what the server allows"),
-    prose: "Most connections that this process may open to the shard: it needs one for each worker and two more.",
+    prose: "Most connections that this process may open to the shard: it needs one for each worker and two more, three where dead letters are forwarded.",
 };
 
 // --------------------------------------------------------------------------------------------------------------- topics
@@ -485,6 +486,18 @@ pub static ON_BAD_RECORD_PARENT_TRIES: Setting<Number> = Setting {
     kind: number("tries", 10, 1..=1_000_000),
     prose: "How often a record is tried whose foreign-key parent is missing (it may be on its way in another partition) before it counts as \
             bad; its key waits meanwhile, parked, with growing pauses up to `retry_backoff_max_ms`.",
+};
+pub static ON_BAD_RECORD_FORWARD_TO: Setting<Text<String>> = Setting {
+    section: "topic.on_bad_record",
+    name: "forward_to",
+    kind: Text {
+        expected: "a topic's name: at most 249 letters, digits, dots, dashes and underscores",
+        required: false,
+        parse: topic_name,
+        absent: "none",
+    },
+    prose: "A topic on the same brokers that dead letters go on to from `forebay.dead_letter`, at least once each: key, value, \
+            headers and timestamp as they were, and why it is a dead letter in headers behind them.",
 };
 pub static ADMIN_LISTEN: Setting<NotYet> = Setting {
     section: "admin",

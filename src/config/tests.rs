@@ -358,6 +358,51 @@ fn dead_letters_need_fences() {
 }
 
 #[test]
+fn dead_letters_go_on_to_a_topic_of_their_own() {
+    let with = |toml: &str| format!("{TOPIC_END}\n{toml}[topic.on_bad_record]\nforward_to = ");
+    let loaded = valid(&SMALLEST.replacen(TOPIC_END, &format!("{}\"letters\"", with("")), 1));
+    assert_eq!(loaded.config.topics[0].forward_to.as_deref(), Some("letters"));
+    assert_eq!(loaded.config.connections_besides_writers(), 3);
+    assert_eq!(valid(SMALLEST).config.connections_besides_writers(), 2);
+    check(
+        TOPIC_END,
+        &format!("{}\"subscription-updates\"", with("")),
+        &[
+            "forebay.toml:18: topic[0].on_bad_record.forward_to: found \"subscription-updates\", which is one of the topics here, expected a topic that is not read here",
+        ],
+    );
+    check(
+        TOPIC_END,
+        &format!("{}\"letters/mine\"", with("")),
+        &[
+            "forebay.toml:18: topic[0].on_bad_record.forward_to: found \"letters/mine\", expected a topic's name: at most 249 letters, digits, dots, dashes and underscores",
+        ],
+    );
+    check(
+        TOPIC_END,
+        &format!("{}\"letters\"", with("delivery = \"at_least_once\"\n")),
+        &[
+            "forebay.toml:19: topic[0].on_bad_record.forward_to: found a value, expected nothing: this topic has no dead letters",
+        ],
+    );
+    check(
+        TOPIC_END,
+        &format!("{}\"letters\"\npolicy = \"stop\"", with("")),
+        &[
+            "forebay.toml:18: topic[0].on_bad_record.forward_to: found a value, expected nothing: this topic has no dead letters",
+        ],
+    );
+    check(SHARD, "[[shard]]\nconnections_max = 6", &[]);
+    let forwarding = SMALLEST.replacen(SHARD, "[[shard]]\nconnections_max = 6", 1).replacen(
+        TOPIC_END,
+        &format!("{}\"letters\"", with("")),
+        1,
+    );
+    let said = read(&forwarding).expect_err("one connection more").to_string();
+    assert!(said.contains("expected at least 7: one for each of 4 workers and 3 more"), "{said}");
+}
+
+#[test]
 fn what_this_version_does_not_have_is_said() {
     check(
         KAFKA,

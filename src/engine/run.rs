@@ -19,6 +19,9 @@ use crate::engine::report::{Reporter, Waker};
 use crate::engine::slow_lane::SlowLaneLoop;
 use crate::engine::thread::Thread;
 use crate::engine::worker::{BatchLimits, Parking, Signals, TopicWriting, Worker};
+use crate::forward::forwarder::{Context as ForwarderContext, Drain, Forwarder};
+use crate::forward::outbox::PostgresOutbox;
+use crate::forward::producer::KafkaPublisher;
 use crate::metrics::Counters;
 use crate::sink::control::PostgresControl;
 use crate::sink::handler::{Handler, HandlerFactory};
@@ -144,6 +147,7 @@ impl Engine {
             closing: &closing,
         };
         let (inboxes, controls, parked, workers) = threads.start()?;
+        let forwarders = threads.forwarders()?;
 
         let config = &self.config;
         let slow: Vec<bool> = (0..names.len()).map(|t| self.handlers.contains_key(&TopicIx(t as u16))).collect();
@@ -160,11 +164,21 @@ impl Engine {
         let settings = Settings::new(config, options.until_end);
         let poller = Poller::new(source, settings, router, ports, clock, rng()?, Rules::ALL);
         let outcome = self.poll(poller, stopper);
+        let to_the_end = options.until_end && outcome.is_ok() && !stopper.is_stopped();
         signals.abandon();
         closing.store(true, Ordering::SeqCst);
         // The poller is gone, and with it every sender: workers and control threads end by themselves.
         let deadline = Instant::now() + JOIN_DEADLINE;
         workers.into_iter().for_each(|thread| thread.join(deadline));
+        // Now the last letters are in the tables.
+        let drain = config.engine.drain_deadline;
+        let patience = if to_the_end { drain } else { drain.min(FORWARD_AT_STOP) };
+        for (orders, _) in &forwarders {
+            // One that is gone has nothing to drain.
+            let _ = orders.send(Drain { patience });
+        }
+        let deadline = Instant::now() + patience + JOIN_FORWARDER;
+        forwarders.into_iter().for_each(|(_, thread)| thread.join(deadline));
         outcome
     }
 
@@ -194,6 +208,12 @@ impl Engine {
 
 /// Threads that hang in a database's answer are left behind after this.
 const JOIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// On SIGTERM and SIGINT: how long dead letters still go on. They are safe where they are.
+const FORWARD_AT_STOP: Duration = Duration::from_secs(2);
+
+/// What a forwarder has begun by then ends within this, or is left behind: it sends for a bounded time.
+const JOIN_FORWARDER: Duration = Duration::from_secs(8);
 
 /// What the threads of one run share.
 struct Threads<'a> {
@@ -243,6 +263,30 @@ impl Threads<'_> {
             all_parked.push(parked);
         }
         Ok((inboxes, controls, all_parked, threads))
+    }
+
+    /// Starts a forwarder for each shard, where dead letters of some topic go on.
+    fn forwarders(&self) -> Result<Vec<(Sender<Drain>, Thread)>, EngineError> {
+        let config = &self.engine.config;
+        if config.topics.iter().all(|topic| topic.forward_to.is_none()) {
+            return Ok(Vec::new());
+        }
+        let start = |shard: ShardIx| {
+            let (orders_in, orders) = bounded(1);
+            let context = ForwarderContext {
+                orders,
+                clock: Arc::clone(self.clock),
+                rng: rng()?,
+                backoff: Backoff::new(config.engine.retry_backoff_min, config.engine.retry_backoff_max),
+                counters: Arc::clone(&self.engine.counters),
+            };
+            let (outbox, publisher) = (PostgresOutbox::new(config, shard), KafkaPublisher::new(&config.kafka));
+            let forwarder = Forwarder::new(outbox, publisher, config, shard, context);
+            let name = format!("fb-f{}", shard.0);
+            let thread = started(Thread::spawn(&name, None, Some(self.events.clone()), move || forwarder.run()))?;
+            Ok((orders_in, thread))
+        };
+        (0..config.shards.len()).map(|shard| start(ShardIx(shard as u16))).collect()
     }
 
     fn context(&self, shard: ShardIx) -> Result<LoopContext, EngineError> {

@@ -51,7 +51,7 @@ pub fn replay(
         )));
     }
     let filter = Filter { topic: Some(topic.name.clone()), decided: false, ..filter.clone() };
-    each(config, &filter, |client| replay_in(client, &config.kafka.group_id, topic, table, &filter))
+    each(config, &filter, |client, _| replay_in(client, &config.kafka.group_id, topic, table, &filter))
 }
 
 fn replay_in(

@@ -18,6 +18,8 @@ pub struct Counters {
     /// Records that were parked, and records that the slow lanes took out again.
     pub parked: Counter,
     pub drained: Counter,
+    /// Dead letters that went on to a topic of their own.
+    pub forwarded: Counter,
     /// Rows inserted or updated, and rows deleted.
     pub upserted: Counter,
     pub deleted: Counter,

@@ -15,7 +15,7 @@ pub const PARAMS: usize = 11;
 
 /// Inserts letters, where the SQL expression `condition` holds. From `$first` on: source, group, topic; per letter: partition,
 /// offset, timestamp (ms), SQLSTATE, error, key, payload, headers. A record that is read again after `forebay fences reset`,
-/// and fails again, takes its former letter's place.
+/// and fails again, takes its former letter's place, and is forwarded again.
 pub fn sql(first: usize, condition: Option<&str>) -> String {
     let p = |place: usize| format!("${}", first + place);
     let arrays: Vec<String> = (3..PARAMS).map(p).collect();
@@ -25,7 +25,7 @@ pub fn sql(first: usize, condition: Option<&str>) -> String {
          headers) SELECT {}, {}, {}, u.p, u.o, to_timestamp(u.ts::float8 / 1000), u.code, u.error, u.key, u.payload, u.headers \
          FROM UNNEST({}) AS u(p, o, ts, code, error, key, payload, headers){condition} \
          ON CONFLICT (source, partition, \"offset\") DO UPDATE SET at = now(), ts = EXCLUDED.ts, sqlstate = EXCLUDED.sqlstate, \
-         error = EXCLUDED.error, resolution = NULL, key = EXCLUDED.key, payload = EXCLUDED.payload, headers = EXCLUDED.headers",
+         error = EXCLUDED.error, resolution = NULL, forwarded_at = NULL, forward_error = NULL, key = EXCLUDED.key, payload = EXCLUDED.payload, headers = EXCLUDED.headers",
         p(0),
         p(1),
         p(2),

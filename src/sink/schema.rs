@@ -27,7 +27,7 @@ impl std::fmt::Display for Version {
 }
 
 /// Each step leads to its version from the one before; all of them may run again without harm.
-const MIGRATIONS: &[(Version, &str)] = &[(FIRST, V1_0), (LETTERS, V1_1), (PARKING, V1_2)];
+const MIGRATIONS: &[(Version, &str)] = &[(FIRST, V1_0), (LETTERS, V1_1), (PARKING, V1_2), (FORWARDING, V1_3)];
 
 const FIRST: Version = Version { major: 1, minor: 0 };
 
@@ -37,6 +37,8 @@ pub const LETTERS: Version = Version { major: 1, minor: 1 };
 /// Since when records may be parked.
 pub const PARKING: Version = Version { major: 1, minor: 2 };
 
+/// Since when it is noted which letters went on to a topic of their own.
+pub const FORWARDING: Version = Version { major: 1, minor: 3 };
 /// The tables of schema `forebay`, those of later versions included: what no topic may write to.
 pub const TABLES: &[&str] = &["meta", "source", "partition", "fence", "parked", "hold", "dead_letter"];
 
@@ -144,6 +146,15 @@ const NEEDED: &[(&str, Version)] = &[
     ("forebay.parked", PARKING),
     ("forebay.hold", PARKING),
 ];
+
+const V1_3: &str = r#"
+-- Dead letters go on to a topic of their own where `forward_to` says so; the table is their outbox.
+ALTER TABLE forebay.dead_letter
+  ADD COLUMN IF NOT EXISTS forwarded_at timestamptz,   -- the brokers acknowledged it; not yet where null
+  ADD COLUMN IF NOT EXISTS forward_error text;         -- why the topic will never take it; null to try (again)
+CREATE INDEX IF NOT EXISTS dead_letter_to_forward ON forebay.dead_letter (grp, topic, id)
+  WHERE forwarded_at IS NULL AND forward_error IS NULL AND resolution IS NULL;
+"#;
 
 /// Notes the version; a newer one stays.
 fn store_version() -> String {
@@ -432,7 +443,7 @@ mod tests {
     #[test]
     fn versions_rise() {
         assert!(MIGRATIONS.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert_eq!(CURRENT.to_string(), "1.2");
+        assert_eq!(CURRENT.to_string(), "1.3");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod connecting;
 mod dead_letters;
+mod forward;
 mod handlers;
 mod parking;
 mod schema;

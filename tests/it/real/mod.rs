@@ -4,6 +4,7 @@ mod bad_input;
 mod chaos;
 mod end_to_end;
 mod faults;
+mod forwarding;
 mod groups;
 mod parking;
 

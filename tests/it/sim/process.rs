@@ -235,7 +235,7 @@ pub fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
 /// A topic's configuration, as far as the router and the workers look at it.
 fn topic(on_bad_record: OnBadRecord) -> config::Topic {
     let (name, target, delivery) = ("t0".into(), Target::Handler, Delivery::ExactlyOnce);
-    config::Topic { name, target, delivery, on_bad_record, parent_tries: 3 }
+    config::Topic { name, target, delivery, on_bad_record, parent_tries: 3, forward_to: None }
 }
 
 /// A configuration, as far as the router looks at one.

@@ -27,6 +27,7 @@ pub fn handler_config(group: &str, dsns: &[&str], topics: &[&str]) -> Config {
                 delivery: Delivery::ExactlyOnce,
                 on_bad_record: OnBadRecord::Stop,
                 parent_tries: 3,
+                forward_to: None,
             })
             .collect(),
     }

@@ -26,7 +26,7 @@ pub use database::{Database, Server};
 pub use forebay::{Ended, Forebay, PATIENCE, Rig};
 pub use proxy::Proxy;
 pub use services::{OwnServices, Service, Stop};
-pub use topic::{Topic, produce, produce_at};
+pub use topic::{Published, Topic, produce, produce_at, publish_records};
 
 /// What a test says when a service is not there.
 pub const HOW_TO_START: &str = "start them with bin/services up";
