@@ -117,6 +117,7 @@ impl<O: Outbox, P: Publisher> Forwarder<O, P> {
         self.database_answered();
         let due: Vec<usize> = due.iter().enumerate().filter(|(_, due)| **due).map(|(index, _)| index).collect();
         if due.is_empty() {
+            self.publisher.rest();
             return if self.ending.is_some() { Next::Done } else { Next::After(LOOK_EVERY) };
         }
         let wait = |index: &usize| self.routes[*index].wait(now);
@@ -207,6 +208,7 @@ impl<O: Outbox, P: Publisher> Forwarder<O, P> {
     }
 
     fn database_failed(&mut self, failure: &Failure) -> Next {
+        self.publisher.rest();
         let now = self.context.clock.now();
         if self.database.failed(now, self.context.rng.f64(), &failure.reason().text) {
             // The shard's other threads say the rest.

@@ -72,4 +72,6 @@ pub trait Publisher {
     fn ready(&mut self, topic: &str) -> Result<(), Trouble>;
     /// Sends the messages in their order and waits, for a bounded time, for an answer about each.
     fn publish(&mut self, topic: &str, messages: &[Message<'_>]) -> Vec<Verdict>;
+    /// Nothing is to be published at the moment; called about once a second then.
+    fn rest(&mut self);
 }

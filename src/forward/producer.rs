@@ -1,6 +1,7 @@
 //! The librdkafka producer of a forwarder. It sends what it is given, waits for the answers, and says what each one means; it
 //! decides nothing about letters.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -21,6 +22,8 @@ const READY_DEADLINE: Duration = Duration::from_secs(2);
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWERS_DEADLINE: Duration = Duration::from_secs(6);
 const _: () = assert!(RECORD_TIMEOUT.as_millis() < ANSWERS_DEADLINE.as_millis(), "or answers come after nobody waits");
+/// A client that had nothing to do for so long is let go, and its connections with it.
+const IDLE_MAX: Duration = Duration::from_secs(60);
 /// One wait for answers; they end it early.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -82,18 +85,21 @@ pub fn producer_config(kafka: &config::Kafka) -> ClientConfig {
 pub struct KafkaPublisher {
     config: ClientConfig,
     live: Option<BaseProducer<Answers>>,
+    /// When the client was used last.
+    used: Instant,
     /// Tells the answers of one call from late ones of the call before.
     call: u32,
 }
 
 impl KafkaPublisher {
     pub fn new(kafka: &config::Kafka) -> KafkaPublisher {
-        KafkaPublisher { config: producer_config(kafka), live: None, call: 0 }
+        KafkaPublisher { config: producer_config(kafka), live: None, used: Instant::now(), call: 0 }
     }
 
     fn open(&mut self) -> Result<&BaseProducer<Answers>, Trouble> {
+        self.used = Instant::now();
         // After a fatal error nothing more can be sent with it.
-        if self.live.as_ref().is_some_and(|producer| producer.context().is_fatal()) {
+        if self.live.as_ref().is_some_and(|producer| producer.context().fatal.load(Ordering::Relaxed)) {
             self.live = None;
         }
         if self.live.is_none() {
@@ -116,7 +122,7 @@ impl Publisher for KafkaPublisher {
         // Runs the callbacks.
         producer.poll(Duration::ZERO);
         let metadata = asked.map_err(|error| {
-            let why = producer.context().last().map(|why| format!(" ({why})")).unwrap_or_default();
+            let why = producer.context().last.lock().take().map(|why| format!(" ({why})")).unwrap_or_default();
             Trouble { text: format!("the brokers do not answer{why}"), ..trouble(code(&error).unwrap_or(AWAY)) }
         })?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
@@ -133,6 +139,16 @@ impl Publisher for KafkaPublisher {
         match self.open() {
             Ok(producer) => Sending::new(producer, call, messages.len()).all(topic, messages),
             Err(trouble) => vec![Verdict::NotNow(trouble); messages.len()],
+        }
+    }
+
+    fn rest(&mut self) {
+        if self.used.elapsed() >= IDLE_MAX {
+            self.live = None;
+        }
+        // What its threads report piles up until somebody looks.
+        if let Some(producer) = &self.live {
+            producer.poll(Duration::ZERO);
         }
     }
 }
@@ -195,7 +211,7 @@ impl<'a> Sending<'a> {
         record.headers = Some(headers);
         loop {
             let Err((error, back)) = self.producer.send(record) else { return Ok(()) };
-            match code(&error).unwrap_or(AWAY) {
+            match self.producer.context().heard(&error) {
                 RDKafkaErrorCode::QueueFull if Instant::now() < self.deadline => {
                     self.collect(POLL);
                     record = back;
@@ -255,7 +271,10 @@ type Answer = Result<(), RDKafkaErrorCode>;
 #[derive(Default)]
 struct Answers {
     seen: Mutex<Vec<(usize, Answer)>>,
-    last: Mutex<Option<(RDKafkaErrorCode, String)>>,
+    /// What it said last of its connections: a request by itself only says that it timed out.
+    last: Mutex<Option<String>>,
+    /// Nothing more can be sent with it.
+    fatal: AtomicBool,
 }
 
 /// An answer's place within its call; a call's number stands above it.
@@ -273,12 +292,12 @@ impl Answers {
         of_call.map(|(opaque, answer)| (opaque & ((1 << INDEX_BITS) - 1), answer)).collect()
     }
 
-    fn is_fatal(&self) -> bool {
-        self.last.lock().as_ref().is_some_and(|(code, _)| *code == RDKafkaErrorCode::Fatal)
-    }
-
-    fn last(&self) -> Option<String> {
-        self.last.lock().as_ref().map(|(_, text)| text.clone())
+    fn heard(&self, error: &KafkaError) -> RDKafkaErrorCode {
+        let code = code(error).unwrap_or(AWAY);
+        if code == RDKafkaErrorCode::Fatal {
+            self.fatal.store(true, Ordering::Relaxed);
+        }
+        code
     }
 }
 
@@ -288,11 +307,8 @@ impl ClientContext for Answers {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let mut last = self.last.lock();
-        // A fatal error stays one.
-        if last.as_ref().is_none_or(|(code, _)| *code != RDKafkaErrorCode::Fatal) {
-            *last = Some((code(&error).unwrap_or(AWAY), reason.to_owned()));
-        }
+        self.heard(&error);
+        *self.last.lock() = Some(reason.to_owned());
     }
 }
 
@@ -302,7 +318,7 @@ impl ProducerContext for Answers {
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
         let answer = match result {
             Ok(_) => Ok(()),
-            Err((error, _)) => Err(code(error).unwrap_or(AWAY)),
+            Err((error, _)) => Err(self.heard(error)),
         };
         self.seen.lock().push((opaque, answer));
     }

@@ -96,6 +96,8 @@ impl Publisher for Fake {
         }
         verdicts
     }
+
+    fn rest(&mut self) {}
 }
 
 struct Bench {

@@ -182,6 +182,20 @@ fn a_missing_topic_that_is_created_later() {
     assert_eq!(assert_all(&letters, 0..60).len(), 60, "none came again");
 }
 
+/// Brokers that make topics make this one, too.
+#[test]
+fn a_topic_that_the_brokers_make() {
+    let own = OwnServices::start_with(&[Service::Kafka], "auto.create.topics.enable=true");
+    let database = Database::create(Server::A, "forward");
+    database.execute(LEDGER);
+    let topic = Topic::create_at(&own.kafka_bootstrap(), "forward", 1, &[]);
+    let text = configuration(database.dsn(), &topic, Some("made"));
+    let rig = Rig::at(&own.kafka_bootstrap(), &[], &text);
+    publish_bad(&topic, 0..5, 5);
+    rig.until_end().expect(0);
+    assert_eq!(forwarded(&mut database.connect()), 5);
+}
+
 /// The broker goes after the records were read and before they became letters.
 #[test]
 fn the_broker_is_away_while_letters_arise() {

@@ -39,14 +39,21 @@ pub struct OwnServices {
     directory: PathBuf,
     /// Kafka, its controller, PostgreSQL A and B.
     ports: [u16; 4],
+    /// A line of the broker's configuration that wins over those of `deploy/kafka`.
+    kafka: &'static str,
 }
 
 impl OwnServices {
     /// Starts them and waits until they answer. A PostgreSQL takes about a second, a broker about five.
     pub fn start(services: &[Service]) -> OwnServices {
+        OwnServices::start_with(services, "")
+    }
+
+    /// The same with another property of the broker.
+    pub fn start_with(services: &[Service], kafka: &'static str) -> OwnServices {
         // Below the system's directory, because PostgreSQL's own user has to get there.
         let directory = std::env::temp_dir().join(unique_name("forebay_services"));
-        let own = OwnServices { directory, ports: free_ports() };
+        let own = OwnServices { directory, ports: free_ports(), kafka };
         own.run("up", services, &[]);
         own
     }
@@ -97,6 +104,7 @@ impl OwnServices {
             .args(services.iter().map(|service| service.word()))
             .args(more)
             .env("FOREBAY_SERVICES_DIR", &self.directory)
+            .env("FOREBAY_SERVICES_KAFKA_PROPERTIES", self.kafka)
             .envs(
                 ["KAFKA", "CONTROLLER", "PG_A", "PG_B"]
                     .iter()
