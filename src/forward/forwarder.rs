@@ -20,6 +20,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// … and while this process wants to end and another one is about them.
 const LOOK_EVERY_AT_END: Duration = Duration::from_millis(100);
 
+/// Letters that a topic refuses for good are said at once, and then in sums.
+const SAY_REFUSED_EVERY: Duration = Duration::from_secs(10);
+
 /// Asks a forwarder to end: at once where nothing is due, otherwise when everything is forwarded or this much time is over.
 #[derive(Debug, Clone, Copy)]
 pub struct Drain {
@@ -66,6 +69,17 @@ struct Route {
     brokers: Waiting,
     /// Another process is about it: not before this.
     elsewhere_until: Duration,
+    refused: Refused,
+}
+
+/// Letters that the topic refused for good.
+#[derive(Default)]
+struct Refused {
+    /// Nobody was told of so many, …
+    unsaid: u64,
+    /// … the last of them, for people, and why.
+    last: (String, String),
+    said: Option<Duration>,
 }
 
 impl<O: Outbox, P: Publisher> Forwarder<O, P> {
@@ -73,7 +87,7 @@ impl<O: Outbox, P: Publisher> Forwarder<O, P> {
         let of = Of { shard: config.shards[usize::from(shard.0)].name.clone(), group: config.kafka.group_id.clone() };
         let waiting = || Waiting::new(context.backoff.clone());
         let forwarded = config.topics.iter().filter_map(|topic| Some((topic.name.clone(), topic.forward_to.clone()?)));
-        let route = |(topic, to)| (topic, Route { to, brokers: waiting(), elsewhere_until: Duration::ZERO });
+        let route = |(topic, to)| (topic, Route::new(to, waiting()));
         let (topics, routes) = forwarded.map(route).unzip();
         let database = waiting();
         Forwarder { outbox, publisher, of, topics, routes, turn: 0, database, context, ending: None }
@@ -96,6 +110,12 @@ impl<O: Outbox, P: Publisher> Forwarder<O, P> {
 
     /// At most one claim. Waits for nothing but the database and the brokers, and for both a bounded time.
     pub fn step(&mut self) -> Next {
+        let next = self.look_and_forward();
+        self.say_refused(next == Next::Done);
+        next
+    }
+
+    fn look_and_forward(&mut self) -> Next {
         if let Ok(order) = self.context.orders.try_recv() {
             self.accept(order);
         }
@@ -166,17 +186,10 @@ impl<O: Outbox, P: Publisher> Forwarder<O, P> {
 
     /// A claim's transaction is committed.
     fn claimed(&mut self, index: usize, tally: Tally) {
-        let (topic, to) = (&self.topics[index], &self.routes[index].to);
         self.context.counters.forwarded.add(tally.acknowledged);
-        if let Some((letter, reason)) = &tally.refused {
-            tracing::error!(
-                shard = self.of.shard,
-                topic,
-                "topic {to} refuses {} dead letters for good, the last of them {letter}: {reason}. They stay in \
-                 forebay.dead_letter, with the reason in forward_error; set that to null once the topic takes them",
-                tally.refusals
-            );
-        }
+        let refused = &mut self.routes[index].refused;
+        refused.unsaid += tally.refusals;
+        refused.last = tally.refused.unwrap_or(std::mem::take(&mut refused.last));
         match tally.trouble {
             Some(trouble) => self.brokers_failed(index, trouble),
             None => {
@@ -191,6 +204,25 @@ impl<O: Outbox, P: Publisher> Forwarder<O, P> {
                     );
                 }
             }
+        }
+    }
+
+    fn say_refused(&mut self, at_the_end: bool) {
+        let now = self.context.clock.now();
+        for (topic, Route { to, refused, .. }) in self.topics.iter().zip(&mut self.routes) {
+            let soon = refused.said.is_some_and(|said| now < said + SAY_REFUSED_EVERY) && !at_the_end;
+            if refused.unsaid == 0 || soon {
+                continue;
+            }
+            let (letter, reason) = &refused.last;
+            tracing::error!(
+                shard = self.of.shard,
+                topic,
+                "topic {to} refuses {} dead letters for good, the last of them {letter}: {reason}. They stay in \
+                 forebay.dead_letter, with the reason in forward_error; set that to null once the topic takes them",
+                refused.unsaid
+            );
+            (refused.unsaid, refused.said) = (0, Some(now));
         }
     }
 
@@ -225,6 +257,10 @@ impl<O: Outbox, P: Publisher> Forwarder<O, P> {
 }
 
 impl Route {
+    fn new(to: String, brokers: Waiting) -> Route {
+        Route { to, brokers, elsewhere_until: Duration::ZERO, refused: Refused::default() }
+    }
+
     /// How long nothing is to be tried with it.
     fn wait(&self, now: Duration) -> Option<Duration> {
         let elsewhere = Some(self.elsewhere_until.saturating_sub(now)).filter(|wait| !wait.is_zero());

@@ -234,6 +234,38 @@ fn the_broker_is_away_while_letters_arise() {
     assert_all(&letters, 0..300);
 }
 
+/// A broker that neither answers nor closes its connections: no letter is held meanwhile, and a person may still decide.
+#[test]
+fn a_broker_that_hangs_holds_no_letters() {
+    let own = OwnServices::start(&[Service::Kafka]);
+    let database = Database::create(Server::A, "forward");
+    database.execute(LEDGER);
+    let topic = Topic::create_at(&own.kafka_bootstrap(), "forward", 1, &[]);
+    let letters = Topic::create_at(&own.kafka_bootstrap(), "forward_letters", 1, &[]);
+    let text = configuration(database.dsn(), &topic, Some(letters.name()));
+    let rig = Rig::at(&own.kafka_bootstrap(), &[], &text);
+    let process = rig.start();
+    publish_bad(&topic, 0..5, 5);
+    let mut client = database.connect();
+    wait_until(PATIENCE, "our tables", || {
+        count(&mut client, "pg_tables WHERE schemaname = 'forebay' AND tablename = 'dead_letter'") == 1
+    });
+    wait_until(PATIENCE, "the first letters in their topic", || forwarded(&mut client) == 5);
+
+    own.freeze(Service::Kafka);
+    let insert = "INSERT INTO forebay.dead_letter (source, grp, topic, partition, \"offset\", error, key, payload) \
+                  SELECT source, grp, topic, partition, o, error, key, convert_to('bad ' || o, 'UTF8') \
+                  FROM forebay.dead_letter, generate_series(5, 8) o WHERE \"offset\" = 0";
+    database.execute(insert);
+    process.wait_for_log(&["WARN", "dead letters wait in forebay.dead_letter", letters.name(), "do not answer"]);
+    let discarded = rig.command(&["dead-letters", "discard", "--offset", "8"]);
+    assert!(discarded.contains("discarded"), "{discarded}");
+    own.thaw(Service::Kafka);
+    wait_until(PATIENCE, "the others in their topic", || forwarded(&mut client) == 8);
+    process.terminate().expect(0);
+    assert_all(&letters, 0..8);
+}
+
 /// Killed after the brokers' acknowledgement and before the mark: what comes again comes under the same id.
 #[test]
 fn killed_between_acknowledgement_and_mark() {
@@ -253,16 +285,16 @@ fn killed_between_acknowledgement_and_mark() {
     let mut gate = database.connect();
     gate.execute("SELECT pg_advisory_lock(4711)", &[]).unwrap();
     let mut client = database.connect();
+    let waits = "pg_locks WHERE NOT granted AND locktype = 'advisory' AND objid = 4711";
     for _ in 0..2 {
         let process = rig.start();
-        wait_until(PATIENCE, "the mark to wait", || {
-            count(&mut client, "pg_locks WHERE NOT granted AND locktype = 'advisory' AND objid = 4711") > 0
-        });
+        wait_until(PATIENCE, "the mark to wait", || count(&mut client, waits) > 0);
         process.kill();
         // Its backend waits on; it is gone before the next process may claim.
         database.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
         );
+        wait_until(PATIENCE, "its backend to go", || count(&mut client, waits) == 0);
     }
     assert_eq!(forwarded(&mut client), 0);
     assert_eq!(assert_all(&letters, 0..40).len(), 80);

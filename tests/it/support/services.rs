@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{Server, unique_name};
 
 /// One of the things that `bin/services` runs.
@@ -90,6 +92,22 @@ impl OwnServices {
     /// Stops one, starts it again, and waits until it answers.
     pub fn restart(&self, service: Service, how: Stop) {
         self.run("restart", &[service], mode(how));
+    }
+
+    /// The broker neither answers nor closes a connection until it is thawed.
+    pub fn freeze(&self, service: Service) {
+        self.signal(service, Signal::STOP);
+    }
+
+    pub fn thaw(&self, service: Service) {
+        self.signal(service, Signal::CONT);
+    }
+
+    fn signal(&self, service: Service, signal: Signal) {
+        assert_eq!(service, Service::Kafka, "a PostgreSQL is many processes");
+        let pid = std::fs::read_to_string(self.directory.join("kafka/pid")).expect("the broker's process id");
+        let pid = pid.trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("a signal to the broker");
     }
 
     fn run(&self, command: &str, services: &[Service], more: &[&str]) {
