@@ -213,7 +213,7 @@ const JOIN_DEADLINE: Duration = Duration::from_secs(5);
 const FORWARD_AT_STOP: Duration = Duration::from_secs(2);
 
 /// What a forwarder has begun by then ends within this, or is left behind: it sends for a bounded time.
-const JOIN_FORWARDER: Duration = Duration::from_secs(8);
+const JOIN_FORWARDER: Duration = Duration::from_secs(12);
 
 /// What the threads of one run share.
 struct Threads<'a> {

@@ -67,7 +67,7 @@ pub struct Forwarder<O, P> {
 struct Route {
     to: String,
     brokers: Waiting,
-    /// Another process is about it: not before this.
+    /// Its letters are in other hands (another process forwards, a person replays): not before this.
     elsewhere_until: Duration,
     refused: Refused,
 }
@@ -173,8 +173,8 @@ impl<O: Outbox, P: Publisher> Forwarder<O, P> {
             verdicts
         });
         match claimed {
-            Ok(true) => self.claimed(index, tally),
-            Ok(false) => {
+            Ok(true) if tally.letters > 0 => self.claimed(index, tally),
+            Ok(_) => {
                 let again = if self.ending.is_some() { LOOK_EVERY_AT_END } else { LOOK_EVERY };
                 route.elsewhere_until = self.context.clock.now() + again;
             }
@@ -302,6 +302,7 @@ impl Waiting {
 /// What became of a claim's letters.
 #[derive(Default)]
 struct Tally {
+    letters: usize,
     acknowledged: u64,
     refusals: u64,
     /// The last one, for people, and why.
@@ -311,6 +312,7 @@ struct Tally {
 
 impl Tally {
     fn note(&mut self, letters: &[Letter], verdicts: &[Verdict]) {
+        self.letters = letters.len();
         for (letter, verdict) in letters.iter().zip(verdicts) {
             match verdict {
                 Verdict::Acknowledged => self.acknowledged += 1,

@@ -19,8 +19,9 @@ use crate::source::client;
 /// How long the brokers are asked for a topic.
 const READY_DEADLINE: Duration = Duration::from_secs(2);
 /// How long librdkafka tries with a record, and how long its answer is waited for: the claim's transaction is open meanwhile.
-const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
-const ANSWERS_DEADLINE: Duration = Duration::from_secs(6);
+/// Enough for the largest record that [`DEFAULTS`] let through, at 10 MB/s.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWERS_DEADLINE: Duration = Duration::from_secs(11);
 const _: () = assert!(RECORD_TIMEOUT.as_millis() < ANSWERS_DEADLINE.as_millis(), "or answers come after nobody waits");
 /// A client that had nothing to do for so long is let go, and its connections with it.
 const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -53,11 +54,12 @@ const LEFT_OUT: &[&str] = &[
     "transactional.id",
 ];
 
-/// Used unless the user says otherwise. Whether a letter is too large is for its topic to say, and brokers look at what is
-/// compressed: a record that came compressed may fit no other way.
+/// Used unless the user says otherwise. Whether a letter is too large is for its topic to say, up to what brokers take in one
+/// request (`socket.request.max.bytes`, 100 MiB by default): beyond that they answer nothing. They look at what is compressed: a
+/// record that came compressed may fit no other way.
 const DEFAULTS: &[(&[&str], &str)] = &[
     (&["client.id"], "forebay"),
-    (&["message.max.bytes"], "1000000000"),
+    (&["message.max.bytes"], "100000000"),
     (&["compression.type", "compression.codec"], "lz4"),
 ];
 
@@ -358,7 +360,7 @@ mod tests {
                 ("enable.idempotence", Some("true")),
                 ("acks", Some("all")),
                 ("batch.num.messages", Some("1")),
-                ("message.timeout.ms", Some("5000")),
+                ("message.timeout.ms", Some("10000")),
                 ("compression.type", Some("lz4")),
                 ("client.id", Some("forebay")),
             ],

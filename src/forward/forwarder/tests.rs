@@ -26,6 +26,8 @@ struct World {
     too_large: Vec<i64>,
     database_away: bool,
     elsewhere: bool,
+    /// Somebody holds every letter that is due.
+    held: bool,
     looks: usize,
     asked: usize,
 }
@@ -50,8 +52,11 @@ impl Outbox for Fake {
         let claimed: Vec<Letter> = {
             let world = self.0.borrow();
             let (_, letters) = world.letters.iter().find(|(of, _)| of == topic).expect("a topic of the test");
-            letters.iter().take(3).cloned().collect()
+            letters.iter().take(if world.held { 0 } else { 3 }).cloned().collect()
         };
+        if claimed.is_empty() {
+            return Ok(true);
+        }
         let verdicts = publish(&claimed);
         let mut world = self.0.borrow_mut();
         for (letter, verdict) in claimed.iter().zip(verdicts) {
@@ -264,6 +269,19 @@ fn at_the_end_everything_goes_on_unless_the_time_is_over() {
     away.drain(5);
     assert!(away.run_for(SECOND * 6));
     assert_eq!(away.clock.now(), SECOND * 5);
+}
+
+/// It is due, and nobody may claim it: not worth a whole core.
+#[test]
+fn a_letter_that_somebody_holds_is_waited_for() {
+    let mut bench = bench(1);
+    bench.world.borrow_mut().held = true;
+    bench.run_for(SECOND * 10);
+    let looks = bench.world.borrow().looks;
+    assert!(looks < 40, "{looks} looks in ten seconds");
+    bench.world.borrow_mut().held = false;
+    bench.run_for(SECOND * 2);
+    assert_eq!((bench.published("la"), bench.published("lb")), (vec![0], vec![100]));
 }
 
 /// Two processes that end together: the one without the lock leaves when the other one is done.

@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{LEDGER, count, ledger_topic, publish, shard, texts};
 use crate::support::{
-    Database, OwnServices, PATIENCE, Published, Rig, Server, Service, Stop, Topic, produce, publish_records,
-    unique_name, wait_until,
+    Database, OwnServices, PATIENCE, Published, Rig, Server, Service, Stop, Topic, publish_records, unique_name,
+    wait_until,
 };
 
 const ID: &str = "forebay.dead_letter.id";
@@ -323,37 +323,54 @@ fn two_processes_forward_each_letter_once() {
     assert_eq!(assert_all(&letters, 0..4000).len(), 4000);
 }
 
-/// Brokers refuse a whole batch for one record that is too large: here nobody goes with it.
+/// What a topic refuses for good, whatever the others are like. Brokers refuse a whole batch for one such record: here nobody goes
+/// with it.
 #[test]
-fn a_letter_that_is_too_large_is_marked_and_holds_up_nobody() {
-    let database = Database::create(Server::A, "forward");
-    database.execute(LEDGER);
-    let topic = Topic::create("forward", 1);
-    let letters = Topic::create_with("forward_letters", 1, &[("max.message.bytes", "3000")]);
-    let rig = Rig::new(&configuration(database.dsn(), &topic, Some(letters.name())));
-    let value = |n: usize| {
-        // Nothing that compresses.
-        let noise = (0..5000).map(|_| fastrand::u8(..));
-        if n % 7 == 3 { noise.collect() } else { format!("bad {n}").into_bytes() }
+fn a_letter_that_its_topic_refuses_is_marked_and_holds_up_nobody() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64;
+    let good = |n: usize| Published {
+        partition: 0,
+        timestamp_ms: Some(now),
+        key: Some(b"key".to_vec()),
+        value: Some(format!("bad {n}").into_bytes()),
+        headers: Vec::new(),
     };
-    let values: Vec<Vec<u8>> = (0..50).map(value).collect();
-    produce(topic.name(), values.iter().map(|value| (0, Some(&b"key"[..]), Some(value.as_slice()))));
-    let log = rig.until_end().expect(0);
-    assert!(log.contains("refuses 7 dead letters for good") && log.contains("size"), "{log}");
-    let small: Vec<&Vec<u8>> = values.iter().filter(|value| value.len() < 3000).collect();
-    let published = letters.records();
-    assert_eq!(published.iter().filter_map(|letter| letter.value.as_ref()).collect::<Vec<_>>(), small);
-    let mut client = database.connect();
-    let refused = "SELECT \"offset\"::text FROM forebay.dead_letter WHERE forward_error LIKE '%size%' \
-                   AND forwarded_at IS NULL ORDER BY 1";
-    let mut expected: Vec<String> = (0..50).filter(|n| n % 7 == 3).map(|n: i64| n.to_string()).collect();
-    expected.sort();
-    assert_eq!(texts(&mut client, refused), expected);
-    let list = rig.command(&["dead-letters", "list"]);
-    assert_eq!(list.matches(" [not forwarded: ").count(), 7, "{list}");
-    // Tried again only where a person says so.
-    assert!(!rig.until_end().expect(0).contains("refuses"));
-    database.execute("UPDATE forebay.dead_letter SET forward_error = NULL");
-    assert!(rig.until_end().expect(0).contains("refuses 7 dead letters for good"));
-    assert_eq!(letters.records().len(), 43);
+    // Nothing that compresses.
+    let large = || Published { value: Some((0..5000).map(|_| fastrand::u8(..)).collect()), ..good(0) };
+    let keyless = || Published { key: None, ..good(0) };
+    let early = || Published { timestamp_ms: Some(now + 1_800_000), ..good(0) };
+    let cases: [((&str, &str), &dyn Fn() -> Published, &str); 3] = [
+        (("max.message.bytes", "3000"), &large, "Message size too large"),
+        (("cleanup.policy", "compact"), &keyless, "Broker failed to validate record"),
+        (("message.timestamp.after.max.ms", "60000"), &early, "Invalid timestamp"),
+    ];
+    for (setting, refused, said) in cases {
+        let database = Database::create(Server::A, "forward");
+        database.execute(LEDGER);
+        let topic = Topic::create("forward", 1);
+        let letters = Topic::create_with("forward_letters", 1, &[setting]);
+        let rig = Rig::new(&configuration(database.dsn(), &topic, Some(letters.name())));
+        let is_refused = |n: usize| n % 7 == 3;
+        let records: Vec<Published> = (0..50).map(|n| if is_refused(n) { refused() } else { good(n) }).collect();
+        publish_records(&topic, &records);
+        let log = rig.until_end().expect(0);
+        assert!(log.contains("refuses 7 dead letters for good") && log.contains(said), "{setting:?}: {log}");
+        let taken: Vec<Option<Vec<u8>>> = letters.records().into_iter().map(|letter| letter.value).collect();
+        let expected: Vec<Option<Vec<u8>>> = (0..50).filter(|n| !is_refused(*n)).map(|n| good(n).value).collect();
+        assert_eq!(taken, expected, "{setting:?}");
+        let mut client = database.connect();
+        let marked = format!(
+            "SELECT \"offset\"::text FROM forebay.dead_letter d WHERE forward_error LIKE '%{said}%' AND forwarded_at IS NULL \
+             ORDER BY d.\"offset\""
+        );
+        let expected: Vec<String> = (0..50).filter(|n| is_refused(*n)).map(|n| n.to_string()).collect();
+        assert_eq!(texts(&mut client, &marked), expected, "{setting:?}");
+        let list = rig.command(&["dead-letters", "list"]);
+        assert_eq!(list.matches(" [not forwarded: ").count(), 7, "{list}");
+        // Tried again only where a person says so.
+        assert!(!rig.until_end().expect(0).contains("refuses"));
+        database.execute("UPDATE forebay.dead_letter SET forward_error = NULL");
+        assert!(rig.until_end().expect(0).contains("refuses 7 dead letters for good"));
+        assert_eq!(letters.records().len(), 43, "{setting:?}");
+    }
 }
