@@ -336,13 +336,13 @@ fn a_letter_that_its_topic_refuses_is_marked_and_holds_up_nobody() {
         headers: Vec::new(),
     };
     // Nothing that compresses.
-    let large = || Published { value: Some((0..5000).map(|_| fastrand::u8(..)).collect()), ..good(0) };
-    let keyless = || Published { key: None, ..good(0) };
-    let early = || Published { timestamp_ms: Some(now + 1_800_000), ..good(0) };
-    let cases: [((&str, &str), &dyn Fn() -> Published, &str); 3] = [
-        (("max.message.bytes", "3000"), &large, "Message size too large"),
-        (("cleanup.policy", "compact"), &keyless, "Broker failed to validate record"),
-        (("message.timestamp.after.max.ms", "60000"), &early, "Invalid timestamp"),
+    let large = Published { value: Some((0..5000).map(|_| fastrand::u8(..)).collect()), ..good(0) };
+    let keyless = Published { key: None, ..good(0) };
+    let early = Published { timestamp_ms: Some(now + 1_800_000), ..good(0) };
+    let cases = [
+        (("max.message.bytes", "3000"), large, "Message size too large"),
+        (("cleanup.policy", "compact"), keyless, "Broker failed to validate record"),
+        (("message.timestamp.after.max.ms", "60000"), early, "Invalid timestamp"),
     ];
     for (setting, refused, said) in cases {
         let database = Database::create(Server::A, "forward");
@@ -351,7 +351,7 @@ fn a_letter_that_its_topic_refuses_is_marked_and_holds_up_nobody() {
         let letters = Topic::create_with("forward_letters", 1, &[setting]);
         let rig = Rig::new(&configuration(database.dsn(), &topic, Some(letters.name())));
         let is_refused = |n: usize| n % 7 == 3;
-        let records: Vec<Published> = (0..50).map(|n| if is_refused(n) { refused() } else { good(n) }).collect();
+        let records: Vec<Published> = (0..50).map(|n| if is_refused(n) { refused.clone() } else { good(n) }).collect();
         publish_records(&topic, &records);
         let log = rig.until_end().expect(0);
         assert!(log.contains("refuses 7 dead letters for good") && log.contains(said), "{setting:?}: {log}");
