@@ -124,6 +124,7 @@ fn plan() -> TablePlan {
         target: Target::Table(table.clone()),
         delivery: Delivery::ExactlyOnce,
         on_bad_record: OnBadRecord::Stop,
+        parent_tries: 10,
         forward_to: None,
     };
     TablePlan::new(&topic, &table, &catalog).unwrap_or_else(|problems| panic!("{problems:?}"))

@@ -392,14 +392,21 @@ fn dead_letters_go_on_to_a_topic_of_their_own() {
             "forebay.toml:18: topic[0].on_bad_record.forward_to: found a value, expected nothing: this topic has no dead letters",
         ],
     );
-    check(SHARD, "[[shard]]\nconnections_max = 6", &[]);
-    let forwarding = SMALLEST.replacen(SHARD, "[[shard]]\nconnections_max = 6", 1).replacen(
+    check(
+        TOPIC_END,
+        &format!("{}\"letters\"\nthen = \"park\"", with("")),
+        &[
+            "warning: forebay.toml:18: topic[0].on_bad_record.forward_to: found a value beside then = \"park\", expected then = \"skip\": letters that block their key wait in forebay.parked and go nowhere",
+        ],
+    );
+    check(SHARD, "[[shard]]\nconnections_max = 7", &[]);
+    let forwarding = SMALLEST.replacen(SHARD, "[[shard]]\nconnections_max = 7", 1).replacen(
         TOPIC_END,
         &format!("{}\"letters\"", with("")),
         1,
     );
     let said = read(&forwarding).expect_err("one connection more").to_string();
-    assert!(said.contains("expected at least 7: one for each of 4 workers and 3 more"), "{said}");
+    assert!(said.contains("expected at least 8: one for each of 5 workers and slow lanes, and 3 more"), "{said}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use toml::de::DeValue;
 
 use super::raw::{Section, describe};
 use super::settings::{self as s, BadPolicy};
-use super::{BadLimit, ColumnSource, Delivery, InsertMode, OnBadRecord, Table, Target, Topic};
+use super::{BadLimit, ColumnSource, Delivery, InsertMode, OnBadRecord, Table, Target, Then, Topic};
 
 /// Settings that say nothing without a table.
 const TABLE_SETTINGS: &[&str] = &[
@@ -124,6 +124,11 @@ fn on_bad_record(section: &Section<'_>, delivery: Delivery) -> (OnBadRecord, Opt
     }
     match policy {
         BadPolicy::DeadLetter if fenced => {
+            if then == Then::Park && forward_to.is_some() {
+                let found = "a value beside then = \"park\"";
+                let expected = "then = \"skip\": letters that block their key wait in forebay.parked and go nowhere";
+                section.warning(s::ON_BAD_RECORD_FORWARD_TO.name, found, expected);
+            }
             (OnBadRecord::DeadLetter(BadLimit { run_max, percent_max }, then), forward_to)
         }
         BadPolicy::Stop | BadPolicy::DeadLetter => {

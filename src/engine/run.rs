@@ -19,7 +19,7 @@ use crate::engine::report::{Reporter, Waker};
 use crate::engine::slow_lane::SlowLaneLoop;
 use crate::engine::thread::Thread;
 use crate::engine::worker::{BatchLimits, Parking, Signals, TopicWriting, Worker};
-use crate::forward::forwarder::{Context as ForwarderContext, Drain, Forwarder};
+use crate::forward::forwarder::{self, Forwarder};
 use crate::forward::outbox::PostgresOutbox;
 use crate::forward::producer::KafkaPublisher;
 use crate::metrics::Counters;
@@ -175,7 +175,7 @@ impl Engine {
         let patience = if to_the_end { drain } else { drain.min(FORWARD_AT_STOP) };
         for (orders, _) in &forwarders {
             // One that is gone has nothing to drain.
-            let _ = orders.send(Drain { patience });
+            let _ = orders.send(forwarder::Drain { patience });
         }
         let deadline = Instant::now() + patience + JOIN_FORWARDER;
         forwarders.into_iter().for_each(|(_, thread)| thread.join(deadline));
@@ -266,14 +266,14 @@ impl Threads<'_> {
     }
 
     /// Starts a forwarder for each shard, where dead letters of some topic go on.
-    fn forwarders(&self) -> Result<Vec<(Sender<Drain>, Thread)>, EngineError> {
+    fn forwarders(&self) -> Result<Vec<(Sender<forwarder::Drain>, Thread)>, EngineError> {
         let config = &self.engine.config;
         if config.topics.iter().all(|topic| topic.forward_to.is_none()) {
             return Ok(Vec::new());
         }
         let start = |shard: ShardIx| {
             let (orders_in, orders) = bounded(1);
-            let context = ForwarderContext {
+            let context = forwarder::Context {
                 orders,
                 clock: Arc::clone(self.clock),
                 rng: rng()?,

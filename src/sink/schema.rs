@@ -39,6 +39,7 @@ pub const PARKING: Version = Version { major: 1, minor: 2 };
 
 /// Since when it is noted which letters went on to a topic of their own.
 pub const FORWARDING: Version = Version { major: 1, minor: 3 };
+
 /// The tables of schema `forebay`, those of later versions included: what no topic may write to.
 pub const TABLES: &[&str] = &["meta", "source", "partition", "fence", "parked", "hold", "dead_letter"];
 

@@ -232,7 +232,7 @@ fn topics_that_dead_letters_go_on_to() {
     let report = report(&text(&kafka()));
     let checked = report.checked.join("\n");
     assert!(checked.contains(&format!("dead letters of no-t go on to {}: 3 partitions", letters.name())), "{checked}");
-    assert!(checked.contains("a process needs 7 (1 shards × (4 workers + 3))"), "{checked}");
+    assert!(checked.contains("a process needs 8 (1 shards × (5 workers and slow lanes + 3))"), "{checked}");
     let lines = said(&report, "forward_to");
     let [line] = &lines[..] else { panic!("{lines:?}") };
     assert!(line.starts_with("problem topic[1].on_bad_record.forward_to: ") && line.contains("no-letters"), "{line}");
