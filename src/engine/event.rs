@@ -28,6 +28,8 @@ pub enum Event {
     TopicStopped { topic: TopicIx, at: Option<(i32, Offset)>, reason: Reason },
     /// So many records became dead letters since the last word about them; the last of them, for people.
     DeadLetters { shard: ShardIx, topic: TopicIx, letters: u64, last: String },
+    /// So many records were parked since the last word about them.
+    Parked { shard: ShardIx, topic: TopicIx, records: u64 },
     /// From a control thread.
     Control { shard: ShardIx, answer: Answer },
     /// A shard's worker or control thread lost its database, or has it again.

@@ -384,6 +384,10 @@ impl<S: Source> Poller<S> {
                     let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
                     say_in_vain(&place, doing, lasted, reason);
                 }
+                Event::Parked { shard, topic, records } => {
+                    let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
+                    tracing::warn!("{place}: {records} records are parked, in order; `forebay parked` says why");
+                }
                 Event::DeadLetters { shard, topic, letters, last } => {
                     let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
                     tracing::warn!("{place}: {letters} records became dead letters; the last one: {last}");

@@ -24,6 +24,9 @@ use crate::types::{KeyHash, TopicIx};
 
 /// Keys that one transaction takes.
 const KEYS_MAX: usize = 64;
+/// Rows taken out after which the table is tidied up: autovacuum comes once a minute at best, and until then a queue that moves
+/// leaves its dead rows where its head is looked for.
+const TIDY_AFTER: u64 = 100_000;
 /// How long a key is left alone that waits for a person, or that another slow lane has.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_millis(100);
@@ -51,6 +54,8 @@ pub struct SlowLaneLoop<L> {
     trying: BTreeMap<TopicIx, Trying>,
     /// Not before this is anything tried: the database was away.
     retry_at: Duration,
+    /// Rows taken out since the table was tidied up.
+    untidy: u64,
 }
 
 /// What is next, of keys that are claimed.
@@ -96,6 +101,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             waiting: BTreeMap::new(),
             trying: BTreeMap::new(),
             retry_at: Duration::ZERO,
+            untidy: 0,
         }
     }
 
@@ -117,6 +123,13 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         let now = self.clock.now();
         if now < self.retry_at {
             return Next::After(self.retry_at - now);
+        }
+        if self.untidy >= TIDY_AFTER {
+            self.untidy = 0;
+            if let Err(failure) = self.lane.tidy() {
+                tracing::debug!(shard = self.report.shard().0, "slow lane: VACUUM: {}", failure.reason());
+            }
+            return Next::Again;
         }
         match self.work.pop_front() {
             None => self.claim(now),
@@ -211,7 +224,8 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         Next::Again
     }
 
-    fn taken(&self, rows: u64, dead: u64) {
+    fn taken(&mut self, rows: u64, dead: u64) {
+        self.untidy += rows;
         self.counters.drained.add(rows);
         self.counters.dead_lettered.add(dead);
     }

@@ -92,15 +92,28 @@ pub struct TopicWriting {
     /// What bad records are tolerated as dead letters; none: any of them stops the topic.
     tolerance: Option<Tolerance>,
     then: Then,
-    unsaid: Unsaid,
+    letters: Unsaid,
+    parked: Unsaid,
 }
 
-/// Dead letters that nobody has been told of.
+/// Records that nobody has been told of.
 #[derive(Debug, Clone, Copy, Default)]
 struct Unsaid {
-    letters: u64,
+    records: u64,
     /// When somebody was told last.
     said: Option<Duration>,
+}
+
+impl Unsaid {
+    /// So many more: how many are to be told of, if that is due.
+    fn more(&mut self, records: u64, now: Duration) -> Option<u64> {
+        self.records += records;
+        let due = records > 0 && self.said.is_none_or(|said| now - said >= SAID_AGAIN);
+        due.then(|| {
+            self.said = Some(now);
+            std::mem::take(&mut self.records)
+        })
+    }
 }
 
 impl TopicWriting {
@@ -109,7 +122,8 @@ impl TopicWriting {
             OnBadRecord::Stop => (None, Then::Skip),
             OnBadRecord::DeadLetter(limit, then) => (Some(Tolerance::new(limit)), then),
         };
-        TopicWriting { delivery: topic.delivery, tolerance, then, unsaid: Unsaid::default() }
+        let unsaid = Unsaid::default();
+        TopicWriting { delivery: topic.delivery, tolerance, then, letters: unsaid, parked: unsaid }
     }
 }
 
@@ -344,6 +358,7 @@ impl<W: Writer> Worker<W> {
                 self.counts += counts;
                 let (now, all) = (self.clock.now(), self.sorted.park.iter().chain(&parked));
                 self.parking.parked.written(&self.batch, all, &self.sorted.free, now);
+                self.say_parked(counts.parked.into(), now);
                 self.applied(piece)
             }
             Ok(Written::Mismatch) => {
@@ -425,16 +440,17 @@ impl<W: Writer> Worker<W> {
         }
     }
 
+    fn say_parked(&mut self, records: u64, now: Duration) {
+        let topic = self.batch.topic().expect("a batch is being written");
+        if let Some(records) = self.topics[usize::from(topic.0)].parked.more(records, now) {
+            self.report.tell(Event::Parked { shard: self.report.shard(), topic, records });
+        }
+    }
+
     /// Now and then, with how many there were since the last time.
     fn say_letters(&mut self, topic: TopicIx, letters: u64, last: Option<String>) {
-        let now = self.clock.now();
-        let unsaid = &mut self.topics[usize::from(topic.0)].unsaid;
-        unsaid.letters += letters;
-        if let Some(last) = last
-            && unsaid.said.is_none_or(|said| now - said >= SAID_AGAIN)
-        {
-            let letters = std::mem::take(&mut unsaid.letters);
-            unsaid.said = Some(now);
+        let due = self.topics[usize::from(topic.0)].letters.more(letters, self.clock.now());
+        if let (Some(letters), Some(last)) = (due, last) {
             self.report.tell(Event::DeadLetters { shard: self.report.shard(), topic, letters, last });
         }
     }
@@ -630,7 +646,7 @@ struct Judged {
     last: Option<String>,
 }
 
-/// How often dead letters are worth a line in the log, per worker and topic.
+/// How often dead letters and parked records are worth a line in the log, per worker and topic.
 const SAID_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long a worker sleeps before it looks at the signals again.
@@ -719,8 +735,8 @@ mod tests {
         let (context, events) = LoopContext::of_test(&clock, Duration::from_secs(5));
         let (chunks, inbox) = bounded(1);
         let limits = BatchLimits { records_max: 10, bytes_max: 1000 };
-        let unsaid = Unsaid::default();
-        let topics = vec![TopicWriting { delivery: Delivery::ExactlyOnce, tolerance: None, then: Then::Skip, unsaid }];
+        let (delivery, letters, parked) = (Delivery::ExactlyOnce, Unsaid::default(), Unsaid::default());
+        let topics = vec![TopicWriting { delivery, tolerance: None, then: Then::Skip, letters, parked }];
         let parking = Parking { parked: Arc::new(Parked::of_test()), router: Arc::new(Router::of_one_shard()) };
         let locked = Locked(clock, Duration::from_secs(100));
         let mut chunk = Box::new(Chunk::new(TopicIx(0)));

@@ -232,6 +232,8 @@ pub trait SlowLane {
     /// Applies what was read: one transaction, which holds the first row of every key for as long as it lasts. Says of each key,
     /// in their order, what became of it.
     fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: Drain) -> Result<Vec<Drained>, Failure>;
+    /// Many rows were taken out: their place is made free for others.
+    fn tidy(&mut self) -> Result<(), Failure>;
 }
 
 /// How much the slow lane takes at a time.

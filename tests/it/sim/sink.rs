@@ -468,6 +468,10 @@ impl SlowLane for FakeSlowLane {
         self.0.commit(effect, fate)?;
         Ok(outcomes)
     }
+
+    fn tidy(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
 }
 
 fn drain_key(
