@@ -195,6 +195,7 @@ fn shard(section: &Section<'_>) -> Option<Shard> {
         statement_timeout,
         lock_timeout,
         connections_max: section.get(&s::SHARD_CONNECTIONS_MAX),
+        pooler: section.get(&s::SHARD_POOLER),
     };
     (!shard.name.is_empty() && !shard.dsn.0.is_empty()).then_some(shard)
 }

@@ -143,6 +143,16 @@ pub struct Shard {
     pub statement_timeout: Duration,
     pub lock_timeout: Duration,
     pub connections_max: Option<usize>,
+    pub pooler: Pooler,
+}
+
+/// What stands between forebay and the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooler {
+    /// A connection of ours is one of the server's: it keeps settings and prepared statements.
+    None,
+    /// Each transaction may run on another of the server's connections: nothing outlives it.
+    Transaction,
 }
 
 /// Which shard a record belongs to.

@@ -185,12 +185,14 @@ fn begin_takeover<'a>(client: &'a mut Client, source: i32, takeover: &Takeover) 
     let mut transaction = client.transaction().unwrap();
     let lanes = takeover.lanes as i16;
     let anchor = transaction
-        .query_one(fence::ANCHOR, &[&source, &0, &lanes, &takeover.token.0, &takeover.begin.0, &"other"])
+        .query_one(fence::ANCHOR.text, &[&source, &0, &lanes, &takeover.token.0, &takeover.begin.0, &"other"])
         .unwrap();
-    transaction.query(fence::LOCK_FENCES, &[&source, &0]).unwrap();
+    transaction.query(fence::LOCK_FENCES.text, &[&source, &0]).unwrap();
     match anchor.get::<_, bool>("created") {
-        true => transaction.execute(fence::MAKE_FENCES, &[&source, &0, &lanes, &takeover.begin.0, &takeover.token.0]),
-        false => transaction.execute(fence::MARK_FENCES, &[&source, &0, &takeover.token.0]),
+        true => {
+            transaction.execute(fence::MAKE_FENCES.text, &[&source, &0, &lanes, &takeover.begin.0, &takeover.token.0])
+        }
+        false => transaction.execute(fence::MARK_FENCES.text, &[&source, &0, &takeover.token.0]),
     }
     .unwrap();
     transaction
@@ -262,7 +264,7 @@ fn a_takeover_does_not_wait_for_ever() {
     control.takeover(&takeover(111, 2, 0)).expect("the first takeover");
     let mut other = world.database.connect();
     let mut holder = other.transaction().unwrap();
-    holder.query(fence::LOCK_FENCES, &[&world.ids.get(TOPIC), &0]).unwrap();
+    holder.query(fence::LOCK_FENCES.text, &[&world.ids.get(TOPIC), &0]).unwrap();
     let result = control.takeover(&takeover(222, 2, 0));
     assert!(matches!(result, Err(Failure::LockWait(_))), "{result:?}");
     drop(holder);
@@ -445,9 +447,9 @@ fn a_worker_behind_a_change_of_lanes_does_nothing() {
     let source = world.ids.get(TOPIC);
     let mut other = world.database.connect();
     let mut newcomer = begin_takeover(&mut other, source, &takeover(222, 4, 0));
-    newcomer.execute(fence::DROP_FENCES, &[&source, &0]).unwrap();
-    newcomer.execute(fence::MAKE_FENCES, &[&source, &0, &4_i16, &0_i64, &222_i64]).unwrap();
-    newcomer.execute(fence::SET_LANES, &[&source, &0, &4_i16]).unwrap();
+    newcomer.execute(fence::DROP_FENCES.text, &[&source, &0]).unwrap();
+    newcomer.execute(fence::MAKE_FENCES.text, &[&source, &0, &4_i16, &0_i64, &222_i64]).unwrap();
+    newcomer.execute(fence::SET_LANES.text, &[&source, &0, &4_i16]).unwrap();
     let zombie = write_in_thread(world.writer("w0"), 111, 0, 0);
     world.wait_for_waiters(1, false);
     newcomer.commit().unwrap();
@@ -581,7 +583,7 @@ fn the_comparison_reads_each_fence_once() {
         .map(|list: String| format!("'{list}'"))
         .collect();
     let types: Vec<&str> = lists.iter().map(|(_, r#type)| *r#type).collect();
-    let prepare = format!("PREPARE progress (int, {}) AS {}", types.join(", "), fence::PROGRESS);
+    let prepare = format!("PREPARE progress (int, {}) AS {}", types.join(", "), fence::PROGRESS.text);
     client.batch_execute(&prepare).unwrap();
     for plan in ["force_custom_plan", "force_generic_plan"] {
         client.batch_execute(&format!("SET plan_cache_mode = {plan}")).unwrap();

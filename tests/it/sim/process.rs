@@ -252,6 +252,7 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         statement_timeout: Duration::ZERO,
         lock_timeout: Duration::ZERO,
         connections_max: None,
+        pooler: forebay::config::Pooler::None,
     };
     let by = if matches!(routing, ShardOf::KeyHash(_)) { RouteBy::Hash } else { RouteBy::Partition };
     Config {
