@@ -64,6 +64,7 @@ fn look(config: &Config, index: usize, notes: &mut Notes<'_>) -> Result<Facts, F
     let shard = &config.shards[index];
     let pool = Pool::new(shard, &config.kafka.group_id, "check", POOL)?;
     let mut client = pool.get()?;
+    budget::pooler(config, index, client.is_direct(), notes);
     let facts = facts(config, index, &mut client, notes)?;
     let mut in_order = true;
     for (i, topic) in config.topics.iter().enumerate() {
@@ -81,7 +82,7 @@ fn facts(config: &Config, index: usize, client: &mut Client, notes: &mut Notes<'
     let failed = |error: postgres::Error| sqlstate::failure(&error);
     let shard = &config.shards[index];
     let key = format!("shard[{index}].dsn");
-    let row = client.query_one(FACTS, &[]).map_err(failed)?;
+    let row = client.query_typed_one(FACTS, &[]).map_err(failed)?;
     let version: i32 = row.get("version");
     let (name, role): (String, String) = (row.get("database_name"), row.get("role"));
     if version < SERVER_VERSION_MIN {

@@ -3,6 +3,7 @@
 
 pub mod array;
 mod aside;
+pub mod bounds;
 mod careful_table;
 pub mod catalog;
 pub mod connect;
@@ -28,6 +29,7 @@ pub mod sift;
 pub mod sqlstate;
 pub mod statement;
 pub mod table;
+pub mod watch;
 pub mod write_handler;
 pub mod write_table;
 pub mod writer;

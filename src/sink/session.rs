@@ -10,8 +10,9 @@ use postgres::types::{ToSql, Type};
 use postgres::{Client, Error, GenericClient, Row, Statement};
 
 use crate::config::{Config, Pooler};
-use crate::sink::connect::{self, Connector};
+use crate::sink::connect::{Connector, Opened};
 use crate::sink::schema::{self, Expected};
+use crate::sink::watch::Watch;
 use crate::sink::{Failure, Reason, sqlstate};
 use crate::types::ShardIx;
 
@@ -32,8 +33,17 @@ pub struct Session<K> {
 pub struct Live<K> {
     pub statements: Statements<K>,
     pub client: Client,
+    watch: Option<Watch>,
     /// A transaction could not be ended: nothing more may be sent over it.
     pub unusable: bool,
+}
+
+impl<K> Live<K> {
+    fn discard(self) {
+        let Live { client, statements, watch, .. } = self;
+        drop(statements);
+        Opened { client, watch, direct: false }.discard();
+    }
 }
 
 impl<K: Hash + Eq> Session<K> {
@@ -44,7 +54,7 @@ impl<K: Hash + Eq> Session<K> {
         Session { shard: settings.name.clone(), connector, expected, pooler: settings.pooler, live: None }
     }
 
-    /// The connection, opened where there is none. Says whether it is new.
+    /// The connection, opened where there is none. Says whether it is new. It is watched until [`settle`](Session::settle).
     pub fn open(&mut self) -> Result<(&mut Live<K>, bool), Failure> {
         // A connection that the server closed while nobody looked fails before a statement does.
         if self.live.as_ref().is_some_and(|live| live.unusable || live.client.is_closed()) {
@@ -53,18 +63,32 @@ impl<K: Hash + Eq> Session<K> {
         let fresh = self.live.is_none();
         if fresh {
             let connector = self.connector.as_mut().map_err(|failure| failure.clone())?;
-            let client = schema::connect(connector, &self.expected).map_err(|failure| self.named(failure))?;
-            self.live = Some(Live { client, statements: Statements::new(self.pooler), unusable: false });
+            let opened = schema::connect(connector, &self.expected).map_err(|failure| self.named(failure))?;
+            let Opened { client, watch, .. } = opened;
+            self.live = Some(Live { client, statements: Statements::new(self.pooler), watch, unusable: false });
         }
         match &mut self.live {
-            Some(live) => Ok((live, fresh)),
+            Some(live) => {
+                live.watch.iter().for_each(Watch::begin);
+                Ok((live, fresh))
+            }
             None => unreachable!("opened above"),
         }
     }
 
-    /// Looks at a failure on its way up: after an outage, or one of the shard, nothing of this connection is used again.
+    /// Ends what [`open`](Session::open) began, and looks at a failure on its way up: after an outage, or one of the shard,
+    /// nothing of this connection is used again.
     pub fn settle<T>(&mut self, result: Result<T, Failure>) -> Result<T, Failure> {
+        let watch = self.live.as_ref().and_then(|live| live.watch.as_ref());
+        watch.inspect(|watch| watch.end());
+        let cut = watch.and_then(Watch::was_cut);
         result.map_err(|failure| {
+            let failure = match (failure, cut) {
+                (Failure::Outage(_), Some(silence)) => {
+                    Failure::Outage(Reason::new(format!("no answer for {silence:?}: the connection was cut")))
+                }
+                (failure, _) => failure,
+            };
             if matches!(failure, Failure::Outage(_) | Failure::Shard(_)) {
                 self.close();
             }
@@ -74,10 +98,7 @@ impl<K: Hash + Eq> Session<K> {
 
     /// Lets the connection go without waiting for the server.
     pub fn close(&mut self) {
-        if let Some(Live { client, statements, .. }) = self.live.take() {
-            drop(statements);
-            connect::discard(client);
-        }
+        self.live.take().into_iter().for_each(Live::discard);
     }
 
     /// Puts the shard's name in front of what is about the shard.
@@ -99,10 +120,7 @@ impl<K: Hash + Eq> Session<K> {
 
 impl<K> Drop for Session<K> {
     fn drop(&mut self) {
-        if let Some(Live { client, statements, .. }) = self.live.take() {
-            drop(statements);
-            connect::discard(client);
-        }
+        self.live.take().into_iter().for_each(Live::discard);
     }
 }
 
@@ -133,6 +151,10 @@ impl Text {
 pub type Param<'a> = &'a (dyn ToSql + Sync);
 
 impl Ready {
+    pub fn unnamed(text: Text) -> Ready {
+        Ready::Unnamed(Arc::new(text))
+    }
+
     pub fn query(&self, on: &mut impl GenericClient, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
         match self {
             Ready::Named(statement) => on.query(statement, params),
@@ -183,7 +205,7 @@ impl<K: Hash + Eq> Statements<K> {
         let text = make();
         let ready = match self.pooler {
             Pooler::None => Ready::Named(client.prepare_typed(&text.sql, &text.types)?),
-            Pooler::Transaction => Ready::Unnamed(Arc::new(text)),
+            Pooler::Transaction => Ready::unnamed(text),
         };
         Ok(self.keep(name, ready))
     }
@@ -193,7 +215,7 @@ impl<K: Hash + Eq> Statements<K> {
     pub fn unnamed(&mut self, name: K, make: impl FnOnce() -> Text) -> Ready {
         match self.ready.get(&name) {
             Some(ready) => ready.clone(),
-            None => self.keep(name, Ready::Unnamed(Arc::new(make()))),
+            None => self.keep(name, Ready::unnamed(make())),
         }
     }
 

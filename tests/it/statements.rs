@@ -17,6 +17,7 @@ use forebay::state::chunk::{Chunk, RawRecord, RecordRef};
 use forebay::types::{Generation, Lane, NextOffset, Offset, ShardIx, Token, TopicIx, TopicPartition};
 use postgres::{Client, SimpleQueryMessage, Transaction};
 
+use crate::pooler;
 use crate::support::{Database, Server, handler_config, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -55,6 +56,7 @@ impl World {
         database.execute("CREATE TABLE applied (partition int, \"offset\" bigint)");
         let mut config = handler_config("group", &[database.dsn()], &["topic"]);
         change(&mut config);
+        pooler::stand_behind(&database, &mut config.shards[0]);
         World { database, config: Arc::new(config), ids: Arc::new(SourceIds::new(1)) }
     }
 
@@ -200,7 +202,7 @@ fn begin_takeover<'a>(client: &'a mut Client, source: i32, takeover: &Takeover) 
 
 /// Rule: the anchor is locked first. Without it both find no anchor, and the second one fails or begins at 99.
 #[test]
-fn a_takeover_waits_for_the_one_that_creates_the_anchor() {
+pub fn a_takeover_waits_for_the_one_that_creates_the_anchor() {
     let world = World::new("takeover_create");
     let mut control = world.located();
     let mut other = world.database.connect();
@@ -217,7 +219,7 @@ fn a_takeover_waits_for_the_one_that_creates_the_anchor() {
 
 /// Rule: a token is the present owner's alone. The earlier of two takeovers must not write any more.
 #[test]
-fn the_earlier_of_two_takeovers_is_fenced_out() {
+pub fn the_earlier_of_two_takeovers_is_fenced_out() {
     let world = World::new("takeover_twice");
     let mut control = world.located();
     control.takeover(&takeover(111, 2, 0)).expect("the first takeover");
@@ -238,7 +240,7 @@ fn the_earlier_of_two_takeovers_is_fenced_out() {
 /// Rule: the fences are read in a statement of their own, behind the locks. Read together with the anchor they would be
 /// those from before the wait, and offset 0 would be applied again.
 #[test]
-fn a_takeover_waits_for_a_worker_and_sees_what_it_did() {
+pub fn a_takeover_waits_for_a_worker_and_sees_what_it_did() {
     let world = World::new("takeover_in_flight");
     let mut control = world.located();
     control.takeover(&takeover(111, 2, 0)).expect("the first takeover");
@@ -256,7 +258,7 @@ fn a_takeover_waits_for_a_worker_and_sees_what_it_did() {
 
 /// Rule: a takeover gives up waiting after a bounded time, and says that it was a lock.
 #[test]
-fn a_takeover_does_not_wait_for_ever() {
+pub fn a_takeover_does_not_wait_for_ever() {
     let world = World::with("takeover_bounded", |config| {
         config.shards[0].lock_timeout = Duration::from_millis(100);
     });
@@ -275,7 +277,7 @@ fn a_takeover_does_not_wait_for_ever() {
 /// Rule: a worker's move is conditional on its token. A zombie that wakes up behind a takeover would write again what its
 /// successor writes.
 #[test]
-fn a_worker_behind_a_takeover_does_nothing() {
+pub fn a_worker_behind_a_takeover_does_nothing() {
     let world = World::new("zombie");
     let mut control = world.located();
     control.takeover(&takeover(111, 2, 0)).expect("the first takeover");
@@ -295,7 +297,7 @@ fn a_worker_behind_a_takeover_does_nothing() {
 /// Rule: a move is conditional on the expected offset, too. A retry whose first attempt (its answer lost) commits meanwhile
 /// would apply the batch twice.
 #[test]
-fn a_retry_behind_its_own_orphan_does_nothing() {
+pub fn a_retry_behind_its_own_orphan_does_nothing() {
     let world = World::new("orphan_commits");
     world.located().takeover(&takeover(111, 2, 0)).expect("a takeover");
     let gate = world.close_gate();
@@ -314,7 +316,7 @@ fn a_retry_behind_its_own_orphan_does_nothing() {
 
 /// Rule: as before, the other way round. The orphan's transaction is rolled back, and the retry is the one that counts.
 #[test]
-fn a_retry_behind_an_orphan_that_is_rolled_back_applies_the_batch() {
+pub fn a_retry_behind_an_orphan_that_is_rolled_back_applies_the_batch() {
     let world = World::new("orphan_dies");
     world.located().takeover(&takeover(111, 2, 0)).expect("a takeover");
     let gate = world.close_gate();
@@ -336,7 +338,7 @@ fn a_retry_behind_an_orphan_that_is_rolled_back_applies_the_batch() {
 
 /// Rule: `done` is raised only under our token, compared behind the takeover that is under way.
 #[test]
-fn progress_behind_a_takeover_is_not_stored() {
+pub fn progress_behind_a_takeover_is_not_stored() {
     let world = World::new("progress_behind");
     let mut control = world.located();
     control.takeover(&takeover(111, 2, 0)).expect("the first takeover");
@@ -359,7 +361,7 @@ fn progress(token: i64, done: i64, fences: &[i64]) -> Progress {
 /// Rule: lock, count, then move only if all match. A plain conditional update would move lane 0, whose record is then never
 /// written.
 #[test]
-fn several_lanes_move_together_or_not_at_all() {
+pub fn several_lanes_move_together_or_not_at_all() {
     let world = World::new("all_or_nothing");
     world.located().takeover(&takeover(111, 3, 0)).expect("a takeover");
     let mut writer = world.writer("w0");
@@ -387,7 +389,7 @@ fn several_lanes_move_together_or_not_at_all() {
 
 /// Rule: as before, for the statement that writes fences and rows in one: rows only if every fence matches.
 #[test]
-fn fences_and_rows_in_one_statement() {
+pub fn fences_and_rows_in_one_statement() {
     let world = World::new("one_statement");
     world.located().takeover(&takeover(111, 2, 0)).expect("a takeover");
     let rows = format!("INSERT INTO applied SELECT 0, u FROM UNNEST($7::bigint[]) u WHERE {}", fence::CONDITION);
@@ -412,7 +414,7 @@ fn fences_and_rows_in_one_statement() {
 /// Rule: the number of lanes changes only while no fence lies beyond `done`. Otherwise nobody could say which records
 /// above `done` are written already.
 #[test]
-fn lanes_change_once_drained_and_back_again() {
+pub fn lanes_change_once_drained_and_back_again() {
     let world = World::new("relane");
     let mut control = world.located();
     let mut writer = world.writer("w0");
@@ -441,7 +443,7 @@ fn lanes_change_once_drained_and_back_again() {
 /// Rule: a worker waiting for a fence that a takeover deletes finds nothing there, although the new lane has its number
 /// and stands at the same offset.
 #[test]
-fn a_worker_behind_a_change_of_lanes_does_nothing() {
+pub fn a_worker_behind_a_change_of_lanes_does_nothing() {
     let world = World::new("relane_behind");
     world.located().takeover(&takeover(111, 2, 0)).expect("a takeover");
     let source = world.ids.get(TOPIC);
@@ -460,7 +462,7 @@ fn a_worker_behind_a_change_of_lanes_does_nothing() {
 /// Rule: only a takeover creates fences, and only together with their anchor. Invented anew, a lost fence would let records
 /// be applied again that it had passed.
 #[test]
-fn lost_fences_stop_the_topic() {
+pub fn lost_fences_stop_the_topic() {
     for (name, damage) in [
         ("lost_one", "DELETE FROM forebay.fence WHERE lane = 1"),
         ("lost_all", "DELETE FROM forebay.fence"),
@@ -487,7 +489,7 @@ fn lost_fences_stop_the_topic() {
 /// Rule: `done` is raised only if every fence is at least where we believe it. A database that fell back under the same
 /// token would store, and Kafka would commit, progress that it lost.
 #[test]
-fn progress_finds_a_database_that_fell_back() {
+pub fn progress_finds_a_database_that_fell_back() {
     let world = World::new("fall_back");
     let mut control = world.located();
     control.takeover(&takeover(111, 2, 0)).expect("a takeover");
@@ -518,7 +520,7 @@ fn progress_finds_a_database_that_fell_back() {
 
 /// Rule: stored progress only rises, and one statement serves all partitions, each on its own merits.
 #[test]
-fn progress_of_many_partitions() {
+pub fn progress_of_many_partitions() {
     let world = World::new("progress_many");
     let mut control = world.located();
     for partition in 0..3 {
@@ -539,7 +541,7 @@ fn progress_of_many_partitions() {
 /// Rule: the comparison reads every fence once, however many partitions there are and whichever plan PostgreSQL takes. It was
 /// once asked per partition: 600 of them took two thirds of a second, each second.
 #[test]
-fn the_comparison_reads_each_fence_once() {
+pub fn the_comparison_reads_each_fence_once() {
     const PARTITIONS: i64 = 200;
     const LANES: i64 = 16;
     let world = World::new("progress_cost");

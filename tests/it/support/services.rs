@@ -154,7 +154,7 @@ fn mode(how: Stop) -> &'static [&'static str] {
 }
 
 /// Ports that nobody listens on now. They are all held until the last is chosen, so that they differ.
-fn free_ports() -> [u16; 4] {
+pub fn free_ports() -> [u16; 4] {
     let held = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     held.map(|listener| listener.local_addr().expect("its address").port())
 }
