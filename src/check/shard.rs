@@ -2,10 +2,12 @@
 //! do two names lead to one of them.
 
 use postgres::Client;
+use postgres::types::Type;
 
 use crate::config::raw::Places;
-use crate::config::{Config, Target};
+use crate::config::{CommitGate, Config, Shard, Target};
 use crate::sink::pool::Pool;
+use crate::sink::replicas::{POSITIONS, Positions, Replicas};
 use crate::sink::{Failure, schema, sqlstate};
 use crate::types::ShardIx;
 
@@ -97,6 +99,9 @@ fn facts(config: &Config, index: usize, client: &mut Client, notes: &mut Notes<'
         notes.checked(text);
     }
     forebays_own(config, index, client, row.get("may_create_schema"), notes)?;
+    if let Some(gate) = &shard.commit_gate {
+        commit_gate(index, shard, gate, client, notes)?;
+    }
     Ok(Facts {
         connections: budget::ask(client, &config.kafka.group_id, "check").map_err(failed)?,
         database: row.get("database"),
@@ -130,6 +135,31 @@ fn forebays_own(
         }
         Err(Failure::Shard(reason)) => notes.problem(&key, reason.to_string(), "a database that is this shard"),
         Err(failure) => return Err(failure),
+    }
+    Ok(())
+}
+
+/// The replicas that Kafka's commit waits for.
+fn commit_gate(
+    index: usize,
+    shard: &Shard,
+    gate: &CommitGate,
+    client: &mut Client,
+    notes: &mut Notes<'_>,
+) -> Result<(), Failure> {
+    let (names, enough) = Replicas::new(gate.clone(), &shard.name).params();
+    let asked = client.query_typed_one(POSITIONS.text, &[(&names, Type::TEXT_ARRAY), (&enough, Type::INT8)]);
+    let positions = Positions::new(&asked.map_err(|error| sqlstate::failure(&error))?);
+    if positions.are_known() {
+        let (enough, of) = (gate.replicas_min, gate.replicas.join(", "));
+        notes.checked(format!(
+            "shard {}: Kafka's commit waits for {enough} of the replicas {of}, and they are there",
+            shard.name
+        ));
+    } else {
+        let key = format!("shard[{index}].commit_replicas");
+        let expected = format!("{} of them; Kafka's commit stands still until then", gate.replicas_min);
+        notes.problem(&key, positions.why(), expected);
     }
     Ok(())
 }

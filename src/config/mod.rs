@@ -144,6 +144,17 @@ pub struct Shard {
     pub lock_timeout: Duration,
     pub connections_max: Option<usize>,
     pub pooler: Pooler,
+    /// Whose word Kafka's commit waits for; none: the database's own is enough.
+    pub commit_gate: Option<CommitGate>,
+}
+
+/// Replicas that must hold what Kafka is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitGate {
+    /// Their application names.
+    pub replicas: Vec<String>,
+    /// So many of them.
+    pub replicas_min: usize,
 }
 
 /// What stands between forebay and the database.

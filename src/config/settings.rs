@@ -68,6 +68,8 @@ pub static ALL: &[&dyn Described] = &[
     &SHARD_LOCK_TIMEOUT,
     &SHARD_CONNECTIONS_MAX,
     &SHARD_POOLER,
+    &SHARD_COMMIT_REPLICAS,
+    &SHARD_COMMIT_REPLICAS_MIN,
     &TOPIC_NAME,
     &TOPIC_TABLE,
     &TOPIC_HANDLER,
@@ -367,6 +369,19 @@ pub static SHARD_POOLER: Setting<Choice<Pooler>> = Setting {
     kind: Choice { default: Pooler::None, words: &[("none", Pooler::None), ("transaction", Pooler::Transaction)] },
     prose: "What stands between forebay and the database: nothing that changes a session, or a pooler that deals connections out \
             transaction by transaction (pgbouncer's `pool_mode = transaction`). Then statements have no names.",
+};
+pub static SHARD_COMMIT_REPLICAS: Setting<TextList> = Setting {
+    section: "shard",
+    name: "commit_replicas",
+    kind: TextList { expected: "a list of the application_names of replicas" },
+    prose: "Kafka's commit waits until these replicas have flushed what it is about; rows are applied all the same. Their names as \
+            `pg_stat_replication` shows them.",
+};
+pub static SHARD_COMMIT_REPLICAS_MIN: Setting<Optional<Number>> = Setting {
+    section: "shard",
+    name: "commit_replicas_min",
+    kind: Optional(number("replicas", 0, 1..=1000), "all"),
+    prose: "So many of `commit_replicas` are enough.",
 };
 
 // --------------------------------------------------------------------------------------------------------------- topics

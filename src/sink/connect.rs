@@ -326,6 +326,7 @@ mod tests {
             lock_timeout: Duration::from_secs(2),
             connections_max: None,
             pooler: config::Pooler::None,
+            commit_gate: None,
         }
     }
 

@@ -10,6 +10,7 @@ use postgres::{Client, Error, IsolationLevel, Row, Transaction};
 use crate::config::Config;
 use crate::sink::fence::Sql;
 use crate::sink::postgres::SourceIds;
+use crate::sink::replicas::{self, Positions, Replicas};
 use crate::sink::session::{Live, Param, Ready, Session, Text, own_failure};
 use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Taken, Takeover, fence, parked};
 use crate::state::holds::Holds;
@@ -26,6 +27,8 @@ pub struct PostgresControl {
     /// What the brokers say of each topic, as last heard: a takeover or a new connection compares it again.
     identities: HashMap<TopicIx, Identity>,
     taken_by: String,
+    /// Where they have a say in what is committed to Kafka.
+    replicas: Option<Replicas>,
 }
 
 impl PostgresControl {
@@ -33,7 +36,9 @@ impl PostgresControl {
         let session = Session::new(&config, shard, "control");
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let taken_by = format!("{host} pid {}", std::process::id());
-        PostgresControl { config, ids, session, identities: HashMap::new(), taken_by }
+        let settings = &config.shards[usize::from(shard.0)];
+        let replicas = settings.commit_gate.clone().map(|gate| Replicas::new(gate, &settings.name));
+        PostgresControl { config, ids, session, identities: HashMap::new(), taken_by, replicas }
     }
 
     /// The topic's number, looked up and registered where nobody did, and its identity compared.
@@ -108,7 +113,17 @@ impl PostgresControl {
         let asked: [Param<'_>; 8] =
             [&source, &partitions, &tokens, &done, &of_partition, &lanes, &next_offsets, &of_token];
         let rows = live.query(&fence::PROGRESS, &asked)?;
-        Ok(rows.iter().map(|row| (row.get(0), NextOffset(row.get(1)))).collect())
+        let stored: Vec<(i32, NextOffset)> = rows.iter().map(|row| (row.get(0), NextOffset(row.get(1)))).collect();
+        let Some(replicas) = &mut self.replicas else { return Ok(stored) };
+        if fresh {
+            replicas.forget();
+        }
+        // Behind the progress, which is committed by now.
+        let (names, enough) = replicas.params();
+        let positions = live.query(&replicas::POSITIONS, &[&names, &enough])?;
+        let positions = positions.first().ok_or_else(|| Failure::Transient(Reason::new("no position in the log")))?;
+        let name = &self.config.topics[usize::from(topic.0)].name;
+        Ok(replicas.pass((topic, name), of, &stored, &Positions::new(positions)))
     }
 }
 

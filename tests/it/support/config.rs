@@ -43,6 +43,7 @@ pub fn shard(name: &str, dsn: &str) -> Shard {
         lock_timeout: Duration::from_secs(30),
         connections_max: None,
         pooler: Pooler::None,
+        commit_gate: None,
     }
 }
 

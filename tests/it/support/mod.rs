@@ -9,6 +9,7 @@ mod database;
 mod forebay;
 mod pgbouncer;
 mod proxy;
+mod replica;
 mod services;
 mod topic;
 
@@ -27,6 +28,7 @@ pub use database::{Database, Server};
 pub use forebay::{Ended, Forebay, PATIENCE, Rig};
 pub use pgbouncer::{Pgbouncer, bound_the_role, port_of};
 pub use proxy::Proxy;
+pub use replica::Replica;
 pub use services::{OwnServices, Service, Stop};
 pub use topic::{Published, Topic, produce, produce_at, publish_records};
 
