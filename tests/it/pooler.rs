@@ -9,7 +9,7 @@ use forebay::config::load::parse;
 use forebay::config::{Pooler, Shard};
 
 use crate::real::{LEDGER, assert_complete, count, ends, ledger, ledger_topic, publish};
-use crate::sink::{dead_letters, handlers, tables};
+use crate::sink::{dead_letters, handlers, parking, tables};
 use crate::statements;
 use crate::support::{
     Database, PATIENCE, Pgbouncer, Rig, Server, Topic, bound_the_role, kafka_bootstrap, pg_dsn_a, unique_name,
@@ -80,6 +80,27 @@ fn dead_letters_behind_a_pooler() {
         dead_letters::what_takes_too_long_is_bad_only_alone,
         dead_letters::what_is_deferred_stays_deferred_from_piece_to_piece,
         dead_letters::a_handlers_bad_records_are_found_as_well,
+    ]);
+}
+
+#[test]
+fn parking_behind_a_pooler() {
+    run_behind(&[
+        parking::a_row_that_somebody_holds_parks_its_key_and_nobody_else,
+        parking::keys_that_meet_in_a_row_wait_together,
+        parking::a_delete_needs_a_stronger_lock_than_an_update,
+        parking::a_table_that_is_locked_as_a_whole_parks_nobody,
+        parking::fences_that_are_locked_park_nobody,
+        parking::what_no_probe_shows_is_parked_with_all_its_batch,
+        parking::a_batch_that_mixes_locked_rows_and_bad_records_ends_right,
+        parking::a_dead_letter_may_block_its_key,
+        parking::the_slow_lane_makes_dead_letters_too,
+        parking::a_missing_parent_is_waited_for_and_then_at_fault,
+        parking::a_key_is_free_only_when_nothing_of_it_is_parked,
+        parking::two_slow_lanes_do_not_apply_the_same_rows,
+        parking::what_was_read_must_be_what_is_there,
+        parking::a_takeover_finds_what_is_parked,
+        parking::a_handlers_key_that_waits_for_a_lock_is_parked,
     ]);
 }
 

@@ -5,6 +5,6 @@ mod connecting;
 pub mod dead_letters;
 mod forward;
 pub mod handlers;
-mod parking;
+pub mod parking;
 mod schema;
 pub mod tables;

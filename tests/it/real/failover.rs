@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use postgres::Client;
 
 use super::{LEDGER, assert_complete, count, ends, ledger, ledger_topic, publish, shard};
-use crate::support::{OwnServices, PATIENCE, Proxy, Replica, Rig, Server, Service, Stop, Topic, port_of, wait_until};
+use crate::support::{OwnServices, PATIENCE, Proxy, Replica, Rig, Server, Service, Topic, port_of, wait_until};
 
 const PG_A: Service = Service::Pg(Server::A);
 const ENGINE: &str = "[engine]\ncommit_interval_ms = 200\nretry_backoff_max_ms = 500\n";
@@ -68,7 +68,7 @@ fn a_replica_that_is_promoted_after_it_lost_commits() {
     wait_until(PATIENCE, "Kafka's commit", || pair.is_committed(&rig));
     // While there is work at hand.
     publish(&pair.topic, 8000..10_000, 40);
-    pair.own.stop(PG_A, Stop::Immediate);
+    pair.own.die(Server::A);
     assert_eq!(count(&mut copy, "ledger"), 4000, "the replica heard of what it was to lose");
     pair.replica.promote();
     publish(&pair.topic, 10_000..11_000, 40);
