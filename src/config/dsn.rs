@@ -266,7 +266,10 @@ mod tests {
 
     #[test]
     fn of_several_hosts_the_one_that_takes_writes_is_meant() {
-        let attributes = |text: &str| parse(text).ok().expect("valid").config.get_target_session_attrs();
+        let attributes = |text: &str| {
+            let dsn = parse(text).ok();
+            dsn.expect("valid").config.get_target_session_attrs()
+        };
         assert_eq!(attributes("host=a user=u"), TargetSessionAttrs::Any);
         assert_eq!(attributes("host=a,b port=1,2 user=u"), TargetSessionAttrs::ReadWrite);
         assert_eq!(attributes("postgresql://u@a:1,b:2/d"), TargetSessionAttrs::ReadWrite);

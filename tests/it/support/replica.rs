@@ -52,7 +52,7 @@ impl Replica {
         let mut client = self.connect();
         client.simple_query("SELECT pg_promote(false)").expect("a promotion");
         wait_until(Duration::from_secs(60), "the replica to be a primary", || {
-            !client.query_one("SELECT pg_is_in_recovery()", &[]).unwrap().get::<_, bool>(0)
+            !client.query_one("SELECT pg_is_in_recovery()", &[]).expect("an answer").get::<_, bool>(0)
         });
     }
 
