@@ -24,7 +24,9 @@
 //! - Nothing is committed to Kafka that some relevant shard has not acknowledged as stored progress.
 //! - Only a takeover creates or deletes fences. Whatever contradicts what a tenure believes ends that tenure; it is never adopted.
 //! - No lock and no allocation per record between the source and a worker's batch.
-//! - Threads are named, owned and joined; a panic in one ends the process with exit code 70.
+//! - Threads are named, owned and joined; a panic in one ends the process with exit code 70. (Those that open, close and watch
+//!   connections belong to the connections, and end with them.)
+//! - Nobody waits for a database without an end: not for a statement, a lock, a connection, or an answer that never comes.
 //! - Nothing but the rust-postgres family may bring an async runtime in.
 //!
 //! # Modules, in reading order

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use postgres::Client;
+use postgres::types::Type;
 
-use crate::config::Config;
 use crate::config::raw::Places;
+use crate::config::{Config, Pooler};
 use crate::sink::connect::application_prefix;
 use crate::sink::pool::Pool;
+use crate::sink::sqlstate;
 
 use super::{Notes, Report};
 
@@ -55,8 +57,9 @@ pub struct Connections {
 
 /// Asks a server; `purpose` ends the application name of our own connections.
 pub fn ask(client: &mut Client, group: &str, purpose: &str) -> Result<Connections, postgres::Error> {
-    let row = client.query_one(CONNECTIONS, &[&application_prefix(group), &purpose])?;
-    let system = client.query_one(SYSTEM, &[]).ok().map(|row| row.get("system_identifier"));
+    let row =
+        client.query_typed_one(CONNECTIONS, &[(&application_prefix(group), Type::TEXT), (&purpose, Type::TEXT)])?;
+    let system = client.query_typed_one(SYSTEM, &[]).ok().map(|row| row.get("system_identifier"));
     let number = |name: &str| row.get::<_, i32>(name);
     let limit = |name: &str| Some(number(name)).filter(|limit| *limit >= 0);
     Ok(Connections {
@@ -76,10 +79,13 @@ pub fn at_start(config: &Config, places: &Places) -> Report {
     for (i, shard) in config.shards.iter().cloned().enumerate() {
         let (answers_in, group) = (answers_in.clone(), config.kafka.group_id.clone());
         let ask = move || {
-            let pool = Pool::new(&shard, &group, "start", 1).ok();
-            let connections = pool.and_then(|pool| ask(&mut *pool.get().ok()?, &group, "start").ok());
+            let asked = Pool::new(&shard, &group, "start", 1).and_then(|pool| {
+                let mut client = pool.get()?;
+                let connections = ask(&mut client, &group, "start").map_err(|error| sqlstate::failure(&error))?;
+                Ok((connections, client.is_direct()))
+            });
             // Nobody waits any more: the process runs.
-            let _ = answers_in.send((i, connections));
+            let _ = answers_in.send((i, asked));
         };
         if let Err(error) = std::thread::Builder::new().name("forebay-budget".into()).spawn(ask) {
             tracing::warn!("the connection budget is not checked: {error}");
@@ -88,18 +94,41 @@ pub fn at_start(config: &Config, places: &Places) -> Report {
     drop(answers_in);
     let deadline = Instant::now() + ASK_DEADLINE;
     let mut known = Vec::new();
-    while let Ok((i, connections)) = answers.recv_deadline(deadline) {
-        known.extend(connections.map(|connections| (i, connections)));
-    }
     let mut notes = Notes::new(places);
+    while let Ok((i, asked)) = answers.recv_deadline(deadline) {
+        // Why another shard says nothing shows when it is worked with.
+        if let Ok((connections, is_direct)) = asked {
+            known.push((i, connections));
+            pooler(config, i, is_direct, &mut notes);
+        }
+    }
     compare(config, &known.iter().map(|(i, connections)| (*i, connections)).collect::<Vec<_>>(), &mut notes);
     notes.report
 }
 
-/// Server by server, what one process needs against what is left.
+/// Whether the pooler that is declared is there. (One that is not declared lets nobody in, see `sink::bounds`.)
+pub(super) fn pooler(config: &Config, index: usize, is_direct: bool, notes: &mut Notes<'_>) {
+    let shard = &config.shards[index];
+    match (shard.pooler, is_direct) {
+        (Pooler::None, _) => {}
+        (Pooler::Transaction, true) => {
+            let found = "\"transaction\", and the server itself at the other end";
+            let expected = "a pooler; without one \"none\" is faster, because PostgreSQL keeps prepared statements";
+            notes.warning(&format!("shard[{index}].pooler"), found, expected);
+        }
+        (Pooler::Transaction, false) => notes.checked(format!(
+            "shard {}: behind a pooler, whose limits decide how many connections there are; its role brings the time-outs along",
+            shard.name
+        )),
+    }
+}
+
+/// Server by server, what one process needs against what is left. Behind a pooler nobody here can tell.
 pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &mut Notes<'_>) {
     let (writers, besides) = (config.engine.writers_per_shard(), config.connections_besides_writers());
     let each = (writers + besides) as i64;
+    let direct = known.iter().copied().filter(|(i, _)| config.shards[*i].pooler == Pooler::None);
+    let known = &direct.collect::<Vec<_>>()[..];
     for (at, &(i, this)) in known.iter().enumerate() {
         let key = format!("shard[{i}].dsn");
         if let Some(max) = this.database_max.map(i64::from).filter(|max| *max < each) {

@@ -2,10 +2,12 @@
 //! do two names lead to one of them.
 
 use postgres::Client;
+use postgres::types::Type;
 
 use crate::config::raw::Places;
-use crate::config::{Config, Target};
+use crate::config::{CommitGate, Config, Shard, Target};
 use crate::sink::pool::Pool;
+use crate::sink::replicas::{POSITIONS, Positions, Replicas};
 use crate::sink::{Failure, schema, sqlstate};
 use crate::types::ShardIx;
 
@@ -64,6 +66,7 @@ fn look(config: &Config, index: usize, notes: &mut Notes<'_>) -> Result<Facts, F
     let shard = &config.shards[index];
     let pool = Pool::new(shard, &config.kafka.group_id, "check", POOL)?;
     let mut client = pool.get()?;
+    budget::pooler(config, index, client.is_direct(), notes);
     let facts = facts(config, index, &mut client, notes)?;
     let mut in_order = true;
     for (i, topic) in config.topics.iter().enumerate() {
@@ -81,7 +84,7 @@ fn facts(config: &Config, index: usize, client: &mut Client, notes: &mut Notes<'
     let failed = |error: postgres::Error| sqlstate::failure(&error);
     let shard = &config.shards[index];
     let key = format!("shard[{index}].dsn");
-    let row = client.query_one(FACTS, &[]).map_err(failed)?;
+    let row = client.query_typed_one(FACTS, &[]).map_err(failed)?;
     let version: i32 = row.get("version");
     let (name, role): (String, String) = (row.get("database_name"), row.get("role"));
     if version < SERVER_VERSION_MIN {
@@ -96,6 +99,9 @@ fn facts(config: &Config, index: usize, client: &mut Client, notes: &mut Notes<'
         notes.checked(text);
     }
     forebays_own(config, index, client, row.get("may_create_schema"), notes)?;
+    if let Some(gate) = &shard.commit_gate {
+        commit_gate(index, shard, gate, client, notes)?;
+    }
     Ok(Facts {
         connections: budget::ask(client, &config.kafka.group_id, "check").map_err(failed)?,
         database: row.get("database"),
@@ -129,6 +135,31 @@ fn forebays_own(
         }
         Err(Failure::Shard(reason)) => notes.problem(&key, reason.to_string(), "a database that is this shard"),
         Err(failure) => return Err(failure),
+    }
+    Ok(())
+}
+
+/// The replicas that Kafka's commit waits for.
+fn commit_gate(
+    index: usize,
+    shard: &Shard,
+    gate: &CommitGate,
+    client: &mut Client,
+    notes: &mut Notes<'_>,
+) -> Result<(), Failure> {
+    let (names, enough) = Replicas::new(gate.clone(), &shard.name).params();
+    let asked = client.query_typed_one(POSITIONS.text, &[(&names, Type::TEXT_ARRAY), (&enough, Type::INT8)]);
+    let positions = Positions::new(&asked.map_err(|error| sqlstate::failure(&error))?);
+    if positions.are_known() {
+        let (enough, of) = (gate.replicas_min, gate.replicas.join(", "));
+        notes.checked(format!(
+            "shard {}: Kafka's commit waits for {enough} of the replicas {of}, and they are there",
+            shard.name
+        ));
+    } else {
+        let key = format!("shard[{index}].commit_replicas");
+        let expected = format!("{} of them; Kafka's commit stands still until then", gate.replicas_min);
+        notes.problem(&key, positions.why(), expected);
     }
     Ok(())
 }

@@ -8,8 +8,8 @@ use super::raw::{Environment, Places, Report, Section, is_world_readable};
 use super::secret::{Secret, is_secret_property, shown};
 use super::settings::{self as s, By};
 use super::{
-    Admin, Config, Engine, ParkingLimits, RouteBy, Routing, Shard, Target, Tenant, connections_besides_writers, dsn,
-    kafka, topic,
+    Admin, CommitGate, Config, Engine, ParkingLimits, Pooler, RouteBy, Routing, Shard, Target, Tenant,
+    connections_besides_writers, dsn, kafka, topic,
 };
 
 /// A configuration that may be run, and what else there is to say about it.
@@ -187,6 +187,17 @@ fn shard(section: &Section<'_>) -> Option<Shard> {
             "less than statement_timeout_ms, or waits for locks look like slow statements",
         );
     }
+    let pooler = section.get(&s::SHARD_POOLER);
+    let has_options =
+        dsn.as_ref().and_then(|dsn| dsn::parse(&dsn.0).ok()).is_some_and(|d| d.config.get_options().is_some());
+    if pooler == Pooler::Transaction && has_options {
+        section.problem(
+            "pooler",
+            "\"transaction\", and options in the dsn",
+            "the role's settings instead: a pooler drops options",
+        );
+    }
+    let commit_gate = commit_gate(section);
     let shard = Shard {
         name: name.unwrap_or_default(),
         dsn: dsn.unwrap_or(Secret(String::new())),
@@ -195,8 +206,21 @@ fn shard(section: &Section<'_>) -> Option<Shard> {
         statement_timeout,
         lock_timeout,
         connections_max: section.get(&s::SHARD_CONNECTIONS_MAX),
+        pooler,
+        commit_gate,
     };
     (!shard.name.is_empty() && !shard.dsn.0.is_empty()).then_some(shard)
+}
+
+fn commit_gate(section: &Section<'_>) -> Option<CommitGate> {
+    let replicas = section.get(&s::SHARD_COMMIT_REPLICAS);
+    let enough = section.get(&s::SHARD_COMMIT_REPLICAS_MIN);
+    if let Some(enough) = enough.filter(|enough| *enough > replicas.len()) {
+        let expected = format!("at most the {} of commit_replicas", replicas.len());
+        section.problem("commit_replicas_min", enough.to_string(), expected);
+    }
+    let replicas_min = enough.unwrap_or(replicas.len());
+    (!replicas.is_empty()).then_some(CommitGate { replicas, replicas_min })
 }
 
 fn shard_dsn(section: &Section<'_>) -> Option<Secret> {

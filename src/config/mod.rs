@@ -143,6 +143,27 @@ pub struct Shard {
     pub statement_timeout: Duration,
     pub lock_timeout: Duration,
     pub connections_max: Option<usize>,
+    pub pooler: Pooler,
+    /// Whose word Kafka's commit waits for; none: the database's own is enough.
+    pub commit_gate: Option<CommitGate>,
+}
+
+/// Replicas that must hold what Kafka is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitGate {
+    /// Their application names.
+    pub replicas: Vec<String>,
+    /// So many of them.
+    pub replicas_min: usize,
+}
+
+/// What stands between forebay and the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooler {
+    /// A connection of ours is one of the server's: it keeps settings and prepared statements.
+    None,
+    /// Each transaction may run on another of the server's connections: nothing outlives it.
+    Transaction,
 }
 
 /// Which shard a record belongs to.

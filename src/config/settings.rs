@@ -10,7 +10,7 @@ pub use table::settings_table;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use super::{Affinity, Delivery, FirstStart, InsertMode, Tenant, Then, UnknownFields};
+use super::{Affinity, Delivery, FirstStart, InsertMode, Pooler, Tenant, Then, UnknownFields};
 
 /// How `[shards] by` is written; the validated form is [`super::RouteBy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,9 @@ pub static ALL: &[&dyn Described] = &[
     &SHARD_STATEMENT_TIMEOUT,
     &SHARD_LOCK_TIMEOUT,
     &SHARD_CONNECTIONS_MAX,
+    &SHARD_POOLER,
+    &SHARD_COMMIT_REPLICAS,
+    &SHARD_COMMIT_REPLICAS_MIN,
     &TOPIC_NAME,
     &TOPIC_TABLE,
     &TOPIC_HANDLER,
@@ -359,6 +362,26 @@ pub static SHARD_CONNECTIONS_MAX: Setting<Optional<Number>> = Setting {
     name: "connections_max",
     kind: Optional(number("connections", 0, 1..=100_000), "what the server allows"),
     prose: "Most connections that this process may open to the shard: it needs one for each worker and two more, three where dead letters are forwarded.",
+};
+pub static SHARD_POOLER: Setting<Choice<Pooler>> = Setting {
+    section: "shard",
+    name: "pooler",
+    kind: Choice { default: Pooler::None, words: &[("none", Pooler::None), ("transaction", Pooler::Transaction)] },
+    prose: "What stands between forebay and the database: nothing that changes a session, or a pooler that deals connections out \
+            transaction by transaction (pgbouncer's `pool_mode = transaction`). Then statements have no names.",
+};
+pub static SHARD_COMMIT_REPLICAS: Setting<TextList> = Setting {
+    section: "shard",
+    name: "commit_replicas",
+    kind: TextList { expected: "a list of the application_names of replicas" },
+    prose: "Kafka's commit waits until these replicas have flushed what it is about; rows are applied all the same. Their names as \
+            `pg_stat_replication` shows them.",
+};
+pub static SHARD_COMMIT_REPLICAS_MIN: Setting<Optional<Number>> = Setting {
+    section: "shard",
+    name: "commit_replicas_min",
+    kind: Optional(number("replicas", 0, 1..=1000), "all"),
+    prose: "So many of `commit_replicas` are enough.",
 };
 
 // --------------------------------------------------------------------------------------------------------------- topics

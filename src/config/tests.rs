@@ -611,6 +611,27 @@ fn a_connection_budget_that_cannot_work() {
 }
 
 #[test]
+fn poolers_and_replicas() {
+    let pooler = "[[shard]]\npooler = \"transaction\"";
+    check(SHARD, pooler, &[]);
+    check(
+        SHARD,
+        "[[shard]]\npooler = \"session\"",
+        &["forebay.toml:7: shard[0].pooler: found \"session\", expected one of \"none\", \"transaction\""],
+    );
+    let options =
+        read(&SMALLEST.replacen(SHARD, pooler, 1).replace("dbname=app", "dbname=app options='-c lock_timeout=1'"));
+    let problems = options.expect_err("options would be dropped").0;
+    assert_eq!(problems.iter().map(|p| p.key.as_str()).collect::<Vec<_>>(), ["shard[0].pooler"]);
+    check(SHARD, "[[shard]]\ncommit_replicas = [\"a\", \"b\"]\ncommit_replicas_min = 1", &[]);
+    for replicas in ["", "commit_replicas = [\"a\"]\n"] {
+        let found = read(&SMALLEST.replacen(SHARD, &format!("[[shard]]\n{replicas}commit_replicas_min = 2"), 1));
+        let problems = found.expect_err("more than there are").0;
+        assert_eq!(problems.iter().map(|p| p.key.as_str()).collect::<Vec<_>>(), ["shard[0].commit_replicas_min"]);
+    }
+}
+
+#[test]
 fn a_readable_file_with_a_password_is_warned_about() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().expect("a directory");

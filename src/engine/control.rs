@@ -217,10 +217,12 @@ impl<C: Control> ControlLoop<C> {
         self.parked.set_holds(topic, self.control.holds(topic)?);
         let (mut acknowledged, mut missing) = (Vec::new(), Vec::new());
         for (progress, generation) in of {
-            // What is acknowledged is what was asked for: nobody but the owner raises it.
-            match stored.iter().any(|(p, _)| *p == progress.partition) {
-                true => acknowledged.push((progress.partition, *generation, progress.done)),
-                false => missing.push((progress.partition, *generation)),
+            // At most what was asked for: nobody but the owner raises it.
+            match stored.iter().find(|(p, _)| *p == progress.partition) {
+                Some((_, stored)) => {
+                    acknowledged.push((progress.partition, *generation, progress.done.min(*stored)));
+                }
+                None => missing.push((progress.partition, *generation)),
             }
         }
         Ok(Answer::Progressed { topic, acknowledged, missing })

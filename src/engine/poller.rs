@@ -56,6 +56,8 @@ pub struct Settings {
     pub topics: Vec<TopicSettings>,
     /// Names, in the configuration's order.
     pub shards: Vec<String>,
+    /// By shard: whether replicas have a say in what is committed to Kafka.
+    pub gated: Vec<bool>,
     pub lanes: u16,
     pub window: Window,
     pub commit_interval: Duration,

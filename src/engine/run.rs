@@ -370,6 +370,7 @@ impl Settings {
         Settings {
             topics: config.topics.iter().map(topic).collect(),
             shards: config.shards.iter().map(|s| s.name.clone()).collect(),
+            gated: config.shards.iter().map(|s| s.commit_gate.is_some()).collect(),
             lanes: engine.lanes,
             window: Window { records_max: engine.partition_records_max, bytes_max: engine.partition_bytes_max },
             commit_interval: engine.commit_interval,

@@ -13,7 +13,7 @@ pub fn discard(config: &Config, filter: &Filter) -> Result<Vec<Answer<i64>>, Fai
     let filter = Filter { decided: false, ..filter.clone() };
     each(config, &filter, |client, _| {
         with_params(&config.kafka.group_id, &filter, |params| {
-            Ok(client.query(&sql, params)?.iter().map(|row| row.get(0)).collect())
+            Ok(client.query_typed(&sql, params)?.iter().map(|row| row.get(0)).collect())
         })
     })
 }

@@ -69,7 +69,7 @@ pub fn list(config: &Config, filter: &Filter, limit: i64) -> Result<Vec<Answer<L
         let sql =
             format!("SELECT {columns} FROM forebay.dead_letter d WHERE {MATCHES} ORDER BY d.id DESC LIMIT {limit}");
         with_params(&config.kafka.group_id, filter, |params| {
-            Ok(client.query(&sql, params)?.iter().map(letter).collect())
+            Ok(client.query_typed(&sql, params)?.iter().map(letter).collect())
         })
     })
 }
@@ -93,7 +93,7 @@ pub fn show(config: &Config, filter: &Filter, limit: i64) -> Result<Vec<Answer<W
              ORDER BY d.id DESC LIMIT {limit}"
         );
         with_params(&config.kafka.group_id, filter, |params| {
-            Ok(client.query(&sql, params)?.iter().map(whole).collect())
+            Ok(client.query_typed(&sql, params)?.iter().map(whole).collect())
         })
     })
 }

@@ -6,6 +6,7 @@ pub mod list;
 pub mod replay;
 
 use postgres::Client;
+use postgres::types::{ToSql, Type};
 
 use crate::config::{self, Config};
 use crate::sink::pool::Pool;
@@ -45,11 +46,21 @@ AND ($6::text IS NULL OR d.sqlstate = $6) AND ($7::bytea IS NULL OR d.key = $7) 
 fn with_params<T>(
     group: &str,
     filter: &Filter,
-    run: impl FnOnce(&[&(dyn postgres::types::ToSql + Sync)]) -> Result<T, postgres::Error>,
+    run: impl FnOnce(&[(&(dyn ToSql + Sync), Type)]) -> Result<T, postgres::Error>,
 ) -> Result<T, Failure> {
     let key = filter.key.as_deref().map(str::as_bytes);
     let Filter { topic, partition, offset, id, sqlstate: code, decided, .. } = filter;
-    run(&[&group, topic, partition, offset, id, code, &key, decided]).map_err(|error| sqlstate::failure(&error))
+    let params: [(&(dyn ToSql + Sync), Type); 8] = [
+        (&group, Type::TEXT),
+        (topic, Type::TEXT),
+        (partition, Type::INT4),
+        (offset, Type::INT8),
+        (id, Type::INT8),
+        (code, Type::TEXT),
+        (&key, Type::BYTEA),
+        (decided, Type::BOOL),
+    ];
+    run(&params).map_err(|error| sqlstate::failure(&error))
 }
 
 /// What a shard says, or why it says nothing.

@@ -37,13 +37,12 @@ impl Careful<'_, '_, '_> {
     pub fn run(self, live: &mut Live<Name>, undecoded: Vec<BadRecord>) -> Result<Written, Stop> {
         let Careful { topic, of, job, writer, router, fences, care } = self;
         let batch = job.batch;
-        let fence_statement = live.prepared_fences()?;
-        let letters = live.prepared_letters()?;
+        let fence_statement = live.ready_fences()?;
+        let letters = live.ready_letters()?;
         live.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")?;
         // A takeover has them, or a transaction of ours that is still in flight: no parking helps.
-        let moved = live
-            .client
-            .query_one(&fence_statement, &fences.params())
+        let moved = fence_statement
+            .query_one(&mut live.client, &fences.params())
             .map_err(|error| Stop::Failed(locked_out(&error)))?;
         if !moved.get::<_, bool>(0) {
             return Ok(Written::Mismatch);
@@ -71,7 +70,9 @@ impl Careful<'_, '_, '_> {
         counts.dead = aside.bad_ones().len() as u32;
         if care.then == Then::Skip {
             for piece in Letters::new(of, batch, aside.bad_ones()) {
-                live.client.execute(&letters, &piece.params()).map_err(|error| Stop::Failed(own_failure(&error)))?;
+                letters
+                    .execute(&mut live.client, &piece.params())
+                    .map_err(|error| Stop::Failed(own_failure(&error)))?;
             }
         }
         let (rows, newly) = aside.rows(batch, job.to_apply().into_iter());

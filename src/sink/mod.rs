@@ -3,6 +3,7 @@
 
 pub mod array;
 mod aside;
+pub mod bounds;
 mod careful_table;
 pub mod catalog;
 pub mod connect;
@@ -22,12 +23,14 @@ pub mod parked;
 pub mod plan;
 pub mod pool;
 pub mod postgres;
+pub mod replicas;
 pub mod schema;
 pub mod session;
 pub mod sift;
 pub mod sqlstate;
 pub mod statement;
 pub mod table;
+pub mod watch;
 pub mod write_handler;
 pub mod write_table;
 pub mod writer;
@@ -343,7 +346,8 @@ pub trait Control {
     /// Makes the partition ours, waiting (for a bounded time: [`Failure::LockWait`]) for its owner's transactions in flight.
     fn takeover(&mut self, takeover: &Takeover) -> Result<Taken, Failure>;
     /// Raises the stored progress of those partitions whose token and fences are as we believe, and returns them with
-    /// the progress that is stored now. One that does not come back has another owner, or its database went back.
+    /// the progress that is stored now and may be relied on: where replicas have a say, as far as they have it. One that does not
+    /// come back has another owner, or its database went back.
     fn progress(&mut self, topic: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure>;
     /// What a person holds of a topic.
     fn holds(&mut self, topic: TopicIx) -> Result<Holds, Failure>;

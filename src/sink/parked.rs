@@ -21,6 +21,7 @@ use std::ops::Range;
 use postgres::GenericClient;
 use postgres::types::{ToSql, Type};
 
+use crate::sink::fence::Sql;
 use crate::sink::session::own_failure;
 use crate::sink::{Failure, FreeKey, Reason, dead_letter};
 use crate::state::batch::Batch;
@@ -83,7 +84,7 @@ min(reason::text)::\"char\" AS reason FROM forebay.parked WHERE source = $1 AND 
 pub const KEYS: [Type; 3] = [Type::INT4, Type::INT4_ARRAY, Type::INT8_ARRAY];
 
 /// What a person holds of a topic: scope, value. $1 source.
-pub const HOLDS: &str = "SELECT scope, value FROM forebay.hold WHERE source = $1";
+pub const HOLDS: Sql = Sql { text: "SELECT scope, value FROM forebay.hold WHERE source = $1", types: &[Type::INT4] };
 
 /// The first rows of some keys: number of the key, offset, timestamp (ms), state, attempts, tenant, key, payload, headers.
 /// $1 source, $2 partitions, $3 hashes, $4 rows a key, $5 bytes a key (the row that goes beyond it is the last).

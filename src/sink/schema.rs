@@ -4,10 +4,11 @@
 //! The version is `major.minor`. A minor step adds what older processes do not look at, so versions may mix while a rolling
 //! upgrade runs. A major step changes what they rely on: a process that meets a newer major version refuses to work.
 
+use postgres::types::Type;
 use postgres::{Client, SimpleQueryMessage, Transaction};
 
 use crate::config::{Config, RouteBy, Tenant};
-use crate::sink::connect::Connector;
+use crate::sink::connect::{Connector, Opened};
 use crate::sink::{Failure, Reason, sqlstate};
 use crate::types::ShardIx;
 
@@ -393,12 +394,12 @@ pub fn inspect(client: &mut Client, expected: &Expected) -> Result<Option<Versio
 }
 
 /// Opens a checked connection.
-pub fn connect(connector: &mut Connector, expected: &Expected) -> Result<Client, Failure> {
-    let mut client = connector.connect()?;
-    match verify(&mut client, expected) {
-        Ok(()) => Ok(client),
+pub fn connect(connector: &mut Connector, expected: &Expected) -> Result<Opened, Failure> {
+    let mut opened = connector.connect()?;
+    match verify(&mut opened.client, expected) {
+        Ok(()) => Ok(opened),
         Err(failure) => {
-            crate::sink::connect::discard(client);
+            opened.discard();
             Err(failure)
         }
     }
@@ -431,9 +432,10 @@ fn claim(client: &mut Client, meta: &Meta, fact: &Fact<'_>) -> Result<(), Failur
     let insert = "INSERT INTO forebay.meta VALUES ($1, $2) ON CONFLICT DO NOTHING";
     let failed = |error: postgres::Error| sqlstate::connect_failure(&error);
     if meta.get(&fact.key).is_none() {
-        client.execute(insert, &[&fact.key, &fact.value]).map_err(failed)?;
+        client.execute_typed(insert, &[(&fact.key, Type::TEXT), (&fact.value, Type::TEXT)]).map_err(failed)?;
     }
-    let found = client.query_opt("SELECT value FROM forebay.meta WHERE key = $1", &[&fact.key]).map_err(failed)?;
+    let select = "SELECT value FROM forebay.meta WHERE key = $1";
+    let found = client.query_typed_opt(select, &[(&fact.key, Type::TEXT)]).map_err(failed)?;
     fact.compare(found.map(|row| row.get::<_, String>(0)).as_deref())
 }
 

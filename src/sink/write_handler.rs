@@ -49,7 +49,7 @@ impl PostgresWriter {
         care: Care<'_, '_>,
     ) -> Result<Written, Failure> {
         let (live, _) = self.session.open()?;
-        let letters = live.prepared_letters().map_err(|e| own_failure(&e))?;
+        let letters = live.ready_letters().map_err(|e| own_failure(&e))?;
         let (config, router) = (Arc::clone(&self.config), Arc::clone(&self.router));
         let of = Of::new(self.fences.source(), &config, topic);
         let batch = job.batch;
@@ -66,7 +66,7 @@ impl PostgresWriter {
             let dead = aside.bad_ones().len() as u32;
             if care.then == Then::Skip {
                 for piece in Letters::new(of, batch, aside.bad_ones()) {
-                    transaction.execute(&letters, &piece.params()).map_err(|e| own_failure(&e))?;
+                    letters.execute(transaction, &piece.params()).map_err(|e| own_failure(&e))?;
                 }
             }
             let (rows, newly) = aside.rows(batch, to_apply.iter().copied());
@@ -90,13 +90,13 @@ impl PostgresWriter {
         let (live, _) = self.session.open()?;
         let mut call = Call::new(topic, &settings.name, &self.factories, &mut self.handlers)?;
         let fences = match settings.delivery {
-            Delivery::ExactlyOnce => Some(live.prepared_fences().map_err(|e| own_failure(&e))?),
+            Delivery::ExactlyOnce => Some(live.ready_fences().map_err(|e| own_failure(&e))?),
             Delivery::AtLeastOnce => None,
         };
         let begin = live.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
         let mut transaction = begin.map_err(failed)?;
         if let Some(statement) = fences {
-            let row = transaction.query_one(&statement, &self.fences.params()).map_err(|e| locked_out(&e))?;
+            let row = statement.query_one(&mut transaction, &self.fences.params()).map_err(|e| locked_out(&e))?;
             if !row.get::<_, bool>(0) {
                 transaction.rollback().map_err(failed)?;
                 return Ok(Written::Mismatch);

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postgres::types::ToSql;
-use postgres::{Client, Error, Statement};
+use postgres::{Client, Error};
 
 use crate::config::{self, Delivery, Target, Then};
 use crate::sink::careful_table::Careful;
 use crate::sink::catalog::{Catalog, CatalogError};
 use crate::sink::dead_letter::{Letters, Of};
-use crate::sink::session::Live;
+use crate::sink::session::{Live, Ready, Text};
 use crate::sink::table::{TablePlan, TableWriter};
 use crate::sink::writer::{FenceArrays, Name, PostgresWriter};
 use crate::sink::{BadRecord, Care, Failure, Job, Reason, RowCounts, Written, dead_letter, fence, parked, sqlstate};
@@ -235,19 +235,19 @@ impl Live<Name> {
         }
     }
 
-    fn prepared_rows(&mut self, topic: TopicIx, table: &TableWriter, group: usize) -> Result<Statement, Error> {
-        let make = || (table.sql(group, 1, None), table.param_types(group));
+    fn ready_rows(&mut self, topic: TopicIx, table: &TableWriter, group: usize) -> Result<Ready, Error> {
+        let make = || Text { sql: table.sql(group, 1, None), types: table.param_types(group) };
         self.statements.get(&mut self.client, Name::Rows(topic, table.shape(group)), make)
     }
 
     fn fences(&mut self, fences: &FenceArrays) -> Result<bool, Error> {
-        let statement = self.prepared_fences()?;
-        Ok(self.client.query_one(&statement, &fences.params())?.get(0))
+        let statement = self.ready_fences()?;
+        Ok(statement.query_one(&mut self.client, &fences.params())?.get(0))
     }
 
     pub(super) fn rows(&mut self, topic: TopicIx, table: &TableWriter, group: usize) -> Result<(), Error> {
-        let statement = self.prepared_rows(topic, table, group)?;
-        self.client.execute(&statement, &table.params(group))?;
+        let statement = self.ready_rows(topic, table, group)?;
+        statement.execute(&mut self.client, &table.params(group))?;
         Ok(())
     }
 
@@ -257,12 +257,12 @@ impl Live<Name> {
             let rows = table.sql(0, fence::BATCH_PARAMS + 1, Some(fence::CONDITION));
             let mut types = fence::batch_types().to_vec();
             types.extend(table.param_types(0));
-            (fence::batch(&[&rows]), types)
+            Text { sql: fence::batch(&[&rows]), types }
         };
         let statement = self.statements.get(&mut self.client, Name::Fenced(topic, table.shape(0)), make)?;
         let mut params: Vec<&(dyn ToSql + Sync)> = fences.params().to_vec();
         params.extend(table.params(0));
-        Ok(self.client.query_one(&statement, &params)?.get(0))
+        Ok(statement.query_one(&mut self.client, &params)?.get(0))
     }
 
     /// As `fenced_rows`, and some records into the table of parked ones. (Inserts have one plan, whatever is in the table.)
@@ -279,11 +279,11 @@ impl Live<Name> {
             let columns = table.param_types(0);
             let park = parked::insert(first + columns.len(), Some(fence::CONDITION));
             let types = [&fence::batch_types()[..], &columns, &parked::insert_types()].concat();
-            (fence::batch(&[&rows, &park]), types)
+            Text { sql: fence::batch(&[&rows, &park]), types }
         };
         let statement = self.statements.get(&mut self.client, Name::FencedParked(topic, table.shape(0)), make)?;
         let params = [&fences.params()[..], &table.params(0), &parked.params()].concat();
-        Ok(self.client.query_one(&statement, &params)?.get(0))
+        Ok(statement.query_one(&mut self.client, &params)?.get(0))
     }
 
     /// As `fenced_rows`, and what does not decode into the dead letters.
@@ -301,11 +301,11 @@ impl Live<Name> {
             let columns = table.param_types(0);
             let letters = dead_letter::sql(first + columns.len(), Some(fence::CONDITION));
             let types = [&fence::batch_types()[..], &columns, &dead_letter::types()].concat();
-            (fence::batch(&[&rows, &letters]), types)
+            Text { sql: fence::batch(&[&rows, &letters]), types }
         };
         let statement = self.statements.get(&mut self.client, Name::FencedLetters(topic, shape), make)?;
         let params = [&fences.params()[..], &table.params(0), &letters.params()].concat();
-        Ok(self.client.query_one(&statement, &params)?.get(0))
+        Ok(statement.query_one(&mut self.client, &params)?.get(0))
     }
 
     /// Several statements: fences first, then the groups in their order, then what is parked. None if all was done. The caller
@@ -318,13 +318,13 @@ impl Live<Name> {
         fences: Option<&FenceArrays>,
         router: &Router,
     ) -> Result<Option<Written>, Stop> {
-        // Prepared before the transaction begins, so that it holds its locks for its own statements only.
-        let fence_statement = fences.map(|_| self.prepared_fences()).transpose()?;
-        let groups: Vec<Statement> =
-            (0..table.groups()).map(|group| self.prepared_rows(topic, table, group)).collect::<Result<_, _>>()?;
+        // Before the transaction begins, so that it holds its locks for its own statements only.
+        let fence_statement = fences.map(|_| self.ready_fences()).transpose()?;
+        let groups: Vec<Ready> =
+            (0..table.groups()).map(|group| self.ready_rows(topic, table, group)).collect::<Result<_, _>>()?;
         self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")?;
         if let (Some(fences), Some(statement)) = (fences, fence_statement) {
-            if !self.client.query_one(&statement, &fences.params())?.get::<_, bool>(0) {
+            if !statement.query_one(&mut self.client, &fences.params())?.get::<_, bool>(0) {
                 return Ok(Some(Written::Mismatch));
             }
             if !parked::is_free(&mut self.client, fences.source(), job.free)? {
@@ -333,7 +333,7 @@ impl Live<Name> {
             parked::park(&mut self.client, fences.source(), job.batch, router, &job.rows_to_park())?;
         }
         for (group, statement) in groups.iter().enumerate() {
-            self.client.execute(statement, &table.params(group))?;
+            statement.execute(&mut self.client, &table.params(group))?;
         }
         self.client.batch_execute("COMMIT")?;
         Ok(None)

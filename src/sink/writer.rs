@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use postgres::Error;
 use postgres::types::ToSql;
-use postgres::{Error, Statement};
 
 use crate::config::{Config, Delivery, Target};
 use crate::sink::handler::{Handler, HandlerFactory};
 use crate::sink::parked::typed;
 use crate::sink::postgres::SourceIds;
-use crate::sink::session::{Live, Session, own_failure};
+use crate::sink::session::{Live, Ready, Session, Text, own_failure};
 use crate::sink::table::Shape;
 use crate::sink::write_table::KnownTable;
 use crate::sink::{Care, Failure, FenceRow, Job, RowCounts, Writer, Written, dead_letter, fence, parked};
@@ -19,7 +19,7 @@ use crate::state::parked::Tail;
 use crate::state::router::Router;
 use crate::types::{KeyHash, Lane, NextOffset, ShardIx, Token, TopicIx};
 
-/// Names a prepared statement.
+/// Names a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Name {
     Fences,
@@ -104,11 +104,11 @@ impl PostgresWriter {
         let partitions: Vec<i32> = lanes.iter().map(|(partition, _)| *partition).collect();
         let numbers: Vec<i16> = lanes.iter().map(|(_, lane)| smallint(*lane)).collect();
         let (live, _) = self.session.open()?;
-        let make = || (fence::REREAD.to_owned(), Vec::new());
+        let make = || Text { sql: fence::REREAD.text.to_owned(), types: fence::REREAD.types.to_vec() };
         let result = live
             .statements
             .get(&mut live.client, Name::Reread, make)
-            .and_then(|statement| live.client.query(&statement, &[&source, &partitions, &numbers]));
+            .and_then(|statement| statement.query(&mut live.client, &[&source, &partitions, &numbers]));
         let rows = result.map_err(|error| own_failure(&error))?;
         Ok(rows.iter().map(fence_row).collect())
     }
@@ -151,13 +151,13 @@ impl Writer for PostgresWriter {
 }
 
 impl Live<Name> {
-    pub(super) fn prepared_letters(&mut self) -> Result<Statement, Error> {
-        let make = || (dead_letter::sql(1, None), dead_letter::types().to_vec());
+    pub(super) fn ready_letters(&mut self) -> Result<Ready, Error> {
+        let make = || Text { sql: dead_letter::sql(1, None), types: dead_letter::types().to_vec() };
         self.statements.get(&mut self.client, Name::DeadLetters, make)
     }
 
-    pub(super) fn prepared_fences(&mut self) -> Result<Statement, Error> {
-        let make = || (fence::batch(&[]), fence::batch_types().to_vec());
+    pub(super) fn ready_fences(&mut self) -> Result<Ready, Error> {
+        let make = || Text { sql: fence::batch(&[]), types: fence::batch_types().to_vec() };
         self.statements.get(&mut self.client, Name::Fences, make)
     }
 }

@@ -4,6 +4,7 @@ pub mod assignment;
 pub mod backpressure;
 pub mod batch;
 pub mod chunk;
+pub mod gate;
 pub mod holds;
 pub mod lane;
 pub mod parked;

@@ -55,6 +55,17 @@ fn a_configuration_that_works_and_what_was_looked_at() {
 }
 
 #[test]
+fn replicas_that_are_not_there() {
+    let database = Database::create(Server::A, "check");
+    database.execute("CREATE TABLE t (id int)");
+    let shard = format!("[[shard]]\nname = \"main\"\ndsn = \"{}\"\ncommit_replicas = [\"nobody\"]\n", database.dsn());
+    let report = report(&format!("{}{shard}[[topic]]\nname = \"none\"\ntable = \"t\"\n", kafka()));
+    let expected = "problem shard[0].commit_replicas: found too few of them are connected, expected 1 of them; Kafka's commit \
+                    stands still until then";
+    assert_eq!(said(&report, "shard[0]"), [expected]);
+}
+
+#[test]
 fn tables_that_do_not_fit() {
     let database = Database::create(Server::A, "check");
     database.execute(

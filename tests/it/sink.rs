@@ -2,9 +2,9 @@
 //! each kind of failure is called.
 
 mod connecting;
-mod dead_letters;
+pub mod dead_letters;
 mod forward;
-mod handlers;
-mod parking;
+pub mod handlers;
+pub mod parking;
 mod schema;
-mod tables;
+pub mod tables;

@@ -163,7 +163,7 @@ impl<S: Source> Poller<S> {
             stage = Stage::Storing;
         }
         if stage == Stage::Storing {
-            let stored = |p: &Partition| p.stored().is_none_or(|stored| stored >= p.tracker.committable());
+            let stored = |p: &Partition| p.confirmed().is_none_or(|confirmed| confirmed >= p.tracker.committable());
             if self.core.revoked(of).all(stored) {
                 if self.core.may_commit() {
                     self.commit(names);

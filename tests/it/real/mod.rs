@@ -3,6 +3,7 @@
 mod bad_input;
 mod chaos;
 mod end_to_end;
+mod failover;
 mod faults;
 mod forwarding;
 mod groups;

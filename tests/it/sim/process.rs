@@ -219,6 +219,7 @@ pub fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
     Settings {
         topics: (0..topics).map(topic).collect(),
         shards: (0..shards).map(|s| format!("s{s}")).collect(),
+        gated: vec![false; shards],
         lanes: setup.lanes,
         window: Window { records_max: setup.window, bytes_max: 1 << 20 },
         commit_interval: COMMIT_INTERVAL,
@@ -252,6 +253,8 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         statement_timeout: Duration::ZERO,
         lock_timeout: Duration::ZERO,
         connections_max: None,
+        pooler: forebay::config::Pooler::None,
+        commit_gate: None,
     };
     let by = if matches!(routing, ShardOf::KeyHash(_)) { RouteBy::Hash } else { RouteBy::Partition };
     Config {

@@ -92,7 +92,7 @@ fn check(world: &World, rows: &str, letters: &str, fence: i64) {
 }
 
 #[test]
-fn exactly_the_bad_ones_and_each_once() {
+pub fn exactly_the_bad_ones_and_each_once() {
     let (world, mut writer) =
         world("letters", "CREATE TABLE target (id int PRIMARY KEY, v int NOT NULL CHECK (v < 100), w varchar(3))");
     let payloads = [
@@ -134,7 +134,7 @@ fn exactly_the_bad_ones_and_each_once() {
 
 /// Rows of one kind and what does not decode are a single statement, unless PostgreSQL refuses another one of them.
 #[test]
-fn what_does_not_decode_needs_no_search() {
+pub fn what_does_not_decode_needs_no_search() {
     let (world, mut writer) =
         world("letters_decode", "CREATE TABLE target (id int PRIMARY KEY, v int CHECK (v < 100))");
     let payloads = [r#"{"id": 1, "v": 1}"#, "{", r#"{"id": 2, "v": 2}"#, r#"{"id": "x", "v": 2}"#];
@@ -159,7 +159,7 @@ fn what_does_not_decode_needs_no_search() {
 }
 
 #[test]
-fn too_many_are_none() {
+pub fn too_many_are_none() {
     let (world, mut writer) = world("letters_many", "CREATE TABLE target (id int PRIMARY KEY, v int CHECK (v < 100))");
     let payloads = [r#"{"id": 1, "v": 1}"#, r#"{"id": 2, "v": 200}"#, r#"{"id": 3, "v": 300}"#];
     let (result, shown) = sift(&mut writer, 0, &payloads, false);
@@ -171,7 +171,7 @@ fn too_many_are_none() {
 }
 
 #[test]
-fn what_is_checked_at_commit_is_found_before() {
+pub fn what_is_checked_at_commit_is_found_before() {
     let sql = "CREATE TABLE target (id int PRIMARY KEY, v int, UNIQUE (v) DEFERRABLE INITIALLY DEFERRED)";
     let (world, mut writer) = world("letters_deferred", sql);
     let payloads = [r#"{"id": 1, "v": 1}"#, r#"{"id": 2, "v": 1}"#, r#"{"id": 3, "v": 3}"#];
@@ -181,7 +181,7 @@ fn what_is_checked_at_commit_is_found_before() {
 }
 
 #[test]
-fn a_parent_may_come_later_in_the_batch_and_a_missing_one_is_waited_for() {
+pub fn a_parent_may_come_later_in_the_batch_and_a_missing_one_is_waited_for() {
     let sql = "CREATE TABLE target (id int PRIMARY KEY, v int REFERENCES target DEFERRABLE INITIALLY DEFERRED)";
     let (world, mut writer) = world("letters_parent", sql);
     // Halving separates the child from its parent.
@@ -202,7 +202,7 @@ fn a_parent_may_come_later_in_the_batch_and_a_missing_one_is_waited_for() {
 
 /// A statement that takes too long, or is cancelled, says nothing about the records of a batch; alone, about the record.
 #[test]
-fn what_takes_too_long_is_bad_only_alone() {
+pub fn what_takes_too_long_is_bad_only_alone() {
     let slow = "CREATE TABLE target (id int PRIMARY KEY, v int); CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
                 $$ BEGIN IF NEW.v = 7 THEN RAISE SQLSTATE '57014'; END IF; RETURN NEW; END $$; \
                 CREATE TRIGGER slow BEFORE INSERT ON target FOR EACH ROW EXECUTE FUNCTION slow()";
@@ -218,7 +218,7 @@ fn what_takes_too_long_is_bad_only_alone() {
 
 /// Each piece is checked at its end; within the next one what may wait for COMMIT still waits.
 #[test]
-fn what_is_deferred_stays_deferred_from_piece_to_piece() {
+pub fn what_is_deferred_stays_deferred_from_piece_to_piece() {
     // A partial upsert and a full one are two statements: the child comes first.
     let sql = "CREATE TABLE target (id int PRIMARY KEY, v int REFERENCES target DEFERRABLE INITIALLY DEFERRED, w int CHECK (w < 9))";
     let (world, mut writer) = world("letters_pieces", sql);
@@ -251,7 +251,7 @@ impl Handler for Refusing {
 }
 
 #[test]
-fn a_handlers_bad_records_are_found_as_well() {
+pub fn a_handlers_bad_records_are_found_as_well() {
     let world = World::new("letters_handler");
     world.located().takeover(&takeover(1, 1, 0)).expect("a takeover");
     let mut writer = world.writer_of("w0", Arc::new(|| Box::new(Refusing(0))));

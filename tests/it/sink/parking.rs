@@ -162,7 +162,7 @@ fn waits(outcome: &Drained) -> bool {
 }
 
 #[test]
-fn a_row_that_somebody_holds_parks_its_key_and_nobody_else() {
+pub fn a_row_that_somebody_holds_parks_its_key_and_nobody_else() {
     let (world, mut writer) = world("parking_row");
     let mut other = holding(&world, "UPDATE target SET v = 50 WHERE id = 1");
     let records = [
@@ -193,7 +193,7 @@ fn a_row_that_somebody_holds_parks_its_key_and_nobody_else() {
 }
 
 #[test]
-fn keys_that_meet_in_a_row_wait_together() {
+pub fn keys_that_meet_in_a_row_wait_together() {
     let (world, mut writer) = world("parking_meet");
     let _other = holding(&world, "UPDATE target SET v = 50 WHERE id = 1");
     let records = [
@@ -209,7 +209,7 @@ fn keys_that_meet_in_a_row_wait_together() {
 }
 
 #[test]
-fn a_delete_needs_a_stronger_lock_than_an_update() {
+pub fn a_delete_needs_a_stronger_lock_than_an_update() {
     let (world, mut writer) = world("parking_delete");
     let mut other = holding(&world, "INSERT INTO child VALUES (1)");
     assert_eq!(Try::probing(0, &[("a", r#"{"id": 1, "v": 1}"#)], Then::Skip).parks(&mut writer), [0; 0]);
@@ -222,7 +222,7 @@ fn a_delete_needs_a_stronger_lock_than_an_update() {
 
 /// Neither parking nor a probe helps against it, and it is nobody's key's fault.
 #[test]
-fn a_table_that_is_locked_as_a_whole_parks_nobody() {
+pub fn a_table_that_is_locked_as_a_whole_parks_nobody() {
     let (world, mut writer) = world("parking_table");
     let mut other = holding(&world, "LOCK TABLE target IN SHARE MODE");
     let records = [("a", r#"{"id": 1, "v": 1}"#)];
@@ -235,7 +235,7 @@ fn a_table_that_is_locked_as_a_whole_parks_nobody() {
 
 /// A takeover, or a transaction of ours that is still in flight, has the fences.
 #[test]
-fn fences_that_are_locked_park_nobody() {
+pub fn fences_that_are_locked_park_nobody() {
     let (world, mut writer) = world("parking_fences");
     let _other = holding(&world, "SELECT FROM forebay.fence FOR NO KEY UPDATE");
     let result = Try::probing(0, &[("a", r#"{"id": 1, "v": 1}"#)], Then::Skip).run(&mut writer);
@@ -244,7 +244,7 @@ fn fences_that_are_locked_park_nobody() {
 
 /// A value of a unique index that somebody else has inserted and not committed: no row shows it, so a second time-out follows.
 #[test]
-fn what_no_probe_shows_is_parked_with_all_its_batch() {
+pub fn what_no_probe_shows_is_parked_with_all_its_batch() {
     let (world, mut writer) = world("parking_unique");
     let mut other = holding(&world, "INSERT INTO target VALUES (100, 1, 77)");
     let records = [("a", r#"{"id": 1, "v": 1}"#), ("b", r#"{"id": 2, "u": 77}"#)];
@@ -262,7 +262,7 @@ fn what_no_probe_shows_is_parked_with_all_its_batch() {
 }
 
 #[test]
-fn a_batch_that_mixes_locked_rows_and_bad_records_ends_right() {
+pub fn a_batch_that_mixes_locked_rows_and_bad_records_ends_right() {
     let (world, mut writer) = world("parking_mixed");
     let _other = holding(&world, "UPDATE target SET v = 50 WHERE id = 1");
     let records = [
@@ -281,7 +281,7 @@ fn a_batch_that_mixes_locked_rows_and_bad_records_ends_right() {
 }
 
 #[test]
-fn a_dead_letter_may_block_its_key() {
+pub fn a_dead_letter_may_block_its_key() {
     let (world, mut writer) = world("parking_dead");
     let records = [
         ("a", r#"{"id": 1, "v": 1}"#),
@@ -309,7 +309,7 @@ fn a_dead_letter_may_block_its_key() {
 }
 
 #[test]
-fn the_slow_lane_makes_dead_letters_too() {
+pub fn the_slow_lane_makes_dead_letters_too() {
     let (world, mut writer) = world("parking_letters");
     let records =
         [("a", r#"{"id": 1, "v": 1}"#), ("a", r#"{"id": 2, "v": 500}"#), ("a", r#"{"id": 1, "v": 3}"#), ("b", "{")];
@@ -328,7 +328,7 @@ fn the_slow_lane_makes_dead_letters_too() {
 }
 
 #[test]
-fn a_missing_parent_is_waited_for_and_then_at_fault() {
+pub fn a_missing_parent_is_waited_for_and_then_at_fault() {
     let (world, mut writer) = world("parking_parent");
     let records = [
         ("a", r#"{"id": 20, "v": 1, "p": 30}"#),
@@ -350,7 +350,7 @@ fn a_missing_parent_is_waited_for_and_then_at_fault() {
 }
 
 #[test]
-fn a_key_is_free_only_when_nothing_of_it_is_parked() {
+pub fn a_key_is_free_only_when_nothing_of_it_is_parked() {
     let (world, mut writer) = world("parking_free");
     Try { park: &[0], ..Try::new(0, &[("a", r#"{"id": 1, "v": 1}"#)]) }.run(&mut writer).expect("parked");
     let next = [("a", r#"{"id": 1, "v": 2}"#)];
@@ -364,7 +364,7 @@ fn a_key_is_free_only_when_nothing_of_it_is_parked() {
 
 /// Both have read the same rows.
 #[test]
-fn two_slow_lanes_do_not_apply_the_same_rows() {
+pub fn two_slow_lanes_do_not_apply_the_same_rows() {
     let (world, mut writer) = world("parking_two");
     let records = [("a", r#"{"id": 1, "v": 1}"#), ("a", r#"{"id": 1, "v": 2}"#)];
     Try { park: &[0, 1], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
@@ -377,7 +377,7 @@ fn two_slow_lanes_do_not_apply_the_same_rows() {
 
 /// A database that fell back has rows again that lie before what was read, or no longer all of what was read.
 #[test]
-fn what_was_read_must_be_what_is_there() {
+pub fn what_was_read_must_be_what_is_there() {
     let (world, mut writer) = world("parking_back");
     let records = [("a", r#"{"id": 1, "v": 1}"#), ("a", r#"{"id": 1, "v": 2}"#), ("a", r#"{"id": 1, "v": 3}"#)];
     Try { park: &[0, 1, 2], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
@@ -396,7 +396,7 @@ fn what_was_read_must_be_what_is_there() {
 }
 
 #[test]
-fn a_takeover_finds_what_is_parked() {
+pub fn a_takeover_finds_what_is_parked() {
     let (world, mut writer) = world("parking_takeover");
     let records = [("a", r#"{"id": 1, "v": 1}"#), ("b", r#"{"id": 2, "v": 2}"#), ("a", r#"{"id": 1, "v": 3}"#)];
     Try { park: &[0, 1, 2], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
@@ -427,7 +427,7 @@ impl Handler for Updating {
 }
 
 #[test]
-fn a_handlers_key_that_waits_for_a_lock_is_parked() {
+pub fn a_handlers_key_that_waits_for_a_lock_is_parked() {
     let world = World::with("parking_handler", |config| config.shards[0].lock_timeout = Duration::from_millis(300));
     world.database.execute("CREATE TABLE target (id int PRIMARY KEY, v int CHECK (v < 100)); INSERT INTO target SELECT i, 0 FROM generate_series(1, 9) i");
     world.located().takeover(&takeover(1, 1, 0)).expect("a takeover");

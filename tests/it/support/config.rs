@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use forebay::config::secret::Secret;
 use forebay::config::{
-    Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, ParkingLimits, RouteBy, Routing, Shard,
-    Target, Tenant, Topic,
+    Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, ParkingLimits, Pooler, RouteBy, Routing,
+    Shard, Target, Tenant, Topic,
 };
 
 /// Handler topics over shards `s0`, `s1`, … at these connection strings, by partition.
@@ -42,6 +42,8 @@ pub fn shard(name: &str, dsn: &str) -> Shard {
         statement_timeout: Duration::from_secs(60),
         lock_timeout: Duration::from_secs(30),
         connections_max: None,
+        pooler: Pooler::None,
+        commit_gate: None,
     }
 }
 

@@ -84,6 +84,24 @@ impl OwnServices {
         self.run("down", &[service], mode(how));
     }
 
+    /// Ends a PostgreSQL as when its machine dies: every process at once, and nobody says goodbye. It is not started again.
+    pub fn die(&self, server: Server) {
+        let file = self.directory.join(Service::Pg(server).word()).join("data/postmaster.pid");
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let postmaster: i32 = text.lines().next().and_then(|line| line.parse().ok()).expect("a process id");
+        let children = std::fs::read_dir("/proc").expect("the processes").flatten().filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            // proc(5): the name is in brackets and may hold spaces; behind it come the state and the parent.
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<i32>().ok()?;
+            (parent == postmaster).then_some(pid)
+        });
+        // The first one first: it would start others anew.
+        for pid in std::iter::once(postmaster).chain(children.collect::<Vec<_>>()) {
+            let _ = kill_process(Pid::from_raw(pid).expect("a process id"), Signal::KILL);
+        }
+    }
+
     /// Starts one again and waits until it answers.
     pub fn up(&self, service: Service) {
         self.run("up", &[service], &[]);
@@ -154,7 +172,7 @@ fn mode(how: Stop) -> &'static [&'static str] {
 }
 
 /// Ports that nobody listens on now. They are all held until the last is chosen, so that they differ.
-fn free_ports() -> [u16; 4] {
+pub fn free_ports() -> [u16; 4] {
     let held = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     held.map(|listener| listener.local_addr().expect("its address").port())
 }
