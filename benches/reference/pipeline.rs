@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use forebay::clock::{Clock, SystemClock};
+use forebay::config::live::Live;
 use forebay::engine::Rules;
 use forebay::engine::control::{ControlLoop, LoopContext};
 use forebay::engine::dispatch::Dispatcher;
@@ -164,6 +165,7 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
         signals,
         counters: Arc::clone(&counters),
         waker,
+        live: Arc::new(Live::new(Arc::new(config.clone()))),
     };
     let settings = Settings::new(&config, false);
     let mut poller = Poller::new(source, settings, router, ports, clock, fastrand::Rng::new(), Rules::ALL);

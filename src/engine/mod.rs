@@ -7,6 +7,7 @@ mod outbox;
 pub mod parked;
 pub mod partition;
 pub mod poller;
+mod reload;
 pub mod report;
 pub mod rules;
 mod run;
@@ -14,5 +15,6 @@ pub mod slow_lane;
 pub mod thread;
 pub mod worker;
 
+pub use reload::{ReloadError, Reloader};
 pub use rules::Rules;
 pub use run::{Engine, EngineError, Options, Outcome, Stopper};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use fastrand::Rng;
 use forebay::clock::Clock;
+use forebay::config::live::{Live, Readings};
 use forebay::config::secret::Secret;
 use forebay::config::{
     self, Affinity, Config, Delivery, FirstStart, OnBadRecord, ParkingLimits, RouteBy, Routing, Target, Tenant,
@@ -128,6 +129,8 @@ impl Process {
             workers.push(shard_workers);
             all_parked.push(parked);
         }
+        let config = config(routing, shards);
+        let router = Router::new(&config);
         let ports = Ports {
             events,
             controls: requests,
@@ -136,6 +139,7 @@ impl Process {
             signals,
             counters: Arc::clone(&counters),
             waker,
+            live: Arc::new(Live::new(Arc::new(config))),
         };
         let settings = settings(setup, topics, shards);
         let source = FakeSource::new(world.clone(), number);
@@ -282,5 +286,6 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         shards: (0..shards).map(shard).collect(),
         routing: Routing { by, tenant: Tenant::Key, delimiter: ":".into() },
         topics: vec![topic(OnBadRecord::Stop)],
+        readings: Readings::default(),
     }
 }

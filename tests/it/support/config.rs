@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use forebay::config::live::Readings;
 use forebay::config::secret::Secret;
 use forebay::config::{
     Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, ParkingLimits, RouteBy, Routing, Shard,
@@ -30,6 +31,7 @@ pub fn handler_config(group: &str, dsns: &[&str], topics: &[&str]) -> Config {
                 forward_to: None,
             })
             .collect(),
+        readings: Readings::default(),
     }
 }
 
