@@ -166,6 +166,8 @@ pub enum RouteBy {
     Modulo,
     /// A file of tenant → shard name.
     Map { file: PathBuf, tenants: BTreeMap<String, usize>, default: Option<usize> },
+    /// A program that embeds forebay decides, by code; `generation` names that code and its version.
+    Function { generation: String },
 }
 
 /// What of a record names its tenant.

@@ -236,6 +236,8 @@ struct Topic {
     identity: Option<Identity>,
     partitions: Option<i32>,
     stopped: Option<Reason>,
+    /// It stopped at a tenant that the map lacks, which a reload may cure.
+    unmapped: bool,
     /// The brokers do not know it, since then.
     refused: Option<Duration>,
 }
@@ -626,7 +628,25 @@ impl Core {
 
     /// Takes over what may change while the engine runs.
     fn reload(&mut self, config: &Config) {
-        self.router = Router::new(config);
+        self.router.reload(config);
+        let topics = (0..self.topics.len()).map(|t| TopicIx(t as u16));
+        topics
+            .filter(|t| self.topics[usize::from(t.0)].unmapped)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|t| self.go_on(t));
+    }
+
+    /// A topic that stopped at a tenant without a shard begins again there: the map was reloaded.
+    fn go_on(&mut self, topic: TopicIx) {
+        let state = &mut self.topics[usize::from(topic.0)];
+        state.unmapped = false;
+        state.stopped = None;
+        self.signals.start_topic(topic);
+        let stopped = self.partitions[usize::from(topic.0)].iter().flatten().filter(|p| p.phase == Phase::Stopped);
+        for at in stopped.map(|p| p.at).collect::<Vec<_>>() {
+            self.rewind(at, "the map was reloaded");
+        }
     }
 
     fn look(&self) {

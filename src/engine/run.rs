@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::live::Live;
-use crate::config::{self, Config, Target};
+use crate::config::{self, Config, RouteBy, Target};
 use crate::engine::Rules;
 use crate::engine::control::{ControlLoop, LoopContext};
 use crate::engine::dispatch::Dispatcher;
@@ -35,7 +35,7 @@ use crate::source::kafka::{KafkaSource, Options as SourceOptions};
 use crate::state::backpressure::Window;
 use crate::state::chunk::Chunk;
 use crate::state::retry::Backoff;
-use crate::state::router::Router;
+use crate::state::router::{Router, ShardFunction};
 use crate::types::{ShardIx, TopicIx};
 
 /// How to run, besides the configuration.
@@ -89,6 +89,7 @@ impl Stopper {
 pub struct Engine {
     config: Arc<Config>,
     live: Arc<Live>,
+    function: Option<Arc<dyn ShardFunction>>,
     handlers: HashMap<TopicIx, HandlerFactory>,
     counters: Arc<Counters>,
 }
@@ -97,7 +98,7 @@ impl Engine {
     pub fn new(config: Config) -> Engine {
         let config = Arc::new(config);
         let live = Arc::new(Live::new(Arc::clone(&config)));
-        Engine { config, live, handlers: HashMap::new(), counters: Arc::new(Counters::default()) }
+        Engine { config, live, function: None, handlers: HashMap::new(), counters: Arc::new(Counters::default()) }
     }
 
     /// Applies a topic's records by `make`'s handlers, one for each worker, instead of to a table.
@@ -114,6 +115,16 @@ impl Engine {
         let factory: HandlerFactory = Arc::new(move || Box::new(make()));
         self.handlers.insert(TopicIx(index as u16), factory);
         Ok(self)
+    }
+
+    /// Chooses each record's shard by a function of the program's own instead of `[shards] by`.
+    pub fn route(mut self, function: impl ShardFunction + 'static) -> Engine {
+        let mut config = Config::clone(&self.config);
+        config.routing.by = RouteBy::Function { generation: function.generation() };
+        self.config = Arc::new(config);
+        self.live = Arc::new(Live::new(Arc::clone(&self.config)));
+        self.function = Some(Arc::new(function));
+        self
     }
 
     /// What it has done so far; may be read while it runs.
@@ -250,7 +261,8 @@ impl Threads<'_> {
         for shard in (0..config.shards.len()).map(|s| ShardIx(s as u16)) {
             let ids = Arc::new(SourceIds::new(config.topics.len()));
             let (requests, inbox) = bounded(REQUESTS_MAX);
-            let control = PostgresControl::new(Arc::clone(config), shard, Arc::clone(&ids));
+            let control = PostgresControl::new(Arc::clone(config), shard, Arc::clone(&ids))
+                .following(Arc::clone(&self.engine.live), shard);
             let parked = Arc::new(Parked::new(config.engine.parking, Rules::ALL));
             threads.push(self.control(control, shard, inbox, Arc::clone(&parked))?);
             controls.push(requests);
@@ -259,7 +271,8 @@ impl Threads<'_> {
                 let (chunks, inbox) = bounded(INBOX_CHUNKS_MAX);
                 let name = format!("fb-w{}.{index}", shard.0);
                 let writer =
-                    PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers));
+                    PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
+                        .following(Arc::clone(&self.engine.live), shard);
                 let parking = self.parking(&parked);
                 threads.push(self.worker(writer, shard, index, inbox, parking, &name, cores.next())?);
                 shard_inboxes.push(chunks);
@@ -267,7 +280,8 @@ impl Threads<'_> {
             for index in 0..config.engine.slow_lanes_per_shard {
                 let name = format!("fb-s{}.{index}", shard.0);
                 let lane =
-                    PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers));
+                    PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
+                        .following(Arc::clone(&self.engine.live), shard);
                 threads.push(self.slow_lane(lane, shard, self.parking(&parked), &name)?);
             }
             inboxes.push(shard_inboxes);

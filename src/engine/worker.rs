@@ -54,6 +54,10 @@ impl Signals {
         self.stopped[usize::from(topic.0)].store(true, Ordering::SeqCst);
     }
 
+    pub fn start_topic(&self, topic: TopicIx) {
+        self.stopped[usize::from(topic.0)].store(false, Ordering::SeqCst);
+    }
+
     pub fn is_stopped(&self, topic: TopicIx) -> bool {
         self.stopped[usize::from(topic.0)].load(Ordering::SeqCst)
     }

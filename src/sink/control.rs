@@ -35,6 +35,12 @@ impl PostgresControl {
         PostgresControl { config, ids, session, identities: HashMap::new(), taken_by }
     }
 
+    /// Takes over what reloads of the configuration.
+    pub fn following(mut self, live: Arc<crate::config::live::Live>, shard: ShardIx) -> PostgresControl {
+        self.session.follow(live, shard);
+        self
+    }
+
     /// The topic's number, looked up and registered where nobody did, and its identity compared.
     fn resolve(&mut self, topic: TopicIx) -> Result<i32, Failure> {
         let Some(identity) = self.identities.get(&topic) else {

@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::Arc;
 
 use postgres::types::Type;
 use postgres::{Client, Error, Statement};
 
-use crate::config::Config;
+use crate::config::{Config, live};
 use crate::sink::connect::{self, Connector};
 use crate::sink::schema::{self, Expected};
 use crate::sink::{Failure, Reason, sqlstate};
@@ -22,7 +23,15 @@ pub struct Session<K> {
     /// Not there when the DSN cannot be used; then every call says why.
     connector: Result<Connector, Failure>,
     expected: Expected,
+    follows: Option<Follows>,
     live: Option<Live<K>>,
+}
+
+/// A configuration that may be read again: what connections make sure of grows with it.
+struct Follows {
+    current: Arc<live::Live>,
+    shard: ShardIx,
+    version: u64,
 }
 
 /// An open connection and what is prepared on it.
@@ -37,7 +46,35 @@ impl<K: Hash + Eq> Session<K> {
     pub fn new(config: &Config, shard: ShardIx, thread: &str) -> Session<K> {
         let settings = &config.shards[usize::from(shard.0)];
         let connector = Connector::new(settings, &config.kafka.group_id, thread);
-        Session { shard: settings.name.clone(), connector, expected: Expected::new(config, shard), live: None }
+        Session {
+            shard: settings.name.clone(),
+            connector,
+            expected: Expected::new(config, shard),
+            follows: None,
+            live: None,
+        }
+    }
+
+    /// What is read again holds for its connections, too, the open one included.
+    pub fn follow(&mut self, current: Arc<live::Live>, shard: ShardIx) {
+        let version = current.version();
+        self.expected = Expected::new(&current.get(), shard);
+        self.follows = Some(Follows { current, shard, version });
+    }
+
+    /// Before a record of a tenant that is new is written, its map is one that the database lets in.
+    fn catch_up(&mut self) -> Result<(), Failure> {
+        let Some(follows) = &mut self.follows else { return Ok(()) };
+        let version = follows.current.version();
+        if std::mem::replace(&mut follows.version, version) == version {
+            return Ok(());
+        }
+        self.expected = Expected::new(&follows.current.get(), follows.shard);
+        let Some(live) = &mut self.live else { return Ok(()) };
+        schema::claim_map(&mut live.client, &self.expected).map_err(|failure| {
+            self.close();
+            self.named(failure)
+        })
     }
 
     /// The connection, opened where there is none. Says whether it is new.
@@ -46,6 +83,7 @@ impl<K: Hash + Eq> Session<K> {
         if self.live.as_ref().is_some_and(|live| live.unusable || live.client.is_closed()) {
             self.close();
         }
+        self.catch_up()?;
         let fresh = self.live.is_none();
         if fresh {
             let connector = self.connector.as_mut().map_err(|failure| failure.clone())?;

@@ -80,6 +80,12 @@ impl PostgresWriter {
         }
     }
 
+    /// Takes over what reloads of the configuration.
+    pub fn following(mut self, live: Arc<crate::config::live::Live>, shard: ShardIx) -> PostgresWriter {
+        self.session.follow(live, shard);
+        self
+    }
+
     /// Lays out the fences' parameters.
     fn begin(&mut self, topic: TopicIx, moves: &[LaneMove]) -> &Target {
         let settings = &self.config.topics[usize::from(topic.0)];

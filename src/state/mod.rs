@@ -10,5 +10,6 @@ pub mod parked;
 pub mod retry;
 pub mod router;
 pub mod spares;
+pub mod tenants;
 pub mod tolerance;
 pub mod tracker;

@@ -8,6 +8,7 @@ use crate::metrics::Counters;
 use crate::sink::{Reason, RowCounts};
 use crate::source::{Intake, PartitionError, SourceEvent};
 use crate::state::chunk::{Chunk, RawRecord, RecordMeta};
+use crate::state::router::RouteError;
 use crate::state::tracker::Tracker;
 use crate::types::{Generation, NextOffset, Offset, ShardIx, Token, TopicPartition};
 
@@ -28,6 +29,8 @@ impl Intake for Core {
             Ok(shard) => shard,
             Err(error) => {
                 let place = Some((at.partition, record.offset));
+                let topic = &mut self.topics[usize::from(at.topic.0)];
+                topic.unmapped = topic.stopped.is_none() && error == RouteError::Unmapped;
                 return self.stop_topic(at.topic, place, Reason::new(error.to_string()));
             }
         };

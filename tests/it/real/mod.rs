@@ -6,6 +6,7 @@ mod end_to_end;
 mod faults;
 mod forwarding;
 mod groups;
+mod maps;
 mod parking;
 
 use std::collections::BTreeMap;
