@@ -168,6 +168,6 @@ pub fn compare(config: &Config, places: &Places, facts: &[(usize, Facts)]) -> Re
         }
     }
     let connections: Vec<_> = facts.iter().map(|(i, facts)| (*i, &facts.connections)).collect();
-    budget::compare(config, &connections, &mut notes);
+    budget::compare(config, &connections, false, &mut notes);
     notes.report
 }

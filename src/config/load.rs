@@ -197,6 +197,7 @@ fn shard(section: &Section<'_>) -> Option<Shard> {
         statement_timeout,
         lock_timeout,
         connections_max: section.get(&s::SHARD_CONNECTIONS_MAX),
+        connections_share_percent: section.get(&s::SHARD_CONNECTIONS_SHARE),
     };
     (!shard.name.is_empty() && !shard.dsn.0.is_empty()).then_some(shard)
 }

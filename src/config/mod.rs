@@ -38,10 +38,46 @@ pub struct Config {
 /// A shard's control thread has one connection; takeovers and checks may need one more.
 const CONNECTIONS_BESIDES_WRITERS: usize = 2;
 
+/// Whether one shard that is slow can hold up partitions of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alignment {
+    /// All records of a partition are in one shard, whatever they hold.
+    Built,
+    /// So say the shards' `partitions`; records that say otherwise are counted.
+    Declared,
+    /// Any record may belong to any shard.
+    None,
+}
+
+impl std::fmt::Display for Alignment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Alignment::Built => "aligned: each partition is in one shard",
+            Alignment::Declared => {
+                "aligned as declared by the shards' `partitions`: records that belong elsewhere are counted and reported"
+            }
+            Alignment::None => {
+                "not aligned: a record of any partition may belong to any shard, so one that is slow or away holds up the \
+                 commits of all partitions. Declare each shard's `partitions` where producers keep tenants of a shard together"
+            }
+        })
+    }
+}
+
 impl Config {
     /// How many connections to each shard a process needs besides those of its workers and slow lanes.
     pub fn connections_besides_writers(&self) -> usize {
         connections_besides_writers(&self.topics)
+    }
+
+    /// What the configuration says about it; that every partition is declared, `check` looks.
+    pub fn alignment(&self) -> Alignment {
+        match self.routing.by {
+            RouteBy::Partition => Alignment::Built,
+            _ if self.shards.len() == 1 => Alignment::Built,
+            _ if self.shards.iter().any(|shard| shard.partitions.is_some()) => Alignment::Declared,
+            _ => Alignment::None,
+        }
     }
 
     /// Reads a configuration file. A topic without a `table` is left to a handler. Warnings are logged.
@@ -146,6 +182,8 @@ pub struct Shard {
     pub statement_timeout: Duration,
     pub lock_timeout: Duration,
     pub connections_max: Option<usize>,
+    /// Of what the server offers, for all processes of the group together.
+    pub connections_share_percent: usize,
 }
 
 /// Which shard a record belongs to.

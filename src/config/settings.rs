@@ -67,6 +67,7 @@ pub static ALL: &[&dyn Described] = &[
     &SHARD_STATEMENT_TIMEOUT,
     &SHARD_LOCK_TIMEOUT,
     &SHARD_CONNECTIONS_MAX,
+    &SHARD_CONNECTIONS_SHARE,
     &TOPIC_NAME,
     &TOPIC_TABLE,
     &TOPIC_HANDLER,
@@ -359,6 +360,13 @@ pub static SHARD_CONNECTIONS_MAX: Setting<Optional<Number>> = Setting {
     name: "connections_max",
     kind: Optional(number("connections", 0, 1..=100_000), "what the server allows"),
     prose: "Most connections that this process may open to the shard: it needs one for each worker and two more, three where dead letters are forwarded.",
+};
+
+pub static SHARD_CONNECTIONS_SHARE: Setting<Number> = Setting {
+    section: "shard",
+    name: "connections_share_percent",
+    kind: number("%", 100, 1..=100),
+    prose: "How much of what the shard's server offers (`max_connections` less what it reserves) all processes of the group together may take. Others keep the rest; a process that would exceed it does not start.",
 };
 
 // --------------------------------------------------------------------------------------------------------------- topics

@@ -3,6 +3,7 @@
 pub mod control;
 pub mod dispatch;
 pub mod event;
+pub mod gate;
 mod outbox;
 pub mod parked;
 pub mod partition;

@@ -48,6 +48,8 @@ const HOUSEKEEPING: Duration = Duration::from_millis(20);
 const IDENTITY_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a refused commit waits for the next one.
 const COMMIT_AGAIN: Duration = Duration::from_millis(100);
+/// How often misaligned records are worth a line in the log, per topic.
+const MISALIGNED_AGAIN: Duration = Duration::from_secs(60);
 /// How long to wait before asking a broker again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -238,8 +240,17 @@ struct Topic {
     stopped: Option<Reason>,
     /// It stopped at a tenant that the map lacks, which a reload may cure.
     unmapped: bool,
+    misaligned: Misaligned,
     /// The brokers do not know it, since then.
     refused: Option<Duration>,
+}
+
+/// Records of a topic that are not where their partition's shard was declared to be.
+#[derive(Default)]
+struct Misaligned {
+    counted: u64,
+    unsaid: u64,
+    said: Option<Duration>,
 }
 
 impl<S: Source> Poller<S> {
@@ -378,6 +389,7 @@ impl<S: Source> Poller<S> {
         self.drive_windows();
         self.drive_progress(now);
         self.drive_group(now)?;
+        self.core.say_misaligned(now);
         self.core.look();
         Ok(())
     }
@@ -393,6 +405,7 @@ impl<S: Source> Poller<S> {
                 }
                 Event::TopicStopped { topic, at, reason } => self.core.stop_topic(topic, at, reason),
                 Event::Control { shard, answer } => self.serve_answer(shard, answer),
+                Event::Opened { shard } => self.core.ask(shard, Request::Probe),
                 Event::Shard { shard, health } => self.core.shard_health(shard, &health),
                 Event::InVain { shard, topic, doing, lasted, reason } => {
                     let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
@@ -628,7 +641,8 @@ impl Core {
 
     /// Takes over what may change while the engine runs.
     fn reload(&mut self, config: &Config) {
-        self.router.reload(config);
+        // Workers read tenants with the old one; what that means does not change.
+        self.router = Arc::new(self.router.reloaded(config));
         let topics = (0..self.topics.len()).map(|t| TopicIx(t as u16));
         topics
             .filter(|t| self.topics[usize::from(t.0)].unmapped)
@@ -646,6 +660,27 @@ impl Core {
         let stopped = self.partitions[usize::from(topic.0)].iter().flatten().filter(|p| p.phase == Phase::Stopped);
         for at in stopped.map(|p| p.at).collect::<Vec<_>>() {
             self.rewind(at, "the map was reloaded");
+        }
+    }
+
+    /// Now and then, with how many there were and what they cost.
+    fn say_misaligned(&mut self, now: Duration) {
+        for (topic, settings) in self.topics.iter_mut().zip(&self.settings.topics) {
+            let m = &mut topic.misaligned;
+            if m.unsaid == 0 || m.said.is_some_and(|said| now < said + MISALIGNED_AGAIN) {
+                continue;
+            }
+            let unsaid = std::mem::take(&mut m.unsaid);
+            m.counted += unsaid;
+            m.said = Some(now);
+            self.counters.misaligned.add(unsaid);
+            tracing::warn!(
+                "topic {}: {unsaid} records ({} so far) belong to another shard than the one that declares their partition. \
+                 They are applied where they belong, but a shard that is slow or away holds up the commits of every partition \
+                 that has such records, and, once their window is full, the partitions themselves",
+                settings.name,
+                m.counted
+            );
         }
     }
 

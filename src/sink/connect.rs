@@ -255,6 +255,7 @@ mod tests {
             statement_timeout: Duration::from_secs(20),
             lock_timeout: Duration::from_secs(2),
             connections_max: None,
+            connections_share_percent: 100,
         }
     }
 

@@ -134,6 +134,10 @@ impl PostgresControl {
 }
 
 impl Control for PostgresControl {
+    fn probe(&mut self) -> Result<(), Failure> {
+        self.session.probe()
+    }
+
     fn locate(
         &mut self,
         topic: TopicIx,

@@ -96,6 +96,18 @@ impl<K: Hash + Eq> Session<K> {
         }
     }
 
+    /// Whether the database takes new connections, and writes on them. One that is open says nothing about that.
+    pub fn probe(&mut self) -> Result<(), Failure> {
+        let probed = match &self.live {
+            None => self.open().map(drop),
+            Some(_) => match &mut self.connector {
+                Ok(connector) => schema::connect(connector, &self.expected).map(connect::discard),
+                Err(failure) => Err(failure.clone()),
+            },
+        };
+        probed.map_err(|failure| self.named(failure))
+    }
+
     /// Looks at a failure on its way up: after an outage, or one of the shard, nothing of this connection is used again.
     pub fn settle<T>(&mut self, result: Result<T, Failure>) -> Result<T, Failure> {
         result.map_err(|failure| {

@@ -3,6 +3,7 @@
 pub mod assignment;
 pub mod backpressure;
 pub mod batch;
+pub mod breaker;
 pub mod chunk;
 pub mod holds;
 pub mod lane;

@@ -91,13 +91,11 @@ impl Router {
         Router::by(config, By::Function(function))
     }
 
-    /// Takes over what may change while records flow: the map, whose tenants keep their shards.
-    pub fn reload(&mut self, config: &Config) {
-        if let (By::Map { tenants, default }, RouteBy::Map { tenants: now, default: now_default, .. }) =
-            (&mut self.by, &config.routing.by)
-        {
-            tenants.clone_from(now);
-            *default = *now_default;
+    /// The same with what may change while records flow: the map, whose tenants keep their shards.
+    pub fn reloaded(&self, config: &Config) -> Router {
+        match &self.by {
+            By::Function(function) => Router::with_function(config, Arc::clone(function)),
+            _ => Router::new(config),
         }
     }
 

@@ -217,3 +217,43 @@ fn a_programs_own_function_decides_and_another_one_is_refused() {
     let refused = run("crosswise 2").expect_err("another function").to_string();
     assert!(refused.contains("function crosswise 1") && refused.contains("function crosswise 2"), "{refused}");
 }
+
+#[test]
+fn a_record_that_names_no_tenant_is_a_bad_record_of_the_first_shard() {
+    let s = Setup::new("x = \"a\"\n");
+    let by_field = Setup::toml(&s.shards, &s.topic, "map.toml", "")
+        .replace("by = \"map\"\nmap_file = \"map.toml\"", "by = \"modulo\"\ntenant = \"field:seq\"");
+    s.rig.configure(&[], &by_field);
+    let record = |seq: i64| {
+        let value = match seq {
+            50 => "{\"other\":1}".to_owned(),
+            51 => "{\"seq\":\"x51\"}".to_owned(),
+            52 => "no JSON".to_owned(),
+            _ => format!("{{\"seq\":{seq}}}"),
+        };
+        (0, Some(format!("k{}", seq % 2)), Some(value))
+    };
+    publish_all(&s.topic, &(0..100).map(record).collect::<Vec<_>>());
+    s.rig.until_end().expect(0);
+    // 51 would be odd: the second shard's.
+    s.wait_for([48, 49]);
+    let letters = |shard: usize| {
+        let sql = "SELECT concat_ws(' ', \"offset\", convert_from(key, 'UTF8'), error) FROM forebay.dead_letter ORDER BY \"offset\"";
+        texts(&mut s.shards[shard].connect(), sql)
+    };
+    let (first, second) = (letters(0), letters(1));
+    assert!(second.is_empty(), "{second:?}");
+    for (letter, words) in first.iter().zip([
+        "50 k0 the tenant cannot be read: the record has no field",
+        "51 k1 the tenant",
+        "52 k0 the tenant",
+    ]) {
+        assert!(letter.starts_with(words), "{letter}");
+    }
+    assert_eq!(first.len(), 3);
+    assert_eq!(s.rig.committed(s.topic.name(), 0), Some(100));
+    // Where bad records stop the topic, such a one does.
+    s.rig.configure(&[], &format!("{by_field}[topic.on_bad_record]\npolicy = \"stop\"\n"));
+    publish_all(&s.topic, &[(0, Some("k1".to_owned()), Some("{}".to_owned())), record(100)]);
+    s.rig.until_end().expect_log(65, &["stopped", "partition 0 offset 100", "the tenant cannot be read"]);
+}

@@ -8,6 +8,7 @@ mod forwarding;
 mod groups;
 mod maps;
 mod parking;
+mod shards;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -44,6 +44,7 @@ pub fn shard(name: &str, dsn: &str) -> Shard {
         statement_timeout: Duration::from_secs(60),
         lock_timeout: Duration::from_secs(30),
         connections_max: None,
+        connections_share_percent: 100,
     }
 }
 
