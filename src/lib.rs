@@ -24,6 +24,7 @@
 //! - Nothing is committed to Kafka that some relevant shard has not acknowledged as stored progress.
 //! - Only a takeover creates or deletes fences. Whatever contradicts what a tenure believes ends that tenure; it is never adopted.
 //! - No lock and no allocation per record between the source and a worker's batch.
+//! - A shard that is away is tried by its control thread alone, until a probe works.
 //! - Threads are named, owned and joined; a panic in one ends the process with exit code 70.
 //! - Nothing but the rust-postgres family may bring an async runtime in.
 //!

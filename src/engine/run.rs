@@ -118,7 +118,7 @@ impl Engine {
         Ok(self)
     }
 
-    /// Chooses each record's shard by a function of the program's own instead of `[shards] by`.
+    /// Chooses each record's shard by a function of the program's own; it overrules `[shards] by`, which may say `"hash"` then.
     pub fn route(mut self, function: impl ShardFunction + 'static) -> Engine {
         let mut config = Config::clone(&self.config);
         config.routing.by = RouteBy::Function { generation: function.generation() };
