@@ -12,10 +12,11 @@
 //! | `lag` | the engine at one and at ten times the records: does memory grow with lag? |
 //! | `bad` | the engine with no bad records; with some that PostgreSQL refuses; with some that do not decode |
 //! | `steady` | a producer that never waits for the engine, and latencies from the time at which a record should have been sent to the `clock_timestamp()` of its row (before COMMIT); lanes bound late, statically, and the least that does such a job: one thread without fences |
+//! | `shard-down` | a steady producer and four shards in two clusters, of which one lets nobody in for `--seconds` (the figure to report: 60): the other three's rows/s before and meanwhile, and how long the fourth takes to catch up |
 //! | `pipeline` | librdkafka's bare poll loop; the engine's source, poller and workers without a database |
 //!
 //! Options: `--records` (1,000,000), `--keys` (200,000), `--rounds` (3), `--workers` (8), `--batch` (500), `--affinity` (late);
-//! for `steady` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms).
+//! for `steady` and `shard-down` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms).
 //!
 //! Every engine run but that of `pipeline` is a process of its own, whose CPU time and peak memory the operating system
 //! reports. Each round shows the machine's load before it. It prints; it judges nothing.
@@ -35,6 +36,7 @@ mod least;
 mod pipeline;
 mod producer;
 mod rounds;
+mod shards;
 mod steady;
 mod workload;
 
@@ -73,11 +75,13 @@ fn main() -> Outcome<()> {
             "lag" => alone::lag(&arguments)?,
             "bad" => bad::bad(&arguments)?,
             "steady" => steady::steady(&arguments)?,
+            "shard-down" => shards::shard_down(&arguments)?,
             "pipeline" => pipeline::pipeline(&arguments)?,
             other => {
-                return Err(
-                    format!("no mode {other:?}: catchup, affinity, handler, lag, bad, steady or pipeline").into()
-                );
+                return Err(format!(
+                    "no mode {other:?}: catchup, affinity, handler, lag, bad, steady, shard-down or pipeline"
+                )
+                .into());
             }
         }
     }

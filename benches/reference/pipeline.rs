@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use forebay::clock::{Clock, SystemClock};
+use forebay::config::live::Live;
 use forebay::engine::Rules;
 use forebay::engine::control::{ControlLoop, LoopContext};
 use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
+use forebay::engine::gate::Gate;
 use forebay::engine::parked::Parked;
 use forebay::engine::poller::{Poller, Ports, Settings};
 use forebay::engine::report::{Reporter, Waker};
@@ -106,6 +108,10 @@ impl Writer for Drops {
 struct Grants;
 
 impl Control for Grants {
+    fn probe(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     fn locate(&mut self, _: TopicIx, _: &Identity, partitions: &[i32]) -> Result<Vec<Option<Anchor>>, Failure> {
         Ok(vec![None; partitions.len()])
     }
@@ -133,12 +139,14 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
     let (events_in, events) = bounded(EVENTS_MAX);
     let signals = Arc::new(Signals::new(1));
     let limits = BatchLimits::new(&config.engine);
+    let backoff = Backoff::new(config.engine.retry_backoff_min, config.engine.retry_backoff_max);
+    let gate = Arc::new(Gate::new(Arc::clone(&clock), fastrand::Rng::new(), backoff.clone()));
     let context = || LoopContext {
-        report: Reporter::new(ShardIx(0), events_in.clone(), waker.clone()),
+        report: Reporter::new(ShardIx(0), events_in.clone(), waker.clone(), Arc::clone(&gate)),
         clock: Arc::clone(&clock),
         rng: fastrand::Rng::new(),
         rules: Rules::ALL,
-        backoff: Backoff::new(config.engine.retry_backoff_min, config.engine.retry_backoff_max),
+        backoff: backoff.clone(),
         signals: Arc::clone(&signals),
     };
     let (parked, router) = (Arc::new(Parked::new(config.engine.parking, Rules::ALL)), Arc::new(Router::new(&config)));
@@ -164,6 +172,7 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
         signals,
         counters: Arc::clone(&counters),
         waker,
+        live: Arc::new(Live::new(Arc::new(config.clone()))),
     };
     let settings = Settings::new(&config, false);
     let mut poller = Poller::new(source, settings, router, ports, clock, fastrand::Rng::new(), Rules::ALL);

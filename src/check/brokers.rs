@@ -62,6 +62,9 @@ pub fn check(config: &Config, places: &Places) -> Report {
     }
     group(config, &consumer, &counts, &mut notes);
     coverage(config, &counts, &mut notes);
+    for (topic, _) in &counts {
+        notes.checked(format!("topic {}: {}", config.topics[*topic].name, config.alignment()));
+    }
     forwarding(config, &consumer, &mut notes);
     notes.report
 }

@@ -102,7 +102,7 @@ pub fn at_start(config: &Config, places: &Places) -> Report {
             pooler(config, i, is_direct, &mut notes);
         }
     }
-    compare(config, &known.iter().map(|(i, connections)| (*i, connections)).collect::<Vec<_>>(), &mut notes);
+    compare(config, &known.iter().map(|(i, connections)| (*i, connections)).collect::<Vec<_>>(), true, &mut notes);
     notes.report
 }
 
@@ -124,7 +124,8 @@ pub(super) fn pooler(config: &Config, index: usize, is_direct: bool, notes: &mut
 }
 
 /// Server by server, what one process needs against what is left. Behind a pooler nobody here can tell.
-pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &mut Notes<'_>) {
+/// `starting`: a process that is about to come beside those that run; otherwise it may be one of them that is looked at.
+pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], starting: bool, notes: &mut Notes<'_>) {
     let (writers, besides) = (config.engine.writers_per_shard(), config.connections_besides_writers());
     let each = (writers + besides) as i64;
     let direct = known.iter().copied().filter(|(i, _)| config.shards[*i].pooler == Pooler::None);
@@ -147,6 +148,15 @@ pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &
             this.max, this.reserved, this.others
         );
         let group = i64::from(this.group);
+        let of_server = known.iter().filter(|(_, other)| other.server == this.server);
+        let percent = of_server.map(|(i, _)| config.shards[*i].connections_share_percent).min().unwrap_or(100);
+        let share = i64::from(this.max - this.reserved) * percent as i64 / 100;
+        let share_text = || {
+            format!(
+                "{share}: {percent} % of what the server offers (max_connections {}, {} of them reserved)",
+                this.max, this.reserved
+            )
+        };
         if let Some(max) = this.role_max.map(i64::from).filter(|max| *max < needed) {
             notes.problem(
                 &key,
@@ -159,12 +169,26 @@ pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &
                 format!("{need} connections needed"),
                 format!("at most the {left} that are left ({limits})"),
             );
+        } else if percent < 100 && needed > share {
+            notes.problem(
+                &format!("shard[{i}].connections_share_percent"),
+                format!("{need} connections needed"),
+                format!("at most {}", share_text()),
+            );
+        } else if percent < 100 && needed + group > share {
+            let found = format!("{need} connections needed beside {group} of processes that run already");
+            let (key, most) = (format!("shard[{i}].connections_share_percent"), share_text());
+            match starting {
+                true => notes.problem(&key, found, format!("at most {most}, in all")),
+                false => notes.warning(&key, found, format!("at most {most}, in all, unless one of them ends")),
+            }
         } else if needed > left - group {
             let found = format!("{need} connections needed beside {group} of processes that run already");
             notes.warning(&key, found, format!("at most {left} in all ({limits}), unless one of them ends"));
         } else {
             let name = &config.shards[i].name;
-            notes.checked(format!("server of shard {name}: {} connections left, a process needs {need}", left - group));
+            let free = (left - group).min(share - group);
+            notes.checked(format!("server of shard {name}: {free} connections left, a process needs {need}"));
         }
     }
 }
@@ -183,15 +207,21 @@ mod tests {
 
     #[track_caller]
     fn check(known: &[Connections], expectation: &[&str]) {
-        let shards: String =
-            (0..known.len()).map(|i| format!("[[shard]]\nname = \"s{i}\"\ndsn = \"host=h{i}\"\n")).collect();
+        check_share(known, 100, false, expectation);
+    }
+
+    #[track_caller]
+    fn check_share(known: &[Connections], percent: usize, starting: bool, expectation: &[&str]) {
+        let shard =
+            |i| format!("[[shard]]\nname = \"s{i}\"\ndsn = \"host=h{i}\"\nconnections_share_percent = {percent}\n");
+        let shards: String = (0..known.len()).map(shard).collect();
         let text = format!(
             "[kafka]\nbootstrap.servers = \"a\"\ngroup.id = \"g\"\n[shards]\nby = \"hash\"\n[[topic]]\nname = \"t\"\n\
              table = \"t\"\n{shards}"
         );
         let loaded = parse(Path::new("f"), &text, &|_| None).expect("valid");
         let mut notes = Notes::new(&loaded.places);
-        compare(&loaded.config, &known.iter().enumerate().collect::<Vec<_>>(), &mut notes);
+        compare(&loaded.config, &known.iter().enumerate().collect::<Vec<_>>(), starting, &mut notes);
         let report = notes.report;
         let findings = report.problems.iter().chain(&report.warnings).map(|f| format!("{}: {}", f.key, f.text));
         assert_eq!(report.checked.into_iter().chain(findings).collect::<Vec<_>>(), expectation);
@@ -250,5 +280,34 @@ mod tests {
                 "shard[0].dsn: found 7 connections needed (5 workers and slow lanes + 2), expected at most 5, the database's connection limit",
             ],
         );
+    }
+
+    #[test]
+    fn a_share_counts_all_processes_of_the_group() {
+        let server = Connections {
+            server: Server { system: None, started: 0.0 },
+            max: 33,
+            reserved: 3,
+            others: 2,
+            group: 0,
+            role_max: None,
+            database_max: None,
+        };
+        let of = |group| std::slice::from_ref(Box::leak(Box::new(Connections { group, ..server.clone() })));
+        let free = |n| {
+            format!(
+                "server of shard s0: {n} connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))"
+            )
+        };
+        check_share(of(0), 40, true, &[&free(12)]);
+        check_share(of(6), 40, true, &[&free(6)]);
+        let beside = "shard[0].connections_share_percent: found 7 (1 shards × (5 workers and slow lanes + 2)) connections needed beside 12 of \
+                      processes that run already, expected at most 12: 40 % of what the server offers (max_connections 33, 3 \
+                      of them reserved), in all";
+        check_share(of(12), 40, true, &[beside]);
+        check_share(of(12), 40, false, &[&format!("{beside}, unless one of them ends")]);
+        let alone = "shard[0].connections_share_percent: found 7 (1 shards × (5 workers and slow lanes + 2)) connections needed, expected at \
+                     most 3: 10 % of what the server offers (max_connections 33, 3 of them reserved)";
+        check_share(of(0), 10, false, &[alone]);
     }
 }

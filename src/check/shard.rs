@@ -136,6 +136,30 @@ fn forebays_own(
         Err(Failure::Shard(reason)) => notes.problem(&key, reason.to_string(), "a database that is this shard"),
         Err(failure) => return Err(failure),
     }
+    the_map(config, index, client, notes)
+}
+
+/// What the map says beside those that the group's processes had, as far as this database remembers.
+fn the_map(config: &Config, index: usize, client: &mut Client, notes: &mut Notes<'_>) -> Result<(), Failure> {
+    let expected = schema::Expected::new(config, ShardIx(index as u16));
+    let Some(map) = &expected.map else { return Ok(()) };
+    let name = &config.shards[index].name;
+    match schema::remembered_map(client, &expected) {
+        Ok(None) => {}
+        Ok(Some(known)) => {
+            let (new, lacking) = (map.new_beside(&known), known.new_beside(map));
+            notes.checked(format!("shard {name}: no tenant of the map moves, {new} are new to the database"));
+            if lacking > 0 {
+                let found = format!("{lacking} tenants fewer than the shard {name} remembers");
+                let expected = "every tenant that has rows: a record of one that the map lacks stops its topic";
+                notes.warning("shards.map_file", found, expected);
+            }
+        }
+        Err(Failure::Shard(reason)) => {
+            notes.problem("shards.map_file", format!("shard {name}: {reason}"), "a map that only adds tenants");
+        }
+        Err(failure) => return Err(failure),
+    }
     Ok(())
 }
 
@@ -175,6 +199,6 @@ pub fn compare(config: &Config, places: &Places, facts: &[(usize, Facts)]) -> Re
         }
     }
     let connections: Vec<_> = facts.iter().map(|(i, facts)| (*i, &facts.connections)).collect();
-    budget::compare(config, &connections, &mut notes);
+    budget::compare(config, &connections, false, &mut notes);
     notes.report
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::problem::{Problem, Problems};
 use super::raw::{Environment, Places, Report, Section, is_world_readable};
 use super::secret::{Secret, is_secret_property, shown};
-use super::settings::{self as s, By};
+use super::settings::{self as s, By, Described};
 use super::{
     Admin, CommitGate, Config, Engine, ParkingLimits, Pooler, RouteBy, Routing, Shard, Target, Tenant,
     connections_besides_writers, dsn, kafka, topic,
@@ -93,12 +93,14 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
         shards: shards.into_iter().collect::<Option<Vec<_>>>()?,
         routing: routing?,
         topics: topics?,
+        readings: report.readings(),
     })
 }
 
 fn engine(section: &Section<'_>) -> Engine {
     let workers_per_shard = section.get(&s::WORKERS_PER_SHARD);
     let lanes = section.get(&s::LANES).unwrap_or_else(|| workers_per_shard.next_power_of_two().max(16));
+    section.report.reading(&section.key("lanes"), s::LANES.reloads(), &lanes);
     if !lanes.is_power_of_two() {
         section.problem("lanes", lanes.to_string(), "a power of two");
     }
@@ -208,6 +210,7 @@ fn shard(section: &Section<'_>) -> Option<Shard> {
         connections_max: section.get(&s::SHARD_CONNECTIONS_MAX),
         pooler,
         commit_gate,
+        connections_share_percent: section.get(&s::SHARD_CONNECTIONS_SHARE),
     };
     (!shard.name.is_empty() && !shard.dsn.0.is_empty()).then_some(shard)
 }
@@ -344,6 +347,7 @@ fn tenant_map(
             return None;
         }
     };
+    section.report.reading(&section.key("map_file"), s::SHARDS_MAP_FILE.reloads(), &lines);
     let mut tenants = std::collections::BTreeMap::new();
     let mut unknown = std::collections::BTreeSet::new();
     for (tenant, shard) in lines {

@@ -3,6 +3,7 @@
 
 pub mod dsn;
 pub mod kafka;
+pub mod live;
 pub mod load;
 pub mod problem;
 pub mod raw;
@@ -30,15 +31,53 @@ pub struct Config {
     pub shards: Vec<Shard>,
     pub routing: Routing,
     pub topics: Vec<Topic>,
+    /// What each setting came to, to be compared with a later reading.
+    pub readings: live::Readings,
 }
 
 /// A shard's control thread has one connection; takeovers and checks may need one more.
 const CONNECTIONS_BESIDES_WRITERS: usize = 2;
 
+/// Whether one shard that is slow can hold up partitions of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alignment {
+    /// All records of a partition are in one shard, whatever they hold.
+    Built,
+    /// So say the shards' `partitions`; records that say otherwise are counted.
+    Declared,
+    /// Any record may belong to any shard.
+    None,
+}
+
+impl std::fmt::Display for Alignment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Alignment::Built => "aligned: each partition is in one shard",
+            Alignment::Declared => {
+                "aligned as declared by the shards' `partitions`: records that belong elsewhere are counted and reported"
+            }
+            Alignment::None => {
+                "not aligned: a record of any partition may belong to any shard, so one that is slow or away holds up the \
+                 commits of all partitions. Declare each shard's `partitions` where producers keep tenants of a shard together"
+            }
+        })
+    }
+}
+
 impl Config {
     /// How many connections to each shard a process needs besides those of its workers and slow lanes.
     pub fn connections_besides_writers(&self) -> usize {
         connections_besides_writers(&self.topics)
+    }
+
+    /// What the configuration says about it; that every partition is declared, `check` looks.
+    pub fn alignment(&self) -> Alignment {
+        match self.routing.by {
+            RouteBy::Partition => Alignment::Built,
+            _ if self.shards.len() == 1 => Alignment::Built,
+            _ if self.shards.iter().any(|shard| shard.partitions.is_some()) => Alignment::Declared,
+            _ => Alignment::None,
+        }
     }
 
     /// Reads a configuration file. A topic without a `table` is left to a handler. Warnings are logged.
@@ -143,6 +182,8 @@ pub struct Shard {
     pub statement_timeout: Duration,
     pub lock_timeout: Duration,
     pub connections_max: Option<usize>,
+    /// Of what the server offers, for all processes of the group together.
+    pub connections_share_percent: usize,
     pub pooler: Pooler,
     /// Whose word Kafka's commit waits for; none: the database's own is enough.
     pub commit_gate: Option<CommitGate>,
@@ -184,6 +225,8 @@ pub enum RouteBy {
     Modulo,
     /// A file of tenant → shard name.
     Map { file: PathBuf, tenants: BTreeMap<String, usize>, default: Option<usize> },
+    /// A program that embeds forebay decides, by code; `generation` names that code and its version.
+    Function { generation: String },
 }
 
 /// What of a record names its tenant.

@@ -4,7 +4,7 @@
 mod kind;
 mod table;
 
-pub use kind::{Choice, Described, Flag, Kind, Millis, NotYet, Number, Optional, Setting, Text, TextList};
+pub use kind::{Choice, Described, Flag, Kind, Millis, NotYet, Number, Optional, Reloads, Setting, Text, TextList};
 pub use table::settings_table;
 
 use std::ops::RangeInclusive;
@@ -70,6 +70,7 @@ pub static ALL: &[&dyn Described] = &[
     &SHARD_POOLER,
     &SHARD_COMMIT_REPLICAS,
     &SHARD_COMMIT_REPLICAS_MIN,
+    &SHARD_CONNECTIONS_SHARE,
     &TOPIC_NAME,
     &TOPIC_TABLE,
     &TOPIC_HANDLER,
@@ -292,16 +293,16 @@ pub static SHARDS_DELIMITER: Setting<Text<String>> = Setting {
     },
     prose: "Separates the parts of a key, for `tenant = \"key:N\"`.",
 };
-pub static SHARDS_MAP_FILE: Setting<Text<PathBuf>> = Setting {
+pub static SHARDS_MAP_FILE: Setting<Reloads<Text<PathBuf>>> = Setting {
     section: "shards",
     name: "map_file",
-    kind: Text { expected: "the path of a TOML file", required: false, parse: path, absent: "none" },
+    kind: Reloads(Text { expected: "the path of a TOML file", required: false, parse: path, absent: "none" }),
     prose: "For `by = \"map\"`: a TOML file of lines `\"tenant\" = \"shard\"`.",
 };
-pub static SHARDS_DEFAULT: Setting<Text<String>> = Setting {
+pub static SHARDS_DEFAULT: Setting<Reloads<Text<String>>> = Setting {
     section: "shards",
     name: "default",
-    kind: text("the name of a shard"),
+    kind: Reloads(text("the name of a shard")),
     prose: "For `by = \"map\"`: the shard of tenants that the map lacks; without it they stop the topic.",
 };
 pub static SHARD_NAME: Setting<Text<String>> = Setting {
@@ -382,6 +383,13 @@ pub static SHARD_COMMIT_REPLICAS_MIN: Setting<Optional<Number>> = Setting {
     name: "commit_replicas_min",
     kind: Optional(number("replicas", 0, 1..=1000), "all"),
     prose: "So many of `commit_replicas` are enough.",
+};
+
+pub static SHARD_CONNECTIONS_SHARE: Setting<Number> = Setting {
+    section: "shard",
+    name: "connections_share_percent",
+    kind: number("%", 100, 1..=100),
+    prose: "How much of what the shard's server offers (`max_connections` less what it reserves) all processes of the group together may take. Others keep the rest; a process that would exceed it does not start.",
 };
 
 // --------------------------------------------------------------------------------------------------------------- topics

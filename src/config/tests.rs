@@ -617,7 +617,7 @@ fn poolers_and_replicas() {
     check(
         SHARD,
         "[[shard]]\npooler = \"session\"",
-        &["forebay.toml:7: shard[0].pooler: found \"session\", expected one of \"none\", \"transaction\""],
+        &["forebay.toml:7: shard[0].pooler: found \"session\", expected one of none, transaction"],
     );
     let options =
         read(&SMALLEST.replacen(SHARD, pooler, 1).replace("dbname=app", "dbname=app options='-c lock_timeout=1'"));

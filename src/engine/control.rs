@@ -13,7 +13,7 @@ use crate::engine::event::{Answer, Doing, Event, Request};
 use crate::engine::parked::Parked;
 use crate::engine::report::Reporter;
 use crate::engine::worker::{Next, Signals};
-use crate::sink::{Control, Failure, Identity, Progress, Takeover};
+use crate::sink::{Control, Failure, Identity, Progress, Reason, Takeover};
 use crate::state::retry::{Backoff, Trying};
 use crate::types::{Generation, Lane, TopicIx, TopicPartition};
 
@@ -32,8 +32,6 @@ pub struct ControlLoop<C> {
     storing: BTreeMap<TopicIx, Trying>,
     /// Not before this does a failed task run again.
     retry_at: Duration,
-    /// The database was away at the last try.
-    away: bool,
     closed: bool,
 }
 
@@ -66,16 +64,20 @@ pub struct LoopContext {
 impl LoopContext {
     /// For a loop of the first shard, and what it tells the poller.
     pub fn of_test(clock: &crate::clock::TestClock, retry_max: Duration) -> (LoopContext, Receiver<Event>) {
+        use crate::engine::gate::Gate;
         use crate::engine::report::Waker;
         use crate::types::ShardIx;
 
         let (told, events) = crossbeam_channel::bounded(1024);
+        let backoff = Backoff::new(Duration::from_millis(50), retry_max);
+        let gate = Gate::new(Arc::new(clock.clone()), fastrand::Rng::with_seed(2), backoff.clone());
+        let gate = Arc::new(gate);
         let context = LoopContext {
-            report: Reporter::new(ShardIx(0), told, Waker::new(Arc::new(|| {}))),
+            report: Reporter::new(ShardIx(0), told, Waker::new(Arc::new(|| {})), gate),
             clock: Arc::new(clock.clone()),
             rng: fastrand::Rng::with_seed(1),
             rules: Rules::ALL,
-            backoff: Backoff::new(Duration::from_millis(50), retry_max),
+            backoff,
             signals: Arc::new(Signals::new(1)),
         };
         (context, events)
@@ -97,7 +99,6 @@ impl<C: Control> ControlLoop<C> {
             backoff,
             storing: BTreeMap::new(),
             retry_at: Duration::ZERO,
-            away: false,
             closed: false,
         }
     }
@@ -138,6 +139,9 @@ impl<C: Control> ControlLoop<C> {
             return Next::Done;
         }
         let now = self.clock.now();
+        if let Some(at) = self.report.gate().probe_at() {
+            return self.probe(at, now);
+        }
         let due = |t: &Task| !t.failed || now >= self.retry_at;
         let Some(index) = self.tasks.iter().position(due) else {
             return if self.tasks.is_empty() { Next::Inbox } else { Next::After(self.retry_at.saturating_sub(now)) };
@@ -147,20 +151,56 @@ impl<C: Control> ControlLoop<C> {
         Next::Again
     }
 
+    /// The shard's breaker is open: nothing is tried but this, and everybody else waits for it.
+    fn probe(&mut self, at: Duration, now: Duration) -> Next {
+        if self.closed {
+            return Next::Done;
+        }
+        self.refuse_progress();
+        if now < at {
+            return Next::After(at - now);
+        }
+        match self.control.probe() {
+            Ok(()) => {
+                self.report.gate().probed(true);
+                self.retry_at = now;
+            }
+            Err(failure) => {
+                self.report.unwell(&failure);
+                self.report.gate().probed(false);
+            }
+        }
+        Next::Again
+    }
+
+    /// Progress that cannot be stored now is asked for again: other shards' commits do not wait for it.
+    fn refuse_progress(&mut self) {
+        for task in std::mem::take(&mut self.tasks) {
+            let What::Progress { topic, .. } = task.what else {
+                self.tasks.push_back(task);
+                continue;
+            };
+            self.storing.insert(topic, task.trying);
+            let failure = Failure::Outage(Reason::new("the shard's breaker is open"));
+            let answer = Answer::NotProgressed { topic, failure };
+            self.report.tell(Event::Control { shard: self.report.shard(), answer });
+        }
+    }
+
     fn accept(&mut self, request: Request) {
         let what = match request {
             Request::Locate { topic, identity, partitions } => What::Locate { topic, identity, partitions },
             Request::Takeover { takeover, generation } => What::Takeover { takeover, generation },
             Request::Progress { topic, of } => What::Progress { topic, of },
             Request::Cancel { at, generation } => return self.cancel(at, generation),
+            // The next step looks at the breaker.
+            Request::Probe => return,
         };
         let trying = match &what {
             What::Progress { topic, .. } => self.storing.remove(topic).unwrap_or_default(),
             What::Locate { .. } | What::Takeover { .. } => Trying::default(),
         };
-        // Progress is asked for again as soon as it is refused: each time a connection of its own would be too much.
-        let failed = self.away && matches!(what, What::Progress { .. });
-        self.tasks.push_back(Task { what, failed, trying });
+        self.tasks.push_back(Task { what, failed: false, trying });
     }
 
     fn cancel(&mut self, at: TopicPartition, generation: Generation) {
@@ -185,7 +225,6 @@ impl<C: Control> ControlLoop<C> {
             Ok(answer) => {
                 self.report.well();
                 self.backoff.reset();
-                self.away = false;
                 let lasted = task.trying.ended(self.clock.now());
                 self.report.in_vain(task.what.topic(), task.what.doing(), lasted, None);
                 self.report.tell(Event::Control { shard: self.report.shard(), answer });
@@ -230,7 +269,6 @@ impl<C: Control> ControlLoop<C> {
 
     fn failed(&mut self, task: Task, failure: Failure) {
         let Task { what, mut trying, .. } = task;
-        self.away = matches!(failure, Failure::Outage(_) | Failure::Shard(_));
         match &failure {
             Failure::Topic(reason) => {
                 let topic = what.topic();
@@ -294,7 +332,7 @@ mod tests {
 
     use super::*;
     use crate::clock::TestClock;
-    use crate::sink::{Anchor, Reason, Taken};
+    use crate::sink::{Anchor, Taken};
     use crate::state::holds::Holds;
     use crate::types::{NextOffset, Token};
 
@@ -318,6 +356,10 @@ mod tests {
             Err(Failure::Outage(Reason::new("connection refused")))
         }
 
+        fn probe(&mut self) -> Result<(), Failure> {
+            self.progress(TopicIx(0), &[]).map(drop)
+        }
+
         fn holds(&mut self, _: TopicIx) -> Result<Holds, Failure> {
             nothing_held()
         }
@@ -338,6 +380,10 @@ mod tests {
 
         fn progress(&mut self, _: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure> {
             Ok(of.iter().map(|p| (p.partition, p.done)).collect())
+        }
+
+        fn probe(&mut self) -> Result<(), Failure> {
+            unreachable!("a lock is no outage")
         }
 
         fn holds(&mut self, _: TopicIx) -> Result<Holds, Failure> {

@@ -94,7 +94,7 @@ impl Dispatcher {
         }
     }
 
-    /// Hands a record to the worker of its lane.
+    /// Hands a record to the worker of its lane. `unroutable`: it names no shard, and why.
     pub fn send(
         &mut self,
         owner: Owner,
@@ -102,6 +102,7 @@ impl Dispatcher {
         seq: u64,
         fetched_us: u64,
         raw: &RawRecord<'_>,
+        unroutable: Option<&str>,
     ) -> Dispatched {
         let hash = raw.key_hash();
         let index = usize::from(lane_of(hash, owned.lanes.len() as u16));
@@ -126,7 +127,9 @@ impl Dispatcher {
                 chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
                 chunks.push(chunk);
             }
-            chunks.last_mut().expect("just made sure").push_hashed(0, seq, fetched_us, hash, raw);
+            let chunk = chunks.last_mut().expect("just made sure");
+            chunk.push_hashed(0, seq, fetched_us, hash, raw);
+            unroutable.inspect(|why| chunk.mark_unroutable(why));
             lane.sent = raw.offset.next();
             return Dispatched::Held;
         }
@@ -147,6 +150,7 @@ impl Dispatcher {
             lane.run = (*serial, run);
         }
         chunk.push_hashed(lane.run.1, seq, fetched_us, hash, raw);
+        unroutable.inspect(|why| chunk.mark_unroutable(why));
         lane.sent = raw.offset.next();
         lane.in_flight += 1;
         outlet.loads.add(worker, 1);
@@ -307,7 +311,7 @@ mod tests {
                 let offset = Offset(self.next);
                 self.next += 1;
                 let raw = RawRecord { offset, timestamp_ms: 0, key: Some(key.as_bytes()), value: None, headers: &[] };
-                self.dispatcher.send(OWNER, &mut self.owned, offset.0 as u64, 0, &raw)
+                self.dispatcher.send(OWNER, &mut self.owned, offset.0 as u64, 0, &raw, None)
             };
             (0..n).map(|_| one()).collect()
         }

@@ -34,6 +34,8 @@ pub enum Event {
     Control { shard: ShardIx, answer: Answer },
     /// A shard's worker or control thread lost its database, or has it again.
     Shard { shard: ShardIx, health: Health },
+    /// A shard's breaker opened: its control thread is to probe.
+    Opened { shard: ShardIx },
     /// Something of a topic is tried again and again, and why; or it works again, after that was said.
     InVain { shard: ShardIx, topic: TopicIx, doing: Doing, lasted: Duration, reason: Option<Reason> },
     /// A thread panicked: an invariant is broken.
@@ -98,6 +100,8 @@ pub enum Request {
     Takeover { takeover: Takeover, generation: Generation },
     /// Tried once.
     Progress { topic: TopicIx, of: Vec<(Progress, Generation)> },
+    /// The shard's breaker is open: wake up and probe.
+    Probe,
     /// This tenure is over: nothing more is to be done for it.
     Cancel { at: TopicPartition, generation: Generation },
 }

@@ -3,10 +3,12 @@
 pub mod control;
 pub mod dispatch;
 pub mod event;
+pub mod gate;
 mod outbox;
 pub mod parked;
 pub mod partition;
 pub mod poller;
+mod reload;
 pub mod report;
 pub mod rules;
 mod run;
@@ -14,5 +16,6 @@ pub mod slow_lane;
 pub mod thread;
 pub mod worker;
 
+pub use reload::{ReloadError, Reloader};
 pub use rules::Rules;
 pub use run::{Engine, EngineError, Options, Outcome, Stopper};

@@ -19,7 +19,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::clock::Clock;
-use crate::config::{Delivery, FirstStart};
+use crate::config::live::Live;
+use crate::config::{Config, Delivery, FirstStart};
 use crate::engine::Rules;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{Answer, Event, Health, Request};
@@ -47,6 +48,8 @@ const HOUSEKEEPING: Duration = Duration::from_millis(20);
 const IDENTITY_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a refused commit waits for the next one.
 const COMMIT_AGAIN: Duration = Duration::from_millis(100);
+/// How often misaligned records are worth a line in the log, per topic.
+const MISALIGNED_AGAIN: Duration = Duration::from_secs(60);
 /// How long to wait before asking a broker again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -94,6 +97,7 @@ pub struct Ports {
     pub signals: Arc<Signals>,
     pub counters: Arc<Counters>,
     pub waker: Waker,
+    pub live: Arc<Live>,
 }
 
 /// Whether there is more to do.
@@ -137,6 +141,9 @@ struct Core {
     signals: Arc<Signals>,
     counters: Arc<Counters>,
     waker: Waker,
+    live: Arc<Live>,
+    /// The version of `live` that is in force here.
+    version: u64,
     partitions: Partitions,
     topics: Vec<Topic>,
     /// Records of tenures that are over which workers still hold, of topics without fences.
@@ -233,8 +240,19 @@ struct Topic {
     identity: Option<Identity>,
     partitions: Option<i32>,
     stopped: Option<Reason>,
+    /// It stopped at a tenant that the map lacks, which a reload may cure.
+    unmapped: bool,
+    misaligned: Misaligned,
     /// The brokers do not know it, since then.
     refused: Option<Duration>,
+}
+
+/// Records of a topic that are not where their partition's shard was declared to be.
+#[derive(Default)]
+struct Misaligned {
+    counted: u64,
+    unsaid: u64,
+    said: Option<Duration>,
 }
 
 impl<S: Source> Poller<S> {
@@ -247,7 +265,7 @@ impl<S: Source> Poller<S> {
         rng: fastrand::Rng,
         rules: Rules,
     ) -> Poller<S> {
-        let Ports { events, controls, dispatcher, parked, signals, counters, waker } = ports;
+        let Ports { events, controls, dispatcher, parked, signals, counters, waker, live } = ports;
         let topics = settings.topics.iter().map(|_| Topic::default()).collect();
         let core = Core {
             partitions: settings.topics.iter().map(|_| Vec::new()).collect(),
@@ -264,6 +282,8 @@ impl<S: Source> Poller<S> {
             signals,
             counters,
             waker,
+            version: live.version(),
+            live,
             generation: 0,
             deferred: VecDeque::new(),
             reported: VecDeque::new(),
@@ -361,11 +381,17 @@ impl<S: Source> Poller<S> {
     }
 
     fn housekeeping(&mut self, now: Duration) -> Result<(), Stop> {
+        let version = self.core.live.version();
+        if std::mem::replace(&mut self.core.version, version) != version {
+            let config = self.core.live.get();
+            self.core.reload(&config);
+        }
         self.check_identities(now)?;
         self.drive_locating(now)?;
         self.drive_windows();
         self.drive_progress(now);
         self.drive_group(now)?;
+        self.core.say_misaligned(now);
         self.core.look();
         Ok(())
     }
@@ -381,6 +407,7 @@ impl<S: Source> Poller<S> {
                 }
                 Event::TopicStopped { topic, at, reason } => self.core.stop_topic(topic, at, reason),
                 Event::Control { shard, answer } => self.serve_answer(shard, answer),
+                Event::Opened { shard } => self.core.ask(shard, Request::Probe),
                 Event::Shard { shard, health } => self.core.shard_health(shard, &health),
                 Event::InVain { shard, topic, doing, lasted, reason } => {
                     let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
@@ -615,6 +642,51 @@ impl Core {
             if p.phase != Phase::Revoking {
                 p.phase = Phase::Stopped;
             }
+        }
+    }
+
+    /// Takes over what may change while the engine runs.
+    fn reload(&mut self, config: &Config) {
+        // Workers read tenants with the old one; what that means does not change.
+        self.router = Arc::new(self.router.reloaded(config));
+        let topics = (0..self.topics.len()).map(|t| TopicIx(t as u16));
+        topics
+            .filter(|t| self.topics[usize::from(t.0)].unmapped)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|t| self.go_on(t));
+    }
+
+    /// A topic that stopped at a tenant without a shard begins again there: the map was reloaded.
+    fn go_on(&mut self, topic: TopicIx) {
+        let state = &mut self.topics[usize::from(topic.0)];
+        state.unmapped = false;
+        state.stopped = None;
+        self.signals.start_topic(topic);
+        let stopped = self.partitions[usize::from(topic.0)].iter().flatten().filter(|p| p.phase == Phase::Stopped);
+        for at in stopped.map(|p| p.at).collect::<Vec<_>>() {
+            self.rewind(at, "the map was reloaded");
+        }
+    }
+
+    /// Now and then, with how many there were and what they cost.
+    fn say_misaligned(&mut self, now: Duration) {
+        for (topic, settings) in self.topics.iter_mut().zip(&self.settings.topics) {
+            let m = &mut topic.misaligned;
+            if m.unsaid == 0 || m.said.is_some_and(|said| now < said + MISALIGNED_AGAIN) {
+                continue;
+            }
+            let unsaid = std::mem::take(&mut m.unsaid);
+            m.counted += unsaid;
+            m.said = Some(now);
+            self.counters.misaligned.add(unsaid);
+            tracing::warn!(
+                "topic {}: {unsaid} records ({} so far) belong to another shard than the one that declares their partition. \
+                 They are applied where they belong, but a shard that is slow or away holds up the commits of every partition \
+                 that has such records, and, once their window is full, the partitions themselves",
+                settings.name,
+                m.counted
+            );
         }
     }
 

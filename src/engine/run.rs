@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config, Target};
+use crate::config::live::Live;
+use crate::config::{self, Config, RouteBy, Target};
 use crate::engine::Rules;
 use crate::engine::control::{ControlLoop, LoopContext};
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX, Request};
+use crate::engine::gate::Gate;
 use crate::engine::parked::Parked;
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
+use crate::engine::reload::Reloader;
 use crate::engine::report::{Reporter, Waker};
 use crate::engine::slow_lane::SlowLaneLoop;
 use crate::engine::thread::Thread;
@@ -33,7 +36,7 @@ use crate::source::kafka::{KafkaSource, Options as SourceOptions};
 use crate::state::backpressure::Window;
 use crate::state::chunk::Chunk;
 use crate::state::retry::Backoff;
-use crate::state::router::Router;
+use crate::state::router::{Router, ShardFunction};
 use crate::types::{ShardIx, TopicIx};
 
 /// How to run, besides the configuration.
@@ -86,13 +89,17 @@ impl Stopper {
 /// The engine: a configuration, and your handlers for those of its topics that have no table.
 pub struct Engine {
     config: Arc<Config>,
+    live: Arc<Live>,
+    function: Option<Arc<dyn ShardFunction>>,
     handlers: HashMap<TopicIx, HandlerFactory>,
     counters: Arc<Counters>,
 }
 
 impl Engine {
     pub fn new(config: Config) -> Engine {
-        Engine { config: Arc::new(config), handlers: HashMap::new(), counters: Arc::new(Counters::default()) }
+        let config = Arc::new(config);
+        let live = Arc::new(Live::new(Arc::clone(&config)));
+        Engine { config, live, function: None, handlers: HashMap::new(), counters: Arc::new(Counters::default()) }
     }
 
     /// Applies a topic's records by `make`'s handlers, one for each worker, instead of to a table.
@@ -111,9 +118,24 @@ impl Engine {
         Ok(self)
     }
 
+    /// Chooses each record's shard by a function of the program's own; it overrules `[shards] by`, which may say `"hash"` then.
+    pub fn route(mut self, function: impl ShardFunction + 'static) -> Engine {
+        let mut config = Config::clone(&self.config);
+        config.routing.by = RouteBy::Function { generation: function.generation() };
+        self.config = Arc::new(config);
+        self.live = Arc::new(Live::new(Arc::clone(&self.config)));
+        self.function = Some(Arc::new(function));
+        self
+    }
+
     /// What it has done so far; may be read while it runs.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// What makes it read its configuration again while it runs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader::new(Arc::clone(&self.live))
     }
 
     /// Runs until `stopper` says so, or, with `until_end`, until everything is done. Blocks the calling thread.
@@ -136,7 +158,10 @@ impl Engine {
         let (events_in, events) = bounded(EVENTS_MAX);
         let signals = Arc::new(Signals::new(self.config.topics.len()));
         let closing = Arc::new(AtomicBool::new(false));
-        let router = Arc::new(Router::new(&self.config));
+        let router = Arc::new(match &self.function {
+            Some(function) => Router::with_function(&self.config, Arc::clone(function)),
+            None => Router::new(&self.config),
+        });
         let threads = Threads {
             engine: self,
             waker: &waker,
@@ -160,6 +185,7 @@ impl Engine {
             signals: Arc::clone(&signals),
             counters: Arc::clone(&self.counters),
             waker: waker.clone(),
+            live: Arc::clone(&self.live),
         };
         let settings = Settings::new(config, options.until_end);
         let poller = Poller::new(source, settings, router, ports, clock, rng()?, Rules::ALL);
@@ -239,25 +265,29 @@ impl Threads<'_> {
         for shard in (0..config.shards.len()).map(|s| ShardIx(s as u16)) {
             let ids = Arc::new(SourceIds::new(config.topics.len()));
             let (requests, inbox) = bounded(REQUESTS_MAX);
-            let control = PostgresControl::new(Arc::clone(config), shard, Arc::clone(&ids));
+            let gate = Arc::new(Gate::new(Arc::clone(self.clock), rng()?, self.backoff()));
+            let control = PostgresControl::new(Arc::clone(config), shard, Arc::clone(&ids))
+                .following(Arc::clone(&self.engine.live), shard);
             let parked = Arc::new(Parked::new(config.engine.parking, Rules::ALL));
-            threads.push(self.control(control, shard, inbox, Arc::clone(&parked))?);
+            threads.push(self.control(control, inbox, Arc::clone(&parked), self.context(shard, &gate)?)?);
             controls.push(requests);
             let mut shard_inboxes = Vec::new();
             for index in 0..config.engine.workers_per_shard as u16 {
                 let (chunks, inbox) = bounded(INBOX_CHUNKS_MAX);
                 let name = format!("fb-w{}.{index}", shard.0);
                 let writer =
-                    PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers));
-                let parking = self.parking(&parked);
-                threads.push(self.worker(writer, shard, index, inbox, parking, &name, cores.next())?);
+                    PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
+                        .following(Arc::clone(&self.engine.live), shard);
+                let (parking, context) = (self.parking(&parked), self.context(shard, &gate)?);
+                threads.push(self.worker(writer, index, inbox, parking, &name, cores.next(), context)?);
                 shard_inboxes.push(chunks);
             }
             for index in 0..config.engine.slow_lanes_per_shard {
                 let name = format!("fb-s{}.{index}", shard.0);
                 let lane =
-                    PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers));
-                threads.push(self.slow_lane(lane, shard, self.parking(&parked), &name)?);
+                    PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
+                        .following(Arc::clone(&self.engine.live), shard);
+                threads.push(self.slow_lane(lane, self.parking(&parked), &name, self.context(shard, &gate)?)?);
             }
             inboxes.push(shard_inboxes);
             all_parked.push(parked);
@@ -289,14 +319,18 @@ impl Threads<'_> {
         (0..config.shards.len()).map(|shard| start(ShardIx(shard as u16))).collect()
     }
 
-    fn context(&self, shard: ShardIx) -> Result<LoopContext, EngineError> {
+    fn backoff(&self) -> Backoff {
         let engine = &self.engine.config.engine;
+        Backoff::new(engine.retry_backoff_min, engine.retry_backoff_max)
+    }
+
+    fn context(&self, shard: ShardIx, gate: &Arc<Gate>) -> Result<LoopContext, EngineError> {
         Ok(LoopContext {
-            report: Reporter::new(shard, self.events.clone(), self.waker.clone()),
+            report: Reporter::new(shard, self.events.clone(), self.waker.clone(), Arc::clone(gate)),
             clock: Arc::clone(self.clock),
             rng: rng()?,
             rules: Rules::ALL,
-            backoff: Backoff::new(engine.retry_backoff_min, engine.retry_backoff_max),
+            backoff: self.backoff(),
             signals: Arc::clone(self.signals),
         })
     }
@@ -304,12 +338,13 @@ impl Threads<'_> {
     fn control(
         &self,
         control: PostgresControl,
-        shard: ShardIx,
         inbox: Receiver<Request>,
         parked: Arc<Parked>,
+        context: LoopContext,
     ) -> Result<Thread, EngineError> {
-        let control = ControlLoop::new(control, inbox, parked, self.context(shard)?);
-        started(Thread::spawn(&format!("fb-c{}", shard.0), None, Some(self.events.clone()), move || control.run()))
+        let name = format!("fb-c{}", context.report.shard().0);
+        let control = ControlLoop::new(control, inbox, parked, context);
+        started(Thread::spawn(&name, None, Some(self.events.clone()), move || control.run()))
     }
 
     fn parking(&self, parked: &Arc<Parked>) -> Parking {
@@ -319,15 +354,15 @@ impl Threads<'_> {
     fn slow_lane(
         &self,
         lane: PostgresWriter,
-        shard: ShardIx,
         parking: Parking,
         name: &str,
+        context: LoopContext,
     ) -> Result<Thread, EngineError> {
         let config = &self.engine.config;
         let topics = config.topics.iter().map(Drain::of).collect();
         let counters = Arc::clone(&self.engine.counters);
         let limits = BatchLimits::new(&config.engine);
-        let lane = SlowLaneLoop::new(lane, counters, limits, topics, parking, self.context(shard)?);
+        let lane = SlowLaneLoop::new(lane, counters, limits, topics, parking, context);
         let closing = Arc::clone(self.closing);
         started(Thread::spawn(name, None, Some(self.events.clone()), move || lane.run(&closing)))
     }
@@ -336,17 +371,16 @@ impl Threads<'_> {
     fn worker(
         &self,
         writer: PostgresWriter,
-        shard: ShardIx,
         index: u16,
         inbox: Receiver<Box<Chunk>>,
         parking: Parking,
         name: &str,
         core: Option<usize>,
+        context: LoopContext,
     ) -> Result<Thread, EngineError> {
         let config = &self.engine.config;
         let topics = config.topics.iter().map(TopicWriting::new).collect();
         let limits = BatchLimits::new(&config.engine);
-        let context = self.context(shard)?;
         let worker = Worker::new(writer, index, inbox, limits, topics, parking, context);
         started(Thread::spawn(name, core, Some(self.events.clone()), move || worker.run()))
     }

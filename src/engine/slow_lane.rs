@@ -29,6 +29,8 @@ const KEYS_MAX: usize = 64;
 const TIDY_AFTER: u64 = 100_000;
 /// How long a key is left alone that waits for a person, or that another slow lane has.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Least wait while the shard's breaker is open.
+const BARRED: Duration = Duration::from_millis(10);
 const BUSY: Duration = Duration::from_millis(100);
 /// How long the thread waits at most before it looks whether it is to end.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -121,6 +123,9 @@ impl<L: SlowLane> SlowLaneLoop<L> {
     /// One look at the database, or one transaction.
     pub fn step(&mut self) -> Next {
         let now = self.clock.now();
+        if let Some(probe_at) = self.report.gate().probe_at() {
+            return Next::After(probe_at.saturating_sub(now).max(BARRED));
+        }
         if now < self.retry_at {
             return Next::After(self.retry_at - now);
         }

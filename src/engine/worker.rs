@@ -54,6 +54,10 @@ impl Signals {
         self.stopped[usize::from(topic.0)].store(true, Ordering::SeqCst);
     }
 
+    pub fn start_topic(&self, topic: TopicIx) {
+        self.stopped[usize::from(topic.0)].store(false, Ordering::SeqCst);
+    }
+
     pub fn is_stopped(&self, topic: TopicIx) -> bool {
         self.stopped[usize::from(topic.0)].load(Ordering::SeqCst)
     }
@@ -245,6 +249,7 @@ impl<W: Writer> Worker<W> {
                     Ok(chunk) => self.carry = Some(chunk),
                     Err(_) => return,
                 },
+                Next::After(_) if self.report.gate().is_open() => self.report.gate().wait(PATIENCE),
                 Next::After(wait) => self.clock.sleep(wait.min(PATIENCE)),
                 Next::Done => return,
             }
@@ -254,7 +259,12 @@ impl<W: Writer> Worker<W> {
     /// One step: fill a batch, or one try of writing it, or one look at its fences. Waits for nothing but the database.
     pub fn step(&mut self) -> Next {
         let now = self.clock.now();
+        let barred = self.report.gate().is_open();
         match self.state {
+            State::Write { .. } | State::Reread { .. } if barred && (self.signals.abandoned() || self.stopped()) => {
+                self.give_back()
+            }
+            State::Write { .. } | State::Reread { .. } if barred => Next::After(PATIENCE),
             State::Idle => self.fill(now),
             State::Write { at } | State::Reread { at } if self.signals.abandoned() && at > now => self.give_back(),
             State::Write { at } | State::Reread { at } if at > now => Next::After(at - now),
@@ -457,6 +467,7 @@ impl<W: Writer> Worker<W> {
 
     fn applied(&mut self, piece: usize) -> Next {
         self.report.well();
+        self.report.gate().worked();
         self.backoff.reset();
         let topic = self.batch.topic().expect("a batch is being written");
         self.report.in_vain(topic, Doing::Writing, self.trying.ended(self.clock.now()), None);
@@ -474,13 +485,14 @@ impl<W: Writer> Worker<W> {
         match &failure {
             Failure::Outage(_) => {
                 self.report.unwell(&failure);
-                let at = self.later();
+                // The breaker says when.
+                let at = self.clock.now();
                 // Without fences nothing tells whether it was applied: it is sent again.
                 self.state = if self.exactly_once() { State::Reread { at } } else { State::Write { at } };
             }
             Failure::Shard(_) => {
                 self.report.unwell(&failure);
-                self.state = State::Write { at: self.later() };
+                self.state = State::Write { at: self.clock.now() };
             }
             // Once a probe has shown whose rows are locked, another lock is in the way: a parent's, or one of a unique index.
             Failure::LockWait(_) if self.may_park(piece) && !self.how.park_all => {
@@ -577,10 +589,15 @@ impl<W: Writer> Worker<W> {
             return self.stop_topic(false, reason);
         }
         match &failure {
-            Failure::Outage(_) | Failure::Shard(_) => self.report.unwell(&failure),
-            other => self.in_vain(other.reason()),
+            Failure::Outage(_) | Failure::Shard(_) => {
+                self.report.unwell(&failure);
+                self.state = State::Reread { at: self.clock.now() };
+            }
+            other => {
+                self.in_vain(other.reason());
+                self.state = State::Reread { at: self.later() };
+            }
         }
-        self.state = State::Reread { at: self.later() };
         Next::Again
     }
 

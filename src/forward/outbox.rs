@@ -2,12 +2,13 @@
 //! lock of its transaction (the only kind that outlives no transaction behind a pooler), so that letters leave in the order of
 //! their ids. Letters that somebody else holds at the moment (a replay) are passed over.
 
-use postgres::{IsolationLevel, Row, Statement, Transaction};
+use postgres::types::Type;
+use postgres::{IsolationLevel, Row, Transaction};
 
 use crate::config::Config;
 use crate::forward::{Letter, Outbox, Publish, Verdict};
 use crate::sink::Failure;
-use crate::sink::session::{Session, own_failure};
+use crate::sink::session::{Ready, Session, Text, own_failure};
 use crate::types::ShardIx;
 
 /// Most letters, and most bytes of their records, that are claimed at once; a larger letter is claimed alone.
@@ -52,31 +53,31 @@ impl PostgresOutbox {
     }
 
     /// Prepared before a transaction begins, so that it takes its own round trips only.
-    fn prepared(&mut self, sql: &'static str) -> Result<Statement, Failure> {
+    fn prepared(&mut self, sql: &'static str, types: &[Type]) -> Result<Ready, Failure> {
         let (live, _) = self.session.open()?;
-        let statement = live.statements.get(&mut live.client, sql, || (sql.to_owned(), Vec::new()));
-        statement.map_err(|error| own_failure(&error))
+        let make = || Text { sql: sql.to_owned(), types: types.to_vec() };
+        live.statements.get(&mut live.client, sql, make).map_err(|error| own_failure(&error))
     }
 
     fn ask(&mut self, topics: &[String]) -> Result<Vec<bool>, Failure> {
-        let due = self.prepared(DUE)?;
+        let due = self.prepared(DUE, &[Type::TEXT, Type::TEXT_ARRAY])?;
         let (live, _) = self.session.open()?;
-        let rows = live.client.query(&due, &[&self.group, &topics]).map_err(|error| own_failure(&error))?;
+        let rows = due.query(&mut live.client, &[&self.group, &topics]).map_err(|error| own_failure(&error))?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     fn forward(&mut self, topic: &str, publish: &mut Publish<'_>) -> Result<bool, Failure> {
         let failed = |error: postgres::Error| own_failure(&error);
         let statements = Statements {
-            turn: self.prepared(TURN)?,
-            lock: self.prepared(LOCK)?,
-            read: self.prepared(READ)?,
-            mark: self.prepared(MARK)?,
+            turn: self.prepared(TURN, &[Type::TEXT])?,
+            lock: self.prepared(LOCK, &[Type::TEXT, Type::TEXT, Type::INT8])?,
+            read: self.prepared(READ, &[Type::INT8_ARRAY])?,
+            mark: self.prepared(MARK, &[Type::INT8_ARRAY, Type::TEXT_ARRAY])?,
         };
         let (live, _) = self.session.open()?;
         let begin = live.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
         let mut transaction = begin.start().map_err(failed)?;
-        let mine: bool = transaction.query_one(&statements.turn, &[&self.group]).map_err(failed)?.get(0);
+        let mine: bool = statements.turn.query_one(&mut transaction, &[&self.group]).map_err(failed)?.get(0);
         if !mine {
             return Ok(false);
         }
@@ -103,10 +104,10 @@ impl Outbox for PostgresOutbox {
 }
 
 struct Statements {
-    turn: Statement,
-    lock: Statement,
-    read: Statement,
-    mark: Statement,
+    turn: Ready,
+    lock: Ready,
+    read: Ready,
+    mark: Ready,
 }
 
 fn claim(
@@ -115,10 +116,10 @@ fn claim(
     group: &str,
     topic: &str,
 ) -> Result<Vec<Letter>, postgres::Error> {
-    let locked = transaction.query(&statements.lock, &[&group, &topic, &RECORDS_MAX])?;
+    let locked = statements.lock.query(transaction, &[&group, &topic, &RECORDS_MAX])?;
     let locked: Vec<(i64, i64)> = locked.iter().map(|row| (row.get(0), row.get(1))).collect();
     let ids = fitting(&locked);
-    Ok(transaction.query(&statements.read, &[&ids])?.iter().map(letter).collect())
+    Ok(statements.read.query(transaction, &[&ids])?.iter().map(letter).collect())
 }
 
 /// The first letters (id, bytes), as many as fit; always one.
@@ -163,7 +164,7 @@ fn mark(
     });
     let (ids, errors): (Vec<i64>, Vec<Option<&str>>) = decided.unzip();
     if !ids.is_empty() {
-        transaction.execute(&statements.mark, &[&ids, &errors])?;
+        statements.mark.execute(transaction, &[&ids, &errors])?;
     }
     Ok(())
 }

@@ -20,6 +20,8 @@ pub struct Counters {
     pub drained: Counter,
     /// Dead letters that went on to a topic of their own.
     pub forwarded: Counter,
+    /// Records whose shard is not the one that declares their partition.
+    pub misaligned: Counter,
     /// Rows inserted or updated, and rows deleted.
     pub upserted: Counter,
     pub deleted: Counter,

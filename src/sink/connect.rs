@@ -327,6 +327,7 @@ mod tests {
             connections_max: None,
             pooler: config::Pooler::None,
             commit_gate: None,
+            connections_share_percent: 100,
         }
     }
 

@@ -41,6 +41,12 @@ impl PostgresControl {
         PostgresControl { config, ids, session, identities: HashMap::new(), taken_by, replicas }
     }
 
+    /// Takes over what reloads of the configuration.
+    pub fn following(mut self, live: Arc<crate::config::live::Live>, shard: ShardIx) -> PostgresControl {
+        self.session.follow(live, shard);
+        self
+    }
+
     /// The topic's number, looked up and registered where nobody did, and its identity compared.
     fn resolve(&mut self, topic: TopicIx) -> Result<i32, Failure> {
         let Some(identity) = self.identities.get(&topic) else {
@@ -144,6 +150,10 @@ impl PostgresControl {
 }
 
 impl Control for PostgresControl {
+    fn probe(&mut self) -> Result<(), Failure> {
+        self.session.probe()
+    }
+
     fn locate(
         &mut self,
         topic: TopicIx,

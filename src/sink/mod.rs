@@ -335,6 +335,8 @@ pub struct Progress {
 
 /// A shard's control connection.
 pub trait Control {
+    /// Whether the database takes new connections now, and writes: asked while nobody else tries.
+    fn probe(&mut self) -> Result<(), Failure>;
     /// The anchors of partitions, in their order. Registers the topic's identity where nobody did; another one than the
     /// registered is [`Failure::Topic`].
     fn locate(

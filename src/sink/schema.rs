@@ -6,10 +6,12 @@
 
 use postgres::types::Type;
 use postgres::{Client, SimpleQueryMessage, Transaction};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Config, RouteBy, Tenant};
 use crate::sink::connect::{Connector, Opened};
 use crate::sink::{Failure, Reason, sqlstate};
+use crate::state::tenants::{self, TenantMap};
 use crate::types::ShardIx;
 
 /// Serialises creation and upgrade among processes: the lock's number is "forebay" in ASCII.
@@ -49,7 +51,7 @@ pub const CURRENT: Version = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
 const V1_0: &str = r#"
 -- Facts about this database: 'schema' (version), 'shard' (its name in the configuration), 'routing <group>'
--- (how that group spreads its records over the shards).
+-- (how that group spreads its records over the shards), 'map <group>' (every tenant that its maps ever held).
 CREATE TABLE IF NOT EXISTS forebay.meta (
   key text PRIMARY KEY,
   value text NOT NULL
@@ -234,7 +236,7 @@ impl Meta {
     fn sql() -> String {
         let needed: Vec<&str> = NEEDED.iter().map(|(table, _)| *table).collect();
         format!(
-            "SELECT key, value FROM forebay.meta UNION ALL SELECT 'lacks', t FROM UNNEST('{{{}}}'::text[]) t \
+            "SELECT key, value FROM forebay.meta WHERE NOT starts_with(key, 'map ') UNION ALL SELECT 'lacks', t FROM UNNEST('{{{}}}'::text[]) t \
              WHERE to_regclass(t) IS NULL",
             needed.join(",")
         )
@@ -269,6 +271,8 @@ pub struct Expected {
     pub shard: String,
     pub group: String,
     pub routing: String,
+    /// Where a map decides: may say more than what the database remembers, and nothing else.
+    pub map: Option<TenantMap>,
     /// Create or upgrade the tables where needed; otherwise a person does, with `forebay init`.
     pub manage: bool,
 }
@@ -279,8 +283,21 @@ impl Expected {
             shard: config.shards[usize::from(shard.0)].name.clone(),
             group: config.kafka.group_id.clone(),
             routing: routing(config),
+            map: TenantMap::of(config),
             manage: config.engine.manage_schema,
         }
+    }
+
+    fn map_key(&self) -> String {
+        format!("map {}", self.group)
+    }
+
+    fn refused(&self, contradiction: &tenants::Contradiction) -> Failure {
+        let forget = format!("`DELETE FROM forebay.meta WHERE key = '{}'` in every shard", self.map_key());
+        Failure::Shard(Reason::new(format!(
+            "as this database remembers, {contradiction} by this process's map. {}",
+            tenants::procedure(&forget)
+        )))
     }
 
     /// What a database keeps from whoever connects first, and everyone after must agree with.
@@ -339,6 +356,7 @@ pub fn routing(config: &Config) -> String {
         RouteBy::Hash => format!("hash of {tenant} over {}", shards()),
         RouteBy::Modulo => format!("modulo of {tenant} over {}", shards()),
         RouteBy::Map { .. } => format!("map of {tenant}"),
+        RouteBy::Function { generation } => format!("function {generation} over {}", shards()),
     }
 }
 
@@ -359,7 +377,83 @@ pub fn verify(client: &mut Client, expected: &Expected) -> Result<(), Failure> {
         meta = read_meta(client)?;
     }
     refuse(&meta)?;
-    expected.facts().iter().try_for_each(|fact| claim(client, &meta, fact))
+    expected.facts().iter().try_for_each(|fact| claim(client, &meta, fact))?;
+    claim_map(client, expected)
+}
+
+/// Joins this process's map to what the database remembers of the group's maps, or refuses it.
+///
+/// # Errors
+/// [`Failure::Shard`] where a tenant would go elsewhere than some process sends it, or sent it.
+pub fn claim_map(client: &mut Client, expected: &Expected) -> Result<(), Failure> {
+    let Some(map) = &expected.map else { return Ok(()) };
+    let failed = |error: postgres::Error| sqlstate::connect_failure(&error);
+    let (key, own) = (expected.map_key(), Remembered::of(map));
+    // Every new connection asks; the whole map is looked at only where it differs.
+    let digest = client
+        .query_typed_opt("SELECT left(value, 16) FROM forebay.meta WHERE key = $1", &[(&key, Type::TEXT)])
+        .map_err(failed)?;
+    if digest.is_some_and(|row| row.get::<_, String>(0) == own.digest()) {
+        return Ok(());
+    }
+    let mut transaction = client.transaction().map_err(failed)?;
+    let insert = "INSERT INTO forebay.meta VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    transaction.execute_typed(insert, &[(&key, Type::TEXT), (&own.0, Type::TEXT)]).map_err(failed)?;
+    // Its lock keeps two that join at once from forgetting each other's tenants.
+    let locked = "SELECT value FROM forebay.meta WHERE key = $1 FOR UPDATE";
+    let row = transaction.query_typed_one(locked, &[(&key, Type::TEXT)]);
+    let known = Remembered(row.map_err(failed)?.get(0));
+    let both = known.read(&key)?.join(map).map_err(|contradiction| expected.refused(&contradiction))?;
+    let both = Remembered::of(&both);
+    if both.0 != known.0 {
+        transaction
+            .execute_typed(
+                "UPDATE forebay.meta SET value = $2 WHERE key = $1",
+                &[(&key, Type::TEXT), (&both.0, Type::TEXT)],
+            )
+            .map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)
+}
+
+/// What the database remembers of the group's maps, without changing it; none where no map decides or nothing is known yet.
+///
+/// # Errors
+/// As [`claim_map`].
+pub fn remembered_map(client: &mut Client, expected: &Expected) -> Result<Option<TenantMap>, Failure> {
+    let Some(map) = &expected.map else { return Ok(None) };
+    let key = expected.map_key();
+    let row = match client.query_typed_opt("SELECT value FROM forebay.meta WHERE key = $1", &[(&key, Type::TEXT)]) {
+        Ok(row) => row,
+        Err(error) if is_missing(&error) => None,
+        Err(error) => return Err(sqlstate::connect_failure(&error)),
+    };
+    let Some(row) = row else { return Ok(None) };
+    let known = Remembered(row.get(0)).read(&key)?;
+    known.join(map).map_err(|contradiction| expected.refused(&contradiction))?;
+    Ok(Some(known))
+}
+
+/// A map as `forebay.meta` holds it: a digest, which spares reading the rest, a line end, and JSON.
+struct Remembered(String);
+
+impl Remembered {
+    fn of(map: &TenantMap) -> Remembered {
+        let json = serde_json::to_string(map).expect("text to text is JSON");
+        Remembered(format!("{:016x}\n{json}", xxh3_64(json.as_bytes())))
+    }
+
+    fn digest(&self) -> &str {
+        &self.0[..16]
+    }
+
+    fn read(&self, key: &str) -> Result<TenantMap, Failure> {
+        let json = self.0.split_once('\n').map_or("", |(_, json)| json);
+        serde_json::from_str(json).map_err(|error| {
+            let text = format!("forebay.meta holds no map under {key:?}, but something else: {error}");
+            Failure::Shard(Reason::new(text))
+        })
+    }
 }
 
 /// What cannot be worked with, whoever asks.
@@ -405,11 +499,15 @@ pub fn connect(connector: &mut Connector, expected: &Expected) -> Result<Opened,
     }
 }
 
+/// No such table, no such schema.
+fn is_missing(error: &postgres::Error) -> bool {
+    error.code().is_some_and(|c| ["42P01", "3F000"].contains(&c.code()))
+}
+
 fn read_meta(client: &mut Client) -> Result<Meta, Failure> {
     match client.simple_query(&Meta::sql()) {
         Ok(answer) => Meta::read(&answer),
-        // No such table, no such schema.
-        Err(error) if error.code().is_some_and(|c| ["42P01", "3F000"].contains(&c.code())) => Ok(Meta::default()),
+        Err(error) if is_missing(&error) => Ok(Meta::default()),
         Err(error) => Err(sqlstate::connect_failure(&error)),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use postgres::types::{ToSql, Type};
 use postgres::{Client, Error, GenericClient, Row, Statement};
 
-use crate::config::{Config, Pooler};
+use crate::config::{Config, Pooler, live};
 use crate::sink::connect::{Connector, Opened};
 use crate::sink::schema::{self, Expected};
 use crate::sink::watch::Watch;
@@ -26,7 +26,15 @@ pub struct Session<K> {
     connector: Result<Connector, Failure>,
     expected: Expected,
     pooler: Pooler,
+    follows: Option<Follows>,
     live: Option<Live<K>>,
+}
+
+/// A configuration that may be read again: what connections make sure of grows with it.
+struct Follows {
+    current: Arc<live::Live>,
+    shard: ShardIx,
+    version: u64,
 }
 
 /// An open connection and what is prepared on it.
@@ -51,7 +59,30 @@ impl<K: Hash + Eq> Session<K> {
         let settings = &config.shards[usize::from(shard.0)];
         let connector = Connector::new(settings, &config.kafka.group_id, thread);
         let expected = Expected::new(config, shard);
-        Session { shard: settings.name.clone(), connector, expected, pooler: settings.pooler, live: None }
+        let (shard, pooler) = (settings.name.clone(), settings.pooler);
+        Session { shard, connector, expected, pooler, follows: None, live: None }
+    }
+
+    /// What is read again holds for its connections, too, the open one included.
+    pub fn follow(&mut self, current: Arc<live::Live>, shard: ShardIx) {
+        let version = current.version();
+        self.expected = Expected::new(&current.get(), shard);
+        self.follows = Some(Follows { current, shard, version });
+    }
+
+    /// Before a record of a tenant that is new is written, its map is one that the database lets in.
+    fn catch_up(&mut self) -> Result<(), Failure> {
+        let Some(follows) = &mut self.follows else { return Ok(()) };
+        let version = follows.current.version();
+        if std::mem::replace(&mut follows.version, version) == version {
+            return Ok(());
+        }
+        self.expected = Expected::new(&follows.current.get(), follows.shard);
+        let Some(live) = &mut self.live else { return Ok(()) };
+        schema::claim_map(&mut live.client, &self.expected).map_err(|failure| {
+            self.close();
+            self.named(failure)
+        })
     }
 
     /// The connection, opened where there is none. Says whether it is new. It is watched until [`settle`](Session::settle).
@@ -60,6 +91,7 @@ impl<K: Hash + Eq> Session<K> {
         if self.live.as_ref().is_some_and(|live| live.unusable || live.client.is_closed()) {
             self.close();
         }
+        self.catch_up()?;
         let fresh = self.live.is_none();
         if fresh {
             let connector = self.connector.as_mut().map_err(|failure| failure.clone())?;
@@ -74,6 +106,18 @@ impl<K: Hash + Eq> Session<K> {
             }
             None => unreachable!("opened above"),
         }
+    }
+
+    /// Whether the database takes new connections, and writes on them. One that is open says nothing about that.
+    pub fn probe(&mut self) -> Result<(), Failure> {
+        let probed = match &self.live {
+            None => self.open().map(drop),
+            Some(_) => match &mut self.connector {
+                Ok(connector) => schema::connect(connector, &self.expected).map(Opened::discard),
+                Err(failure) => Err(failure.clone()),
+            },
+        };
+        probed.map_err(|failure| self.named(failure))
     }
 
     /// Ends what [`open`](Session::open) began, and looks at a failure on its way up: after an outage, or one of the shard,

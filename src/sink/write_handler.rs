@@ -15,7 +15,7 @@ use crate::sink::handler::{Handler, HandlerError, HandlerFactory};
 use crate::sink::parked;
 use crate::sink::session::own_failure;
 use crate::sink::sift::{BEGIN_PIECE, END_PIECE, Pieces, Refused, UNDO_PIECE, sift};
-use crate::sink::writer::PostgresWriter;
+use crate::sink::writer::{PostgresWriter, unroutable};
 use crate::sink::{Applied, BadRecord, Care, Failure, Job, Reason, RowCounts, Written, sqlstate};
 use crate::state::batch::Batch;
 use crate::state::chunk::RecordRef;
@@ -56,6 +56,8 @@ impl PostgresWriter {
         self.handled(topic, job, |call, transaction| {
             let (to_apply, alone) = (job.to_apply(), job.range.len() == 1);
             let mut pieces = HandlerPieces::new(call, transaction, batch, care.then, alone);
+            unroutable(job).into_iter().for_each(|bad| pieces.bad(bad));
+            let to_apply: Vec<usize> = to_apply.into_iter().filter(|i| batch.unroutable(*i).is_none()).collect();
             pieces.apply(&to_apply, care.probe)?;
             let HandlerPieces { mut aside, .. } = pieces;
             if let Some(first) = aside.settle(batch).first().cloned()

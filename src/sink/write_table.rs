@@ -17,7 +17,7 @@ use crate::sink::catalog::{Catalog, CatalogError};
 use crate::sink::dead_letter::{Letters, Of};
 use crate::sink::session::{Live, Ready, Text};
 use crate::sink::table::{TablePlan, TableWriter};
-use crate::sink::writer::{FenceArrays, Name, PostgresWriter};
+use crate::sink::writer::{FenceArrays, Name, PostgresWriter, unroutable};
 use crate::sink::{BadRecord, Care, Failure, Job, Reason, RowCounts, Written, dead_letter, fence, parked, sqlstate};
 use crate::state::router::Router;
 use crate::types::TopicIx;
@@ -152,9 +152,20 @@ impl Care<'_, '_> {
 
 impl KnownTable {
     fn load(&mut self, job: &Job<'_>, bad: &mut Vec<BadRecord>) {
-        match job.park {
-            [] => self.writer.load(job.batch, job.range.clone(), bad),
-            _ => self.writer.load(job.batch, job.to_apply().into_iter(), bad),
+        let unroutable = unroutable(job);
+        match (job.park, &unroutable[..]) {
+            ([], []) => self.writer.load(job.batch, job.range.clone(), bad),
+            (_, []) => self.writer.load(job.batch, job.to_apply().into_iter(), bad),
+            _ => {
+                let named = |index: &usize| job.batch.unroutable(*index).is_none();
+                self.writer.load(
+                    job.batch,
+                    job.to_apply().into_iter().filter(named).collect::<Vec<_>>().into_iter(),
+                    bad,
+                );
+                bad.extend(unroutable);
+                bad.sort_by_key(|b| b.index);
+            }
         }
     }
 }

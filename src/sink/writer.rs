@@ -13,7 +13,9 @@ use crate::sink::postgres::SourceIds;
 use crate::sink::session::{Live, Ready, Session, Text, own_failure};
 use crate::sink::table::Shape;
 use crate::sink::write_table::KnownTable;
-use crate::sink::{Care, Failure, FenceRow, Job, RowCounts, Writer, Written, dead_letter, fence, parked};
+use crate::sink::{
+    BadRecord, Care, Failure, FenceRow, Job, Reason, RowCounts, Writer, Written, dead_letter, fence, parked,
+};
 use crate::state::batch::LaneMove;
 use crate::state::parked::Tail;
 use crate::state::router::Router;
@@ -80,6 +82,12 @@ impl PostgresWriter {
         }
     }
 
+    /// Takes over what reloads of the configuration.
+    pub fn following(mut self, live: Arc<crate::config::live::Live>, shard: ShardIx) -> PostgresWriter {
+        self.session.follow(live, shard);
+        self
+    }
+
     /// Lays out the fences' parameters.
     fn begin(&mut self, topic: TopicIx, moves: &[LaneMove]) -> &Target {
         let settings = &self.config.topics[usize::from(topic.0)];
@@ -118,6 +126,9 @@ impl Writer for PostgresWriter {
     fn write(&mut self, job: &Job<'_>) -> Result<Written, Failure> {
         let Some(topic) = job.batch.topic() else { return Ok(RowCounts::default().into()) };
         let only = (job.range.len() == 1).then_some(job.range.start);
+        if let Some(BadRecord { index, reason }) = unroutable(job).into_iter().next() {
+            return Err(Failure::Record(Some(index), reason));
+        }
         let result = match self.begin(topic, job.moves) {
             Target::Table(_) => self.write_table(topic, job, None),
             Target::Handler => self.write_handled(topic, job),
@@ -147,6 +158,15 @@ impl Writer for PostgresWriter {
     fn reread(&mut self, topic: TopicIx, lanes: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure> {
         let result = self.read_again(topic, lanes);
         self.session.settle(result)
+    }
+}
+
+/// The records to apply that name no shard: bad without a look at what they hold.
+pub(super) fn unroutable(job: &Job<'_>) -> Vec<BadRecord> {
+    let bad = |index| job.batch.unroutable(index).map(|why| BadRecord { index, reason: Reason::new(why) });
+    match job.batch.has_unroutable() {
+        true => job.to_apply().into_iter().filter_map(bad).collect(),
+        false => Vec::new(),
     }
 }
 

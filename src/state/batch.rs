@@ -65,6 +65,17 @@ impl Batch {
         self.chunks[chunk as usize].record(record as usize)
     }
 
+    /// Whether some record may be unroutable: a look at each chunk, not at each record.
+    pub fn has_unroutable(&self) -> bool {
+        self.chunks.iter().any(|chunk| chunk.has_unroutable())
+    }
+
+    /// Why a record cannot be applied anywhere, where that is so.
+    pub fn unroutable(&self, index: usize) -> Option<&str> {
+        let (chunk, record) = self.records[index];
+        self.chunks[chunk as usize].unroutable(record as usize)
+    }
+
     pub fn meta(&self, index: usize) -> (&RecordMeta, &LaneRun) {
         let (chunk, record) = self.records[index];
         let chunk = &self.chunks[chunk as usize];

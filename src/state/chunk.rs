@@ -103,11 +103,13 @@ pub struct Chunk {
     pub runs: Vec<LaneRun>,
     pub records: Vec<RecordMeta>,
     bytes: Vec<u8>,
+    /// Records without a shard of their own, and why: they are bad wherever they are. Hardly ever any.
+    unroutable: Vec<(u32, Box<str>)>,
 }
 
 impl Chunk {
     pub fn new(topic: TopicIx) -> Chunk {
-        Chunk { topic, runs: Vec::new(), records: Vec::new(), bytes: Vec::new() }
+        Chunk { topic, runs: Vec::new(), records: Vec::new(), bytes: Vec::new(), unroutable: Vec::new() }
     }
 
     /// Empties it for another use.
@@ -116,6 +118,7 @@ impl Chunk {
         self.runs.clear();
         self.records.clear();
         self.bytes.clear();
+        self.unroutable.clear();
     }
 
     /// Bytes of memory that it holds, whether it is full or empty.
@@ -160,6 +163,24 @@ impl Chunk {
         let headers = self.span(Some(record.headers));
         let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
         self.records.push(RecordMeta { offset, timestamp_ms, fetched_us, run, seq, hash, key, value, headers });
+    }
+
+    /// The record pushed last names no tenant, and so no shard: it is not to be applied.
+    pub fn mark_unroutable(&mut self, why: &str) {
+        let last = self.records.len().checked_sub(1).expect("a record was pushed");
+        self.unroutable.push((last as u32, why.into()));
+    }
+
+    pub fn has_unroutable(&self) -> bool {
+        !self.unroutable.is_empty()
+    }
+
+    /// Why a record cannot be applied anywhere, where that is so.
+    pub fn unroutable(&self, index: usize) -> Option<&str> {
+        if self.unroutable.is_empty() {
+            return None;
+        }
+        self.unroutable.iter().find(|(at, _)| *at as usize == index).map(|(_, why)| &**why)
     }
 
     fn span(&mut self, bytes: Option<&[u8]>) -> Span {

@@ -3,6 +3,7 @@
 pub mod assignment;
 pub mod backpressure;
 pub mod batch;
+pub mod breaker;
 pub mod chunk;
 pub mod gate;
 pub mod holds;
@@ -11,5 +12,6 @@ pub mod parked;
 pub mod retry;
 pub mod router;
 pub mod spares;
+pub mod tenants;
 pub mod tolerance;
 pub mod tracker;

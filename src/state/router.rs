@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Cursor, Write};
+use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use xxhash_rust::xxh3::xxh3_64;
@@ -29,12 +30,34 @@ pub enum RouteError {
     Partition(i32),
     #[error("the tenant cannot be read: {0}")]
     Unreadable(String),
-    #[error("the map file has no shard for this tenant, and there is no default")]
+    #[error(
+        "the map has no shard for this record's tenant, and there is no default: add the tenant to the map, or set \
+         shards.default, and send SIGHUP"
+    )]
     Unmapped,
+    #[error("the shard function names shard {0}, and there are {1}, counted from 0")]
+    NoSuchShard(u16, u16),
 }
 
-/// See the module's text. Built once from the configuration.
-#[derive(Debug)]
+/// A program's own way to choose a shard: implement it to reproduce how the databases are sharded already. See
+/// [`Engine::route`](crate::engine::Engine::route).
+///
+/// It is called for every record, on the poller's thread: it must neither block nor allocate.
+pub trait ShardFunction: Send + Sync {
+    /// The shard, counted from 0 in the configuration's order, of `shards`. All records of one row must get the same one, in
+    /// every process, for ever. `headers` are read by [`Headers`](crate::state::chunk::Headers).
+    ///
+    /// # Errors
+    /// [`RouteError::Unreadable`] for a record that names no tenant: it is handled as a bad record of the first shard.
+    /// [`RouteError::Unmapped`] for a tenant that is not known yet: its topic stops.
+    fn shard(&self, partition: i32, record: &RawRecord<'_>, shards: u16) -> Result<ShardIx, RouteError>;
+
+    /// Names the function and its version: another one sends some row elsewhere. Each database remembers it, and refuses a
+    /// process with another one.
+    fn generation(&self) -> String;
+}
+
+/// See the module's text. Built from the configuration.
 pub struct Router {
     shards: u16,
     by: By,
@@ -44,8 +67,8 @@ pub struct Router {
     declared: Option<Vec<(std::ops::RangeInclusive<i32>, ShardIx)>>,
 }
 
-#[derive(Debug)]
 enum By {
+    Function(Arc<dyn ShardFunction>),
     Partition,
     Hash,
     Modulo,
@@ -54,18 +77,35 @@ enum By {
 
 impl Router {
     pub fn new(config: &Config) -> Router {
+        let by = match &config.routing.by {
+            RouteBy::Partition => By::Partition,
+            RouteBy::Hash => By::Hash,
+            RouteBy::Modulo => By::Modulo,
+            RouteBy::Map { tenants, default, .. } => By::Map { tenants: tenants.clone(), default: *default },
+            RouteBy::Function { .. } => unreachable!("made by `with_function`"),
+        };
+        Router::by(config, by)
+    }
+
+    pub fn with_function(config: &Config, function: Arc<dyn ShardFunction>) -> Router {
+        Router::by(config, By::Function(function))
+    }
+
+    /// The same with what may change while records flow: the map, whose tenants keep their shards.
+    pub fn reloaded(&self, config: &Config) -> Router {
+        match &self.by {
+            By::Function(function) => Router::with_function(config, Arc::clone(function)),
+            _ => Router::new(config),
+        }
+    }
+
+    fn by(config: &Config, by: By) -> Router {
         let declared: Vec<_> = config
             .shards
             .iter()
             .enumerate()
             .flat_map(|(i, s)| s.partitions.iter().flatten().map(move |r| (r.clone(), ShardIx(i as u16))))
             .collect();
-        let by = match &config.routing.by {
-            RouteBy::Partition => By::Partition,
-            RouteBy::Hash => By::Hash,
-            RouteBy::Modulo => By::Modulo,
-            RouteBy::Map { tenants, default, .. } => By::Map { tenants: tenants.clone(), default: *default },
-        };
         Router {
             shards: config.shards.len() as u16,
             by,
@@ -82,6 +122,12 @@ impl Router {
 
     fn declared(&self, partition: i32) -> Option<ShardIx> {
         self.declared.as_ref()?.iter().find(|(range, _)| range.contains(&partition)).map(|(_, shard)| *shard)
+    }
+
+    /// Whether a record that was routed to `shard` is where its partition's records are declared to be. True where nothing
+    /// is declared.
+    pub fn is_aligned(&self, partition: i32, shard: ShardIx) -> bool {
+        self.declared.is_none() || self.declared(partition).is_none_or(|declared| declared == shard)
     }
 
     /// The shards that records of a partition can reach.
@@ -101,6 +147,10 @@ impl Router {
             return Ok(ShardIx(0));
         }
         match &self.by {
+            By::Function(function) => match function.shard(partition, record, self.shards)? {
+                shard if shard.0 < self.shards => Ok(shard),
+                shard => Err(RouteError::NoSuchShard(shard.0, self.shards)),
+            },
             By::Partition => self.declared(partition).ok_or(RouteError::Partition(partition)),
             By::Hash => {
                 self.with_tenant(record, |tenant| Ok(ShardIx((xxh3_64(tenant) % u64::from(self.shards)) as u16)))
@@ -342,6 +392,28 @@ mod tests {
         }
         text("[]", Err("not a JSON object"));
         assert_eq!(read_field(br#"{"ap":1}"#, "app"), Ok(None));
+    }
+
+    struct Own;
+
+    impl ShardFunction for Own {
+        fn shard(&self, partition: i32, record: &RawRecord<'_>, shards: u16) -> Result<ShardIx, RouteError> {
+            let tenant = record.key.ok_or_else(|| RouteError::Unreadable("no key".into()))?;
+            Ok(ShardIx(if tenant == b"beyond" { shards } else { partition as u16 % shards }))
+        }
+
+        fn generation(&self) -> String {
+            "own 1".to_owned()
+        }
+    }
+
+    #[test]
+    fn a_function_of_the_programs_own_decides_within_its_bounds() {
+        let router = router(By::Function(Arc::new(Own)), Tenant::Key, 2);
+        assert_eq!(router.route(3, &record(Some(b"a"), None)), Ok(ShardIx(1)));
+        assert_eq!(router.route(3, &record(None, None)), Err(RouteError::Unreadable("no key".into())));
+        assert_eq!(router.route(3, &record(Some(b"beyond"), None)), Err(RouteError::NoSuchShard(2, 2)));
+        assert_eq!(router.shards_of(3), [ShardIx(0), ShardIx(1)]);
     }
 
     #[test]

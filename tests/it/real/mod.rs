@@ -7,7 +7,9 @@ mod failover;
 mod faults;
 mod forwarding;
 mod groups;
+mod maps;
 mod parking;
+mod shards;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

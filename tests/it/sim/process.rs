@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use fastrand::Rng;
 use forebay::clock::Clock;
+use forebay::config::live::{Live, Readings};
 use forebay::config::secret::Secret;
 use forebay::config::{
     self, Affinity, Config, Delivery, FirstStart, OnBadRecord, ParkingLimits, RouteBy, Routing, Target, Tenant,
@@ -16,6 +17,7 @@ use forebay::engine::Rules;
 use forebay::engine::control::{ControlLoop, LoopContext};
 use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
+use forebay::engine::gate::Gate;
 use forebay::engine::parked::Parked;
 use forebay::engine::poller::{Flow, Poller, Ports, Settings, TopicSettings};
 use forebay::engine::report::{Reporter, Waker};
@@ -89,16 +91,20 @@ impl Process {
         let signals = Arc::new(Signals::new(topics));
         let limits = BatchLimits { records_max: setup.batch_records_max, bytes_max: 1 << 20 };
         let (events_in, events) = bounded(EVENTS_MAX);
-        let mut context = |shard| LoopContext {
-            report: Reporter::new(shard, events_in.clone(), waker.clone()),
+        let backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+        let mut gate = |_| Arc::new(Gate::new(Arc::clone(&clock), rng.fork(), backoff.clone()));
+        let gates: Vec<Arc<Gate>> = (0..shards).map(&mut gate).collect();
+        let mut context = |shard: ShardIx| LoopContext {
+            report: Reporter::new(shard, events_in.clone(), waker.clone(), Arc::clone(&gates[usize::from(shard.0)])),
             clock: Arc::clone(&clock),
             rng: rng.fork(),
             rules: setup.rules,
-            backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
+            backoff: backoff.clone(),
             signals: Arc::clone(&signals),
         };
         let counters = Arc::new(Counters::default());
-        let router = Arc::new(Router::new(&config(routing, shards)));
+        let config = config(routing, shards);
+        let router = Arc::new(Router::new(&config));
         let (mut inboxes, mut requests, mut workers, mut controls) = (vec![], vec![], vec![], vec![]);
         let (mut all_parked, mut slow_lanes) = (vec![], vec![]);
         for shard in 0..shards {
@@ -136,6 +142,7 @@ impl Process {
             signals,
             counters: Arc::clone(&counters),
             waker,
+            live: Arc::new(Live::new(Arc::new(config))),
         };
         let settings = settings(setup, topics, shards);
         let source = FakeSource::new(world.clone(), number);
@@ -255,6 +262,7 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         connections_max: None,
         pooler: forebay::config::Pooler::None,
         commit_gate: None,
+        connections_share_percent: 100,
     };
     let by = if matches!(routing, ShardOf::KeyHash(_)) { RouteBy::Hash } else { RouteBy::Partition };
     Config {
@@ -285,5 +293,6 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         shards: (0..shards).map(shard).collect(),
         routing: Routing { by, tenant: Tenant::Key, delimiter: ":".into() },
         topics: vec![topic(OnBadRecord::Stop)],
+        readings: Readings::default(),
     }
 }

@@ -76,6 +76,8 @@ impl Link {
         let db = &w.dbs[self.shard];
         if db.down {
             self.epoch = None;
+            drop(w);
+            self.world.borrow_mut().refused += 1;
             return Err(outage("connection refused"));
         }
         if self.epoch.is_some_and(|e| e != db.epoch) {
@@ -515,6 +517,11 @@ fn drain_key(
 }
 
 impl Control for FakeControl {
+    fn probe(&mut self) -> Result<(), Failure> {
+        self.0.world.borrow_mut().probes += 1;
+        self.0.connect()
+    }
+
     fn locate(
         &mut self,
         topic: TopicIx,

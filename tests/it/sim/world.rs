@@ -34,6 +34,9 @@ pub struct World {
     pub sets_aside: bool,
     /// Keys whose rows somebody else has locked, in every database.
     pub locked: BTreeSet<Vec<u8>>,
+    /// How often a shard was probed, and how often somebody else found it down.
+    pub probes: usize,
+    pub refused: usize,
 }
 
 /// How often things go wrong: chances per thousand, per call. All zero is a calm day.
@@ -89,6 +92,8 @@ impl World {
             poll_records_max: usize::MAX,
             sets_aside: false,
             locked: BTreeSet::new(),
+            probes: 0,
+            refused: 0,
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use forebay::config::live::Readings;
 use forebay::config::secret::Secret;
 use forebay::config::{
     Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, ParkingLimits, Pooler, RouteBy, Routing,
@@ -30,6 +31,7 @@ pub fn handler_config(group: &str, dsns: &[&str], topics: &[&str]) -> Config {
                 forward_to: None,
             })
             .collect(),
+        readings: Readings::default(),
     }
 }
 
@@ -44,6 +46,7 @@ pub fn shard(name: &str, dsn: &str) -> Shard {
         connections_max: None,
         pooler: Pooler::None,
         commit_gate: None,
+        connections_share_percent: 100,
     }
 }
 
