@@ -300,7 +300,7 @@ mod tests {
             )
         };
         check_share(of(0), 40, true, &[&free(12)]);
-        check_share(of(6), 40, true, &[&free(6)]);
+        check_share(of(5), 40, true, &[&free(7)]);
         let beside = "shard[0].connections_share_percent: found 7 (1 shards × (5 workers and slow lanes + 2)) connections needed beside 12 of \
                       processes that run already, expected at most 12: 40 % of what the server offers (max_connections 33, 3 \
                       of them reserved), in all";

@@ -69,10 +69,15 @@ pub struct Router {
 
 enum By {
     Function(Arc<dyn ShardFunction>),
+    /// A program's function that is not at hand: such a router finds tenants, which is all that workers want of one.
+    Absent,
     Partition,
     Hash,
     Modulo,
-    Map { tenants: BTreeMap<String, usize>, default: Option<usize> },
+    Map {
+        tenants: BTreeMap<String, usize>,
+        default: Option<usize>,
+    },
 }
 
 impl Router {
@@ -82,7 +87,7 @@ impl Router {
             RouteBy::Hash => By::Hash,
             RouteBy::Modulo => By::Modulo,
             RouteBy::Map { tenants, default, .. } => By::Map { tenants: tenants.clone(), default: *default },
-            RouteBy::Function { .. } => unreachable!("made by `with_function`"),
+            RouteBy::Function { .. } => By::Absent,
         };
         Router::by(config, by)
     }
@@ -151,6 +156,7 @@ impl Router {
                 shard if shard.0 < self.shards => Ok(shard),
                 shard => Err(RouteError::NoSuchShard(shard.0, self.shards)),
             },
+            By::Absent => unreachable!("only the poller routes, and its router has the function"),
             By::Partition => self.declared(partition).ok_or(RouteError::Partition(partition)),
             By::Hash => {
                 self.with_tenant(record, |tenant| Ok(ShardIx((xxh3_64(tenant) % u64::from(self.shards)) as u16)))
@@ -414,6 +420,12 @@ mod tests {
         assert_eq!(router.route(3, &record(None, None)), Err(RouteError::Unreadable("no key".into())));
         assert_eq!(router.route(3, &record(Some(b"beyond"), None)), Err(RouteError::NoSuchShard(2, 2)));
         assert_eq!(router.shards_of(3), [ShardIx(0), ShardIx(1)]);
+    }
+
+    #[test]
+    fn a_router_without_its_function_still_finds_tenants() {
+        let router = router(By::Absent, Tenant::KeyPart(0), 2);
+        assert_eq!(router.tenant_of(&record(Some(b"a:1"), None)).as_deref(), Some(&b"a"[..]));
     }
 
     #[test]
