@@ -2,12 +2,14 @@
 //! lock of its transaction (the only kind that outlives no transaction behind a pooler), so that letters leave in the order of
 //! their ids. Letters that somebody else holds at the moment (a replay) are passed over.
 
-use postgres::{IsolationLevel, Row, Statement, Transaction};
+use postgres::types::Type;
+use postgres::{IsolationLevel, Row, Transaction};
 
 use crate::config::Config;
 use crate::forward::{Letter, Outbox, Publish, Verdict};
 use crate::sink::Failure;
-use crate::sink::session::{Session, own_failure};
+use crate::sink::fence::Sql;
+use crate::sink::session::{Ready, Session, Text, own_failure};
 use crate::types::ShardIx;
 
 /// Most letters, and most bytes of their records, that are claimed at once; a larger letter is claimed alone.
@@ -15,30 +17,45 @@ const RECORDS_MAX: i64 = 500;
 const BYTES_MAX: i64 = 8 << 20;
 
 /// The index `dead_letter_to_forward` holds exactly these.
-const DUE: &str = "\
+const DUE: Sql = Sql {
+    text: "\
 SELECT EXISTS (SELECT 1 FROM forebay.dead_letter d WHERE d.grp = $1 AND d.topic = t.topic \
 AND d.forwarded_at IS NULL AND d.forward_error IS NULL AND d.resolution IS NULL) \
-FROM UNNEST($2::text[]) WITH ORDINALITY AS t(topic, place) ORDER BY t.place";
+FROM UNNEST($2::text[]) WITH ORDINALITY AS t(topic, place) ORDER BY t.place",
+    types: &[Type::TEXT, Type::TEXT_ARRAY],
+};
 
-const TURN: &str = "SELECT pg_try_advisory_xact_lock(hashtextextended('forebay.dead_letter ' || $1::text, 0))";
+const TURN: Sql = Sql {
+    text: "SELECT pg_try_advisory_xact_lock(hashtextextended('forebay.dead_letter ' || $1::text, 0))",
+    types: &[Type::TEXT],
+};
 
 /// Their sizes are known without reading what is stored out of line.
-const LOCK: &str = "\
+const LOCK: Sql = Sql {
+    text: "\
 SELECT id, (coalesce(octet_length(key), 0) + coalesce(octet_length(payload), 0) + coalesce(octet_length(headers), 0))::bigint \
 FROM forebay.dead_letter WHERE grp = $1 AND topic = $2 AND forwarded_at IS NULL AND forward_error IS NULL \
-AND resolution IS NULL ORDER BY id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED";
+AND resolution IS NULL ORDER BY id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED",
+    types: &[Type::TEXT, Type::TEXT, Type::INT8],
+};
 
 /// In a statement of its own: its snapshot is younger than the locks, so what is sent is what is marked.
-const READ: &str = "\
+const READ: Sql = Sql {
+    text: "\
 SELECT id, source, topic, partition, \"offset\", to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
 (extract(epoch FROM ts) * 1000)::bigint, sqlstate, error, key, payload, headers \
-FROM forebay.dead_letter WHERE id = ANY($1) ORDER BY id";
+FROM forebay.dead_letter WHERE id = ANY($1) ORDER BY id",
+    types: &[Type::INT8_ARRAY],
+};
 
 /// $1 ids; $2 why the topic will never take it, null where it has it.
-const MARK: &str = "\
+const MARK: Sql = Sql {
+    text: "\
 UPDATE forebay.dead_letter AS d SET forward_error = u.error, \
 forwarded_at = CASE WHEN u.error IS NULL THEN clock_timestamp() END \
-FROM UNNEST($1::bigint[], $2::text[]) AS u(id, error) WHERE d.id = u.id";
+FROM UNNEST($1::bigint[], $2::text[]) AS u(id, error) WHERE d.id = u.id",
+    types: &[Type::INT8_ARRAY, Type::TEXT_ARRAY],
+};
 
 /// See the module's text.
 pub struct PostgresOutbox {
@@ -51,32 +68,33 @@ impl PostgresOutbox {
         PostgresOutbox { session: Session::new(config, shard, "forward"), group: config.kafka.group_id.clone() }
     }
 
-    /// Prepared before a transaction begins, so that it takes its own round trips only.
-    fn prepared(&mut self, sql: &'static str) -> Result<Statement, Failure> {
+    /// Before a transaction begins, so that it takes its own round trips only.
+    fn ready(&mut self, sql: &Sql) -> Result<Ready, Failure> {
         let (live, _) = self.session.open()?;
-        let statement = live.statements.get(&mut live.client, sql, || (sql.to_owned(), Vec::new()));
+        let make = || Text { sql: sql.text.to_owned(), types: sql.types.to_vec() };
+        let statement = live.statements.get(&mut live.client, sql.text, make);
         statement.map_err(|error| own_failure(&error))
     }
 
     fn ask(&mut self, topics: &[String]) -> Result<Vec<bool>, Failure> {
-        let due = self.prepared(DUE)?;
+        let due = self.ready(&DUE)?;
         let (live, _) = self.session.open()?;
-        let rows = live.client.query(&due, &[&self.group, &topics]).map_err(|error| own_failure(&error))?;
+        let rows = due.query(&mut live.client, &[&self.group, &topics]).map_err(|error| own_failure(&error))?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     fn forward(&mut self, topic: &str, publish: &mut Publish<'_>) -> Result<bool, Failure> {
         let failed = |error: postgres::Error| own_failure(&error);
         let statements = Statements {
-            turn: self.prepared(TURN)?,
-            lock: self.prepared(LOCK)?,
-            read: self.prepared(READ)?,
-            mark: self.prepared(MARK)?,
+            turn: self.ready(&TURN)?,
+            lock: self.ready(&LOCK)?,
+            read: self.ready(&READ)?,
+            mark: self.ready(&MARK)?,
         };
         let (live, _) = self.session.open()?;
         let begin = live.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
         let mut transaction = begin.start().map_err(failed)?;
-        let mine: bool = transaction.query_one(&statements.turn, &[&self.group]).map_err(failed)?.get(0);
+        let mine: bool = statements.turn.query_one(&mut transaction, &[&self.group]).map_err(failed)?.get(0);
         if !mine {
             return Ok(false);
         }
@@ -103,10 +121,10 @@ impl Outbox for PostgresOutbox {
 }
 
 struct Statements {
-    turn: Statement,
-    lock: Statement,
-    read: Statement,
-    mark: Statement,
+    turn: Ready,
+    lock: Ready,
+    read: Ready,
+    mark: Ready,
 }
 
 fn claim(
@@ -115,10 +133,10 @@ fn claim(
     group: &str,
     topic: &str,
 ) -> Result<Vec<Letter>, postgres::Error> {
-    let locked = transaction.query(&statements.lock, &[&group, &topic, &RECORDS_MAX])?;
+    let locked = statements.lock.query(transaction, &[&group, &topic, &RECORDS_MAX])?;
     let locked: Vec<(i64, i64)> = locked.iter().map(|row| (row.get(0), row.get(1))).collect();
     let ids = fitting(&locked);
-    Ok(transaction.query(&statements.read, &[&ids])?.iter().map(letter).collect())
+    Ok(statements.read.query(transaction, &[&ids])?.iter().map(letter).collect())
 }
 
 /// The first letters (id, bytes), as many as fit; always one.
@@ -163,7 +181,7 @@ fn mark(
     });
     let (ids, errors): (Vec<i64>, Vec<Option<&str>>) = decided.unzip();
     if !ids.is_empty() {
-        transaction.execute(&statements.mark, &[&ids, &errors])?;
+        statements.mark.execute(transaction, &[&ids, &errors])?;
     }
     Ok(())
 }
