@@ -8,6 +8,7 @@ use postgres::{IsolationLevel, Row, Transaction};
 use crate::config::Config;
 use crate::forward::{Letter, Outbox, Publish, Verdict};
 use crate::sink::Failure;
+use crate::sink::fence::Sql;
 use crate::sink::session::{Ready, Session, Text, own_failure};
 use crate::types::ShardIx;
 
@@ -16,30 +17,45 @@ const RECORDS_MAX: i64 = 500;
 const BYTES_MAX: i64 = 8 << 20;
 
 /// The index `dead_letter_to_forward` holds exactly these.
-const DUE: &str = "\
+const DUE: Sql = Sql {
+    text: "\
 SELECT EXISTS (SELECT 1 FROM forebay.dead_letter d WHERE d.grp = $1 AND d.topic = t.topic \
 AND d.forwarded_at IS NULL AND d.forward_error IS NULL AND d.resolution IS NULL) \
-FROM UNNEST($2::text[]) WITH ORDINALITY AS t(topic, place) ORDER BY t.place";
+FROM UNNEST($2::text[]) WITH ORDINALITY AS t(topic, place) ORDER BY t.place",
+    types: &[Type::TEXT, Type::TEXT_ARRAY],
+};
 
-const TURN: &str = "SELECT pg_try_advisory_xact_lock(hashtextextended('forebay.dead_letter ' || $1::text, 0))";
+const TURN: Sql = Sql {
+    text: "SELECT pg_try_advisory_xact_lock(hashtextextended('forebay.dead_letter ' || $1::text, 0))",
+    types: &[Type::TEXT],
+};
 
 /// Their sizes are known without reading what is stored out of line.
-const LOCK: &str = "\
+const LOCK: Sql = Sql {
+    text: "\
 SELECT id, (coalesce(octet_length(key), 0) + coalesce(octet_length(payload), 0) + coalesce(octet_length(headers), 0))::bigint \
 FROM forebay.dead_letter WHERE grp = $1 AND topic = $2 AND forwarded_at IS NULL AND forward_error IS NULL \
-AND resolution IS NULL ORDER BY id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED";
+AND resolution IS NULL ORDER BY id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED",
+    types: &[Type::TEXT, Type::TEXT, Type::INT8],
+};
 
 /// In a statement of its own: its snapshot is younger than the locks, so what is sent is what is marked.
-const READ: &str = "\
+const READ: Sql = Sql {
+    text: "\
 SELECT id, source, topic, partition, \"offset\", to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
 (extract(epoch FROM ts) * 1000)::bigint, sqlstate, error, key, payload, headers \
-FROM forebay.dead_letter WHERE id = ANY($1) ORDER BY id";
+FROM forebay.dead_letter WHERE id = ANY($1) ORDER BY id",
+    types: &[Type::INT8_ARRAY],
+};
 
 /// $1 ids; $2 why the topic will never take it, null where it has it.
-const MARK: &str = "\
+const MARK: Sql = Sql {
+    text: "\
 UPDATE forebay.dead_letter AS d SET forward_error = u.error, \
 forwarded_at = CASE WHEN u.error IS NULL THEN clock_timestamp() END \
-FROM UNNEST($1::bigint[], $2::text[]) AS u(id, error) WHERE d.id = u.id";
+FROM UNNEST($1::bigint[], $2::text[]) AS u(id, error) WHERE d.id = u.id",
+    types: &[Type::INT8_ARRAY, Type::TEXT_ARRAY],
+};
 
 /// See the module's text.
 pub struct PostgresOutbox {
@@ -52,15 +68,16 @@ impl PostgresOutbox {
         PostgresOutbox { session: Session::new(config, shard, "forward"), group: config.kafka.group_id.clone() }
     }
 
-    /// Prepared before a transaction begins, so that it takes its own round trips only.
-    fn prepared(&mut self, sql: &'static str, types: &[Type]) -> Result<Ready, Failure> {
+    /// Before a transaction begins, so that it takes its own round trips only.
+    fn ready(&mut self, sql: &Sql) -> Result<Ready, Failure> {
         let (live, _) = self.session.open()?;
-        let make = || Text { sql: sql.to_owned(), types: types.to_vec() };
-        live.statements.get(&mut live.client, sql, make).map_err(|error| own_failure(&error))
+        let make = || Text { sql: sql.text.to_owned(), types: sql.types.to_vec() };
+        let statement = live.statements.get(&mut live.client, sql.text, make);
+        statement.map_err(|error| own_failure(&error))
     }
 
     fn ask(&mut self, topics: &[String]) -> Result<Vec<bool>, Failure> {
-        let due = self.prepared(DUE, &[Type::TEXT, Type::TEXT_ARRAY])?;
+        let due = self.ready(&DUE)?;
         let (live, _) = self.session.open()?;
         let rows = due.query(&mut live.client, &[&self.group, &topics]).map_err(|error| own_failure(&error))?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -69,10 +86,10 @@ impl PostgresOutbox {
     fn forward(&mut self, topic: &str, publish: &mut Publish<'_>) -> Result<bool, Failure> {
         let failed = |error: postgres::Error| own_failure(&error);
         let statements = Statements {
-            turn: self.prepared(TURN, &[Type::TEXT])?,
-            lock: self.prepared(LOCK, &[Type::TEXT, Type::TEXT, Type::INT8])?,
-            read: self.prepared(READ, &[Type::INT8_ARRAY])?,
-            mark: self.prepared(MARK, &[Type::INT8_ARRAY, Type::TEXT_ARRAY])?,
+            turn: self.ready(&TURN)?,
+            lock: self.ready(&LOCK)?,
+            read: self.ready(&READ)?,
+            mark: self.ready(&MARK)?,
         };
         let (live, _) = self.session.open()?;
         let begin = live.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
