@@ -16,7 +16,7 @@ use crate::sink::sift::Pieces;
 use crate::sink::write_handler::{Call, HandlerPieces, commit};
 use crate::sink::write_table::{Stop, known};
 use crate::sink::writer::PostgresWriter;
-use crate::sink::{Drain, DrainLimits, Drained, Failure, ParkedRecord, Reason, SlowLane, Waiting, sqlstate};
+use crate::sink::{BadRecord, Drain, DrainLimits, Drained, Failure, ParkedRecord, Reason, SlowLane, Waiting, sqlstate};
 use crate::state::batch::Batch;
 use crate::state::chunk::{Chunk, RawRecord};
 use crate::types::{Generation, KeyHash, NextOffset, Offset, Token, TopicIx, TopicPartition};
@@ -75,6 +75,8 @@ impl PostgresWriter {
                 key: row.get(6),
                 value: row.get(7),
                 headers: row.get::<_, Option<Vec<u8>>>(8).unwrap_or_default(),
+                unroutable: (row.get::<_, i8>(9) == parked::UNROUTABLE)
+                    .then(|| row.get::<_, Option<String>>(10).unwrap_or_default()),
             });
         }
         Ok(waiting.into_iter().map(|(_, key)| key).collect())
@@ -94,8 +96,7 @@ impl PostgresWriter {
             let known = known(&mut self.tables, lot.topic, &mut live.client, settings, table)?;
             live.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")?;
             let locked = lot.lock(&mut live.client, source)?;
-            let records = lot.records_of(&locked);
-            let mut undecoded = Vec::new();
+            let (records, mut undecoded) = lot.to_apply(&locked);
             known.load(&lot.batch, records.iter().copied(), &mut undecoded);
             let mut pieces = TablePieces::new(lot.topic, &lot.batch, known, lot.then(), records.len() == 1, live);
             pieces.impatient = lot.impatient();
@@ -130,9 +131,10 @@ impl PostgresWriter {
         let begin = live.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
         let mut transaction = begin.map_err(failed)?;
         let locked = lot.lock(&mut transaction, source)?;
-        let records = lot.records_of(&locked);
+        let (records, unroutable) = lot.to_apply(&locked);
         let mut pieces = HandlerPieces::new(&mut call, &mut transaction, &lot.batch, lot.then(), records.len() == 1);
         pieces.impatient = lot.impatient();
+        unroutable.into_iter().for_each(|bad| pieces.bad(bad));
         pieces.apply(&records, true)?;
         let HandlerPieces { mut aside, .. } = pieces;
         let drained = lot.finish(&mut transaction, Of::new(source, &config, lot.topic), &locked, &mut aside)?;
@@ -172,6 +174,7 @@ impl<'a> Lot<'a> {
                 headers: &record.headers,
             };
             chunk.push_hashed(key as u32, 0, 0, keys[key].hash, &raw);
+            record.unroutable.iter().for_each(|why| chunk.mark_unroutable(why));
             indices[key].push(index);
         }
         let mut batch = Batch::new();
@@ -205,6 +208,18 @@ impl<'a> Lot<'a> {
         let mut records: Vec<usize> = keys.iter().flat_map(|key| self.indices[*key].iter().copied()).collect();
         records.sort_unstable();
         records
+    }
+
+    /// The records of these keys, and those of them that name no shard.
+    fn to_apply(&self, keys: &BTreeSet<usize>) -> (Vec<usize>, Vec<BadRecord>) {
+        let (mut named, mut bad) = (Vec::new(), Vec::new());
+        for index in self.records_of(keys) {
+            match self.batch.unroutable(index) {
+                None => named.push(index),
+                Some(why) => bad.push(BadRecord { index, reason: Reason::new(why) }),
+            }
+        }
+        (named, bad)
     }
 
     /// Takes out what was applied, and what became dead letters; notes what is wrong with what waits. Says what became of each key.

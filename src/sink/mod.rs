@@ -277,6 +277,8 @@ pub struct ParkedRecord {
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     pub headers: Vec<u8>,
+    /// Why it names no tenant, and so no shard: it is not to be applied.
+    pub unroutable: Option<String>,
 }
 
 /// What became of one key in the slow lane.

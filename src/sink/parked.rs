@@ -86,10 +86,10 @@ pub const KEYS: [Type; 3] = [Type::INT4, Type::INT4_ARRAY, Type::INT8_ARRAY];
 /// What a person holds of a topic: scope, value. $1 source.
 pub const HOLDS: Sql = Sql { text: "SELECT scope, value FROM forebay.hold WHERE source = $1", types: &[Type::INT4] };
 
-/// The first rows of some keys: number of the key, offset, timestamp (ms), state, attempts, tenant, key, payload, headers.
+/// The first rows of some keys: number of the key, offset, timestamp (ms), state, attempts, tenant, key, payload, headers, reason, error.
 /// $1 source, $2 partitions, $3 hashes, $4 rows a key, $5 bytes a key (the row that goes beyond it is the last).
 pub const READ: &str = "\
-SELECT k.n, q.\"offset\", (extract(epoch FROM q.ts) * 1000)::bigint, q.state, q.attempts, q.tenant, q.key, q.payload, q.headers \
+SELECT k.n, q.\"offset\", (extract(epoch FROM q.ts) * 1000)::bigint, q.state, q.attempts, q.tenant, q.key, q.payload, q.headers, q.reason, q.error \
 FROM UNNEST($2, $3) WITH ORDINALITY AS k(p, h, n), LATERAL (\
 SELECT s.*, sum(s.bytes) OVER (ORDER BY s.\"offset\") - s.bytes AS before FROM (\
 SELECT r.*, coalesce(octet_length(r.key), 0)::bigint + coalesce(octet_length(r.payload), 0) + coalesce(octet_length(r.headers), 0) AS bytes \
@@ -131,6 +131,9 @@ pub const NOTE_TYPES: [Type; 7] = [
     Type::TEXT_ARRAY,
     Type::TEXT_ARRAY,
 ];
+
+/// The reason of a record that follows its key and names no shard: whoever takes it out must not apply it.
+pub const UNROUTABLE: i8 = b'u' as i8;
 
 /// A row's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +187,12 @@ impl<'a> Rows<'a> {
 
     fn piece(source: i32, batch: &'a Batch, router: &Router, rows: &[Row<'a>]) -> Rows<'a> {
         let records = || rows.iter().map(|row| batch.record(row.index));
+        let unroutable = |row: &Row<'_>| batch.unroutable(row.index);
+        let reason = |row: &Row<'_>| unroutable(row).map_or(row.why.letter() as i8, |_| UNROUTABLE);
+        let error = |row: &Row<'_>| match unroutable(row) {
+            Some(why) => Some(why.to_owned()),
+            None => row.reason.map(dead_letter::error_text),
+        };
         let tenant = |record| router.tenant_of(&RawRecord::from(record)).map(|tenant| tenant.into_owned());
         Rows {
             source,
@@ -192,9 +201,9 @@ impl<'a> Rows<'a> {
             offsets: records().map(|r| r.offset.0).collect(),
             timestamps: records().map(|r| Some(r.timestamp_ms).filter(|ms| *ms >= 0)).collect(),
             states: rows.iter().map(|row| row.state.letter()).collect(),
-            reasons: rows.iter().map(|row| row.why.letter() as i8).collect(),
+            reasons: rows.iter().map(reason).collect(),
             codes: rows.iter().map(|row| row.reason.and_then(|reason| reason.sqlstate.as_deref())).collect(),
-            errors: rows.iter().map(|row| row.reason.map(dead_letter::error_text)).collect(),
+            errors: rows.iter().map(error).collect(),
             tenants: records().map(tenant).collect(),
             keys: records().map(|r| r.key).collect(),
             payloads: records().map(|r| r.value).collect(),

@@ -435,6 +435,7 @@ impl SlowLane for FakeSlowLane {
                 key: w.broker.published[row.id as usize].key.clone(),
                 value: Some(row.id.to_string().into_bytes()),
                 headers: Vec::new(),
+                unroutable: None,
             };
             let records = if dead { Vec::new() } else { rows.iter().take(each).map(record).collect() };
             Some(Waiting { partition, hash, dead, tries: 0, tenant: None, records })

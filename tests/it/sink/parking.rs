@@ -52,7 +52,7 @@ fn world(name: &str) -> (World, PostgresWriter) {
     (world, writer)
 }
 
-/// Records (key, payload) of lane 0, from offset `from` on.
+/// Records (key, payload) of lane 0, from offset `from` on. One whose payload begins with a space names no tenant.
 fn batch(from: i64, records: &[(&str, &str)]) -> Batch {
     let mut chunk = Chunk::new(TOPIC);
     let run = chunk.open_run(AT, 0, Generation(1), Token(1), NextOffset(from));
@@ -61,6 +61,9 @@ fn batch(from: i64, records: &[(&str, &str)]) -> Batch {
         let record =
             RawRecord { offset: Offset(from + at as i64), timestamp_ms: 1_700_000_000_123, key, value, headers: &[] };
         chunk.push(run, at as u64, 0, &record);
+        if payload.starts_with(' ') {
+            chunk.mark_unroutable("the tenant cannot be read: no field");
+        }
     }
     let mut batch = Batch::new();
     batch.push(Box::new(chunk));
@@ -360,6 +363,19 @@ pub fn a_key_is_free_only_when_nothing_of_it_is_parked() {
     drain(&mut world.writer("s0"), &["a"], SKIP).expect("applied");
     assert!(matches!(free.run(&mut writer), Ok(Written::Applied(_))));
     check(&world, "1:2", "", "", 2);
+}
+
+/// It follows its key into the table, and what it is, it is there, too.
+#[test]
+fn what_names_no_shard_is_applied_by_nobody() {
+    let (world, mut writer) = world("parking_unroutable");
+    let records = [("a", r#"{"id": 1, "v": 1}"#), ("a", r#" {"id": 2, "v": 2}"#), ("a", r#"{"id": 3, "v": 3}"#)];
+    Try { park: &[0, 1, 2], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
+    assert_eq!(drain(&mut world.writer("s0"), &["a"], SKIP), Ok(vec![Drained::Taken { rows: 3, dead: 1 }]));
+    check(&world, "1:1 3:3", "", "1", 3);
+    let error: String =
+        world.database.connect().query_one("SELECT error FROM forebay.dead_letter", &[]).unwrap().get(0);
+    assert_eq!(error, "the tenant cannot be read: no field");
 }
 
 /// Both have read the same rows.
