@@ -36,7 +36,7 @@
 //! [`types`], [`clock`] and `console`; [`config`] (what the user wrote → what the engine sees); [`metrics`]; [`state`] (decisions: tracker, lanes, routing,
 //! batches, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode, fences); [`forward`] (dead letters on to a topic); [`engine`] (threads
 //! and loops);
-//! [`check`], [`fences`], [`letters`], [`demo`] and [`cli`]. Each may use only those before it.
+//! [`check`], [`fences`], [`letters`], [`parking`] (commands on the databases), [`demo`] and [`cli`]. Each may use only those before it.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -65,6 +65,8 @@ pub mod check;
 pub mod fences;
 
 pub mod letters;
+
+pub mod parking;
 
 pub mod demo;
 
