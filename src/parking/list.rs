@@ -58,7 +58,7 @@ fn keys(limit: i64) -> String {
          SELECT k.topic, k.partition, h.key, g.rows, h.\"offset\", extract(epoch FROM now() - g.oldest)::float8, h.reason, h.state, \
          h.sqlstate, h.error, h.attempts, EXISTS (SELECT 1 FROM forebay.hold o WHERE o.source = k.source AND (\
          o.scope = 'k' AND o.value = h.key OR o.scope = 't' AND o.value = h.tenant)), count(*) OVER (), (sum(g.rows) OVER ())::bigint \
-         FROM k, LATERAL (SELECT count(*) AS rows, min(q.parked_at) AS oldest, min(q.\"offset\") AS head FROM forebay.parked q \
+         FROM k CROSS JOIN LATERAL (SELECT count(*) AS rows, min(q.parked_at) AS oldest, min(q.\"offset\") AS head FROM forebay.parked q \
          WHERE q.source = k.source AND q.partition = k.partition AND q.key_hash = k.key_hash) g JOIN forebay.parked h \
          ON h.source = k.source AND h.partition = k.partition AND h.key_hash = k.key_hash AND h.\"offset\" = g.head \
          ORDER BY g.oldest, k.topic, k.partition, h.\"offset\" LIMIT {limit}"
