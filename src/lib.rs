@@ -39,8 +39,8 @@
 //!
 //! [`types`], [`clock`] and `console`; [`config`] (what the user wrote → what the engine sees); [`metrics`]; [`state`] (decisions:
 //! tracker, lanes, routing, batches, parked keys, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode,
-//! fences, parking); [`forward`] (dead letters on to a topic); [`engine`] (threads and loops); [`check`], [`fences`], [`letters`],
-//! [`demo`] and [`cli`]. Each may use only those before it.
+//! fences, parking); [`forward`] (dead letters on to a topic); [`engine`] (threads and loops); [`check`], [`fences`], [`letters`] and
+//! [`parking`] (commands on the databases), [`demo`] and [`cli`]. Each may use only those before it.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -69,6 +69,8 @@ pub mod check;
 pub mod fences;
 
 pub mod letters;
+
+pub mod parking;
 
 pub mod demo;
 

@@ -6,17 +6,18 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 
 use super::ExitCode;
+use super::answers::{say_each, shown};
 use crate::config::{Config, load};
 use crate::console;
 use crate::letters::list::{Forwarded, Letter, Whole};
 use crate::letters::replay::Replayed;
-use crate::letters::{Answer, Filter, discard, list, replay};
+use crate::letters::{Filter, discard, list, replay};
 use crate::sink::Failure;
 use crate::state::chunk::Headers;
 
 #[derive(Debug, Subcommand)]
 pub enum Letters {
-    /// The newest ones, a line each. Changes nothing.
+    /// The newest ones, a line each; those that block their keys first. Changes nothing.
     List {
         #[command(flatten)]
         which: Which,
@@ -35,7 +36,8 @@ pub enum Letters {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i64).range(1..))]
         limit: i64,
     },
-    /// Apply them after all, each exactly once; one that is refused again stays.
+    /// Apply them after all, each exactly once; one that is refused again stays. One that blocks its key is applied in its turn, by
+    /// a running process or the next one.
     Replay {
         #[command(flatten)]
         which: Which,
@@ -47,7 +49,7 @@ pub enum Letters {
         #[arg(long)]
         out_of_order: bool,
     },
-    /// Mark them as needing nothing more. They stay in the table.
+    /// Mark them as needing nothing more. They stay in the table; a key that one of them blocks goes on without it.
     Discard {
         #[command(flatten)]
         which: Which,
@@ -60,6 +62,16 @@ pub enum Letters {
 /// Which letters.
 #[derive(Debug, Args)]
 pub struct Which {
+    #[command(flatten)]
+    records: Records,
+    /// Only this one; numbers differ between shards.
+    #[arg(long)]
+    id: Option<i64>,
+}
+
+/// Which records.
+#[derive(Debug, Args)]
+pub struct Records {
     /// Only of this shard.
     #[arg(long)]
     shard: Option<String>,
@@ -72,9 +84,6 @@ pub struct Which {
     /// Only the record at this offset.
     #[arg(long)]
     offset: Option<i64>,
-    /// Only this one; numbers differ between shards.
-    #[arg(long)]
-    id: Option<i64>,
     /// Only those that PostgreSQL refused with this SQLSTATE.
     #[arg(long)]
     sqlstate: Option<String>,
@@ -83,19 +92,25 @@ pub struct Which {
     key: Option<String>,
 }
 
-impl Which {
-    fn filter(&self, decided: bool) -> Filter {
-        let Which { shard, topic, partition, offset, id, sqlstate, key } = self;
+impl Records {
+    pub fn filter(&self) -> Filter {
+        let Records { shard, topic, partition, offset, sqlstate, key } = self;
         Filter {
             shard: shard.clone(),
             topic: topic.clone(),
             partition: *partition,
             offset: *offset,
-            id: *id,
+            id: None,
             sqlstate: sqlstate.clone(),
             key: key.clone(),
-            decided,
+            decided: false,
         }
+    }
+}
+
+impl Which {
+    fn filter(&self, decided: bool) -> Filter {
+        Filter { id: self.id, decided, ..self.records.filter() }
     }
 
     /// For what changes letters: everything only where that is said.
@@ -122,18 +137,20 @@ pub fn run(config: &Path, command: &Letters) -> ExitCode {
     };
     let done = match command {
         Letters::List { which, limit, all } => {
-            list::list(&config, &which.filter(*all), *limit).map(|answers| say(&answers, "no dead letters", line))
+            list::list(&config, &which.filter(*all), *limit).map(|answers| say_each(&answers, "no dead letters", line))
         }
-        Letters::Show { which, limit } => {
-            list::show(&config, &which.filter(true), *limit).map(|answers| say(&answers, "no such dead letter", whole))
-        }
+        Letters::Show { which, limit } => list::show(&config, &which.filter(true), *limit)
+            .map(|answers| say_each(&answers, "no such dead letter", whole)),
         Letters::Replay { which, all, out_of_order } => match which.some(*all) {
             Ok(filter) => replay(&config, &filter, *out_of_order),
             Err(code) => return code,
         },
         Letters::Discard { which, all } => match which.some(*all) {
             Ok(filter) => discard::discard(&config, &filter).map(|answers| {
-                say(&answers, "no such dead letter", |shard, id| format!("shard {shard}: letter {id} discarded"))
+                say_each(&answers, "no such dead letter", |shard, letter| {
+                    let key = if letter.blocked { "; its key goes on" } else { "" };
+                    format!("shard {shard}: letter {} discarded{key}", letter.id)
+                })
             }),
             Err(code) => return code,
         },
@@ -155,39 +172,27 @@ fn replay(config: &Config, filter: &Filter, out_of_order: bool) -> Result<ExitCo
         return Ok(ExitCode::Usage);
     };
     let answers = replay::replay(config, topic, filter, out_of_order)?;
-    let code = say(&answers, "no such dead letter", |shard, letter: &Replayed| match &letter.result {
-        Ok(()) => format!("shard {shard}: letter {} applied", letter.id),
-        Err(reason) => format!("shard {shard}: letter {} refused again: {reason}", letter.id),
+    let code = say_each(&answers, "no such dead letter", |shard, letter: &Replayed| match letter {
+        Replayed::Applied(id) => format!("shard {shard}: letter {id} applied"),
+        Replayed::Refused(id, reason) => format!("shard {shard}: letter {id} refused again: {reason}"),
+        Replayed::Left(id) => format!("shard {shard}: letter {id} left as it is"),
+        Replayed::Waits { partition, offset } => format!(
+            "shard {shard}: {} [{partition}] offset {offset} is next of its key: the slow lane of a running process applies it now",
+            topic.name
+        ),
     });
-    let mut letters = answers.iter().flat_map(|(_, answer)| answer.iter().flatten());
-    let refused = letters.any(|letter| letter.result.is_err());
+    let letters = || answers.iter().flat_map(|(_, answer)| answer.iter().flatten());
+    let left = letters().any(|letter| matches!(letter, Replayed::Left(_)));
+    if let Some(reason) = replay::refusal(topic, out_of_order).filter(|_| left) {
+        console::err(reason);
+        return Ok(ExitCode::Usage);
+    }
+    let refused = letters().any(|letter| matches!(letter, Replayed::Refused(..)));
     Ok(if code == ExitCode::Ok && refused { ExitCode::Data } else { code })
 }
 
-/// What the shards said, and the exit code that follows from the first one that could not.
-fn say<T>(answers: &[Answer<T>], nothing: &str, line: impl Fn(&str, &T) -> String) -> ExitCode {
-    let mut code = ExitCode::Ok;
-    let mut lines = Vec::new();
-    for (shard, answer) in answers {
-        match answer {
-            Ok(items) => lines.extend(items.iter().map(|item| line(shard, item))),
-            Err(failure) => {
-                console::err(format_args!("shard {shard}: {}", failure.reason()));
-                if code == ExitCode::Ok {
-                    code = ExitCode::from(failure);
-                }
-            }
-        }
-    }
-    if !lines.is_empty() {
-        console::out(lines.join("\n"));
-    } else if code == ExitCode::Ok {
-        console::out(nothing);
-    }
-    code
-}
-
 fn line(shard: &str, letter: &Letter) -> String {
+    let id = letter.id.map_or("letter that blocks its key".to_owned(), |id| format!("letter {id}"));
     let key = letter.key.as_deref().map(|key| format!(" key {}", shown(key))).unwrap_or_default();
     let code = letter.sqlstate.as_ref().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
     let decided = letter.resolution.as_ref().map(|what| format!(" [{what}]")).unwrap_or_default();
@@ -197,8 +202,8 @@ fn line(shard: &str, letter: &Letter) -> String {
         Forwarded::Refused(reason) => format!(" [not forwarded: {reason}]"),
     };
     format!(
-        "{} shard {shard} letter {}: {} [{}] offset {}{key}: {}{code}{decided}{forwarded}",
-        letter.at, letter.id, letter.topic, letter.partition, letter.offset, letter.error
+        "{} shard {shard} {id}: {} [{}] offset {}{key}: {}{code}{decided}{forwarded}",
+        letter.at, letter.topic, letter.partition, letter.offset, letter.error
     )
 }
 
@@ -212,12 +217,4 @@ fn whole(shard: &str, whole: &Whole) -> String {
     }
     let _ = write!(text, "\n  payload: {}", whole.payload.as_deref().map_or("null".to_owned(), shown));
     text
-}
-
-/// Bytes for a terminal: text in quotes, with what is not to be printed escaped.
-fn shown(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => format!("{text:?}"),
-        Err(_) => format!("b\"{}\"", bytes.escape_ascii()),
-    }
 }

@@ -1,5 +1,6 @@
 //! The command line: what was asked for, who does it, and the exit code that says how it went. Decides nothing else.
 
+mod answers;
 mod check;
 mod demo;
 mod fences;
@@ -7,6 +8,7 @@ mod init;
 mod letters;
 mod log;
 pub mod memory;
+mod parking;
 mod run;
 
 use std::path::{Path, PathBuf};
@@ -56,6 +58,13 @@ enum Command {
     /// Look at, or decide about, records that could not be applied.
     #[command(subcommand)]
     DeadLetters(letters::Letters),
+    /// Keep a key, or a whole tenant, of a topic back: its records wait in order in `forebay.parked`, and keep nobody else. Takes
+    /// effect without a restart and lasts until `unpark`.
+    Park(parking::What),
+    /// Let it go on, in order.
+    Unpark(parking::What),
+    /// What is held, and which keys are parked, for how long and why. Changes nothing.
+    Parked(parking::Listing),
     /// See it work, on a throw-away PostgreSQL and a mock Kafka of its own: updates are published while they are applied,
     /// and every row is compared with what was published.
     Demo(demo::Arguments),
@@ -130,6 +139,9 @@ pub fn main() -> std::process::ExitCode {
         Command::Init { print } => init::run(config, print),
         Command::Fences(command) => fences::run(config, &command),
         Command::DeadLetters(command) => letters::run(config, &command),
+        Command::Park(what) => parking::park(config, &what),
+        Command::Unpark(what) => parking::unpark(config, &what),
+        Command::Parked(listing) => parking::parked(config, &listing),
         Command::Demo(arguments) => demo::run(&arguments),
     };
     match code {

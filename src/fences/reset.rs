@@ -7,12 +7,12 @@ use postgres::{Client, Transaction};
 use crate::config::{Config, Pooler, Shard};
 use crate::fences::offsets::{GroupOffsets, OffsetsError, ToOffset};
 use crate::sink::connect::{Connector, Opened, application_prefix};
-use crate::sink::schema::{self, Expected};
-use crate::sink::{Failure, sqlstate};
+use crate::sink::schema::{self, Expected, Version};
+use crate::sink::{Failure, shards, sqlstate};
 use crate::types::ShardIx;
 
 /// What our own connections that own nothing call themselves; all others of the group belong to a process that runs.
-const NOT_OWNERS: [&str; 3] = ["fences", "check", "init"];
+const NOT_OWNERS: [&str; 4] = ["fences", "check", "init", shards::PURPOSE];
 
 /// What is to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,21 +71,24 @@ pub fn reset(config: &Config, request: &Request) -> Result<Done, ResetError> {
         return Err(ResetError::Refused(text));
     }
     // Every shard is asked and held before anything changes.
-    let mut opened: Vec<(&Shard, Opened)> = Vec::new();
+    let mut opened: Vec<(&Shard, Opened, Version)> = Vec::new();
     for (index, shard) in config.shards.iter().enumerate() {
         let found = connect(config, ShardIx(index as u16)).map_err(|f| of_shard(&shard.name, &f))?;
-        opened.extend(found.map(|found| (shard, found)));
+        opened.extend(found.map(|(found, version)| (shard, found, version)));
     }
     let mut held = Vec::new();
-    for (shard, opened) in &mut opened {
+    for (shard, opened, version) in &mut opened {
         let name = &shard.name;
-        let hold = Held::new(&mut opened.client, config, shard, request).map_err(|f| of_shard(name, &f))?;
+        let hold = Held::new(&mut opened.client, *version, config, shard, request).map_err(|f| of_shard(name, &f))?;
         if !hold.owners.is_empty() {
             let owners = hold.owners.join(", ");
             let text = format!(
                 "shard {name}: the group is running, its connections are there ({owners}): stop every process of it first"
             );
             return Err(ResetError::Refused(text));
+        }
+        if let Some(what) = hold.kept_back(&request.topic) {
+            return Err(ResetError::Refused(format!("shard {name}: {what}")));
         }
         held.push((name.clone(), hold));
     }
@@ -135,11 +138,11 @@ fn of_shard(name: &str, failure: &Failure) -> ResetError {
 }
 
 /// None if forebay was never there.
-fn connect(config: &Config, shard: ShardIx) -> Result<Option<Opened>, Failure> {
+fn connect(config: &Config, shard: ShardIx) -> Result<Option<(Opened, Version)>, Failure> {
     let settings = &config.shards[usize::from(shard.0)];
     let mut opened = Connector::new(settings, &config.kafka.group_id, "fences")?.connect()?;
     let version = schema::inspect(&mut opened.client, &Expected::new(config, shard))?;
-    Ok(version.map(|_| opened))
+    Ok(version.map(|version| (opened, version)))
 }
 
 /// A shard that is kept from taking the topic over until it has forgotten, or this is dropped.
@@ -148,10 +151,20 @@ struct Held<'a> {
     sources: Vec<i32>,
     partitions: Vec<i32>,
     owners: Vec<String>,
+    /// Parked records: Kafka would not bring them again, or bring them twice.
+    parked: i64,
+    /// Holds, which would be forgotten with the topic.
+    holds: i64,
 }
 
 impl<'a> Held<'a> {
-    fn new(client: &'a mut Client, config: &Config, shard: &Shard, request: &Request) -> Result<Held<'a>, Failure> {
+    fn new(
+        client: &'a mut Client,
+        version: Version,
+        config: &Config,
+        shard: &Shard,
+        request: &Request,
+    ) -> Result<Held<'a>, Failure> {
         let failed = |error: postgres::Error| sqlstate::failure(&error);
         let mut transaction = client.transaction().map_err(failed)?;
         // Waits for takeovers under way, and keeps new ones waiting: they hold this row, too.
@@ -181,7 +194,32 @@ impl<'a> Held<'a> {
             .query_typed(known, &[(&sources, Type::INT4_ARRAY), (&request.partition, Type::INT4)])
             .map_err(failed)?;
         let partitions = rows.iter().map(|row| row.get(0)).collect();
-        Ok(Held { transaction, sources, partitions, owners })
+        let (mut parked, mut holds) = (0, 0);
+        if version >= schema::PARKING {
+            let kept = "SELECT (SELECT count(*) FROM forebay.parked WHERE source = ANY ($1) AND ($2::int IS NULL OR partition = $2)), \
+                        (SELECT count(*) FROM forebay.hold WHERE source = ANY ($1) AND $2 IS NULL)";
+            let row = transaction
+                .query_typed_one(kept, &[(&sources, Type::INT4_ARRAY), (&request.partition, Type::INT4)])
+                .map_err(failed)?;
+            (parked, holds) = (row.get(0), row.get(1));
+        }
+        Ok(Held { transaction, sources, partitions, owners, parked, holds })
+    }
+
+    /// What must not be forgotten, and what to do about it.
+    fn kept_back(&self, topic: &str) -> Option<String> {
+        match (self.parked, self.holds) {
+            (0, 0) => None,
+            (0, holds) => Some(format!(
+                "a person holds keys or tenants of {topic} ({holds}), and a reset would forget that. `forebay parked` lists them; \
+                 `forebay unpark` first, and `forebay park` again after the next start"
+            )),
+            (parked, _) => Some(format!(
+                "{parked} records of {topic} are parked, and after a reset they would be lost, or applied out of order. `forebay parked` \
+                 lists them. Let them be applied first: `forebay unpark` what is held, `forebay dead-letters replay` or `discard` \
+                 what blocks its key, and let `forebay run` work until none is left"
+            )),
+        }
     }
 
     /// Deletes anchors and fences, and with all partitions of a topic its identity. Returns the number of anchors.

@@ -1,20 +1,21 @@
 //! What letters there are, and all of one.
 
-use postgres::Row;
+use postgres::{Client, Row};
 
 use crate::config::Config;
-use crate::letters::{Answer, Filter, MATCHES, each, with_params};
+use crate::letters::{Answer, Filter, MATCHES, PARKED, SKIPPED, each, with_params};
 use crate::sink::Failure;
 use crate::sink::schema::{self, Version};
 
 /// A letter, without its record's payload and headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
-    pub id: i64,
+    /// None: it blocks its key.
+    pub id: Option<i64>,
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
-    /// When it became one, UTC.
+    /// When it became one, UTC; of one that blocks its key: when it was parked.
     pub at: String,
     pub sqlstate: Option<String>,
     pub error: String,
@@ -47,7 +48,7 @@ pub struct Whole {
 }
 
 const COLUMNS: &str = "\
-d.id, d.topic, d.partition, d.\"offset\", to_char(d.at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || 'Z', d.sqlstate, d.error, \
+d.id, d.topic, d.partition, d.\"offset\", to_char(d.at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || 'Z', d.sqlstate, coalesce(d.error, ''), \
 d.resolution, d.key";
 
 /// [`COLUMNS`], and what became of a letter in a topic; older tables say nothing of that.
@@ -59,19 +60,12 @@ fn columns(version: Version) -> String {
     format!("{COLUMNS}, {forwarded}")
 }
 
-/// The newest ones, at most `limit` of each shard.
+/// The newest ones, at most `limit` of each shard; those that block their keys come first.
 ///
 /// # Errors
 /// [`Failure::Shard`] for a filter that names no shard of the configuration.
 pub fn list(config: &Config, filter: &Filter, limit: i64) -> Result<Vec<Answer<Letter>>, Failure> {
-    each(config, filter, |client, version| {
-        let columns = columns(version);
-        let sql =
-            format!("SELECT {columns} FROM forebay.dead_letter d WHERE {MATCHES} ORDER BY d.id DESC LIMIT {limit}");
-        with_params(&config.kafka.group_id, filter, |params| {
-            Ok(client.query_typed(&sql, params)?.iter().map(letter).collect())
-        })
-    })
+    each(config, filter, |client, version| newest(client, version, config, filter, limit, "", letter))
 }
 
 /// All of those that match.
@@ -79,23 +73,40 @@ pub fn list(config: &Config, filter: &Filter, limit: i64) -> Result<Vec<Answer<L
 /// # Errors
 /// As [`list`].
 pub fn show(config: &Config, filter: &Filter, limit: i64) -> Result<Vec<Answer<Whole>>, Failure> {
-    let time = "to_char(d.ts AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.MS') || 'Z'";
+    let more = ", to_char(d.ts AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.MS') || 'Z', d.payload, d.headers";
     let whole = |row: &Row| Whole {
         letter: letter(row),
         timestamp: row.get(11),
         payload: row.get(12),
         headers: row.get::<_, Option<Vec<u8>>>(13).unwrap_or_default(),
     };
-    each(config, filter, |client, version| {
-        let columns = columns(version);
-        let sql = format!(
-            "SELECT {columns}, {time}, d.payload, d.headers FROM forebay.dead_letter d WHERE {MATCHES} \
-             ORDER BY d.id DESC LIMIT {limit}"
-        );
-        with_params(&config.kafka.group_id, filter, |params| {
-            Ok(client.query_typed(&sql, params)?.iter().map(whole).collect())
-        })
-    })
+    each(config, filter, |client, version| newest(client, version, config, filter, limit, more, whole))
+}
+
+/// Of both kinds. `more` names columns behind [`COLUMNS`].
+fn newest<T>(
+    client: &mut Client,
+    version: Version,
+    config: &Config,
+    filter: &Filter,
+    limit: i64,
+    more: &str,
+    read: impl Fn(&Row) -> T,
+) -> Result<Vec<T>, Failure> {
+    let columns = format!("{}{more}", columns(version));
+    let mut found = Vec::new();
+    let mut ask = |from: &str, condition: &str, order: &str| -> Result<(), Failure> {
+        let left = limit - found.len() as i64;
+        let sql = format!("SELECT {columns} FROM {from} WHERE {MATCHES}{condition} ORDER BY {order} DESC LIMIT {left}");
+        let rows = with_params(&config.kafka.group_id, filter, |params| client.query_typed(&sql, params))?;
+        found.extend(rows.iter().map(&read));
+        Ok(())
+    };
+    if version >= schema::PARKING {
+        ask(PARKED, " AND d.state = 'd'", "d.at DESC, d.partition DESC, d.\"offset\"")?;
+    }
+    ask(SKIPPED, "", "d.id")?;
+    Ok(found)
 }
 
 fn letter(row: &Row) -> Letter {

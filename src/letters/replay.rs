@@ -1,6 +1,9 @@
-//! Applies dead letters after all, when the table or the rule that refused them was mended. Each in a transaction that also
-//! marks it: exactly once, however often it is asked for and by how many.
+//! Applies dead letters after all, when the table or the rule that refused them was mended.
 //!
+//! A letter that blocks its key is only set back to waiting: the slow lane applies it in its turn and takes it out in one
+//! transaction, now or when a process runs again. So the key's order is kept, and a handler's topic may be replayed, too.
+//!
+//! Others are applied here, each in a transaction that also marks it: exactly once, however often it is asked for and by how many.
 //! The key of a skipped letter went on without it. Its record is older than what the row may hold by now, and would undo that;
 //! so whoever replays says that this is meant, unless a guard column keeps older values from newer ones.
 
@@ -10,62 +13,94 @@ use postgres::types::Type;
 use postgres::{Client, Row};
 
 use crate::config::{self, Config, Table, Target};
-use crate::letters::{Answer, Filter, MATCHES, each, with_params};
+use crate::letters::{Answer, Filter, IS_FOUND, MATCHES, SKIPPED, each, found, with_params};
 use crate::sink::catalog::{Catalog, CatalogError};
 use crate::sink::session::{Ready, Text};
 use crate::sink::table::{TablePlan, TableWriter};
-use crate::sink::{Failure, Reason, sqlstate};
+use crate::sink::{Failure, Reason, schema, sqlstate};
 use crate::state::batch::Batch;
 use crate::state::chunk::{Chunk, RawRecord};
 use crate::types::{Generation, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
 /// What became of a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Replayed {
-    pub id: i64,
-    /// It stays a letter where it is refused again.
-    pub result: Result<(), Reason>,
+pub enum Replayed {
+    Applied(i64),
+    /// It stays a letter.
+    Refused(i64, Reason),
+    /// Nothing was tried: see [`refusal`].
+    Left(i64),
+    /// It blocked its key, and is to be applied next.
+    Waits {
+        partition: i32,
+        offset: i64,
+    },
 }
 
-/// Applies the letters of one topic, in the order of their offsets.
+/// Sets letters that block their keys back to waiting, as far as they are letters still.
+fn set_back() -> String {
+    format!(
+        "WITH {} UPDATE forebay.parked q SET state = 'w', sqlstate = NULL, error = NULL FROM found f WHERE {IS_FOUND} \
+         RETURNING q.partition, q.\"offset\"",
+        found()
+    )
+}
+
+/// Why letters whose keys went on without them cannot be replayed like this.
+pub fn refusal(topic: &config::Topic, out_of_order: bool) -> Option<Reason> {
+    let text = match &topic.target {
+        Target::Handler => {
+            format!("the handler of topic {:?} is code of the program that embeds forebay", topic.name)
+        }
+        Target::Table(table) if !out_of_order && table.guard.is_none() => format!(
+            "topic {:?}: these keys went on without their dead records; applied now, an older record would overwrite newer ones. \
+             --out-of-order says that this is meant (a guard column would make it safe)",
+            topic.name
+        ),
+        Target::Table(_) => return None,
+    };
+    Some(Reason::new(text))
+}
+
+/// The letters of one topic, in the order of their offsets.
 ///
 /// # Errors
-/// [`Failure::Topic`] for a topic whose letters cannot be replayed like this, with the reason; [`Failure::Shard`] for a filter
-/// that names no shard of the configuration.
+/// [`Failure::Shard`] for a filter that names no shard of the configuration.
 pub fn replay(
     config: &Config,
     topic: &config::Topic,
     filter: &Filter,
     out_of_order: bool,
 ) -> Result<Vec<Answer<Replayed>>, Failure> {
-    let refused = |text: String| Failure::Topic(Reason::new(text));
-    let Target::Table(table) = &topic.target else {
-        return Err(refused(format!(
-            "the handler of topic {:?} is code of the program that embeds forebay",
-            topic.name
-        )));
-    };
-    if !out_of_order && table.guard.is_none() {
-        return Err(refused(format!(
-            "topic {:?}: these keys went on without their dead records; applied now, an older record would overwrite newer ones. \
-             --out-of-order says that this is meant (a guard column would make it safe)",
-            topic.name
-        )));
-    }
     let filter = Filter { topic: Some(topic.name.clone()), decided: false, ..filter.clone() };
-    each(config, &filter, |client, _| replay_in(client, &config.kafka.group_id, topic, table, &filter))
+    let group = &config.kafka.group_id;
+    let table = match &topic.target {
+        Target::Table(table) if refusal(topic, out_of_order).is_none() => Some(table),
+        _ => None,
+    };
+    each(config, &filter, |client, version| {
+        let mut replayed = Vec::new();
+        if version >= schema::PARKING {
+            let rows = with_params(group, &filter, |params| client.query_typed(&set_back(), params))?;
+            replayed.extend(rows.iter().map(|row| Replayed::Waits { partition: row.get(0), offset: row.get(1) }));
+        }
+        let sql = format!("SELECT d.id FROM {SKIPPED} WHERE {MATCHES} ORDER BY d.partition, d.\"offset\"");
+        let rows = with_params(group, &filter, |params| client.query_typed(&sql, params))?;
+        let ids = rows.iter().map(|row| row.get(0));
+        match table {
+            Some(table) => replayed.extend(replay_skipped(client, topic, table, ids.collect())?),
+            None => replayed.extend(ids.map(Replayed::Left)),
+        }
+        Ok(replayed)
+    })
 }
 
-fn replay_in(
+fn replay_skipped(
     client: &mut Client,
-    group: &str,
     topic: &config::Topic,
     table: &Table,
-    filter: &Filter,
+    ids: Vec<i64>,
 ) -> Result<Vec<Replayed>, Failure> {
-    let sql = format!("SELECT d.id FROM forebay.dead_letter d WHERE {MATCHES} ORDER BY d.partition, d.\"offset\"");
-    let ids: Vec<i64> =
-        with_params(group, filter, |params| client.query_typed(&sql, params))?.iter().map(|row| row.get(0)).collect();
     if ids.is_empty() {
         return Ok(Vec::new());
     }
@@ -81,9 +116,9 @@ fn replay_in(
         match replay_one(client, &mut writer, id) {
             // Somebody else has just decided about it.
             Ok(false) => {}
-            Ok(true) => replayed.push(Replayed { id, result: Ok(()) }),
+            Ok(true) => replayed.push(Replayed::Applied(id)),
             Err(Failure::Record(_, reason) | Failure::LockWait(reason) | Failure::TooLong(reason)) => {
-                replayed.push(Replayed { id, result: Err(reason) });
+                replayed.push(Replayed::Refused(id, reason));
             }
             Err(failure) => return Err(failure),
         }

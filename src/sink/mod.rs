@@ -26,6 +26,7 @@ pub mod postgres;
 pub mod replicas;
 pub mod schema;
 pub mod session;
+pub mod shards;
 pub mod sift;
 pub mod sqlstate;
 pub mod statement;

@@ -44,6 +44,17 @@ impl Why {
     }
 }
 
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Why::Blocked => "its row was locked by somebody else",
+            Why::Record => "a record was at fault, or waited for another one",
+            Why::Held => "it was held",
+            Why::Hot => "it took more than its share",
+        })
+    }
+}
+
 impl ParkingLimits {
     /// Whether one more record of a key would be too many.
     pub fn reached(&self, rows: u64, rows_of_key: u64) -> bool {

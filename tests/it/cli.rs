@@ -268,3 +268,54 @@ fn dead_letters_are_listed_shown_replayed_and_discarded() {
         "no such dead letter\n"
     );
 }
+
+#[test]
+fn what_may_be_parked_and_when_a_reset_is_refused() {
+    let setup = Setup::new();
+    let topic = setup.topic.name();
+    for wrong in [
+        &["park", "--topic", topic][..],
+        &["park", "--key", "k"],
+        &["park", "--topic", topic, "--key", "k", "--tenant", "t"],
+        &["unpark", "--topic", topic],
+        &["parked", "show"],
+        &["parked", "--limit", "0"],
+        &["parked", "--id", "1"],
+    ] {
+        setup.forebay(wrong, 2);
+    }
+    assert_eq!(setup.forebay(&["parked"], 0).0, "nothing is held or parked\n", "forebay was never here");
+    let park = ["park", "--topic", topic, "--key", "key"];
+    let unknown = format!("no shard that was asked knows topic {topic:?} of group {:?}", setup.group);
+    assert!(setup.forebay(&park, 2).1.contains(&unknown));
+    setup.forebay(&["init"], 0);
+    assert!(setup.forebay(&park, 2).1.contains(&unknown));
+
+    setup.publish(0, 0..30);
+    setup.forebay(&["run", "--until-end"], 0);
+    assert!(setup.forebay(&["unpark", "--topic", "other", "--tenant", "t"], 2).1.contains("topic \"other\""));
+    let (_, err) = setup.forebay(&[&park[..], &["--shard", "other"]].concat(), 2);
+    assert!(err.contains("no shard \"other\"; expected one of main"), "{err}");
+    setup.forebay(&park, 0);
+    let (_, err) = setup.forebay(&["fences", "reset"], 78);
+    assert!(err.contains("shard main: a person holds keys or tenants") && err.contains("forebay unpark"), "{err}");
+    setup.publish(0, 30..40);
+    setup.publish(1, 100..110);
+    setup.forebay(&["run", "--until-end"], 0);
+    assert_eq!(setup.count(), 30, "both partitions' records of the key are parked");
+    for (arguments, records) in [(&[][..], 20), (&["--partition", "1"], 10)] {
+        let (_, err) = setup.forebay(&[&["fences", "reset"], arguments].concat(), 78);
+        let expected = format!("shard main: {records} records of {topic} are parked");
+        assert!(err.contains(&expected) && err.contains("forebay unpark"), "{err}");
+    }
+    assert!(setup.forebay(&["fences", "show"], 0).0.lines().count() == 3, "nothing was reset");
+    setup.forebay(&["unpark", "--topic", topic, "--key", "key"], 0);
+    setup.forebay(&["fences", "reset"], 78);
+    setup.forebay(&["run", "--until-end"], 0);
+    assert_eq!(setup.count(), 50);
+    setup.forebay(&["fences", "reset"], 0);
+
+    let text = std::fs::read_to_string(setup.file()).expect("a configuration");
+    std::fs::write(setup.file(), format!("{text}delivery = \"at_least_once\"\n")).expect("a configuration");
+    assert!(setup.forebay(&park, 2).1.contains("at_least_once"), "it would never be parked");
+}

@@ -8,6 +8,7 @@ mod faults;
 mod forwarding;
 mod groups;
 mod maps;
+mod parked_commands;
 mod parking;
 mod shards;
 

@@ -1,0 +1,220 @@
+//! `forebay park|unpark|parked`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::ExitCode;
+use super::answers::{say, shown};
+use super::letters::Records;
+use crate::config::{Config, load};
+use crate::console;
+use crate::parking::list::{self, Key, Parked};
+use crate::parking::{self, Hold, Scope};
+use crate::sink::Failure;
+use crate::sink::shards::Answer;
+
+#[derive(Debug, Args)]
+pub struct What {
+    /// The topic.
+    #[arg(long)]
+    topic: String,
+    #[command(flatten)]
+    whose: Whose,
+    /// Only in this shard.
+    #[arg(long)]
+    shard: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Whose {
+    /// A record's key, given as text.
+    #[arg(long)]
+    key: Option<String>,
+    /// A tenant, as `[shards] tenant` reads it from a record, given as text.
+    #[arg(long)]
+    tenant: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Listing {
+    /// What to do: `list`, which is also done where nothing is said.
+    #[arg(value_enum, default_value_t = Action::List, hide_default_value = true)]
+    action: Action,
+    #[command(flatten)]
+    records: Records,
+    /// At most so many holds, and so many keys, of each shard.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..))]
+    limit: i64,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Action {
+    List,
+}
+
+impl What {
+    fn hold(&self) -> Hold {
+        let (scope, value) = match (&self.whose.key, &self.whose.tenant) {
+            (Some(key), _) => (Scope::Key, key),
+            (None, tenant) => (Scope::Tenant, tenant.as_ref().expect("clap wants one of the two")),
+        };
+        Hold { topic: self.topic.clone(), scope, value: value.clone().into_bytes() }
+    }
+}
+
+pub fn park(config: &Path, what: &What) -> ExitCode {
+    let hold = what.hold();
+    with(config, |config| {
+        let answers = parking::park(config, &hold, what.shard.as_deref())?;
+        let wait = config.engine.commit_interval.as_secs_f64();
+        Ok(say_known(config, &hold, &answers, |held| match held.before {
+            false => format!("is held; running processes park its records within {wait} s"),
+            true => "was held already".to_owned(),
+        }))
+    })
+}
+
+pub fn unpark(config: &Path, what: &What) -> ExitCode {
+    let hold = what.hold();
+    with(config, |config| {
+        let answers = parking::unpark(config, &hold, what.shard.as_deref())?;
+        Ok(say_known(config, &hold, &answers, |unheld| {
+            let mut text = (if unheld.before { "is held no longer" } else { "was not held" }).to_owned();
+            text.push_str(&match unheld.records {
+                0 => "; nothing of it is parked".to_owned(),
+                records => format!(
+                    "; {} of {} {} parked still: the slow lane of a running process applies them now, in order",
+                    number(records, "record"),
+                    number(unheld.keys, "key"),
+                    if records == 1 { "is" } else { "are" }
+                ),
+            });
+            if unheld.dead > 0 {
+                let keys = number(unheld.dead, "key");
+                text.push_str(&format!(", but {keys} behind a dead letter (forebay dead-letters list)"));
+            }
+            if unheld.others > 0 {
+                text.push_str(&format!("; {} of the topic left", number(unheld.others, "hold")));
+            }
+            text
+        }))
+    })
+}
+
+pub fn parked(config: &Path, listing: &Listing) -> ExitCode {
+    let Action::List = listing.action;
+    with(config, |config| {
+        let answers = list::list(config, &listing.records.filter(), listing.limit)?;
+        Ok(say(&answers, "nothing is held or parked", lines))
+    })
+}
+
+/// Handlers' topics are parked like any others.
+fn with(config: &Path, command: impl FnOnce(&Config) -> Result<ExitCode, Failure>) -> ExitCode {
+    let config = match load::load(config) {
+        Ok(loaded) => loaded.config,
+        Err(problems) => {
+            console::err(problems);
+            return ExitCode::Config;
+        }
+    };
+    command(&config).unwrap_or_else(|failure| {
+        console::err(failure.reason());
+        ExitCode::Usage
+    })
+}
+
+/// A topic that no shard knows is an error: nothing would hold it once it begins.
+fn say_known<T>(config: &Config, hold: &Hold, answers: &[Answer<Option<T>>], what: impl Fn(&T) -> String) -> ExitCode {
+    if answers.iter().all(|(_, answer)| matches!(answer, Ok(None))) {
+        console::err(format_args!(
+            "no shard that was asked knows topic {:?} of group {:?}: a topic can be held once `forebay run` has taken it over",
+            hold.topic, config.kafka.group_id
+        ));
+        return ExitCode::Usage;
+    }
+    say(answers, "", |shard, answer| {
+        vec![match answer {
+            Some(answer) => format!("shard {shard}: {} {}", name(hold), what(answer)),
+            None => format!("shard {shard}: knows nothing of topic {:?}; nothing is held there", hold.topic),
+        }]
+    })
+}
+
+fn name(hold: &Hold) -> String {
+    let scope = match hold.scope {
+        Scope::Key => "key",
+        Scope::Tenant => "tenant",
+    };
+    format!("{scope} {} of {}", shown(&hold.value), hold.topic)
+}
+
+fn lines(shard: &str, parked: &Parked) -> Vec<String> {
+    let holds = parked.holds.iter().map(|(hold, since)| format!("{since} shard {shard} holds {}", name(hold)));
+    let mut lines: Vec<String> = holds.chain(parked.keys.iter().map(|key| line(shard, key))).collect();
+    if !lines.is_empty() {
+        let (rows, keys) = (number(parked.rows_all, "record"), number(parked.keys_all, "key"));
+        lines.push(format!("shard {shard}: {}, {rows} of {keys} parked", number(parked.holds_all, "hold")));
+    }
+    lines
+}
+
+fn line(shard: &str, key: &Key) -> String {
+    let name = key.key.as_deref().map(|key| format!(" key {}", shown(key))).unwrap_or_default();
+    let state = match (key.dead, key.held) {
+        (true, _) => "dead letter",
+        (false, true) => "held",
+        (false, false) => "waiting",
+    };
+    let error = key.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    let code = key.sqlstate.as_ref().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
+    let tries =
+        if key.attempts > 0 { format!(", tried {}", number(key.attempts.into(), "time")) } else { String::new() };
+    format!(
+        "shard {shard} {} [{}]{name}: {} from offset {} on, for {}, because {}; {state}{tries}{error}{code}",
+        key.topic,
+        key.partition,
+        number(key.rows, "record"),
+        key.offset,
+        age(key.age),
+        key.why
+    )
+}
+
+fn number(of: i64, what: &str) -> String {
+    if of == 1 { format!("1 {what}") } else { format!("{of} {what}s") }
+}
+
+/// The two largest units that say something.
+fn age(of: Duration) -> String {
+    let seconds = of.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_as_people_say_them() {
+        for (seconds, expected) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min 0 s"),
+            (3599, "59 min 59 s"),
+            (7260, "2 h 1 min"),
+            (176_400, "2 d 1 h"),
+        ] {
+            assert_eq!(age(Duration::from_secs(seconds)), expected);
+        }
+    }
+}
