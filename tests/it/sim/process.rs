@@ -11,7 +11,8 @@ use forebay::clock::Clock;
 use forebay::config::live::{Live, Readings};
 use forebay::config::secret::Secret;
 use forebay::config::{
-    self, Affinity, Config, Delivery, FirstStart, OnBadRecord, ParkingLimits, RouteBy, Routing, Target, Tenant,
+    self, Affinity, Config, Delivery, FirstStart, HotKeyRule, OnBadRecord, ParkingLimits, RouteBy, Routing, Target,
+    Tenant,
 };
 use forebay::engine::Rules;
 use forebay::engine::control::{ControlLoop, LoopContext};
@@ -288,6 +289,7 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
             retry_backoff_max: RETRY_MAX,
             slow_lanes_per_shard: 1,
             parking: ParkingLimits { records_max: 1, key_records_max: 1 },
+            hot_keys: HotKeyRule { percent: 30, window: Duration::from_secs(2), hold: Duration::from_secs(10) },
         },
         admin: config::Admin { listen: None },
         shards: (0..shards).map(shard).collect(),
