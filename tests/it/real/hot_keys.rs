@@ -17,9 +17,9 @@ use super::{LEDGER, Record, assert_complete, count, ends, ledger, publish_all, t
 use crate::support::{Database, PATIENCE, Server, Topic, kafka_bootstrap, unique_name, wait_until};
 
 /// Of each record of the hot key; the others take next to nothing.
-const SLOW: Duration = Duration::from_millis(4);
-/// Records a second: the key takes four fifths of a worker's time.
-const RATE: u64 = 400;
+const SLOW: Duration = Duration::from_millis(8);
+/// Records that are published together, twenty times a second at most.
+const TOGETHER: i64 = 20;
 const HOT: &str = "hot";
 
 /// Writes the ledger, as a table topic would.
@@ -46,7 +46,7 @@ impl Handler for Ledger {
 fn engine(database: &Database, topic: &Topic) -> Engine {
     let text = format!(
         "[kafka]\n\"bootstrap.servers\" = {:?}\n\"group.id\" = {:?}\n[engine]\nworkers_per_shard = 2\ncommit_interval_ms = 200\n\
-         hot_key_window_ms = 500\nhot_key_hold_ms = 1000\n\
+         hot_key_percent = 20\nhot_key_window_ms = 500\nhot_key_hold_ms = 1000\n\
          [[shard]]\nname = \"main\"\ndsn = {:?}\n[[topic]]\nname = {:?}\nhandler = true\n",
         kafka_bootstrap(),
         unique_name("hot"),
@@ -57,13 +57,13 @@ fn engine(database: &Database, topic: &Topic) -> Engine {
     Engine::new(loaded.config).handle(topic.name(), || Ledger).unwrap()
 }
 
-/// Publishes at [`RATE`], half of it for the hot key, until `enough` says so; each record's number is its place.
+/// Publishes steadily, half of it for the hot key, until `enough` says so; each record's number is its place.
 fn publish_until(topic: &Topic, next: &mut i64, what: &str, enough: impl Fn() -> bool) {
     let slice = Duration::from_millis(50);
     let began = std::time::Instant::now();
     while !enough() {
         assert!(began.elapsed() < PATIENCE, "still waiting for {what}");
-        let records: Vec<Record> = (0..(RATE / 20) as i64)
+        let records: Vec<Record> = (0..TOGETHER)
             .map(|n| {
                 let seq = *next + n;
                 // In the hot key's partition, too.
@@ -108,7 +108,7 @@ fn a_hot_key_is_parked_by_itself_and_comes_back() {
         assert!(by_records.share > 0.4 && by_time.share > 0.6, "{by_records:?} {by_time:?}");
 
         let parked = counters.parked.get();
-        publish_until(&topic, &mut next, "parked records", || counters.parked.get() > parked + 500);
+        publish_until(&topic, &mut next, "parked records", || counters.parked.get() > parked + 300);
         let reasons = "SELECT DISTINCT reason::text || ' ' || convert_from(key, 'UTF8') FROM forebay.parked";
         assert!(texts(&mut client, reasons).iter().all(|reason| reason == "h hot"), "nobody else is parked");
         assert_eq!(counters.hot_begun.get(), 1);
