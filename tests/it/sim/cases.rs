@@ -271,7 +271,7 @@ fn a_hot_key_is_parked_and_comes_back() {
     let parked = |sim: &Sim| -> Vec<(Vec<u8>, Why)> {
         let w = sim.world.borrow();
         let key = |id: u64| w.broker.published[id as usize].key.clone().unwrap_or_default();
-        w.dbs[0].tables.parked.values().map(|row| (key(row.id as u64), row.why)).collect()
+        w.dbs[0].tables.parked.values().map(|row| (key(row.id), row.why)).collect()
     };
     publish(&mut sim, 20);
     assert_eq!(parked(&sim), [], "nothing takes long");
