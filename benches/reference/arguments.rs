@@ -15,6 +15,12 @@ pub struct Arguments {
     pub rate: u64,
     pub seconds: u64,
     pub linger: String,
+    /// Per cent of the records that one key has.
+    pub skew: u64,
+    /// What a record takes in the handler of `hot`.
+    pub slow_ms: u64,
+    /// For how long the row of `locked` is locked.
+    pub lock_seconds: u64,
     pub kafka: String,
     pub dsn: String,
     pub topic: String,
@@ -33,6 +39,9 @@ impl Arguments {
             rate: 20_000,
             seconds: 20,
             linger: "5".to_owned(),
+            skew: 0,
+            slow_ms: 5,
+            lock_seconds: 30,
             kafka: kafka_bootstrap(),
             dsn: String::new(),
             topic: String::new(),
@@ -51,6 +60,9 @@ impl Arguments {
                 "--rate" => a.rate = value()?.parse()?,
                 "--seconds" => a.seconds = value()?.parse()?,
                 "--linger" => a.linger = value()?,
+                "--skew" => a.skew = value()?.parse()?,
+                "--slow-ms" => a.slow_ms = value()?.parse()?,
+                "--lock-seconds" => a.lock_seconds = value()?.parse()?,
                 "--dsn" => a.dsn = value()?,
                 "--topic" => a.topic = value()?,
                 option if option.starts_with('-') => return Err(format!("no option {option}").into()),

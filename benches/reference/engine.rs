@@ -30,10 +30,15 @@ pub enum Target {
     Log,
     /// Nothing.
     Handler,
+    /// Upserts that note when they were made (a trigger of the benchmark's).
+    Timed,
+    /// Inserts as `Log`, one by one, by a handler that takes its time for each.
+    Slow,
 }
 
 impl Target {
-    const ALL: [Target; 4] = [Target::Table, Target::Checked, Target::Log, Target::Handler];
+    const ALL: [Target; 6] =
+        [Target::Table, Target::Checked, Target::Log, Target::Handler, Target::Timed, Target::Slow];
 
     fn word(self) -> &'static str {
         match self {
@@ -41,14 +46,17 @@ impl Target {
             Target::Checked => "checked",
             Target::Log => "log",
             Target::Handler => "handler",
+            Target::Timed => "timed",
+            Target::Slow => "slow",
         }
     }
 
     fn toml(self) -> &'static str {
         match self {
-            Target::Table | Target::Checked | Target::Handler => {
+            Target::Table | Target::Checked | Target::Handler | Target::Timed => {
                 "table = \"reference\"\ninsert_mode = \"upsert\"\npk_fields = [\"app_id\", \"subscription_id\"]\n"
             }
+            Target::Slow => "handler = true\n",
             Target::Log => "table = \"reference\"\ninsert_mode = \"insert\"\n",
         }
     }
@@ -57,7 +65,10 @@ impl Target {
         match self {
             Target::Table | Target::Handler => "PRIMARY KEY (app_id, subscription_id)",
             Target::Checked => "PRIMARY KEY (app_id, subscription_id), CHECK (sessions >= 0)",
-            Target::Log => "sent_us bigint, written timestamptz DEFAULT clock_timestamp()",
+            Target::Timed => {
+                "sent_us bigint, written timestamptz DEFAULT clock_timestamp(), PRIMARY KEY (app_id, subscription_id)"
+            }
+            Target::Slow | Target::Log => "sent_us bigint, written timestamptz DEFAULT clock_timestamp()",
         }
     }
 }
@@ -122,7 +133,7 @@ impl Running {
         let child = Command::new(std::env::current_exe()?)
             .args([mode, job.target.word(), "--topic", job.topic, "--affinity", job.affinity])
             .args(["--records", &job.records.to_string(), "--workers", &a.workers.to_string()])
-            .args(["--batch", &a.batch.to_string(), "--dsn", &a.dsn])
+            .args(["--batch", &a.batch.to_string(), "--dsn", &a.dsn, "--slow-ms", &a.slow_ms.to_string()])
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(Running(Some(child)))
@@ -176,6 +187,24 @@ impl Handler for Nothing {
     }
 }
 
+/// Takes its time for each record, and writes down when.
+struct Slow(Duration);
+
+impl Handler for Slow {
+    fn handle(&mut self, transaction: &mut Transaction<'_>, records: &[RecordRef<'_>]) -> Result<(), HandlerError> {
+        for record in records {
+            std::thread::sleep(self.0);
+            let value = String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned();
+            transaction.execute(
+                "INSERT INTO reference (subscription_id, sent_us) SELECT (r->>'subscription_id')::uuid, (r->>'sent_us')::bigint \
+                 FROM (SELECT $1::text::json) AS v(r)",
+                &[&value],
+            )?;
+        }
+        Ok(())
+    }
+}
+
 /// The process's own part: runs until the records are durable and prints a [`Run`]'s numbers.
 pub fn child(a: &Arguments) -> Outcome<()> {
     // As the program does.
@@ -186,7 +215,10 @@ pub fn child(a: &Arguments) -> Outcome<()> {
     let level = if target == Target::Checked { tracing::Level::ERROR } else { tracing::Level::WARN };
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
     let mut config = config(a, target)?;
-    let engine = if target == Target::Handler {
+    let engine = if target == Target::Slow {
+        let takes = Duration::from_millis(a.slow_ms);
+        Engine::new(config).handle(&a.topic, move || Slow(takes))?
+    } else if target == Target::Handler {
         config.topics[0].target = forebay::config::Target::Handler;
         Engine::new(config).handle(&a.topic, || Nothing)?
     } else {

@@ -11,12 +11,15 @@
 //! | `handler` | the engine with a handler that does nothing: no rows, but fences |
 //! | `lag` | the engine at one and at ten times the records: does memory grow with lag? |
 //! | `bad` | the engine with no bad records; with some that PostgreSQL refuses; with some that do not decode |
+//! | `hot` | a handler that takes its time, and a table, each without and with one key that has half of all records: the other keys' latency, the table's throughput |
+//! | `locked` | steady upserts on one partition, without and with a row locked from outside that has two per cent of the records: the other keys' throughput and latency, and how long stored progress stood still |
 //! | `steady` | a producer that never waits for the engine, and latencies from the time at which a record should have been sent to the `clock_timestamp()` of its row (before COMMIT); lanes bound late, statically, and the least that does such a job: one thread without fences |
 //! | `shard-down` | a steady producer and four shards in two clusters, of which one lets nobody in for `--seconds` (the figure to report: 60): the other three's rows/s before and meanwhile, and how long the fourth takes to catch up |
 //! | `pipeline` | librdkafka's bare poll loop; the engine's source, poller and workers without a database |
 //!
 //! Options: `--records` (1,000,000), `--keys` (200,000), `--rounds` (3), `--workers` (8), `--batch` (500), `--affinity` (late);
-//! for `steady` and `shard-down` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms).
+//! for `steady` and `shard-down` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms);
+//! for `hot` `--slow-ms` (5, for each record) and `--seconds`; for `locked` `--rate` and `--lock-seconds` (30).
 //!
 //! Every engine run but that of `pipeline` is a process of its own, whose CPU time and peak memory the operating system
 //! reports. Each round shows the machine's load before it. It prints; it judges nothing.
@@ -32,7 +35,9 @@ mod arguments;
 mod bad;
 mod bare;
 mod engine;
+mod hot;
 mod least;
+mod locked;
 mod pipeline;
 mod producer;
 mod rounds;
@@ -74,12 +79,14 @@ fn main() -> Outcome<()> {
             "handler" => alone::handler(&arguments)?,
             "lag" => alone::lag(&arguments)?,
             "bad" => bad::bad(&arguments)?,
+            "hot" => hot::hot(&arguments)?,
+            "locked" => locked::locked(&arguments)?,
             "steady" => steady::steady(&arguments)?,
             "shard-down" => shards::shard_down(&arguments)?,
             "pipeline" => pipeline::pipeline(&arguments)?,
             other => {
                 return Err(format!(
-                    "no mode {other:?}: catchup, affinity, handler, lag, bad, steady, shard-down or pipeline"
+                    "no mode {other:?}: catchup, affinity, handler, lag, bad, hot, locked, steady, shard-down or pipeline"
                 )
                 .into());
             }

@@ -13,6 +13,7 @@ use forebay::engine::control::{ControlLoop, LoopContext};
 use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
 use forebay::engine::gate::Gate;
+use forebay::engine::hot_keys::HotKeys;
 use forebay::engine::parked::Parked;
 use forebay::engine::poller::{Poller, Ports, Settings};
 use forebay::engine::report::{Reporter, Waker};
@@ -150,6 +151,7 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
         signals: Arc::clone(&signals),
     };
     let (parked, router) = (Arc::new(Parked::new(config.engine.parking, Rules::ALL)), Arc::new(Router::new(&config)));
+    let hot = Arc::new(HotKeys::new("main", &config.topics, config.engine.hot_keys, 1, Arc::default()));
     let (requests, inbox) = bounded(REQUESTS_MAX);
     let control = ControlLoop::new(Grants, inbox, Arc::clone(&parked), context());
     let mut threads = vec![Thread::spawn("control", None, Some(events_in.clone()), move || control.run())?];
@@ -158,7 +160,7 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
     for index in 0..a.workers as u16 {
         let (chunks, inbox) = bounded(INBOX_CHUNKS_MAX);
         let topics = vec![TopicWriting::new(&config.topics[0])];
-        let parking = Parking { parked: Arc::clone(&parked), router: Arc::clone(&router) };
+        let parking = Parking { parked: Arc::clone(&parked), router: Arc::clone(&router), hot: Arc::clone(&hot) };
         let worker = Worker::new(writer.clone(), index, inbox, limits, topics, parking, context());
         threads.push(Thread::spawn("worker", None, Some(events_in.clone()), move || worker.run())?);
         inboxes.push(chunks);

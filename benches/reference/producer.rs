@@ -17,7 +17,17 @@ const TICK: Duration = Duration::from_micros(500);
 /// Publishes in another process and waits for it; returns by how many ms a record was handed to librdkafka too late, at most.
 pub fn produce(a: &Arguments, topic: &str) -> Outcome<f64> {
     let output = Command::new(std::env::current_exe()?)
-        .args(["producer-child", "--topic", topic, "--keys", &a.keys.to_string(), "--linger", &a.linger])
+        .args([
+            "producer-child",
+            "--skew",
+            &a.skew.to_string(),
+            "--topic",
+            topic,
+            "--keys",
+            &a.keys.to_string(),
+            "--linger",
+            &a.linger,
+        ])
         .args(["--rate", &a.rate.to_string(), "--seconds", &a.seconds.to_string()])
         .stdout(Stdio::piped())
         .spawn()?

@@ -76,7 +76,7 @@ fn live(a: &Arguments, name: &str) -> Outcome<Lived> {
     let job = Job { target: Target::Log, topic: topic.name(), records, affinity: name };
     let running = if name == LEAST { Running::start_child("least-child", a, &job) } else { Running::start(a, &job) }?;
     let mut client = Client::connect(&a.dsn, NoTls)?;
-    warm_up(a, topic.name(), &mut client)?;
+    warm_up(a, topic.name(), WARM_UP, &mut client)?;
     let producer_late = produce(a, topic.name())?;
     let engine = running.finish()?;
     let row = client.query_one(
@@ -103,15 +103,15 @@ fn stalls(client: &mut Client) -> Outcome<Stalls> {
     Ok(Stalls { number: row.get(0), total: row.get(1), longest: row.get(2) })
 }
 
-/// Records without a time, until their rows are there.
-fn warm_up(a: &Arguments, topic: &str, client: &mut Client) -> Outcome<()> {
+/// Records without a time, until so many rows are there.
+pub fn warm_up(a: &Arguments, topic: &str, rows: u64, client: &mut Client) -> Outcome<()> {
     let producer = producer(a, &[])?;
     for n in 0..WARM_UP {
         send(&producer, topic, &record_key(n, a), &payload_sent(n, a, 0))?;
     }
     producer.flush(Duration::from_secs(60))?;
     let began = Instant::now();
-    while client.query_one("SELECT count(*) FROM reference", &[])?.get::<_, i64>(0) < WARM_UP as i64 {
+    while client.query_one("SELECT count(*) FROM reference", &[])?.get::<_, i64>(0) < rows as i64 {
         if began.elapsed() > WARM_UP_DEADLINE {
             return Err("the engine does not begin".into());
         }

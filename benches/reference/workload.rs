@@ -25,9 +25,12 @@ fn random(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// One key has so many per cent of the records, where `--skew` says so.
 pub fn key_of(n: u64, a: &Arguments) -> u64 {
-    random(n) % a.keys
+    if random(!n) % 100 < a.skew { HOT } else { random(n) % a.keys }
 }
+
+pub const HOT: u64 = 0;
 
 /// The app's and the subscription's.
 pub fn ids(key: u64) -> (String, String) {
@@ -99,7 +102,8 @@ pub fn publish(a: &Arguments, records: u64) -> Outcome<String> {
 
 /// As [`publish`], with other payloads; `name` tells them apart.
 pub fn publish_as(a: &Arguments, records: u64, name: &str, payload_of: impl Fn(u64) -> String) -> Outcome<String> {
-    let topic = format!("forebay-reference-{}-{records}-{}{name}", payload(0, a).len(), a.keys);
+    let skew = if a.skew == 0 { String::new() } else { format!("-skew{}", a.skew) };
+    let topic = format!("forebay-reference-{}-{records}-{}{name}{skew}", payload(0, a).len(), a.keys);
     create(a, &topic)?;
     let held = held(a, &topic)?;
     if held == records {

@@ -8,7 +8,7 @@ use super::raw::{Environment, Places, Report, Section, is_world_readable};
 use super::secret::{Secret, is_secret_property, shown};
 use super::settings::{self as s, By, Described};
 use super::{
-    Admin, CommitGate, Config, Engine, ParkingLimits, Pooler, RouteBy, Routing, Shard, Target, Tenant,
+    Admin, CommitGate, Config, Engine, HotKeyRule, ParkingLimits, Pooler, RouteBy, Routing, Shard, Target, Tenant,
     connections_besides_writers, dsn, kafka, topic,
 };
 
@@ -134,6 +134,11 @@ fn engine(section: &Section<'_>) -> Engine {
         parking: ParkingLimits {
             records_max: section.get(&s::PARKED_RECORDS_MAX) as u64,
             key_records_max: section.get(&s::PARKED_KEY_RECORDS_MAX) as u64,
+        },
+        hot_keys: HotKeyRule {
+            percent: section.get(&s::HOT_KEY_PERCENT) as u32,
+            window: section.get(&s::HOT_KEY_WINDOW),
+            hold: section.get(&s::HOT_KEY_HOLD),
         },
     };
     if engine.retry_backoff_max < engine.retry_backoff_min {

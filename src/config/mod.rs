@@ -157,6 +157,7 @@ pub struct Engine {
     /// For each shard: threads, and connections, that apply parked records.
     pub slow_lanes_per_shard: usize,
     pub parking: ParkingLimits,
+    pub hot_keys: HotKeyRule,
 }
 
 impl Engine {
@@ -274,6 +275,16 @@ pub enum Then {
 pub struct ParkingLimits {
     pub records_max: u64,
     pub key_records_max: u64,
+}
+
+/// When a key of a `Handler` topic takes too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HotKeyRule {
+    /// Of one worker's time; 0: never.
+    pub percent: u32,
+    pub window: Duration,
+    /// How long it takes little before it is a key like any other.
+    pub hold: Duration,
 }
 
 /// Beyond it, as one worker sees a topic, bad records are no exception any more.

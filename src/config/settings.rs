@@ -53,6 +53,9 @@ pub static ALL: &[&dyn Described] = &[
     &SLOW_LANES_PER_SHARD,
     &PARKED_RECORDS_MAX,
     &PARKED_KEY_RECORDS_MAX,
+    &HOT_KEY_PERCENT,
+    &HOT_KEY_WINDOW,
+    &HOT_KEY_HOLD,
     &SHARDS_BY,
     &SHARDS_TENANT,
     &SHARDS_DELIMITER,
@@ -258,6 +261,26 @@ pub static PARKED_KEY_RECORDS_MAX: Setting<Number> = Setting {
     name: "parked_key_records_max",
     kind: number("records", 100_000, 1..=1_000_000_000),
     prose: "Most parked records of one key; beyond, its lane waits.",
+};
+pub static HOT_KEY_PERCENT: Setting<Number> = Setting {
+    section: "engine",
+    name: "hot_key_percent",
+    kind: number("%", 30, 0..=100),
+    prose: "For topics with a handler, exactly once: a key that takes so much of one worker's time while others wait is hot. It is parked, \
+            and a slow lane applies it beside the others, in order. 0: none ever is.",
+};
+pub static HOT_KEY_WINDOW: Setting<Millis> = Setting {
+    section: "engine",
+    name: "hot_key_window_ms",
+    kind: millis(2000, 100..=600_000),
+    prose: "Over how long that is measured.",
+};
+pub static HOT_KEY_HOLD: Setting<Millis> = Setting {
+    section: "engine",
+    name: "hot_key_hold_ms",
+    kind: millis(10_000, 0..=3_600_000),
+    prose: "A hot key is a key like any other again once what comes of it would have taken less than half of `hot_key_percent` for so long, \
+            and nothing of it is parked any more.",
 };
 
 // --------------------------------------------------------------------------------------------------------------- shards

@@ -4,6 +4,7 @@ pub mod control;
 pub mod dispatch;
 pub mod event;
 pub mod gate;
+pub mod hot_keys;
 mod outbox;
 pub mod parked;
 pub mod partition;

@@ -200,7 +200,8 @@ impl Parked {
             let why = match (tenure.keys.standing(meta.hash), before) {
                 (Standing::Parked(why), _) | (_, Some((why, _))) if self.rules.parked_follow => why,
                 (Standing::Free | Standing::Gone, _) if held() => Why::Held,
-                (Standing::Free, _) if hot.contains(&meta.hash) => Why::Hot,
+                // Also one that is believed gone: it would come and go as long as it is hot.
+                (Standing::Free | Standing::Gone, _) if hot.contains(&meta.hash) => Why::Hot,
                 _ => continue,
             };
             let of_key = tenure.keys.rows_of(meta.hash) + before.map_or(0, |(_, records)| records);

@@ -15,6 +15,7 @@ use crate::engine::control::{ControlLoop, LoopContext};
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX, Request};
 use crate::engine::gate::Gate;
+use crate::engine::hot_keys::HotKeys;
 use crate::engine::parked::Parked;
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
 use crate::engine::reload::Reloader;
@@ -35,6 +36,7 @@ use crate::source::Source;
 use crate::source::kafka::{KafkaSource, Options as SourceOptions};
 use crate::state::backpressure::Window;
 use crate::state::chunk::Chunk;
+use crate::state::hot_key::Top;
 use crate::state::retry::Backoff;
 use crate::state::router::{Router, ShardFunction};
 use crate::types::{ShardIx, TopicIx};
@@ -93,13 +95,21 @@ pub struct Engine {
     function: Option<Arc<dyn ShardFunction>>,
     handlers: HashMap<TopicIx, HandlerFactory>,
     counters: Arc<Counters>,
+    /// By shard.
+    hot: Vec<Arc<HotKeys>>,
 }
 
 impl Engine {
     pub fn new(config: Config) -> Engine {
         let config = Arc::new(config);
         let live = Arc::new(Live::new(Arc::clone(&config)));
-        Engine { config, live, function: None, handlers: HashMap::new(), counters: Arc::new(Counters::default()) }
+        let counters = Arc::new(Counters::default());
+        let (topics, engine) = (&config.topics, &config.engine);
+        let hot = |shard: &config::Shard| {
+            HotKeys::new(&shard.name, topics, engine.hot_keys, engine.slow_lanes_per_shard, Arc::clone(&counters))
+        };
+        let hot = config.shards.iter().map(|shard| Arc::new(hot(shard))).collect();
+        Engine { config, live, function: None, handlers: HashMap::new(), counters, hot }
     }
 
     /// Applies a topic's records by `make`'s handlers, one for each worker, instead of to a table.
@@ -138,6 +148,12 @@ impl Engine {
         Reloader::new(Arc::clone(&self.live))
     }
 
+    /// The keys of a topic that took most, by records and by time, in the last whole `hot_key_window_ms` of a shard; may be read
+    /// while it runs. Nothing of tables, of `at_least_once`, and where `hot_key_percent` is 0: those are not watched.
+    pub fn top_keys(&self, shard: ShardIx, topic: TopicIx) -> Top {
+        self.hot.get(usize::from(shard.0)).map(|hot| hot.top(topic)).unwrap_or_default()
+    }
+
     /// Runs until `stopper` says so, or, with `until_end`, until everything is done. Blocks the calling thread.
     ///
     /// # Errors
@@ -149,6 +165,7 @@ impl Engine {
                 return Err(EngineError::Configuration(text));
             }
         }
+        self.hot.iter().for_each(|hot| hot.restart());
         // Before any thread is pinned: librdkafka's threads inherit the mask of the one that creates them.
         let names: Vec<String> = self.config.topics.iter().map(|t| t.name.clone()).collect();
         let source = KafkaSource::new(&self.config.kafka, &names, options.source.clone())
@@ -278,7 +295,7 @@ impl Threads<'_> {
                 let writer =
                     PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
                         .following(Arc::clone(&self.engine.live), shard);
-                let (parking, context) = (self.parking(&parked), self.context(shard, &gate)?);
+                let (parking, context) = (self.parking(&parked, shard), self.context(shard, &gate)?);
                 threads.push(self.worker(writer, index, inbox, parking, &name, cores.next(), context)?);
                 shard_inboxes.push(chunks);
             }
@@ -287,7 +304,7 @@ impl Threads<'_> {
                 let lane =
                     PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
                         .following(Arc::clone(&self.engine.live), shard);
-                threads.push(self.slow_lane(lane, self.parking(&parked), &name, self.context(shard, &gate)?)?);
+                threads.push(self.slow_lane(lane, self.parking(&parked, shard), &name, self.context(shard, &gate)?)?);
             }
             inboxes.push(shard_inboxes);
             all_parked.push(parked);
@@ -347,8 +364,9 @@ impl Threads<'_> {
         started(Thread::spawn(&name, None, Some(self.events.clone()), move || control.run()))
     }
 
-    fn parking(&self, parked: &Arc<Parked>) -> Parking {
-        Parking { parked: Arc::clone(parked), router: Arc::clone(self.router) }
+    fn parking(&self, parked: &Arc<Parked>, shard: ShardIx) -> Parking {
+        let hot = Arc::clone(&self.engine.hot[usize::from(shard.0)]);
+        Parking { parked: Arc::clone(parked), router: Arc::clone(self.router), hot }
     }
 
     fn slow_lane(

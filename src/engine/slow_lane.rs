@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::{self, OnBadRecord};
 use crate::engine::control::LoopContext;
 use crate::engine::event::{Doing, Event};
+use crate::engine::hot_keys::HotKeys;
 use crate::engine::parked::{Claim, ClaimedKey, Parked};
 use crate::engine::report::Reporter;
 use crate::engine::worker::{BatchLimits, Next, Parking, Signals};
@@ -41,6 +42,7 @@ pub struct SlowLaneLoop<L> {
     report: Reporter,
     parked: Arc<Parked>,
     router: Arc<Router>,
+    hot: Arc<HotKeys>,
     signals: Arc<Signals>,
     counters: Arc<Counters>,
     clock: Arc<dyn Clock>,
@@ -86,12 +88,13 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         context: LoopContext,
     ) -> SlowLaneLoop<L> {
         let LoopContext { report, clock, rng, backoff, signals, .. } = context;
-        let Parking { parked, router } = parking;
+        let Parking { parked, router, hot } = parking;
         SlowLaneLoop {
             lane,
             report,
             parked,
             router,
+            hot,
             signals,
             counters,
             clock,
@@ -144,6 +147,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
     }
 
     fn claim(&mut self, now: Duration) -> Next {
+        self.hot.look(now);
         let signals = &self.signals;
         let stopped = |topic| signals.is_stopped(topic);
         match self.parked.claim(now, KEYS_MAX, &stopped) {
@@ -195,6 +199,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
     }
 
     fn drain(&mut self, claim: Claim, waiting: Vec<Waiting>) -> Next {
+        let began = self.clock.now();
         let outcomes = match self.lane.drain(claim.topic, &waiting, self.topics[usize::from(claim.topic.0)]) {
             Ok(outcomes) => outcomes,
             Err(failure) => return self.failed(claim, waiting, failure),
@@ -202,9 +207,13 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         self.report.well();
         self.backoff.reset();
         let now = self.clock.now();
+        // The keys of one transaction share its time by their records.
+        let all: usize = waiting.iter().map(|w| w.records.len()).sum();
+        let record = (now - began) / all.max(1) as u32;
         for (key, outcome) in claim.keys.iter().zip(outcomes) {
             match outcome {
                 Drained::Taken { rows, dead } => {
+                    self.hot.drained(claim.topic, key.hash, rows, record * rows as u32);
                     self.taken(rows, dead);
                     self.went_on(claim.topic, key, now);
                     self.parked.again(key, rows, now);

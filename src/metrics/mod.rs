@@ -22,6 +22,9 @@ pub struct Counters {
     pub forwarded: Counter,
     /// Records whose shard is not the one that declares their partition.
     pub misaligned: Counter,
+    /// Keys that began to take more than their share, and keys that ceased to: the difference are those that do so now.
+    pub hot_begun: Counter,
+    pub hot_ended: Counter,
     /// Rows inserted or updated, and rows deleted.
     pub upserted: Counter,
     pub deleted: Counter,

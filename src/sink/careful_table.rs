@@ -80,7 +80,7 @@ impl Careful<'_, '_, '_> {
         let rows = [&job.rows_to_park()[..], &rows].concat();
         parked::park(&mut live.client, of.source, batch, router, &rows)?;
         live.client.batch_execute("COMMIT")?;
-        Ok(Written::Applied(Applied { counts, parked: newly }))
+        Ok(Written::Applied(Applied { counts, parked: newly, ..Applied::default() }))
     }
 }
 

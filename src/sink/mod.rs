@@ -97,11 +97,13 @@ pub struct Applied {
     pub counts: RowCounts,
     /// Records that were parked although the job did not say so, in order.
     pub parked: Vec<ToPark>,
+    /// What each record of the batch took, in ns, up to the last one of the job; 0 of what was parked. Only of handlers.
+    pub took_ns: Vec<u64>,
 }
 
 impl From<RowCounts> for Written {
     fn from(counts: RowCounts) -> Written {
-        Written::Applied(Applied { counts, parked: Vec::new() })
+        Written::Applied(Applied { counts, ..Applied::default() })
     }
 }
 

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use postgres::{Error, IsolationLevel, Transaction};
 
@@ -36,7 +37,7 @@ impl PostgresWriter {
             parked::park(transaction, source, job.batch, &router, &job.rows_to_park())?;
             let counts =
                 RowCounts { upserted: to_apply.len() as u32, parked: job.park.len() as u32, ..RowCounts::default() };
-            Ok(Applied { counts, parked: Vec::new() })
+            Ok(Applied { counts, ..Applied::default() })
         })
     }
 
@@ -76,7 +77,8 @@ impl PostgresWriter {
             parked::park(transaction, of.source, batch, &router, &rows)?;
             let upserted = to_apply.iter().filter(|index| !aside.has(batch, **index)).count() as u32;
             let parked = (job.park.len() + newly.len()) as u32;
-            Ok(Applied { counts: RowCounts { upserted, dead, parked, ..RowCounts::default() }, parked: newly })
+            let counts = RowCounts { upserted, dead, parked, ..RowCounts::default() };
+            Ok(Applied { counts, parked: newly, ..Applied::default() })
         })
     }
 
@@ -110,7 +112,9 @@ impl PostgresWriter {
         }
         let applied = work(&mut call, &mut transaction)?;
         commit(transaction, &settings.name)?;
-        Ok(Written::Applied(applied))
+        let mut took_ns = call.took_ns;
+        took_ns.resize(job.range.end, 0);
+        Ok(Written::Applied(Applied { took_ns, ..applied }))
     }
 }
 
@@ -204,6 +208,8 @@ pub(super) struct Call<'a> {
     name: &'a str,
     handler: &'a mut Box<dyn Handler>,
     factory: &'a HandlerFactory,
+    /// What each record of the batch took so far. The records of one call share its time: nobody but the handler knows better.
+    took_ns: Vec<u64>,
 }
 
 impl<'a> Call<'a> {
@@ -217,13 +223,16 @@ impl<'a> Call<'a> {
             return Err(Failure::Topic(Reason::new(format!("topic {name:?} has neither a table nor a handler"))));
         };
         let handler = handlers.entry(topic).or_insert_with(|| factory());
-        Ok(Call { name, handler, factory })
+        Ok(Call { name, handler, factory, took_ns: Vec::new() })
     }
 
     /// `lane` holds places in the batch.
     fn handle(&mut self, transaction: &mut Transaction<'_>, batch: &Batch, lane: &[usize]) -> Result<(), Failure> {
         let records: Vec<RecordRef<'_>> = lane.iter().map(|index| batch.record(*index)).collect();
-        match catch_unwind(AssertUnwindSafe(|| self.handler.handle(transaction, &records))) {
+        let began = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| self.handler.handle(transaction, &records)));
+        self.took(lane, began.elapsed());
+        match result {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(handler_failure(self.name, error, lane)),
             Err(panic) => {
@@ -232,6 +241,16 @@ impl<'a> Call<'a> {
                 let text = format!("the handler of topic {:?} panicked: {}", self.name, panic_text(&*panic));
                 Err(Failure::Record(only(lane), Reason::new(text)))
             }
+        }
+    }
+
+    fn took(&mut self, lane: &[usize], took: Duration) {
+        let each = took.as_nanos() as u64 / lane.len().max(1) as u64;
+        for index in lane {
+            if self.took_ns.len() <= *index {
+                self.took_ns.resize(index + 1, 0);
+            }
+            self.took_ns[*index] += each;
         }
     }
 

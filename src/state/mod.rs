@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod chunk;
 pub mod gate;
 pub mod holds;
+pub mod hot_key;
 pub mod lane;
 pub mod parked;
 pub mod retry;

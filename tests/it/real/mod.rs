@@ -7,6 +7,7 @@ mod failover;
 mod faults;
 mod forwarding;
 mod groups;
+mod hot_keys;
 mod maps;
 mod parked_commands;
 mod parking;

@@ -2,6 +2,7 @@
 //!
 //! Most failures turn up within a few hundred random scenarios; those that need a rare meeting of events are written out.
 
+use forebay::state::parked::Why;
 use forebay::types::{Lane, NextOffset};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -252,6 +253,42 @@ fn later_records_of_a_parked_key_follow_it() {
         all_but_slow_lanes(sim, 0, 5);
     };
     check(Plan::small, scenario, |plan| plan.rules.parked_follow = false, "in order");
+}
+
+/// A key whose records take long while others wait is parked without a person. Once its records are quick, and the slow lane has
+/// emptied it, it goes on like any other. Every guarantee holds on the way.
+#[test]
+fn a_hot_key_is_parked_and_comes_back() {
+    let mut sim = Sim::new(Plan::small(0));
+    let setup = sim.plan.setup();
+    sim.start(0, &setup);
+    let publish = |sim: &mut Sim, rounds: usize| {
+        for _ in 0..rounds {
+            ["a", "b"].iter().for_each(|key| sim.publish_key(partition(0, 0), key));
+            all_but_slow_lanes(sim, 0, 3);
+        }
+    };
+    let parked = |sim: &Sim| -> Vec<(Vec<u8>, Why)> {
+        let w = sim.world.borrow();
+        let key = |id: u64| w.broker.published[id as usize].key.clone().unwrap_or_default();
+        w.dbs[0].tables.parked.values().map(|row| (key(row.id), row.why)).collect()
+    };
+    publish(&mut sim, 20);
+    assert_eq!(parked(&sim), [], "nothing takes long");
+    sim.world.borrow_mut().hot.insert(b"a".to_vec());
+    publish(&mut sim, 20);
+    let hot = parked(&sim);
+    assert!(hot.len() > 5 && hot.iter().all(|row| *row == (b"a".to_vec(), Why::Hot)), "{hot:?}");
+    sim.world.borrow_mut().hot.clear();
+    // What its records took counts until the slow lane has shown that they take it no more.
+    for _ in 0..40 {
+        publish(&mut sim, 1);
+        slow_lane(&mut sim, 0, 6);
+    }
+    assert_eq!(parked(&sim), []);
+    publish(&mut sim, 3);
+    assert_eq!(parked(&sim), [], "it is a key like any other");
+    sim.settle().unwrap_or_else(|what| panic!("{what}"));
 }
 
 /// A batch folds the records of a key into one row; the probe finds it locked. All of them park, not only the last one.

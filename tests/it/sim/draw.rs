@@ -29,6 +29,8 @@ pub struct Troubles {
     pub locks: bool,
     /// Keys that an operator holds.
     pub holds: bool,
+    /// Keys whose records take long.
+    pub hot: bool,
 }
 
 /// What else stops a topic is tested where the limits are.
@@ -121,5 +123,6 @@ pub fn troubles(plan: &Plan, rng: &mut Rng) -> Troubles {
         clock_jumps: rng.u8(0..4) == 0,
         locks: rng.bool(),
         holds: rng.u8(0..3) == 0,
+        hot: rng.bool(),
     }
 }

@@ -11,13 +11,15 @@ use forebay::clock::Clock;
 use forebay::config::live::{Live, Readings};
 use forebay::config::secret::Secret;
 use forebay::config::{
-    self, Affinity, Config, Delivery, FirstStart, OnBadRecord, ParkingLimits, RouteBy, Routing, Target, Tenant,
+    self, Affinity, Config, Delivery, FirstStart, HotKeyRule, OnBadRecord, ParkingLimits, RouteBy, Routing, Target,
+    Tenant,
 };
 use forebay::engine::Rules;
 use forebay::engine::control::{ControlLoop, LoopContext};
 use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
 use forebay::engine::gate::Gate;
+use forebay::engine::hot_keys::HotKeys;
 use forebay::engine::parked::Parked;
 use forebay::engine::poller::{Flow, Poller, Ports, Settings, TopicSettings};
 use forebay::engine::report::{Reporter, Waker};
@@ -51,11 +53,15 @@ pub struct Setup {
     pub on_bad_record: OnBadRecord,
     pub parking: ParkingLimits,
     pub slow_lanes: usize,
+    pub hot_keys: HotKeyRule,
 }
 
 /// Times of the simulated deployment, short enough that everything comes up in one scenario.
 pub const SESSION_TIMEOUT: Duration = Duration::from_millis(400);
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
+/// A record of a hot key takes as long as the window.
+pub const HOT_KEYS: HotKeyRule =
+    HotKeyRule { percent: 30, window: Duration::from_millis(20), hold: Duration::from_millis(40) };
 const LOCATE_DEADLINE: Duration = Duration::from_millis(100);
 const REVOKE_DEADLINE: Duration = Duration::from_millis(150);
 const DRAIN_DEADLINE: Duration = Duration::from_millis(300);
@@ -112,7 +118,11 @@ impl Process {
             let (request, inbox) = bounded(REQUESTS_MAX);
             let control = FakeControl::new(world.clone(), shard, number);
             let parked = Arc::new(Parked::new(setup.parking, setup.rules));
-            let parking = || Parking { parked: Arc::clone(&parked), router: Arc::clone(&router) };
+            let all = vec![topic(setup.on_bad_record); topics];
+            let hot = HotKeys::new("s", &all, setup.hot_keys, setup.slow_lanes, Arc::clone(&counters));
+            let hot = Arc::new(hot);
+            let parking =
+                || Parking { parked: Arc::clone(&parked), router: Arc::clone(&router), hot: Arc::clone(&hot) };
             controls.push(ControlLoop::new(control, inbox, Arc::clone(&parked), context(index)));
             for _ in 0..setup.slow_lanes {
                 let lane = FakeSlowLane::new(world.clone(), shard, number);
@@ -288,6 +298,7 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
             retry_backoff_max: RETRY_MAX,
             slow_lanes_per_shard: 1,
             parking: ParkingLimits { records_max: 1, key_records_max: 1 },
+            hot_keys: HOT_KEYS,
         },
         admin: config::Admin { listen: None },
         shards: (0..shards).map(shard).collect(),

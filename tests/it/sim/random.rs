@@ -165,11 +165,11 @@ impl Scenario {
         }
     }
 
-    /// Somebody locks a row, or an operator holds a key; or they let go again.
+    /// Somebody locks a row, or an operator holds a key, or its records take long; or that is over.
     fn row_trouble(&mut self) {
         let key = format!("k{}", self.rng.u32(0..self.sim.plan.keys)).into_bytes();
         let mut w = self.sim.world.borrow_mut();
-        match self.rng.u32(0..4) {
+        match self.rng.u32(0..6) {
             0 if self.troubles.locks => {
                 w.note(format_args!("{key:?} is locked"));
                 w.locked.insert(key);
@@ -181,6 +181,11 @@ impl Scenario {
                 w.dbs[shard].tables.holds.entry(topic).or_default().insert(key);
             }
             3 => w.dbs.iter_mut().for_each(|db| db.tables.holds.clear()),
+            4 if self.troubles.hot => {
+                w.note(format_args!("{key:?} takes long"));
+                w.hot.insert(key);
+            }
+            5 => w.hot.clear(),
             _ => {}
         }
     }

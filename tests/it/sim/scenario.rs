@@ -14,7 +14,7 @@ use super::broker::{Broker, ShardOf};
 use super::db::Statements;
 use super::group::Group;
 use super::observe::{self, Happening};
-use super::process::{Process, SESSION_TIMEOUT, Setup};
+use super::process::{HOT_KEYS, Process, SESSION_TIMEOUT, Setup};
 use super::world::{Faults, Shared, World};
 
 /// What stays the same through a scenario.
@@ -71,6 +71,7 @@ impl Plan {
             on_bad_record: self.on_bad_record,
             parking: self.parking,
             slow_lanes: 1,
+            hot_keys: HOT_KEYS,
         }
     }
 }

@@ -274,6 +274,7 @@ impl FakeWriter {
             effect.fences = matching.iter().map(moved).collect();
         }
         let (mut counts, mut newly) = (RowCounts::default(), Vec::new());
+        let took_ns = given.iter().map(|g| if g.park.is_some() { 0 } else { w.took_ns(g.row.id) }).collect();
         if ok {
             for g in given {
                 match g.park {
@@ -301,7 +302,7 @@ impl FakeWriter {
         drop(w);
         self.0.commit(effect, fate)?;
         Ok(match ok {
-            true => Written::Applied(forebay::sink::Applied { counts, parked: newly }),
+            true => Written::Applied(forebay::sink::Applied { counts, parked: newly, took_ns }),
             false => Written::Mismatch,
         })
     }

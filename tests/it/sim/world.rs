@@ -37,6 +37,8 @@ pub struct World {
     /// How often a shard was probed, and how often somebody else found it down.
     pub probes: usize,
     pub refused: usize,
+    /// Keys whose records take long.
+    pub hot: BTreeSet<Vec<u8>>,
 }
 
 /// How often things go wrong: chances per thousand, per call. All zero is a calm day.
@@ -94,6 +96,7 @@ impl World {
             locked: BTreeSet::new(),
             probes: 0,
             refused: 0,
+            hot: BTreeSet::new(),
         }
     }
 
@@ -161,6 +164,12 @@ impl World {
     }
 
     /// Whether the row of a record cannot be written now.
+    /// What a handler says that a record took.
+    pub fn took_ns(&self, id: Id) -> u64 {
+        let key = self.broker.published[id as usize].key.as_ref();
+        if key.is_some_and(|key| self.hot.contains(key)) { 20_000_000 } else { 1_000 }
+    }
+
     pub fn is_locked(&self, id: Id) -> bool {
         self.broker.published[id as usize].key.as_ref().is_some_and(|key| self.locked.contains(key))
     }

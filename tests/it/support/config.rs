@@ -7,8 +7,8 @@ use std::time::Duration;
 use forebay::config::live::Readings;
 use forebay::config::secret::Secret;
 use forebay::config::{
-    Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, ParkingLimits, Pooler, RouteBy, Routing,
-    Shard, Target, Tenant, Topic,
+    Admin, Affinity, Config, Delivery, Engine, FirstStart, HotKeyRule, Kafka, OnBadRecord, ParkingLimits, Pooler,
+    RouteBy, Routing, Shard, Target, Tenant, Topic,
 };
 
 /// Handler topics over shards `s0`, `s1`, … at these connection strings, by partition.
@@ -71,5 +71,6 @@ fn engine() -> Engine {
         retry_backoff_max: Duration::from_secs(1),
         slow_lanes_per_shard: 1,
         parking: ParkingLimits { records_max: 1_000_000, key_records_max: 1_000_000 },
+        hot_keys: HotKeyRule { percent: 30, window: Duration::from_secs(2), hold: Duration::from_secs(10) },
     }
 }
