@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use forebay::clock::{Clock, SystemClock};
+use forebay::config::live::Live;
 use forebay::engine::Rules;
 use forebay::engine::control::{ControlLoop, LoopContext};
 use forebay::engine::dispatch::Dispatcher;
@@ -151,6 +152,7 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
         signals,
         counters: Arc::clone(&counters),
         waker,
+        live: Arc::new(Live::new(Arc::new(config.clone()))),
     };
     let settings = Settings::new(&config, false);
     let mut poller =

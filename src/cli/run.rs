@@ -10,9 +10,10 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
 
 use crate::check::budget;
-use crate::engine::{Engine, EngineError, Options, Outcome, Stopper};
+use crate::engine::{Engine, EngineError, Options, Outcome, Reloader, Stopper};
 use crate::metrics::Counters;
 
 use super::ExitCode;
@@ -40,6 +41,10 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
         return ExitCode::Internal;
     }
     let engine = Engine::new(loaded.config);
+    if let Err(error) = reload_on_signal(engine.reloader()) {
+        tracing::error!("no handler for SIGHUP: {error}");
+        return ExitCode::Internal;
+    }
     let options = Options { until_end, ..Options::default() };
     let result = if until_end && std::io::stderr().is_terminal() {
         with_bar(&engine, options, &stopper)
@@ -63,7 +68,7 @@ fn ended(outcome: &Outcome, until_end: bool) -> ExitCode {
 }
 
 /// The first SIGTERM or SIGINT drains; a second one ends the process at once, which the fences make safe. A SIGHUP, which
-/// would end it, too, has no setting to reload yet.
+/// would end it, too, is for [`reload_on_signal`].
 pub fn on_signals(stopper: &Stopper) -> std::io::Result<()> {
     for signal in [SIGTERM, SIGINT] {
         // Before the flag is set by the same signal, so that only the second one finds it set.
@@ -72,6 +77,21 @@ pub fn on_signals(stopper: &Stopper) -> std::io::Result<()> {
     }
     flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))?;
     Ok(())
+}
+
+/// Each SIGHUP reads the configuration again, on a thread of its own, which lasts as long as the process.
+fn reload_on_signal(reloader: Reloader) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGHUP])?;
+    let body = move || {
+        for _ in signals.forever() {
+            match reloader.reload() {
+                Ok(changed) if changed.is_empty() => tracing::info!("reload: nothing changed"),
+                Ok(changed) => tracing::info!("reloaded: {}", changed.join(", ")),
+                Err(error) => tracing::error!("reload refused, nothing changed: {error}"),
+            }
+        }
+    };
+    std::thread::Builder::new().name("forebay-reload".into()).spawn(body).map(drop)
 }
 
 fn with_bar(engine: &Engine, options: Options, stopper: &Stopper) -> Result<Outcome, EngineError> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::problem::{Problem, Problems};
 use super::raw::{Environment, Places, Report, Section, is_world_readable};
 use super::secret::{Secret, is_secret_property, shown};
-use super::settings::{self as s, By};
+use super::settings::{self as s, By, Described};
 use super::{Admin, Config, Engine, RouteBy, Routing, Shard, Target, Tenant, dsn, kafka, topic};
 
 /// A shard's control thread has one connection; takeovers and checks may need one more.
@@ -92,12 +92,14 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
         shards: shards.into_iter().collect::<Option<Vec<_>>>()?,
         routing: routing?,
         topics: topics?,
+        readings: report.readings(),
     })
 }
 
 fn engine(section: &Section<'_>) -> Engine {
     let workers_per_shard = section.get(&s::WORKERS_PER_SHARD);
     let lanes = section.get(&s::LANES).unwrap_or_else(|| workers_per_shard.next_power_of_two().max(16));
+    section.report.reading(&section.key("lanes"), s::LANES.reloads(), &lanes);
     if !lanes.is_power_of_two() {
         section.problem("lanes", lanes.to_string(), "a power of two");
     }
@@ -314,6 +316,7 @@ fn tenant_map(
             return None;
         }
     };
+    section.report.reading(&section.key("map_file"), s::SHARDS_MAP_FILE.reloads(), &lines);
     let mut tenants = std::collections::BTreeMap::new();
     let mut unknown = std::collections::BTreeSet::new();
     for (tenant, shard) in lines {

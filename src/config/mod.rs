@@ -3,6 +3,7 @@
 
 pub mod dsn;
 pub mod kafka;
+pub mod live;
 pub mod load;
 pub mod problem;
 pub mod raw;
@@ -30,6 +31,8 @@ pub struct Config {
     pub shards: Vec<Shard>,
     pub routing: Routing,
     pub topics: Vec<Topic>,
+    /// What each setting came to, to be compared with a later reading.
+    pub readings: live::Readings,
 }
 
 impl Config {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::live::Readings;
 use super::problem::{Problem, Problems, did_you_mean};
 use super::secret::{is_sensitive, looks_secret, shown};
 use super::settings::{ALL, Kind, Setting};
@@ -58,6 +59,7 @@ pub struct Report<'a> {
     environment: Environment<'a>,
     line_starts: Vec<usize>,
     places: RefCell<Places>,
+    readings: RefCell<Readings>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
 }
@@ -70,6 +72,7 @@ impl<'a> Report<'a> {
             environment,
             line_starts,
             places: RefCell::new(Places { file: file.to_owned(), lines: BTreeMap::new() }),
+            readings: RefCell::default(),
             problems: RefCell::default(),
             warnings: RefCell::default(),
         }
@@ -113,6 +116,16 @@ impl<'a> Report<'a> {
         self.places.borrow().lines.contains_key(key)
     }
 
+    /// Notes what a setting came to, for the comparison with a later reading. What was noted last holds.
+    pub fn reading(&self, key: &str, reloads: bool, value: &dyn std::fmt::Debug) {
+        self.readings.borrow_mut().note(key, reloads, value);
+    }
+
+    /// What was noted so far.
+    pub fn readings(&self) -> Readings {
+        self.readings.borrow().clone()
+    }
+
     /// The warnings, or every problem if there is one, in the order of the file.
     pub fn finish(self) -> Result<(Vec<Problem>, Places), Problems> {
         let mut problems = self.problems.into_inner();
@@ -141,7 +154,9 @@ impl<'a> Report<'a> {
                         "mode 0600 or 0640",
                     );
                 }
-                Some(text.trim_end_matches(['\r', '\n']).to_owned())
+                let text = text.trim_end_matches(['\r', '\n']).to_owned();
+                self.reading(key, false, &text);
+                Some(text)
             }
             Err(error) => {
                 self.problem(key, self.unreadable(named, &error), "a file that holds the value");
@@ -161,7 +176,10 @@ impl<'a> Report<'a> {
     /// The content of an environment variable.
     pub fn secret_env(&self, key: &str, name: &str) -> Option<String> {
         let found = match (self.environment)(name).map(OsString::into_string) {
-            Some(Ok(value)) => return Some(value),
+            Some(Ok(value)) => {
+                self.reading(key, false, &value);
+                return Some(value);
+            }
             Some(Err(_)) => format!("an environment variable {name} that is not UTF-8"),
             None if looks_secret(name) => "no name of a variable, but a text that is not shown".to_owned(),
             None => format!("no environment variable {name}"),
@@ -259,13 +277,19 @@ impl<'d> Section<'d> {
     /// The value of a setting, or its default; what is wrong with it is reported.
     pub fn get<K: Kind>(&self, setting: &Setting<K>) -> K::Value {
         let key = self.key(setting.name);
+        let value = self.read(&key, setting);
+        self.report.reading(&key, setting.kind.reloads(), &value);
+        value
+    }
+
+    fn read<K: Kind>(&self, key: &str, setting: &Setting<K>) -> K::Value {
         let Some((_, value)) = self.find(setting.name) else {
             if setting.kind.required() {
-                self.report.problem(&key, "nothing", setting.kind.expected());
+                self.report.problem(key, "nothing", setting.kind.expected());
             }
             return setting.kind.absent();
         };
-        let resolved = if setting.kind.is_text() { self.reference(&key, value) } else { Resolved::Itself };
+        let resolved = if setting.kind.is_text() { self.reference(key, value) } else { Resolved::Itself };
         let read = match &resolved {
             Resolved::Itself => setting.kind.read(value),
             Resolved::Text(text) => setting.kind.read(&DeValue::String(text.into())),
@@ -280,15 +304,15 @@ impl<'d> Section<'d> {
             _ => None,
         };
         if let Some(found) = control_character {
-            self.report.problem(&key, found, format!("{} without it", setting.kind.expected()));
+            self.report.problem(key, found, format!("{} without it", setting.kind.expected()));
             return setting.kind.absent();
         }
         read.unwrap_or_else(|| {
             let found = match &resolved {
                 Resolved::Text(_) => "another value there".to_owned(),
-                _ => describe(&key, value),
+                _ => describe(key, value),
             };
-            self.report.problem(&key, found, setting.kind.expected());
+            self.report.problem(key, found, setting.kind.expected());
             setting.kind.absent()
         })
     }
@@ -311,6 +335,7 @@ impl<'d> Section<'d> {
                 }
                 value => {
                     self.report.place(&self.key(&name), key.span());
+                    self.report.reading(&self.key(&name), false, &plain(value));
                     entries.push((name, value));
                 }
             }
@@ -400,6 +425,21 @@ impl<'d> Section<'d> {
             _ => self.report.secret_file(key, Path::new(name)),
         };
         text.map_or(Resolved::Failed, Resolved::Text)
+    }
+}
+
+/// A value without its place in the file.
+fn plain(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(integer) => integer.to_string(),
+        DeValue::Float(float) => float.to_string(),
+        DeValue::Boolean(flag) => flag.to_string(),
+        DeValue::Datetime(datetime) => datetime.to_string(),
+        DeValue::Array(items) => items.iter().map(|item| plain(item.get_ref()) + ",").collect(),
+        DeValue::Table(table) => {
+            table.iter().map(|(key, value)| format!("{}={},", key.get_ref(), plain(value.get_ref()))).collect()
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 mod kind;
 mod table;
 
-pub use kind::{Choice, Described, Flag, Kind, Millis, NotYet, Number, Optional, Setting, Text, TextList};
+pub use kind::{Choice, Described, Flag, Kind, Millis, NotYet, Number, Optional, Reloads, Setting, Text, TextList};
 pub use table::settings_table;
 
 use std::ops::RangeInclusive;
@@ -272,16 +272,16 @@ pub static SHARDS_DELIMITER: Setting<Text<String>> = Setting {
     },
     prose: "Separates the parts of a key, for `tenant = \"key:N\"`.",
 };
-pub static SHARDS_MAP_FILE: Setting<Text<PathBuf>> = Setting {
+pub static SHARDS_MAP_FILE: Setting<Reloads<Text<PathBuf>>> = Setting {
     section: "shards",
     name: "map_file",
-    kind: Text { expected: "the path of a TOML file", required: false, parse: path, absent: "none" },
+    kind: Reloads(Text { expected: "the path of a TOML file", required: false, parse: path, absent: "none" }),
     prose: "For `by = \"map\"`: a TOML file of lines `\"tenant\" = \"shard\"`.",
 };
-pub static SHARDS_DEFAULT: Setting<Text<String>> = Setting {
+pub static SHARDS_DEFAULT: Setting<Reloads<Text<String>>> = Setting {
     section: "shards",
     name: "default",
-    kind: text("the name of a shard"),
+    kind: Reloads(text("the name of a shard")),
     prose: "For `by = \"map\"`: the shard of tenants that the map lacks; without it they stop the topic.",
 };
 pub static SHARD_NAME: Setting<Text<String>> = Setting {

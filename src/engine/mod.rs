@@ -6,11 +6,13 @@ pub mod event;
 mod outbox;
 pub mod partition;
 pub mod poller;
+mod reload;
 pub mod report;
 pub mod rules;
 mod run;
 pub mod thread;
 pub mod worker;
 
+pub use reload::{ReloadError, Reloader};
 pub use rules::Rules;
 pub use run::{Engine, EngineError, Options, Outcome, Stopper};

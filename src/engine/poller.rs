@@ -19,7 +19,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::clock::Clock;
-use crate::config::{Delivery, FirstStart};
+use crate::config::live::Live;
+use crate::config::{Config, Delivery, FirstStart};
 use crate::engine::Rules;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{Answer, Event, Health, Request};
@@ -89,6 +90,7 @@ pub struct Ports {
     pub signals: Arc<Signals>,
     pub counters: Arc<Counters>,
     pub waker: Waker,
+    pub live: Arc<Live>,
 }
 
 /// Whether there is more to do.
@@ -131,6 +133,9 @@ struct Core {
     signals: Arc<Signals>,
     counters: Arc<Counters>,
     waker: Waker,
+    live: Arc<Live>,
+    /// The version of `live` that is in force here.
+    version: u64,
     partitions: Partitions,
     topics: Vec<Topic>,
     /// Records of tenures that are over which workers still hold, of topics without fences.
@@ -241,7 +246,7 @@ impl<S: Source> Poller<S> {
         rng: fastrand::Rng,
         rules: Rules,
     ) -> Poller<S> {
-        let Ports { events, controls, dispatcher, signals, counters, waker } = ports;
+        let Ports { events, controls, dispatcher, signals, counters, waker, live } = ports;
         let topics = settings.topics.iter().map(|_| Topic::default()).collect();
         let core = Core {
             partitions: settings.topics.iter().map(|_| Vec::new()).collect(),
@@ -257,6 +262,8 @@ impl<S: Source> Poller<S> {
             signals,
             counters,
             waker,
+            version: live.version(),
+            live,
             generation: 0,
             deferred: VecDeque::new(),
             reported: VecDeque::new(),
@@ -354,6 +361,11 @@ impl<S: Source> Poller<S> {
     }
 
     fn housekeeping(&mut self, now: Duration) -> Result<(), Stop> {
+        let version = self.core.live.version();
+        if std::mem::replace(&mut self.core.version, version) != version {
+            let config = self.core.live.get();
+            self.core.reload(&config);
+        }
         self.check_identities(now)?;
         self.drive_locating(now)?;
         self.drive_windows();
@@ -605,6 +617,11 @@ impl Core {
                 p.phase = Phase::Stopped;
             }
         }
+    }
+
+    /// Takes over what may change while the engine runs.
+    fn reload(&mut self, config: &Config) {
+        self.router = Router::new(config);
     }
 
     fn look(&self) {

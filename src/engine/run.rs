@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::{Clock, SystemClock};
+use crate::config::live::Live;
 use crate::config::{self, Config, Target};
 use crate::engine::Rules;
 use crate::engine::control::{ControlLoop, LoopContext};
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX, Request};
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
+use crate::engine::reload::Reloader;
 use crate::engine::report::{Reporter, Waker};
 use crate::engine::thread::Thread;
 use crate::engine::worker::{BatchLimits, Signals, TopicWriting, Worker};
@@ -81,13 +83,16 @@ impl Stopper {
 /// The engine: a configuration, and your handlers for those of its topics that have no table.
 pub struct Engine {
     config: Arc<Config>,
+    live: Arc<Live>,
     handlers: HashMap<TopicIx, HandlerFactory>,
     counters: Arc<Counters>,
 }
 
 impl Engine {
     pub fn new(config: Config) -> Engine {
-        Engine { config: Arc::new(config), handlers: HashMap::new(), counters: Arc::new(Counters::default()) }
+        let config = Arc::new(config);
+        let live = Arc::new(Live::new(Arc::clone(&config)));
+        Engine { config, live, handlers: HashMap::new(), counters: Arc::new(Counters::default()) }
     }
 
     /// Applies a topic's records by `make`'s handlers, one for each worker, instead of to a table.
@@ -109,6 +114,11 @@ impl Engine {
     /// What it has done so far; may be read while it runs.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// What makes it read its configuration again while it runs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader::new(Arc::clone(&self.live))
     }
 
     /// Runs until `stopper` says so, or, with `until_end`, until everything is done. Blocks the calling thread.
@@ -143,6 +153,7 @@ impl Engine {
             signals: Arc::clone(&signals),
             counters: Arc::clone(&self.counters),
             waker: waker.clone(),
+            live: Arc::clone(&self.live),
         };
         let settings = Settings::new(config, options.until_end);
         let poller = Poller::new(source, settings, Router::new(config), ports, clock, rng()?, Rules::ALL);

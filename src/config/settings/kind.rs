@@ -1,5 +1,6 @@
 //! The types that a setting's value may have: how each is read, what it is called in messages, and its default.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ pub struct Setting<K: 'static> {
 
 /// A type of values.
 pub trait Kind: Sync {
-    type Value;
+    type Value: fmt::Debug;
     /// The value; `None` where it is of another type or out of range.
     fn read(&self, written: &DeValue<'_>) -> Option<Self::Value>;
     /// The value where nothing was written.
@@ -42,6 +43,10 @@ pub trait Kind: Sync {
     fn not_yet(&self) -> bool {
         false
     }
+    /// Whether a running process takes a change over, on SIGHUP.
+    fn reloads(&self) -> bool {
+        false
+    }
 }
 
 /// What the unknown-key check and the table need to know of a setting, whatever its type.
@@ -50,6 +55,8 @@ pub trait Described: Sync {
     fn name(&self) -> &'static str;
     /// The cells of its row in the table; none for what this version does not have.
     fn row(&self) -> Option<[String; 4]>;
+    /// See [`Kind::reloads`].
+    fn reloads(&self) -> bool;
 }
 
 impl<K: Kind> Described for Setting<K> {
@@ -64,6 +71,10 @@ impl<K: Kind> Described for Setting<K> {
     fn row(&self) -> Option<[String; 4]> {
         let k = &self.kind;
         (!k.not_yet()).then(|| [k.type_and_unit(), k.default_text(), k.range_text(), self.prose.to_owned()])
+    }
+
+    fn reloads(&self) -> bool {
+        self.kind.reloads()
     }
 }
 
@@ -169,7 +180,7 @@ pub struct Choice<T: 'static> {
     pub words: &'static [(&'static str, T)],
 }
 
-impl<T: Copy + PartialEq + Sync> Kind for Choice<T> {
+impl<T: Copy + PartialEq + Sync + fmt::Debug> Kind for Choice<T> {
     type Value = T;
 
     fn read(&self, written: &DeValue<'_>) -> Option<T> {
@@ -215,7 +226,7 @@ pub struct Text<T: 'static> {
     pub absent: &'static str,
 }
 
-impl<T> Kind for Text<T> {
+impl<T: fmt::Debug> Kind for Text<T> {
     type Value = Option<T>;
 
     fn read(&self, written: &DeValue<'_>) -> Option<Option<T>> {
@@ -309,6 +320,50 @@ impl<K: Kind> Kind for Optional<K> {
 
     fn is_text(&self) -> bool {
         self.0.is_text()
+    }
+}
+
+/// Marks a kind: a running process takes a change over, on SIGHUP. Whoever uses the setting reads it from
+/// [`Live`](crate::config::live::Live), not from the configuration of the start.
+pub struct Reloads<K>(pub K);
+
+impl<K: Kind> Kind for Reloads<K> {
+    type Value = K::Value;
+
+    fn read(&self, written: &DeValue<'_>) -> Option<K::Value> {
+        self.0.read(written)
+    }
+
+    fn absent(&self) -> K::Value {
+        self.0.absent()
+    }
+
+    fn expected(&self) -> String {
+        self.0.expected()
+    }
+
+    fn type_and_unit(&self) -> String {
+        self.0.type_and_unit()
+    }
+
+    fn default_text(&self) -> String {
+        self.0.default_text()
+    }
+
+    fn range_text(&self) -> String {
+        self.0.range_text()
+    }
+
+    fn required(&self) -> bool {
+        self.0.required()
+    }
+
+    fn is_text(&self) -> bool {
+        self.0.is_text()
+    }
+
+    fn reloads(&self) -> bool {
+        true
     }
 }
 

@@ -7,6 +7,8 @@ use crate::config::kafka::OWNED;
 pub fn settings_table() -> String {
     let mut text = String::new();
     let mut section = "";
+    // A column only where somebody says yes.
+    let mut reloads = false;
     for setting in ALL {
         let Some([kind, default, range, prose]) = setting.row() else { continue };
         if setting.section() != section {
@@ -15,9 +17,17 @@ pub fn settings_table() -> String {
             }
             section = setting.section();
             text.push_str(&format!("\n### {}\n\n", heading(section)));
-            text.push_str("| setting | type, unit | default | range | what it does |\n|---|---|---|---|---|\n");
+            reloads = ALL.iter().any(|other| other.section() == section && other.reloads());
+            let (head, rule) = if reloads { (" reloads |", "---|") } else { ("", "") };
+            text.push_str(&format!("| setting | type, unit | default | range |{head} what it does |\n"));
+            text.push_str(&format!("|---|---|---|---|{rule}---|\n"));
         }
-        text.push_str(&format!("| `{}` | {kind} | {default} | {range} | {prose} |\n", setting.name()));
+        let mark = match (reloads, setting.reloads()) {
+            (true, true) => " yes |",
+            (true, false) => " |",
+            (false, _) => "",
+        };
+        text.push_str(&format!("| `{}` | {kind} | {default} | {range} |{mark} {prose} |\n", setting.name()));
     }
     text
 }

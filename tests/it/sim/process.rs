@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use fastrand::Rng;
 use forebay::clock::Clock;
+use forebay::config::live::{Live, Readings};
 use forebay::config::secret::Secret;
 use forebay::config::{self, Affinity, Config, Delivery, FirstStart, OnBadRecord, RouteBy, Routing, Target, Tenant};
 use forebay::engine::Rules;
@@ -108,6 +109,8 @@ impl Process {
             workers.push(shard_workers);
         }
         let counters = Arc::new(Counters::default());
+        let config = config(routing, shards);
+        let router = Router::new(&config);
         let ports = Ports {
             events,
             controls: requests,
@@ -115,8 +118,9 @@ impl Process {
             signals,
             counters: Arc::clone(&counters),
             waker,
+            live: Arc::new(Live::new(Arc::new(config))),
         };
-        let (settings, router) = (settings(setup, topics, shards), Router::new(&config(routing, shards)));
+        let settings = settings(setup, topics, shards);
         let source = FakeSource::new(world.clone(), number);
         let poller = Poller::new(source, settings, router, ports, clock, rng.fork(), setup.rules);
         let (world, stopped) = (world.clone(), BTreeMap::new());
@@ -239,5 +243,6 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         shards: (0..shards).map(shard).collect(),
         routing: Routing { by, tenant: Tenant::Key, delimiter: ":".into() },
         topics: vec![topic(OnBadRecord::Stop)],
+        readings: Readings::default(),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use forebay::config::live::Live;
 use forebay::config::{Affinity, Delivery};
 use forebay::engine::Rules;
 use forebay::engine::dispatch::Dispatcher;
@@ -131,6 +132,7 @@ impl Bench {
             signals: Arc::new(Signals::new(1)),
             counters: Arc::new(Counters::default()),
             waker: Waker::new(Arc::new(|| {})),
+            live: Arc::new(Live::new(Arc::new(config(ShardOf::Only, 1)))),
         };
         let (source, incoming) = bounded(16);
         let script = Script { events: incoming, answers: source.clone(), next: None };

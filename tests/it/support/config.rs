@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use forebay::config::live::Readings;
 use forebay::config::secret::Secret;
 use forebay::config::{
     Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, RouteBy, Routing, Shard, Target, Tenant,
@@ -28,6 +29,7 @@ pub fn handler_config(group: &str, dsns: &[&str], topics: &[&str]) -> Config {
                 on_bad_record: OnBadRecord::Stop,
             })
             .collect(),
+        readings: Readings::default(),
     }
 }
 

@@ -1,0 +1,91 @@
+//! Reading the configuration again while the engine runs. A reading is taken over as a whole or not at all. Who uses a
+//! setting that reloads looks at [`Live`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::config::live::{Changes, Live};
+use crate::config::load::load;
+use crate::config::problem::Problems;
+
+/// Makes a running engine read its configuration again. Cheap to clone; for any thread, but not for a signal's handler.
+#[derive(Debug, Clone)]
+pub struct Reloader(Arc<Live>);
+
+/// Why a configuration was not taken over. What was in force still is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReloadError {
+    /// It cannot be read, or is not valid.
+    Broken(Problems),
+    /// It differs in settings that a running process cannot change: their keys.
+    NeedsRestart(Vec<String>),
+}
+
+impl fmt::Display for ReloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReloadError::Broken(problems) => write!(f, "the configuration is not valid:\n{problems}"),
+            ReloadError::NeedsRestart(keys) => write!(f, "a change of {} needs a restart", keys.join(", ")),
+        }
+    }
+}
+
+impl std::error::Error for ReloadError {}
+
+impl Reloader {
+    pub(super) fn new(live: Arc<Live>) -> Reloader {
+        Reloader(live)
+    }
+
+    /// Reads the file again, and with it those that it names. Returns the keys of what changed.
+    ///
+    /// # Errors
+    /// See [`ReloadError`]; then nothing changed.
+    pub fn reload(&self) -> Result<Vec<String>, ReloadError> {
+        let old = self.0.get();
+        let new = load(&old.file).map_err(ReloadError::Broken)?.config;
+        let changes = Changes::between(&old, &new);
+        if !changes.restart.is_empty() {
+            return Err(ReloadError::NeedsRestart(changes.restart.into_iter().collect()));
+        }
+        if !changes.reload.is_empty() {
+            self.0.replace(Arc::new(new));
+        }
+        Ok(changes.reload.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Engine;
+
+    const TEXT: &str = "[kafka]\nbootstrap.servers = \"a\"\ngroup.id = \"g\"\n[shards]\nby = \"map\"\nmap_file = \"m\"\n\
+                        [[shard]]\nname = \"a\"\ndsn = \"host=a\"\n[[topic]]\nname = \"t\"\ntable = \"t\"\n";
+
+    #[test]
+    fn a_reading_is_taken_over_as_a_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |file: &str, text: &str| std::fs::write(directory.path().join(file), text).expect("writable");
+        let file = directory.path().join("forebay.toml");
+        write("m", "x = \"a\"");
+        write("forebay.toml", TEXT);
+        let engine = Engine::new(load(&file).expect("valid").config);
+        let (reloader, live) = (engine.reloader(), Arc::clone(&engine.reloader().0));
+        assert_eq!(reloader.reload(), Ok(vec![]));
+        write("m", "x = \"a\"\ny = \"a\"");
+        write("forebay.toml", &TEXT.replace("[[topic]]", "[engine]\nlanes = 64\ncommit_interval_ms = 20\n[[topic]]"));
+        let refused = reloader.reload().expect_err("a restart is needed").to_string();
+        assert_eq!(refused, "a change of engine.commit_interval_ms, engine.lanes needs a restart");
+        write("forebay.toml", "[kafka");
+        assert!(matches!(reloader.reload(), Err(ReloadError::Broken(_))));
+        write("forebay.toml", TEXT);
+        write("m", "x = \"b\"");
+        let refused = reloader.reload().expect_err("no such shard").to_string();
+        assert!(refused.contains("tenants of \"b\""), "{refused}");
+        assert_eq!(live.version(), 0, "nothing of all that was taken over");
+        write("m", "x = \"a\"\ny = \"a\"");
+        assert_eq!(reloader.reload(), Ok(vec!["shards.map_file".to_owned()]));
+        assert_eq!((live.version(), reloader.reload()), (1, Ok(vec![])));
+    }
+}
