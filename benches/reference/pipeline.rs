@@ -13,6 +13,7 @@ use forebay::engine::Rules;
 use forebay::engine::control::{ControlLoop, LoopContext};
 use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
+use forebay::engine::pace::Pace;
 use forebay::engine::poller::{Poller, Ports, Settings};
 use forebay::engine::report::{Reporter, Waker};
 use forebay::engine::thread::Thread;
@@ -125,7 +126,9 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
     let (events_in, events) = bounded(EVENTS_MAX);
     let signals = Arc::new(Signals::new(1));
     let limits = BatchLimits::new(&config.engine);
+    let pace = Arc::new(Pace::unlimited(a.workers, 1));
     let context = || LoopContext {
+        pace: Arc::clone(&pace),
         report: Reporter::new(ShardIx(0), events_in.clone(), waker.clone()),
         clock: Arc::clone(&clock),
         rng: fastrand::Rng::new(),
@@ -148,7 +151,7 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
     let ports = Ports {
         events,
         controls: vec![requests],
-        dispatcher: Dispatcher::new(vec![inboxes], limits, config.engine.affinity, &[false]),
+        dispatcher: Dispatcher::new(vec![inboxes], &[Arc::clone(&pace)], limits, config.engine.affinity, &[false]),
         signals,
         counters: Arc::clone(&counters),
         waker,

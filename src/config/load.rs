@@ -7,7 +7,7 @@ use super::problem::{Problem, Problems};
 use super::raw::{Environment, Places, Report, Section, is_world_readable};
 use super::secret::{Secret, is_secret_property, shown};
 use super::settings::{self as s, By, Described};
-use super::{Admin, Config, Engine, RouteBy, Routing, Shard, Target, Tenant, dsn, kafka, topic};
+use super::{Admin, Config, Engine, Pace, Replica, RouteBy, Routing, Shard, Target, Tenant, dsn, kafka, topic};
 
 /// A shard's control thread has one connection; takeovers and checks may need one more.
 pub const CONNECTIONS_BESIDES_WORKERS: usize = 2;
@@ -191,8 +191,26 @@ fn shard(section: &Section<'_>) -> Option<Shard> {
         statement_timeout,
         lock_timeout,
         connections_max: section.get(&s::SHARD_CONNECTIONS_MAX),
+        pace: pace(section),
     };
     (!shard.name.is_empty() && !shard.dsn.0.is_empty()).then_some(shard)
+}
+
+fn pace(section: &Section<'_>) -> Pace {
+    let lag_max = section.get(&s::SHARD_REPLICA_LAG_MAX);
+    let replica = section.get(&s::SHARD_REPLICA).map(|name| Replica { name, lag_max });
+    if replica.is_none() && section.is_written("replica_lag_max_ms") {
+        section.problem(
+            "replica_lag_max_ms",
+            "a value",
+            "replica beside it: the application_name of the one that is meant",
+        );
+    }
+    Pace {
+        rows_per_second_max: section.get(&s::SHARD_ROWS_PER_SECOND_MAX),
+        adaptive_limit: section.get(&s::SHARD_ADAPTIVE_LIMIT),
+        replica,
+    }
 }
 
 fn shard_dsn(section: &Section<'_>) -> Option<Secret> {

@@ -123,6 +123,25 @@ pub struct Shard {
     pub statement_timeout: Duration,
     pub lock_timeout: Duration,
     pub connections_max: Option<usize>,
+    pub pace: Pace,
+}
+
+/// What a shard's workers are held to; by default to nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pace {
+    pub rows_per_second_max: Option<usize>,
+    /// Whether connections at work follow the time that batches take.
+    pub adaptive_limit: bool,
+    pub replica: Option<Replica>,
+}
+
+/// A replica that must not fall behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// Its `application_name`.
+    pub name: String,
+    /// Beyond it the shard slows down.
+    pub lag_max: Duration,
 }
 
 /// Which shard a record belongs to.
@@ -161,6 +180,8 @@ pub struct Topic {
     /// Overrides the engine's.
     pub delivery: Delivery,
     pub on_bad_record: OnBadRecord,
+    /// In each shard.
+    pub rows_per_second_max: Option<usize>,
 }
 
 /// What becomes of a record that cannot be applied.

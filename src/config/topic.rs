@@ -63,11 +63,12 @@ fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
     let table = section.get(&s::TOPIC_TABLE);
     let delivery = section.get(&s::TOPIC_DELIVERY).unwrap_or(delivery);
     let on_bad_record = on_bad_record(&section.table("on_bad_record", "topic.on_bad_record", &[]), delivery);
+    let rows_per_second_max = section.get(&s::TOPIC_ROWS_PER_SECOND_MAX);
     if section.get(&s::TOPIC_HANDLER) {
         for setting in TABLE_SETTINGS.iter().filter(|setting| section.is_written(setting)) {
             section.problem(setting, "a value beside handler = true", "nothing: the handler decides");
         }
-        return Some(Topic { name: name?, target: Target::Handler, delivery, on_bad_record });
+        return Some(Topic { name: name?, target: Target::Handler, delivery, on_bad_record, rows_per_second_max });
     }
     if !section.is_written("table") {
         section.problem("table", "nothing", "a table, or handler = true in a program that embeds forebay");
@@ -87,8 +88,9 @@ fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
         columns: columns(&section.open_table("columns", "topic.columns")),
     };
     cross_check(section, &table);
-    let name = name?;
-    (!table.name.is_empty()).then_some(Topic { name, target: Target::Table(table), delivery, on_bad_record })
+    let (name, named) = (name?, !table.name.is_empty());
+    let target = Target::Table(table);
+    named.then_some(Topic { name, target, delivery, on_bad_record, rows_per_second_max })
 }
 
 fn on_bad_record(section: &Section<'_>, delivery: Delivery) -> OnBadRecord {

@@ -2,11 +2,13 @@
 //! with their completions and are used again.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
 
 use crate::config::Affinity;
+use crate::engine::pace::Pace;
 use crate::engine::partition::Owned;
 use crate::engine::worker::BatchLimits;
 use crate::state::chunk::{Chunk, RawRecord};
@@ -34,6 +36,7 @@ pub struct Dispatcher {
 struct Outlet {
     inboxes: Vec<Sender<Box<Chunk>>>,
     loads: Loads,
+    pace: Arc<Pace>,
     /// By worker, then by topic.
     open: Vec<Vec<Option<Open>>>,
     /// Chunks that found an inbox full, by worker.
@@ -70,14 +73,16 @@ pub enum Dispatched {
 pub struct WorkerGone;
 
 impl Dispatcher {
-    /// `slow` says by topic whether its records may take long (handlers).
+    /// `paces` and `inboxes` are by shard. `slow` says by topic whether its records may take long (handlers).
     pub fn new(
         inboxes: Vec<Vec<Sender<Box<Chunk>>>>,
+        paces: &[Arc<Pace>],
         limits: BatchLimits,
         affinity: Affinity,
         slow: &[bool],
     ) -> Dispatcher {
-        let outlet = |inboxes: Vec<Sender<Box<Chunk>>>| Outlet {
+        let outlet = |(inboxes, pace): (Vec<Sender<Box<Chunk>>>, &Arc<Pace>)| Outlet {
+            pace: Arc::clone(pace),
             loads: Loads::new(inboxes.len(), limits.records_max),
             open: inboxes.iter().map(|_| slow.iter().map(|_| None).collect()).collect(),
             outbox: inboxes.iter().map(|_| VecDeque::new()).collect(),
@@ -85,7 +90,7 @@ impl Dispatcher {
             dirty: false,
         };
         Dispatcher {
-            outlets: inboxes.into_iter().map(outlet).collect(),
+            outlets: inboxes.into_iter().zip(paces).map(outlet).collect(),
             limits,
             affinity,
             spares: Spares::default(),
@@ -113,7 +118,7 @@ impl Dispatcher {
         if self.affinity == Affinity::Late
             && lane.held.is_none()
             && lane.in_flight > 0
-            && outlet.loads.uneven(usize::from(lane.worker), lane.in_flight as usize)
+            && outlet.loads.uneven(usize::from(lane.worker), lane.in_flight as usize, outlet.pace.connections())
         {
             lane.held = Some(free_place(&mut owned.held));
         }
@@ -132,7 +137,10 @@ impl Dispatcher {
         if lane.in_flight == 0 {
             lane.worker = match self.affinity {
                 Affinity::Static => (index % outlet.inboxes.len()) as u16,
-                Affinity::Late => outlet.loads.choose(pack(self.record_us[usize::from(owner.at.topic.0)])) as u16,
+                Affinity::Late => {
+                    let pack = pack(self.record_us[usize::from(owner.at.topic.0)]);
+                    outlet.loads.choose(pack, outlet.pace.connections()) as u16
+                }
             };
         }
         let worker = usize::from(lane.worker);
@@ -163,7 +171,8 @@ impl Dispatcher {
         let Some(held) = state.held.take() else { return 0 };
         let chunks = std::mem::take(&mut owned.held[held as usize]);
         let outlet = &mut self.outlets[usize::from(owner.shard.0)];
-        let worker = outlet.loads.choose(pack(self.record_us[usize::from(owner.at.topic.0)]));
+        let pack = pack(self.record_us[usize::from(owner.at.topic.0)]);
+        let worker = outlet.loads.choose(pack, outlet.pace.connections());
         let records = chunks.iter().map(|chunk| chunk.len()).sum();
         state.worker = worker as u16;
         state.in_flight = records as u32;
@@ -225,7 +234,8 @@ impl Dispatcher {
 
     /// Whether every shard's workers have as much as is good for them: then more would only wait here.
     pub fn congested(&self) -> bool {
-        let full = |o: &Outlet| o.loads.total() >= o.inboxes.len() * self.limits.records_max * BATCHES_QUEUED;
+        let enough = |o: &Outlet| (o.pace.connections() * self.limits.records_max * BATCHES_QUEUED).min(o.pace.ahead());
+        let full = |o: &Outlet| o.loads.total() >= enough(o);
         self.outlets.iter().all(full)
     }
 }
@@ -294,7 +304,8 @@ mod tests {
     fn bench() -> Bench {
         let (senders, inboxes) = (0..2).map(|_| bounded(1 << 10)).unzip();
         let taken = Taken { origin: NextOffset(0), done: NextOffset(0), created: true, fences: vec![NextOffset(0); 2] };
-        let dispatcher = Dispatcher::new(vec![senders], LIMITS, Affinity::Late, &[false]);
+        let pace = Arc::new(Pace::unlimited(2, 1));
+        let dispatcher = Dispatcher::new(vec![senders], &[pace], LIMITS, Affinity::Late, &[false]);
         Bench { dispatcher, inboxes, owned: Owned::new(&taken), next: 0 }
     }
 

@@ -4,6 +4,7 @@ pub mod control;
 pub mod dispatch;
 pub mod event;
 mod outbox;
+pub mod pace;
 pub mod partition;
 pub mod poller;
 mod reload;

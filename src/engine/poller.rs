@@ -25,6 +25,7 @@ use crate::engine::Rules;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{Answer, Event, Health, Request};
 use crate::engine::outbox::Outbox;
+use crate::engine::pace::News;
 use crate::engine::partition::{Part, Partition, Phase, Tenure};
 use crate::engine::report::Waker;
 use crate::engine::worker::Signals;
@@ -395,6 +396,7 @@ impl<S: Source> Poller<S> {
                     let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
                     tracing::warn!("{place}: {letters} records became dead letters; the last one: {last}");
                 }
+                Event::Pace { shard, news } => self.core.say_pace(shard, &news),
                 Event::Panicked { thread, message } => {
                     self.core.stop = Some(Stop::Internal(format!("thread {thread} panicked: {message}")));
                 }
@@ -534,6 +536,19 @@ impl Core {
             }
             Health::Down(failure) => {
                 tracing::warn!("{}: {}; trying again", self.shard_name(shard), failure.reason());
+            }
+        }
+    }
+
+    fn say_pace(&self, shard: ShardIx, news: &News) {
+        let place = self.shard_name(shard);
+        match news {
+            News::NoReplica { name, why } => {
+                tracing::warn!("{place}: nothing waits for replica {name:?}, nobody knows how far it is: {why}");
+            }
+            News::Replica { name } => tracing::info!("{place}: replica {name:?} is there; its lag counts again"),
+            News::Limit(said, status) => {
+                tracing::info!("{place}: {}", said.text(status, |topic| self.topic_name(topic)));
             }
         }
     }

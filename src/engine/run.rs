@@ -14,6 +14,7 @@ use crate::engine::Rules;
 use crate::engine::control::{ControlLoop, LoopContext};
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX, Request};
+use crate::engine::pace::{Pace, PaceStatus};
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
 use crate::engine::reload::Reloader;
 use crate::engine::report::{Reporter, Waker};
@@ -29,6 +30,7 @@ use crate::source::Source;
 use crate::source::kafka::{KafkaSource, Options as SourceOptions};
 use crate::state::backpressure::Window;
 use crate::state::chunk::Chunk;
+use crate::state::pace::Limits;
 use crate::state::retry::Backoff;
 use crate::state::router::Router;
 use crate::types::{ShardIx, TopicIx};
@@ -86,13 +88,24 @@ pub struct Engine {
     live: Arc<Live>,
     handlers: HashMap<TopicIx, HandlerFactory>,
     counters: Arc<Counters>,
+    clock: Arc<dyn Clock>,
+    /// By shard.
+    paces: Vec<Arc<Pace>>,
 }
 
 impl Engine {
     pub fn new(config: Config) -> Engine {
         let config = Arc::new(config);
         let live = Arc::new(Live::new(Arc::clone(&config)));
-        Engine { config, live, handlers: HashMap::new(), counters: Arc::new(Counters::default()) }
+        let counters = Arc::new(Counters::default());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let (workers, records_max) = (config.engine.workers_per_shard, config.engine.batch_records_max);
+        let pace = |shard: usize| {
+            let limits = Limits::of(&config, ShardIx(shard as u16));
+            Arc::new(Pace::new(limits, workers, records_max, Arc::clone(&clock), Arc::clone(&counters)))
+        };
+        let paces = (0..config.shards.len()).map(pace).collect();
+        Engine { config, live, handlers: HashMap::new(), counters, clock, paces }
     }
 
     /// Applies a topic's records by `make`'s handlers, one for each worker, instead of to a table.
@@ -121,6 +134,12 @@ impl Engine {
         Reloader::new(Arc::clone(&self.live))
     }
 
+    /// What holds each shard back, by the shards' names; may be asked while it runs.
+    pub fn pace(&self) -> Vec<(String, PaceStatus)> {
+        let names = self.config.shards.iter().map(|shard| shard.name.clone());
+        names.zip(self.paces.iter().map(|pace| pace.status())).collect()
+    }
+
     /// Runs until `stopper` says so, or, with `until_end`, until everything is done. Blocks the calling thread.
     ///
     /// # Errors
@@ -137,7 +156,7 @@ impl Engine {
         let source = KafkaSource::new(&self.config.kafka, &names, options.source.clone())
             .map_err(|e| EngineError::Configuration(e.to_string()))?;
         let waker = Waker::new(source.waker());
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let clock = Arc::clone(&self.clock);
         let (events_in, events) = bounded(EVENTS_MAX);
         let signals = Arc::new(Signals::new(self.config.topics.len()));
         let threads = Threads { engine: self, waker: &waker, clock: &clock, events: &events_in, signals: &signals };
@@ -149,7 +168,7 @@ impl Engine {
         let ports = Ports {
             events,
             controls,
-            dispatcher: Dispatcher::new(inboxes, limits, config.engine.affinity, &slow),
+            dispatcher: Dispatcher::new(inboxes, &self.paces, limits, config.engine.affinity, &slow),
             signals: Arc::clone(&signals),
             counters: Arc::clone(&self.counters),
             waker: waker.clone(),
@@ -238,6 +257,7 @@ impl Threads<'_> {
             rng: rng()?,
             rules: Rules::ALL,
             backoff: Backoff::new(engine.retry_backoff_min, engine.retry_backoff_max),
+            pace: Arc::clone(&self.engine.paces[usize::from(shard.0)]),
         })
     }
 

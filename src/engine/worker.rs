@@ -14,10 +14,12 @@ use crate::config::{self, Delivery, OnBadRecord};
 use crate::engine::Rules;
 use crate::engine::control::LoopContext;
 use crate::engine::event::{Doing, Event};
+use crate::engine::pace::Pace;
 use crate::engine::report::Reporter;
 use crate::sink::{Failure, FenceRow, Reason, RowCounts, Writer, Written};
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::Chunk;
+use crate::state::pace::{Ask, Turn};
 use crate::state::retry::{Backoff, Trying};
 use crate::state::tolerance::Tolerance;
 use crate::types::{Generation, Lane, TopicIx, TopicPartition};
@@ -119,6 +121,7 @@ pub struct Worker<W> {
     rng: fastrand::Rng,
     rules: Rules,
     signals: Arc<Signals>,
+    pace: Arc<Pace>,
     limits: BatchLimits,
     /// By topic.
     topics: Vec<TopicWriting>,
@@ -131,6 +134,8 @@ pub struct Worker<W> {
     state: State,
     /// How many records to try at once: halved while one of them is at fault, without bound otherwise.
     piece_max: usize,
+    /// How many records the shard's pace lets be tried; it asks again only after that try was applied.
+    granted: Option<usize>,
     /// A record of the piece is at fault: to be found, and to become a dead letter.
     sifting: bool,
     /// What the topic's tolerance is once the last try is applied.
@@ -162,7 +167,7 @@ impl<W: Writer> Worker<W> {
         topics: Vec<TopicWriting>,
         context: LoopContext,
     ) -> Worker<W> {
-        let LoopContext { report, clock, rng, rules, backoff } = context;
+        let LoopContext { report, clock, rng, rules, backoff, pace } = context;
         Worker {
             writer,
             report,
@@ -172,6 +177,7 @@ impl<W: Writer> Worker<W> {
             rng,
             rules,
             signals,
+            pace,
             limits,
             topics,
             backoff,
@@ -181,6 +187,7 @@ impl<W: Writer> Worker<W> {
             carry: None,
             state: State::Idle,
             piece_max: usize::MAX,
+            granted: None,
             sifting: false,
             judged: None,
             counts: RowCounts::default(),
@@ -198,6 +205,7 @@ impl<W: Writer> Worker<W> {
                     Ok(chunk) => self.carry = Some(chunk),
                     Err(_) => return,
                 },
+                Next::After(wait) if self.pace.wait(self.index, wait.min(PATIENCE)) => {}
                 Next::After(wait) => self.clock.sleep(wait.min(PATIENCE)),
                 Next::Done => return,
             }
@@ -212,7 +220,7 @@ impl<W: Writer> Worker<W> {
             State::Write { at } | State::Reread { at } if self.signals.abandoned() && at > now => self.give_back(),
             State::Write { at } | State::Reread { at } if at > now => Next::After(at - now),
             State::Write { .. } if self.stopped() => self.give_back(),
-            State::Write { .. } => self.write(),
+            State::Write { .. } => self.held_back().unwrap_or_else(|| self.write()),
             State::Reread { .. } => self.reread(),
         }
     }
@@ -266,7 +274,25 @@ impl<W: Writer> Worker<W> {
     }
 
     fn piece(&self) -> usize {
-        self.batch.len().min(self.piece_max)
+        self.batch.len().min(self.piece_max).min(self.granted.unwrap_or(usize::MAX))
+    }
+
+    /// Asks for the turn to write. Where it is not this worker's: what to do instead.
+    fn held_back(&mut self) -> Option<Next> {
+        let (topic, records) = (self.batch.topic()?, self.piece());
+        if records == 0 {
+            return None;
+        }
+        match self.pace.ask(Ask { worker: self.index, topic, records, whole: self.granted.is_some() }) {
+            Turn::Now { records, waited } => {
+                self.granted = Some(records);
+                // What a batch takes is not what it waited for.
+                self.began += waited.map_or(Duration::ZERO, |(_, waited)| waited);
+                None
+            }
+            Turn::Later(_) if self.signals.abandoned() => Some(self.give_back()),
+            Turn::Later(wait) => Some(Next::After(wait)),
+        }
     }
 
     fn write(&mut self) -> Next {
@@ -283,6 +309,7 @@ impl<W: Writer> Worker<W> {
                 self.writer.write(&self.batch, 0..piece, &self.moves)
             }
         };
+        self.pace.tried(self.index, piece, tolerance.is_some(), &result);
         match result {
             Ok(Written::Applied(counts)) => {
                 self.counts += counts;
@@ -357,6 +384,7 @@ impl<W: Writer> Worker<W> {
         self.report.in_vain(topic, Doing::Writing, self.trying.ended(self.clock.now()), None);
         self.judge(topic, piece);
         self.sifting = false;
+        self.granted = None;
         self.batch.written(piece);
         if self.batch.is_empty() {
             return self.give_back();
@@ -490,7 +518,9 @@ impl<W: Writer> Worker<W> {
         let counts = std::mem::take(&mut self.counts);
         let took_us = self.clock.now().saturating_sub(self.began).as_micros() as u64;
         self.report.tell(Event::Returned { shard: self.report.shard(), worker: self.index, chunks, counts, took_us });
+        self.pace.leave(self.index);
         self.piece_max = usize::MAX;
+        self.granted = None;
         self.sifting = false;
         self.judged = None;
         self.trying = Trying::default();

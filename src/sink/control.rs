@@ -3,13 +3,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use postgres::{Client, Error, IsolationLevel, Statement, Transaction};
 
 use crate::config::Config;
 use crate::sink::postgres::SourceIds;
 use crate::sink::session::{Live, Session, own_failure};
-use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Taken, Takeover, fence};
+use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Replica, Taken, Takeover, fence};
+use crate::state::replica::Position;
 use crate::types::{Lane, NextOffset, ShardIx, TopicIx};
 
 /// Statements are named by their text.
@@ -109,6 +111,22 @@ impl PostgresControl {
     }
 }
 
+impl PostgresControl {
+    fn replica_seen(&mut self, name: &str) -> Result<Replica, Failure> {
+        let (live, _) = self.session.open()?;
+        let rows = live.query(REPLICA, &[&name])?;
+        let [row] = &rows[..] else { unreachable!("aggregates without groups are one row") };
+        let bytes = |column: usize| row.get::<_, Option<i64>>(column).map(|n| n.max(0) as u64);
+        Ok(match (bytes(1), bytes(2)) {
+            (Some(written), Some(replayed)) => {
+                Replica::At(Position { written, replayed, measured: bytes(3).map(Duration::from_millis) })
+            }
+            _ if row.get(0) => Replica::Gone,
+            _ => Replica::Hidden,
+        })
+    }
+}
+
 impl Control for PostgresControl {
     fn locate(
         &mut self,
@@ -131,7 +149,21 @@ impl Control for PostgresControl {
         let result = self.progressed(topic, of);
         self.session.settle(result)
     }
+
+    fn replica(&mut self, name: &str) -> Result<Replica, Failure> {
+        let result = self.replica_seen(name);
+        self.session.settle(result)
+    }
 }
+
+/// `$1` is text. Always one row; the positions are null where no such replica is connected, or this role may not see it. On a
+/// server that is a replica itself nothing is written.
+const REPLICA: &str = "\
+SELECT coalesce(pg_has_role('pg_read_all_stats', 'USAGE'), false),
+       CASE WHEN pg_is_in_recovery() THEN NULL ELSE (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint END,
+       min(replay_lsn - '0/0'::pg_lsn)::bigint,
+       (extract(epoch FROM max(replay_lag)) * 1000)::bigint
+FROM pg_stat_replication WHERE application_name = $1";
 
 impl Live<Sql> {
     fn prepared(&mut self, sql: Sql) -> Result<Statement, Error> {

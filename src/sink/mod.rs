@@ -32,6 +32,7 @@ pub mod writer;
 use std::ops::Range;
 
 use crate::state::batch::{Batch, LaneMove};
+use crate::state::replica::Position;
 pub use crate::types::Anchor;
 use crate::types::{Lane, NextOffset, Token, TopicIx, TopicPartition};
 
@@ -192,6 +193,18 @@ pub struct Progress {
     pub fences: Vec<NextOffset>,
 }
 
+/// What a primary says of one of its replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replica {
+    At(Position),
+    /// No replica of that name is connected.
+    Gone,
+    /// This role may not see any.
+    Hidden,
+    /// Nobody was asked.
+    Unknown,
+}
+
 /// A shard's control connection.
 pub trait Control {
     /// The anchors of partitions, in their order. Registers the topic's identity where nobody did; another one than the
@@ -207,4 +220,8 @@ pub trait Control {
     /// Raises the stored progress of those partitions whose token and fences are as we believe, and returns them with
     /// the progress that is stored now. One that does not come back has another owner, or its database went back.
     fn progress(&mut self, topic: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure>;
+    /// How far the replica with this `application_name` is; of several, the last one. What has no replicas knows of none.
+    fn replica(&mut self, _name: &str) -> Result<Replica, Failure> {
+        Ok(Replica::Gone)
+    }
 }

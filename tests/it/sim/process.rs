@@ -15,11 +15,13 @@ use forebay::engine::Rules;
 use forebay::engine::control::{ControlLoop, LoopContext};
 use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
+use forebay::engine::pace::Pace;
 use forebay::engine::poller::{Flow, Poller, Ports, Settings, TopicSettings};
 use forebay::engine::report::{Reporter, Waker};
 use forebay::engine::worker::{BatchLimits, Signals, TopicWriting, Worker};
 use forebay::metrics::Counters;
 use forebay::state::backpressure::Window;
+use forebay::state::pace::Limits;
 use forebay::state::retry::Backoff;
 use forebay::state::router::Router;
 use forebay::types::{Lane, ShardIx};
@@ -43,6 +45,9 @@ pub struct Setup {
     pub until_end: bool,
     pub first_start: FirstStart,
     pub on_bad_record: OnBadRecord,
+    /// Of each shard, in each topic's rows per second, too.
+    pub pace: config::Pace,
+    pub topic_rows_per_second_max: Option<usize>,
 }
 
 /// Times of the simulated deployment, short enough that everything comes up in one scenario.
@@ -82,7 +87,15 @@ impl Process {
         let signals = Arc::new(Signals::new(topics));
         let limits = BatchLimits { records_max: setup.batch_records_max, bytes_max: 1 << 20 };
         let (events_in, events) = bounded(EVENTS_MAX);
-        let mut context = |shard| LoopContext {
+        let counters = Arc::new(Counters::default());
+        let limits_of = Limits { shard: setup.pace.clone(), topics: vec![setup.topic_rows_per_second_max; topics] };
+        let pace = || {
+            let (clock, counters) = (Arc::clone(&clock), Arc::clone(&counters));
+            Arc::new(Pace::new(limits_of.clone(), setup.workers, setup.batch_records_max, clock, counters))
+        };
+        let paces: Vec<Arc<Pace>> = (0..shards).map(|_| pace()).collect();
+        let mut context = |shard: ShardIx| LoopContext {
+            pace: Arc::clone(&paces[usize::from(shard.0)]),
             report: Reporter::new(shard, events_in.clone(), waker.clone()),
             clock: Arc::clone(&clock),
             rng: rng.fork(),
@@ -108,13 +121,12 @@ impl Process {
             inboxes.push(shard_inboxes);
             workers.push(shard_workers);
         }
-        let counters = Arc::new(Counters::default());
         let config = config(routing, shards);
         let router = Router::new(&config);
         let ports = Ports {
             events,
             controls: requests,
-            dispatcher: Dispatcher::new(inboxes, limits, setup.affinity, &vec![false; topics]),
+            dispatcher: Dispatcher::new(inboxes, &paces, limits, setup.affinity, &vec![false; topics]),
             signals,
             counters: Arc::clone(&counters),
             waker,
@@ -198,7 +210,13 @@ pub fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
 
 /// A topic's configuration, as far as the router and the workers look at it.
 fn topic(on_bad_record: OnBadRecord) -> config::Topic {
-    config::Topic { name: "t0".into(), target: Target::Handler, delivery: Delivery::ExactlyOnce, on_bad_record }
+    config::Topic {
+        name: "t0".into(),
+        target: Target::Handler,
+        delivery: Delivery::ExactlyOnce,
+        on_bad_record,
+        rows_per_second_max: None,
+    }
 }
 
 /// A configuration, as far as the router looks at one.
@@ -215,6 +233,7 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         statement_timeout: Duration::ZERO,
         lock_timeout: Duration::ZERO,
         connections_max: None,
+        pace: config::Pace::default(),
     };
     let by = if matches!(routing, ShardOf::KeyHash(_)) { RouteBy::Hash } else { RouteBy::Partition };
     Config {

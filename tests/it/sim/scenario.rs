@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use forebay::config::{Affinity, FirstStart, OnBadRecord};
+use forebay::config::{Affinity, FirstStart, OnBadRecord, Pace};
 use forebay::engine::Rules;
 use forebay::types::{NextOffset, TopicIx, TopicPartition};
 
@@ -67,6 +67,8 @@ impl Plan {
             until_end: false,
             first_start: FirstStart::Earliest,
             on_bad_record: self.on_bad_record,
+            pace: Pace::default(),
+            topic_rows_per_second_max: None,
         }
     }
 }

@@ -6,12 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
+use forebay::clock::Clock;
 use forebay::sink::{
-    Anchor, BadRecord, Control, Failure, FenceRow, Identity, Progress, Reason, RowCounts, Taken, Takeover, Tolerates,
-    Writer, Written,
+    Anchor, BadRecord, Control, Failure, FenceRow, Identity, Progress, Reason, Replica, RowCounts, Taken, Takeover,
+    Tolerates, Writer, Written,
 };
 use forebay::state::batch::{Batch, LaneMove};
+use forebay::state::replica::Position;
 use forebay::types::{Lane, NextOffset, TopicIx, TopicPartition};
 
 use super::db::{AnchorRow, Applied, Effect, Fence, Lock, Orphan, Tables};
@@ -298,6 +301,16 @@ fn rows_of(batch: &Batch, range: Range<usize>, moves: &[LaneMove], process: u32)
 }
 
 impl Control for FakeControl {
+    /// Up to date, or a second behind.
+    fn replica(&mut self, _: &str) -> Result<Replica, Failure> {
+        self.0.connect()?;
+        let mut w = self.0.world.borrow_mut();
+        let (written, behind) = (w.clock.now().as_millis() as u64, w.faults.replica_behind);
+        let lag = if w.chance(behind) { Duration::from_secs(1) } else { Duration::ZERO };
+        let replayed = written.saturating_sub(lag.as_millis() as u64);
+        Ok(Replica::At(Position { written, replayed, measured: Some(lag) }))
+    }
+
     fn locate(
         &mut self,
         topic: TopicIx,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use forebay::config::live::Readings;
 use forebay::config::secret::Secret;
 use forebay::config::{
-    Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, RouteBy, Routing, Shard, Target, Tenant,
-    Topic,
+    Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, Pace, RouteBy, Routing, Shard, Target,
+    Tenant, Topic,
 };
 
 /// Handler topics over shards `s0`, `s1`, … at these connection strings, by partition.
@@ -27,6 +27,7 @@ pub fn handler_config(group: &str, dsns: &[&str], topics: &[&str]) -> Config {
                 target: Target::Handler,
                 delivery: Delivery::ExactlyOnce,
                 on_bad_record: OnBadRecord::Stop,
+                rows_per_second_max: None,
             })
             .collect(),
         readings: Readings::default(),
@@ -42,6 +43,7 @@ pub fn shard(name: &str, dsn: &str) -> Shard {
         statement_timeout: Duration::from_secs(60),
         lock_timeout: Duration::from_secs(30),
         connections_max: None,
+        pace: Pace::default(),
     }
 }
 
