@@ -3,6 +3,7 @@
 pub mod control;
 pub mod dispatch;
 pub mod event;
+mod gate;
 mod outbox;
 pub mod pace;
 pub mod partition;

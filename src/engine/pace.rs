@@ -147,7 +147,7 @@ impl Pace {
             if let Some((by, waited)) = waited {
                 self.counter(by).add(waited.as_micros() as u64);
             }
-            self.call_next(&mut inner.pacing, now);
+            self.call_next(&inner.pacing);
         }
         turn
     }
@@ -168,7 +168,7 @@ impl Pace {
         let now = self.clock.now();
         inner.pacing.tried(worker, tried, now);
         self.publish(&inner.pacing);
-        self.call_next(&mut inner.pacing, now);
+        self.call_next(&inner.pacing);
     }
 
     /// A worker gives its batch back: it waits for nothing any more.
@@ -176,8 +176,7 @@ impl Pace {
         if !self.free.load(Ordering::Relaxed) {
             let mut inner = self.inner.lock();
             inner.pacing.leave(worker);
-            let now = self.clock.now();
-            self.call_next(&mut inner.pacing, now);
+            self.call_next(&inner.pacing);
         }
     }
 
@@ -223,7 +222,18 @@ impl Pace {
         inner.lag = lag;
         inner.pacing.looked_at_replica(lag);
         self.publish(&inner.pacing);
-        self.call_next(&mut inner.pacing, now);
+        self.call_next(&inner.pacing);
+    }
+
+    /// By topic: its ceiling.
+    pub fn topic_rates(&self) -> Vec<Option<usize>> {
+        self.inner.lock().pacing.limits().topics.clone()
+    }
+
+    /// A topic's ceiling holds records back at the poller; `waited`: so much longer than when it was said last.
+    pub fn topic_held(&self, topic: TopicIx, waited: Duration) {
+        self.counters.held_by_topic_rows_us.add(waited.as_micros() as u64);
+        self.inner.lock().pacing.held_elsewhere(Limit::TopicRows(topic), self.clock.now());
     }
 
     /// What there is to say since the last time.
@@ -259,8 +269,8 @@ impl Pace {
     }
 
     /// Only one is woken: the others could do nothing but wait again.
-    fn call_next(&self, pacing: &mut Pacing, now: Duration) {
-        if let Some(worker) = pacing.next(now) {
+    fn call_next(&self, pacing: &Pacing) {
+        if let Some(worker) = pacing.next() {
             self.turns[usize::from(worker)].notify_one();
         }
     }

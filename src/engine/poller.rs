@@ -304,8 +304,8 @@ impl<S: Source> Poller<S> {
         self.poll(wait)?;
         self.serve_reports()?;
         self.serve_deferred();
-        self.core.dispatcher.flush().map_err(|_| self.core.worker_gone())?;
         let now = self.core.clock.now();
+        self.core.dispatcher.flush(now).map_err(|_| self.core.worker_gone())?;
         if std::mem::take(&mut self.core.window_full) {
             self.drive_windows();
         }
@@ -623,6 +623,7 @@ impl Core {
         };
         state.stopped = Some(reason.clone());
         self.signals.stop_topic(topic);
+        self.dispatcher.stop_topic(topic);
         tracing::error!(
             "topic {} stopped: {reason}. Nothing of it is lost; other topics go on",
             self.topic_name(topic)

@@ -36,6 +36,15 @@ impl Bucket {
         bucket
     }
 
+    /// Another ceiling from now on, or none.
+    pub fn set(bucket: &mut Option<Bucket>, rate: Option<usize>, now: Duration) {
+        match (bucket.as_mut(), rate) {
+            (Some(bucket), Some(rate)) => bucket.set_rate(rate, now),
+            (None, Some(rate)) => *bucket = Some(Bucket::new(rate, now)),
+            (_, None) => *bucket = None,
+        }
+    }
+
     /// Another ceiling from now on.
     pub fn set_rate(&mut self, rate: usize, now: Duration) {
         self.fill(now);
