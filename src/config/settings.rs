@@ -350,28 +350,28 @@ pub static SHARD_CONNECTIONS_MAX: Setting<Optional<Number>> = Setting {
     kind: Optional(number("connections", 0, 1..=100_000), "what the server allows"),
     prose: "Most connections that this process may open to the shard: it needs one for each worker and two more.",
 };
-pub static SHARD_ROWS_PER_SECOND_MAX: Setting<Optional<Number>> = Setting {
+pub static SHARD_ROWS_PER_SECOND_MAX: Setting<Reloads<Optional<Number>>> = Setting {
     section: "shard",
     name: "rows_per_second_max",
-    kind: Optional(number("rows/s", 0, 1..=ROWS_PER_SECOND_MAX), "no ceiling"),
+    kind: Reloads(Optional(number("rows/s", 0, 1..=ROWS_PER_SECOND_MAX), "no ceiling")),
     prose: "Most rows per second that this process writes to the shard. Records that others of their batch made superfluous do not count.",
 };
-pub static SHARD_ADAPTIVE_LIMIT: Setting<Flag> = Setting {
+pub static SHARD_ADAPTIVE_LIMIT: Setting<Reloads<Flag>> = Setting {
     section: "shard",
     name: "adaptive_limit",
-    kind: Flag { default: false },
+    kind: Reloads(Flag { default: false }),
     prose: "Whether fewer connections work, with smaller batches and pauses in the end, while batches take longer than they recently did at best.",
 };
-pub static SHARD_REPLICA: Setting<Text<String>> = Setting {
+pub static SHARD_REPLICA: Setting<Reloads<Text<String>>> = Setting {
     section: "shard",
     name: "replica",
-    kind: text("the application_name of a replica"),
+    kind: Reloads(text("the application_name of a replica")),
     prose: "A replica, by its `application_name` in `pg_stat_replication`, whose lag slows the shard. The role must be a member of `pg_read_all_stats`.",
 };
-pub static SHARD_REPLICA_LAG_MAX: Setting<Millis> = Setting {
+pub static SHARD_REPLICA_LAG_MAX: Setting<Reloads<Millis>> = Setting {
     section: "shard",
     name: "replica_lag_max_ms",
-    kind: millis(5000, 100..=86_400_000),
+    kind: Reloads(millis(5000, 100..=86_400_000)),
     prose: "While the replica has not replayed what is older than this, ever fewer connections work, in the end one with long pauses. A replica that is not connected slows nothing.",
 };
 
@@ -443,10 +443,10 @@ pub static TOPIC_DELIVERY: Setting<Optional<Choice<Delivery>>> = Setting {
     kind: Optional(Choice { default: Delivery::ExactlyOnce, words: DELIVERIES }, "that of `[engine]`"),
     prose: "Overrides `[engine] delivery` for this topic.",
 };
-pub static TOPIC_ROWS_PER_SECOND_MAX: Setting<Optional<Number>> = Setting {
+pub static TOPIC_ROWS_PER_SECOND_MAX: Setting<Reloads<Optional<Number>>> = Setting {
     section: "topic",
     name: "rows_per_second_max",
-    kind: Optional(number("rows/s", 0, 1..=ROWS_PER_SECOND_MAX), "no ceiling"),
+    kind: Reloads(Optional(number("rows/s", 0, 1..=ROWS_PER_SECOND_MAX), "no ceiling")),
     prose: "Most rows of the topic per second that this process writes to each shard. Other topics go on meanwhile.",
 };
 pub static TOPIC_GUARD: Setting<Text<String>> = Setting {

@@ -638,6 +638,7 @@ impl Core {
     /// Takes over what may change while the engine runs.
     fn reload(&mut self, config: &Config) {
         self.router = Router::new(config);
+        self.dispatcher.set_pace(config, self.clock.now());
     }
 
     fn look(&self) {

@@ -67,7 +67,7 @@ pub fn setup(plan: &Plan, rng: &mut Rng) -> Setup {
 }
 
 /// Most processes are held to nothing, some to several things at once.
-fn pace(rng: &mut Rng) -> Pace {
+pub fn pace(rng: &mut Rng) -> Pace {
     let replica = Replica { name: "replica".into(), lag_max: Duration::from_millis(200) };
     Pace {
         rows_per_second_max: ceiling(rng),
@@ -77,7 +77,7 @@ fn pace(rng: &mut Rng) -> Pace {
 }
 
 /// The lowest of them makes workers wait much longer than anything else here takes.
-fn ceiling(rng: &mut Rng) -> Option<usize> {
+pub fn ceiling(rng: &mut Rng) -> Option<usize> {
     (rng.u8(0..4) == 0).then(|| 20 << rng.u32(0..8))
 }
 

@@ -67,6 +67,7 @@ pub struct Process {
     workers: Vec<Vec<Worker<FakeWriter>>>,
     controls: Vec<ControlLoop<FakeControl>>,
     counters: Arc<Counters>,
+    live: Arc<Live>,
     held: (usize, usize),
     /// Topics that it gave up.
     pub stopped: BTreeMap<u16, String>,
@@ -121,8 +122,10 @@ impl Process {
             inboxes.push(shard_inboxes);
             workers.push(shard_workers);
         }
-        let config = config(routing, shards);
+        let mut config = config(routing, shards);
+        config.topics = vec![topic(setup.on_bad_record); topics];
         let router = Router::new(&config);
+        let live = Arc::new(Live::new(Arc::new(config)));
         let ports = Ports {
             events,
             controls: requests,
@@ -130,13 +133,13 @@ impl Process {
             signals,
             counters: Arc::clone(&counters),
             waker,
-            live: Arc::new(Live::new(Arc::new(config))),
+            live: Arc::clone(&live),
         };
         let settings = settings(setup, topics, shards);
         let source = FakeSource::new(world.clone(), number);
         let poller = Poller::new(source, settings, router, ports, clock, rng.fork(), setup.rules);
         let (world, stopped) = (world.clone(), BTreeMap::new());
-        Process { number, world, poller, workers, controls, counters, held: (0, 0), stopped, finished: false }
+        Process { number, world, poller, workers, controls, counters, live, held: (0, 0), stopped, finished: false }
     }
 
     pub fn step_poller(&mut self) {
@@ -182,6 +185,14 @@ impl Process {
         for worker in self.workers.iter_mut().flatten() {
             worker.step();
         }
+    }
+
+    /// As on SIGHUP, with other limits in the configuration.
+    pub fn set_pace(&mut self, pace: &config::Pace, topic_rows_per_second_max: Option<usize>) {
+        let mut config = Config::clone(&self.live.get());
+        config.shards.iter_mut().for_each(|shard| shard.pace = pace.clone());
+        config.topics.iter_mut().for_each(|topic| topic.rows_per_second_max = topic_rows_per_second_max);
+        self.live.replace(Arc::new(config));
     }
 
     /// As on SIGTERM.
