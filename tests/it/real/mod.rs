@@ -5,6 +5,7 @@ mod chaos;
 mod end_to_end;
 mod faults;
 mod groups;
+mod pace;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
