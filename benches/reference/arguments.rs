@@ -15,6 +15,10 @@ pub struct Arguments {
     pub rate: u64,
     pub seconds: u64,
     pub linger: String,
+    /// Whether the shard's connections follow its commit latency.
+    pub adaptive: bool,
+    /// What others do in the same database: transactions a second.
+    pub others: u64,
     pub kafka: String,
     pub dsn: String,
     pub topic: String,
@@ -33,6 +37,8 @@ impl Arguments {
             rate: 20_000,
             seconds: 20,
             linger: "5".to_owned(),
+            adaptive: false,
+            others: 200,
             kafka: kafka_bootstrap(),
             dsn: String::new(),
             topic: String::new(),
@@ -51,6 +57,8 @@ impl Arguments {
                 "--rate" => a.rate = value()?.parse()?,
                 "--seconds" => a.seconds = value()?.parse()?,
                 "--linger" => a.linger = value()?,
+                "--adaptive" => a.adaptive = value()?.parse()?,
+                "--others" => a.others = value()?.parse()?,
                 "--dsn" => a.dsn = value()?,
                 "--topic" => a.topic = value()?,
                 option if option.starts_with('-') => return Err(format!("no option {option}").into()),

@@ -118,10 +118,15 @@ impl Running {
         let child = Command::new(std::env::current_exe()?)
             .args([mode, job.target.word(), "--topic", job.topic, "--affinity", job.affinity])
             .args(["--records", &job.records.to_string(), "--workers", &a.workers.to_string()])
-            .args(["--batch", &a.batch.to_string(), "--dsn", &a.dsn])
+            .args(["--batch", &a.batch.to_string(), "--dsn", &a.dsn, "--adaptive", &a.adaptive.to_string()])
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(Running(Some(child)))
+    }
+
+    /// Whether it is still at work.
+    pub fn goes_on(&mut self) -> Outcome<bool> {
+        Ok(self.0.as_mut().ok_or("waited for already")?.try_wait()?.is_none())
     }
 
     pub fn finish(mut self) -> Outcome<Run> {
@@ -149,7 +154,8 @@ impl Drop for Running {
 pub fn config(a: &Arguments, target: Target) -> Outcome<Config> {
     let text = format!(
         "[kafka]\n\"bootstrap.servers\" = \"{}\"\n\"group.id\" = \"reference-{}\"\n\n[engine]\nworkers_per_shard = {}\n\
-         batch_records_max = {}\naffinity = \"{}\"\n\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n\n\
+         batch_records_max = {}\naffinity = \"{}\"\n\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n\
+         adaptive_limit = {}\n\n\
          [[topic]]\nname = \"{}\"\n{}",
         a.kafka,
         std::process::id(),
@@ -157,6 +163,7 @@ pub fn config(a: &Arguments, target: Target) -> Outcome<Config> {
         a.batch,
         a.affinity,
         a.dsn,
+        a.adaptive,
         a.topic,
         target.toml()
     );

@@ -12,10 +12,12 @@
 //! | `lag` | the engine at one and at ten times the records: does memory grow with lag? |
 //! | `bad` | the engine with no bad records; with some that PostgreSQL refuses; with some that do not decode |
 //! | `steady` | a producer that never waits for the engine, and latencies from the time at which a record should have been sent to the `clock_timestamp()` of its row (before COMMIT); lanes bound late, statically, and the least that does such a job: one thread without fences |
+//! | `pace` | the engine without a limit and with `adaptive_limit`, alone; then pgbench's transactions in the same database, at a fixed rate: with no engine, with one that catches up at full speed, with one that catches up under `adaptive_limit` |
 //! | `pipeline` | librdkafka's bare poll loop; the engine's source, poller and workers without a database |
 //!
 //! Options: `--records` (1,000,000), `--keys` (200,000), `--rounds` (3), `--workers` (8), `--batch` (500), `--affinity` (late);
-//! for `steady` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms).
+//! for `steady` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms);
+//! for `pace` `--others` (pgbench's transactions a second, 200) and `--seconds`; for all `--adaptive` (false).
 //!
 //! Every engine run but that of `pipeline` is a process of its own, whose CPU time and peak memory the operating system
 //! reports. Each round shows the machine's load before it. It prints; it judges nothing.
@@ -32,6 +34,7 @@ mod bad;
 mod bare;
 mod engine;
 mod least;
+mod pace;
 mod pipeline;
 mod producer;
 mod rounds;
@@ -73,11 +76,13 @@ fn main() -> Outcome<()> {
             "lag" => alone::lag(&arguments)?,
             "bad" => bad::bad(&arguments)?,
             "steady" => steady::steady(&arguments)?,
+            "pace" => pace::pace(&arguments)?,
             "pipeline" => pipeline::pipeline(&arguments)?,
             other => {
-                return Err(
-                    format!("no mode {other:?}: catchup, affinity, handler, lag, bad, steady or pipeline").into()
-                );
+                return Err(format!(
+                    "no mode {other:?}: catchup, affinity, handler, lag, bad, steady, pace or pipeline"
+                )
+                .into());
             }
         }
     }
