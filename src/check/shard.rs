@@ -5,6 +5,7 @@ use postgres::Client;
 
 use crate::config::raw::Places;
 use crate::config::{Config, Target};
+use crate::sink::control::REPLICA;
 use crate::sink::pool::Pool;
 use crate::sink::{Failure, schema, sqlstate};
 use crate::types::ShardIx;
@@ -96,6 +97,7 @@ fn facts(config: &Config, index: usize, client: &mut Client, notes: &mut Notes<'
         notes.checked(text);
     }
     forebays_own(config, index, client, row.get("may_create_schema"), notes)?;
+    replica(config, index, client, notes)?;
     Ok(Facts {
         connections: budget::ask(client, &config.kafka.group_id, "check").map_err(failed)?,
         database: row.get("database"),
@@ -129,6 +131,22 @@ fn forebays_own(
         }
         Err(Failure::Shard(reason)) => notes.problem(&key, reason.to_string(), "a database that is this shard"),
         Err(failure) => return Err(failure),
+    }
+    Ok(())
+}
+
+/// The replica that is waited for: may it be seen, and is it there.
+fn replica(config: &Config, index: usize, client: &mut Client, notes: &mut Notes<'_>) -> Result<(), Failure> {
+    let shard = &config.shards[index];
+    let Some(replica) = &shard.pace.replica else { return Ok(()) };
+    let key = format!("shard[{index}].replica");
+    let row = client.query_one(REPLICA, &[&replica.name]).map_err(|error| sqlstate::failure(&error))?;
+    if row.get::<_, Option<i64>>(2).is_some() {
+        notes.checked(format!("shard {}: replica {}", shard.name, replica.name));
+    } else if row.get(0) {
+        notes.problem(&key, format!("no replica {:?} that is connected", replica.name), "an application_name of one");
+    } else {
+        notes.problem(&key, "a role that may not see replicas", "a member of pg_read_all_stats");
     }
     Ok(())
 }

@@ -158,7 +158,7 @@ impl Control for PostgresControl {
 
 /// `$1` is text. Always one row; the positions are null where no such replica is connected, or this role may not see it. On a
 /// server that is a replica itself nothing is written.
-const REPLICA: &str = "\
+pub(crate) const REPLICA: &str = "\
 SELECT coalesce(pg_has_role('pg_read_all_stats', 'USAGE'), false),
        CASE WHEN pg_is_in_recovery() THEN NULL ELSE (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint END,
        min(replay_lsn - '0/0'::pg_lsn)::bigint,

@@ -160,8 +160,9 @@ impl World {
         let mut in_flight = self.dbs.iter().flat_map(|db| &db.orphans).flat_map(|orphan| &orphan.effect.rows);
         let taken = in_flight.any(|row| row.id == id);
         let record = &mut self.broker.published[id as usize];
-        record.poison = !taken && !record.ever_durable;
-        record.poison.then_some(id)
+        let fresh = !taken && !record.ever_durable && !record.poison;
+        record.poison |= fresh;
+        fresh.then_some(id)
     }
 
     pub fn routing(&self) -> ShardOf {
