@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, TrySendError};
 
 use crate::config::{Affinity, Config};
-use crate::engine::gate::Gate;
+use crate::engine::ceiling::Ceiling;
 use crate::engine::pace::Pace;
 use crate::engine::partition::Owned;
 use crate::engine::worker::BatchLimits;
@@ -42,7 +42,7 @@ struct Outlet {
     loads: Loads,
     pace: Arc<Pace>,
     /// By topic.
-    gates: Vec<Gate>,
+    gates: Vec<Ceiling>,
     /// By worker, then by topic.
     open: Vec<Vec<Option<Open>>>,
     /// Chunks that found an inbox full, by worker.
@@ -89,7 +89,7 @@ impl Dispatcher {
     ) -> Dispatcher {
         let outlet = |(inboxes, pace): (Vec<Sender<Box<Chunk>>>, &Arc<Pace>)| Outlet {
             pace: Arc::clone(pace),
-            gates: slow.iter().map(|_| Gate::default()).collect(),
+            gates: slow.iter().map(|_| Ceiling::default()).collect(),
             loads: Loads::new(inboxes.len(), limits.records_max),
             open: inboxes.iter().map(|_| slow.iter().map(|_| None).collect()).collect(),
             outbox: inboxes.iter().map(|_| VecDeque::new()).collect(),
@@ -258,7 +258,7 @@ impl Dispatcher {
 
     /// Records at all workers, and on their way there.
     pub fn in_flight(&self) -> usize {
-        self.outlets.iter().map(|o| o.loads.total() + o.gates.iter().map(Gate::records).sum::<usize>()).sum()
+        self.outlets.iter().map(|o| o.loads.total() + o.gates.iter().map(Ceiling::records).sum::<usize>()).sum()
     }
 
     /// Whether every shard's workers have as much as is good for them: then more would only wait here.

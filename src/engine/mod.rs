@@ -1,9 +1,9 @@
 //! Threads and loops: the poller, the workers, the control threads, and their ordered shutdown.
 
+mod ceiling;
 pub mod control;
 pub mod dispatch;
 pub mod event;
-mod gate;
 mod outbox;
 pub mod pace;
 pub mod partition;

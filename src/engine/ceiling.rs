@@ -12,7 +12,7 @@ const PIECES_OUT_MAX: usize = 2;
 
 /// See the module's text. Without a ceiling it is open, and nothing passes through it.
 #[derive(Default)]
-pub struct Gate {
+pub struct Ceiling {
     bucket: Option<Bucket>,
     /// With their workers.
     waiting: VecDeque<(usize, Box<Chunk>)>,
@@ -29,7 +29,7 @@ pub struct Gate {
 /// From so much on it is told.
 const TOLD: Duration = Duration::from_millis(20);
 
-impl Gate {
+impl Ceiling {
     /// Another ceiling from now on, or none. Chunks being filled must be let in before.
     pub fn set(&mut self, rate: Option<usize>, now: Duration) {
         Bucket::set(&mut self.bucket, rate, now);
@@ -111,8 +111,8 @@ mod tests {
         chunk
     }
 
-    fn gate(rate: usize, chunks: &[usize]) -> Gate {
-        let mut gate = Gate::default();
+    fn gate(rate: usize, chunks: &[usize]) -> Ceiling {
+        let mut gate = Ceiling::default();
         gate.set(Some(rate), MS);
         for records in chunks {
             gate.expect(*records);
@@ -121,7 +121,7 @@ mod tests {
         gate
     }
 
-    fn out(gate: &mut Gate, now: Duration, freely: bool) -> Vec<usize> {
+    fn out(gate: &mut Ceiling, now: Duration, freely: bool) -> Vec<usize> {
         std::iter::from_fn(|| gate.let_out(now, freely)).map(|(_, chunk)| chunk.len()).collect()
     }
 
