@@ -125,6 +125,8 @@ fn plan() -> TablePlan {
         delivery: Delivery::ExactlyOnce,
         on_bad_record: OnBadRecord::Stop,
         rows_per_second_max: None,
+        parent_tries: 10,
+        forward_to: None,
     };
     TablePlan::new(&topic, &table, &catalog).unwrap_or_else(|problems| panic!("{problems:?}"))
 }

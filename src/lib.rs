@@ -12,7 +12,8 @@
 //! One *poller* thread owns the Kafka consumer, every partition's tenure and the commit. It routes a record to its shard and
 //! lane and hands it, in a chunk, to the worker of that lane. A *worker* owns one connection; it writes a batch and the
 //! fences of its lanes in one transaction and hands the chunks back, which say exactly what of them is durable. A *control*
-//! thread per shard takes partitions over, stores progress and compares. They talk over bounded channels, one closed enum each
+//! thread per shard takes partitions over, stores progress and compares; where dead letters go on to a topic, a *forwarder* per shard
+//! publishes them, and speaks to none of the others. They talk over bounded channels, one closed enum each
 //! ([`engine::event`]).
 //!
 //! # Invariants
@@ -23,13 +24,18 @@
 //! - Nothing is committed to Kafka that some relevant shard has not acknowledged as stored progress.
 //! - Only a takeover creates or deletes fences. Whatever contradicts what a tenure believes ends that tenure; it is never adopted.
 //! - No lock and no allocation per record between the source and a worker's batch.
+//! - Threads are named, owned and joined; a panic in one ends the process with exit code 70. (Those that open, close and watch
+//!   connections belong to the connections, and end with them.)
+//! - Nobody waits for a database without an end: not for a statement, a lock, a connection, or an answer that never comes.
+//! - A shard that is away is tried by its control thread alone, until a probe works.
 //! - Threads are named, owned and joined; a panic in one ends the process with exit code 70.
 //! - Nothing but the rust-postgres family may bring an async runtime in.
 //!
 //! # Modules, in reading order
 //!
 //! [`types`], [`clock`] and `console`; [`config`] (what the user wrote → what the engine sees); [`metrics`]; [`state`] (decisions: tracker, lanes, routing,
-//! batches, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode, fences); [`engine`] (threads and loops);
+//! batches, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode, fences); [`forward`] (dead letters on to a topic); [`engine`] (threads
+//! and loops);
 //! [`check`], [`fences`], [`letters`], [`demo`] and [`cli`]. Each may use only those before it.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -49,6 +55,8 @@ pub mod state;
 pub mod source;
 
 pub mod sink;
+
+pub mod forward;
 
 pub mod engine;
 

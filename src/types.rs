@@ -62,6 +62,10 @@ pub struct Anchor {
 /// An ordered sub-stream of one partition in one shard.
 pub type Lane = u16;
 
+/// What of a record's key decides its lane and names it where it is parked: xxh3 (seed 0); of a record without a key its offset,
+/// which nothing looks up.
+pub type KeyHash = i64;
+
 /// Sixty-four random bits, new at every takeover: who may move a partition's fences.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token(pub i64);

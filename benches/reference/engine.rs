@@ -63,7 +63,11 @@ impl Target {
 }
 
 pub fn fresh_table(a: &Arguments, target: Target) -> Outcome<()> {
-    let mut client = Client::connect(&a.dsn, NoTls)?;
+    fresh_table_at(&a.dsn, target)
+}
+
+pub fn fresh_table_at(dsn: &str, target: Target) -> Outcome<()> {
+    let mut client = Client::connect(dsn, NoTls)?;
     client.batch_execute(&format!(
         "DROP TABLE IF EXISTS reference; \
          CREATE TABLE reference (app_id uuid, subscription_id uuid, country text, device text, sessions int, \

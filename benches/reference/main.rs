@@ -13,10 +13,11 @@
 //! | `bad` | the engine with no bad records; with some that PostgreSQL refuses; with some that do not decode |
 //! | `steady` | a producer that never waits for the engine, and latencies from the time at which a record should have been sent to the `clock_timestamp()` of its row (before COMMIT); lanes bound late, statically, and the least that does such a job: one thread without fences |
 //! | `pace` | the engine without a limit and with `adaptive_limit`, alone; then pgbench's transactions in the same database, at a fixed rate: with no engine, with one that catches up at full speed, with one that catches up under `adaptive_limit` |
+//! | `shard-down` | a steady producer and four shards in two clusters, of which one lets nobody in for `--seconds` (the figure to report: 60): the other three's rows/s before and meanwhile, and how long the fourth takes to catch up |
 //! | `pipeline` | librdkafka's bare poll loop; the engine's source, poller and workers without a database |
 //!
 //! Options: `--records` (1,000,000), `--keys` (200,000), `--rounds` (3), `--workers` (8), `--batch` (500), `--affinity` (late);
-//! for `steady` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms);
+//! for `steady` and `shard-down` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms);
 //! for `pace` `--others` (pgbench's transactions a second, 200) and `--seconds`; for all `--adaptive` (false).
 //!
 //! Every engine run but that of `pipeline` is a process of its own, whose CPU time and peak memory the operating system
@@ -38,6 +39,7 @@ mod pace;
 mod pipeline;
 mod producer;
 mod rounds;
+mod shards;
 mod steady;
 mod workload;
 
@@ -77,10 +79,11 @@ fn main() -> Outcome<()> {
             "bad" => bad::bad(&arguments)?,
             "steady" => steady::steady(&arguments)?,
             "pace" => pace::pace(&arguments)?,
+            "shard-down" => shards::shard_down(&arguments)?,
             "pipeline" => pipeline::pipeline(&arguments)?,
             other => {
                 return Err(format!(
-                    "no mode {other:?}: catchup, affinity, handler, lag, bad, steady, pace or pipeline"
+                    "no mode {other:?}: catchup, affinity, handler, lag, bad, steady, pace, shard-down or pipeline"
                 )
                 .into());
             }

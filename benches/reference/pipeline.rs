@@ -1,7 +1,6 @@
 //! The engine without a database: the real source, poller, workers and control loop, a writer that drops every batch and a
 //! control that says yes at once; against librdkafka's bare poll loop over the same topic.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -13,21 +12,24 @@ use forebay::engine::Rules;
 use forebay::engine::control::{ControlLoop, LoopContext};
 use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
+use forebay::engine::gate::Gate;
 use forebay::engine::pace::Pace;
+use forebay::engine::parked::Parked;
 use forebay::engine::poller::{Poller, Ports, Settings};
 use forebay::engine::report::{Reporter, Waker};
 use forebay::engine::thread::Thread;
-use forebay::engine::worker::{BatchLimits, Signals, TopicWriting, Worker};
+use forebay::engine::worker::{BatchLimits, Parking, Signals, TopicWriting, Worker};
 use forebay::metrics::Counters;
 use forebay::sink::{
-    Anchor, Control, Failure, FenceRow, Identity, Progress, RowCounts, Taken, Takeover, Tolerates, Writer, Written,
+    Anchor, Care, Control, Failure, FenceRow, Identity, Job, Progress, RowCounts, Taken, Takeover, Writer, Written,
 };
 use forebay::source::Source;
 use forebay::source::kafka::{KafkaSource, Options};
-use forebay::state::batch::{Batch, LaneMove};
+use forebay::state::holds::Holds;
+use forebay::state::parked::Tail;
 use forebay::state::retry::Backoff;
 use forebay::state::router::Router;
-use forebay::types::{Lane, NextOffset, ShardIx, TopicIx};
+use forebay::types::{KeyHash, Lane, NextOffset, ShardIx, TopicIx};
 
 use super::Outcome;
 use super::arguments::Arguments;
@@ -82,15 +84,19 @@ struct Drops {
 }
 
 impl Writer for Drops {
-    fn write(&mut self, _: &Batch, range: Range<usize>, _: &[LaneMove]) -> Result<Written, Failure> {
-        let records = range.len() as u64;
+    fn write(&mut self, job: &Job<'_>) -> Result<Written, Failure> {
+        let records = job.range.len() as u64;
         if self.left.fetch_sub(records, Ordering::Relaxed) == records {
             self.ended.get_or_init(Instant::now);
         }
-        Ok(Written::Applied(RowCounts { upserted: records as u32, ..RowCounts::default() }))
+        Ok(RowCounts { upserted: records as u32, ..RowCounts::default() }.into())
     }
 
-    fn sift(&mut self, _: &Batch, _: Range<usize>, _: &[LaneMove], _: &mut Tolerates<'_>) -> Result<Written, Failure> {
+    fn write_with_care(&mut self, _: &Job<'_>, _: Care<'_, '_>) -> Result<Written, Failure> {
+        unreachable!("no write ever fails")
+    }
+
+    fn parked(&mut self, _: TopicIx, _: &[(i32, KeyHash)]) -> Result<Vec<(i32, Tail)>, Failure> {
         unreachable!("no write ever fails")
     }
 
@@ -103,17 +109,25 @@ impl Writer for Drops {
 struct Grants;
 
 impl Control for Grants {
+    fn probe(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     fn locate(&mut self, _: TopicIx, _: &Identity, partitions: &[i32]) -> Result<Vec<Option<Anchor>>, Failure> {
         Ok(vec![None; partitions.len()])
     }
 
     fn takeover(&mut self, takeover: &Takeover) -> Result<Taken, Failure> {
         let (begin, lanes) = (takeover.begin, usize::from(takeover.lanes));
-        Ok(Taken { origin: begin, done: begin, created: true, fences: vec![begin; lanes] })
+        Ok(Taken { origin: begin, done: begin, created: true, fences: vec![begin; lanes], parked: Vec::new() })
     }
 
     fn progress(&mut self, _: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure> {
         Ok(of.iter().map(|p| (p.partition, p.done)).collect())
+    }
+
+    fn holds(&mut self, _: TopicIx) -> Result<Holds, Failure> {
+        Ok(Holds::default())
     }
 }
 
@@ -127,23 +141,28 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
     let signals = Arc::new(Signals::new(1));
     let limits = BatchLimits::new(&config.engine);
     let pace = Arc::new(Pace::unlimited(a.workers, 1));
+    let backoff = Backoff::new(config.engine.retry_backoff_min, config.engine.retry_backoff_max);
+    let gate = Arc::new(Gate::new(Arc::clone(&clock), fastrand::Rng::new(), backoff.clone()));
     let context = || LoopContext {
+        report: Reporter::new(ShardIx(0), events_in.clone(), waker.clone(), Arc::clone(&gate)),
         pace: Arc::clone(&pace),
-        report: Reporter::new(ShardIx(0), events_in.clone(), waker.clone()),
         clock: Arc::clone(&clock),
         rng: fastrand::Rng::new(),
         rules: Rules::ALL,
-        backoff: Backoff::new(config.engine.retry_backoff_min, config.engine.retry_backoff_max),
+        backoff: backoff.clone(),
+        signals: Arc::clone(&signals),
     };
+    let (parked, router) = (Arc::new(Parked::new(config.engine.parking, Rules::ALL)), Arc::new(Router::new(&config)));
     let (requests, inbox) = bounded(REQUESTS_MAX);
-    let control = ControlLoop::new(Grants, inbox, context());
+    let control = ControlLoop::new(Grants, inbox, Arc::clone(&parked), context());
     let mut threads = vec![Thread::spawn("control", None, Some(events_in.clone()), move || control.run())?];
     let writer = Drops { left: Arc::new(AtomicU64::new(a.records)), ended: Arc::default() };
     let mut inboxes = Vec::new();
     for index in 0..a.workers as u16 {
         let (chunks, inbox) = bounded(INBOX_CHUNKS_MAX);
         let topics = vec![TopicWriting::new(&config.topics[0])];
-        let worker = Worker::new(writer.clone(), index, inbox, Arc::clone(&signals), limits, topics, context());
+        let parking = Parking { parked: Arc::clone(&parked), router: Arc::clone(&router) };
+        let worker = Worker::new(writer.clone(), index, inbox, limits, topics, parking, context());
         threads.push(Thread::spawn("worker", None, Some(events_in.clone()), move || worker.run())?);
         inboxes.push(chunks);
     }
@@ -152,14 +171,14 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
         events,
         controls: vec![requests],
         dispatcher: Dispatcher::new(vec![inboxes], &[Arc::clone(&pace)], limits, config.engine.affinity, &[false]),
+        parked: vec![parked],
         signals,
         counters: Arc::clone(&counters),
         waker,
         live: Arc::new(Live::new(Arc::new(config.clone()))),
     };
     let settings = Settings::new(&config, false);
-    let mut poller =
-        Poller::new(source, settings, Router::new(&config), ports, clock, fastrand::Rng::new(), Rules::ALL);
+    let mut poller = Poller::new(source, settings, router, ports, clock, fastrand::Rng::new(), Rules::ALL);
     let began = OnceLock::new();
     poller.run(&|| {
         if counters.fetched.get() > 0 {

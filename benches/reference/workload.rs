@@ -121,7 +121,7 @@ pub fn publish_as(a: &Arguments, records: u64, name: &str, payload_of: impl Fn(u
     Ok(topic)
 }
 
-fn create(a: &Arguments, topic: &str) -> Outcome<()> {
+pub fn create(a: &Arguments, topic: &str) -> Outcome<()> {
     let admin: AdminClient<DefaultClientContext> = client(a).create()?;
     let new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1)).set("retention.ms", "-1");
     for outcome in support::block_on(admin.create_topics([&new], &AdminOptions::new()))? {

@@ -1,4 +1,6 @@
-//! The brokers, and each topic's partitions against those that the shards declare.
+//! The brokers, each topic's partitions against those that the shards declare, and the topics that dead letters go on to.
+
+mod auto_create;
 
 use std::time::Duration;
 
@@ -49,7 +51,7 @@ pub fn check(config: &Config, places: &Places) -> Report {
                 notes.checked(format!("topic {}: {count} partitions", topic.name));
                 counts.push((i, count));
             }
-            Err(Refusal::Topic(found)) => {
+            Err(Refusal::Topic(_, found)) => {
                 notes.problem(&format!("topic[{i}].name"), found, "a topic that this client may read");
             }
             Err(Refusal::Brokers(found)) => {
@@ -60,11 +62,16 @@ pub fn check(config: &Config, places: &Places) -> Report {
     }
     group(config, &consumer, &counts, &mut notes);
     coverage(config, &counts, &mut notes);
+    for (topic, _) in &counts {
+        notes.checked(format!("topic {}: {}", config.topics[*topic].name, config.alignment()));
+    }
+    forwarding(config, &consumer, &mut notes);
     notes.report
 }
 
 enum Refusal {
-    Topic(String),
+    /// What the brokers say of it; nothing where they do not know it at all.
+    Topic(Option<RDKafkaErrorCode>, String),
     Brokers(String),
 }
 
@@ -79,8 +86,43 @@ fn partitions(consumer: &BaseConsumer<Context>, topic: &str) -> Result<i32, Refu
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     match found.map(|found| (found.error(), found.partitions().len())) {
         Some((None, count)) if count > 0 => Ok(count as i32),
-        Some((Some(error), _)) => Err(Refusal::Topic(format!("{topic:?}: {}", RDKafkaErrorCode::from(error)))),
-        _ => Err(Refusal::Topic(format!("no topic {topic:?}"))),
+        Some((Some(error), _)) => {
+            let code = RDKafkaErrorCode::from(error);
+            Err(Refusal::Topic(Some(code), format!("{topic:?}: {code}")))
+        }
+        _ => Err(Refusal::Topic(None, format!("no topic {topic:?}"))),
+    }
+}
+
+/// The topics that dead letters go on to: known to the brokers, or made by them when they are first written to.
+fn forwarding(config: &Config, consumer: &BaseConsumer<Context>, notes: &mut Notes<'_>) {
+    for (i, topic) in config.topics.iter().enumerate() {
+        let Some(to) = &topic.forward_to else { continue };
+        let key = format!("topic[{i}].on_bad_record.forward_to");
+        match partitions(consumer, to) {
+            Ok(count) => notes.checked(format!("dead letters of {} go on to {to}: {count} partitions", topic.name)),
+            Err(Refusal::Topic(None | Some(RDKafkaErrorCode::UnknownTopicOrPartition), found)) => {
+                match auto_create::enabled(config, consumer, ASK_DEADLINE) {
+                    Ok(true) => notes.checked(format!(
+                        "dead letters of {} go on to {to}, which the brokers make when the first one does",
+                        topic.name
+                    )),
+                    Ok(false) => {
+                        notes.problem(&key, found, "a topic that is there: the brokers make none by themselves")
+                    }
+                    Err(why) => {
+                        let expected = format!(
+                            "a topic that is there; whether the brokers make it by themselves is unknown: {why}"
+                        );
+                        notes.warning(&key, found, expected);
+                    }
+                }
+            }
+            Err(Refusal::Topic(_, found)) => {
+                notes.problem(&key, found, "a topic that this client may describe and write to")
+            }
+            Err(Refusal::Brokers(found)) => notes.unavailable(&key, found, "brokers that answer"),
+        }
     }
 }
 

@@ -1,16 +1,17 @@
-//! The connection budget: a process needs one connection for each worker of a shard and two more. PostgreSQL decides how many
-//! there are.
+//! The connection budget: a process needs one connection for each worker of a shard and two more, three where dead letters are
+//! forwarded. PostgreSQL decides how many there are.
 
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use postgres::Client;
+use postgres::types::Type;
 
-use crate::config::Config;
-use crate::config::load::CONNECTIONS_BESIDES_WORKERS;
 use crate::config::raw::Places;
+use crate::config::{Config, Pooler};
 use crate::sink::connect::application_prefix;
 use crate::sink::pool::Pool;
+use crate::sink::sqlstate;
 
 use super::{Notes, Report};
 
@@ -56,8 +57,9 @@ pub struct Connections {
 
 /// Asks a server; `purpose` ends the application name of our own connections.
 pub fn ask(client: &mut Client, group: &str, purpose: &str) -> Result<Connections, postgres::Error> {
-    let row = client.query_one(CONNECTIONS, &[&application_prefix(group), &purpose])?;
-    let system = client.query_one(SYSTEM, &[]).ok().map(|row| row.get("system_identifier"));
+    let row =
+        client.query_typed_one(CONNECTIONS, &[(&application_prefix(group), Type::TEXT), (&purpose, Type::TEXT)])?;
+    let system = client.query_typed_one(SYSTEM, &[]).ok().map(|row| row.get("system_identifier"));
     let number = |name: &str| row.get::<_, i32>(name);
     let limit = |name: &str| Some(number(name)).filter(|limit| *limit >= 0);
     Ok(Connections {
@@ -77,10 +79,13 @@ pub fn at_start(config: &Config, places: &Places) -> Report {
     for (i, shard) in config.shards.iter().cloned().enumerate() {
         let (answers_in, group) = (answers_in.clone(), config.kafka.group_id.clone());
         let ask = move || {
-            let pool = Pool::new(&shard, &group, "start", 1).ok();
-            let connections = pool.and_then(|pool| ask(&mut *pool.get().ok()?, &group, "start").ok());
+            let asked = Pool::new(&shard, &group, "start", 1).and_then(|pool| {
+                let mut client = pool.get()?;
+                let connections = ask(&mut client, &group, "start").map_err(|error| sqlstate::failure(&error))?;
+                Ok((connections, client.is_direct()))
+            });
             // Nobody waits any more: the process runs.
-            let _ = answers_in.send((i, connections));
+            let _ = answers_in.send((i, asked));
         };
         if let Err(error) = std::thread::Builder::new().name("forebay-budget".into()).spawn(ask) {
             tracing::warn!("the connection budget is not checked: {error}");
@@ -89,22 +94,46 @@ pub fn at_start(config: &Config, places: &Places) -> Report {
     drop(answers_in);
     let deadline = Instant::now() + ASK_DEADLINE;
     let mut known = Vec::new();
-    while let Ok((i, connections)) = answers.recv_deadline(deadline) {
-        known.extend(connections.map(|connections| (i, connections)));
-    }
     let mut notes = Notes::new(places);
-    compare(config, &known.iter().map(|(i, connections)| (*i, connections)).collect::<Vec<_>>(), &mut notes);
+    while let Ok((i, asked)) = answers.recv_deadline(deadline) {
+        // Why another shard says nothing shows when it is worked with.
+        if let Ok((connections, is_direct)) = asked {
+            known.push((i, connections));
+            pooler(config, i, is_direct, &mut notes);
+        }
+    }
+    compare(config, &known.iter().map(|(i, connections)| (*i, connections)).collect::<Vec<_>>(), true, &mut notes);
     notes.report
 }
 
-/// Server by server, what one process needs against what is left.
-pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &mut Notes<'_>) {
-    let workers = config.engine.workers_per_shard;
-    let each = (workers + CONNECTIONS_BESIDES_WORKERS) as i64;
+/// Whether the pooler that is declared is there. (One that is not declared lets nobody in, see `sink::bounds`.)
+pub(super) fn pooler(config: &Config, index: usize, is_direct: bool, notes: &mut Notes<'_>) {
+    let shard = &config.shards[index];
+    match (shard.pooler, is_direct) {
+        (Pooler::None, _) => {}
+        (Pooler::Transaction, true) => {
+            let found = "\"transaction\", and the server itself at the other end";
+            let expected = "a pooler; without one \"none\" is faster, because PostgreSQL keeps prepared statements";
+            notes.warning(&format!("shard[{index}].pooler"), found, expected);
+        }
+        (Pooler::Transaction, false) => notes.checked(format!(
+            "shard {}: behind a pooler, whose limits decide how many connections there are; its role brings the time-outs along",
+            shard.name
+        )),
+    }
+}
+
+/// Server by server, what one process needs against what is left. Behind a pooler nobody here can tell.
+/// `starting`: a process that is about to come beside those that run; otherwise it may be one of them that is looked at.
+pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], starting: bool, notes: &mut Notes<'_>) {
+    let (writers, besides) = (config.engine.writers_per_shard(), config.connections_besides_writers());
+    let each = (writers + besides) as i64;
+    let direct = known.iter().copied().filter(|(i, _)| config.shards[*i].pooler == Pooler::None);
+    let known = &direct.collect::<Vec<_>>()[..];
     for (at, &(i, this)) in known.iter().enumerate() {
         let key = format!("shard[{i}].dsn");
         if let Some(max) = this.database_max.map(i64::from).filter(|max| *max < each) {
-            let found = format!("{each} connections needed ({workers} workers + {CONNECTIONS_BESIDES_WORKERS})");
+            let found = format!("{each} connections needed ({writers} workers and slow lanes + {besides})");
             notes.problem(&key, found, format!("at most {max}, the database's connection limit"));
         }
         if known[..at].iter().any(|(_, other)| other.server == this.server) {
@@ -112,13 +141,22 @@ pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &
         }
         let shards = known.iter().filter(|(_, other)| other.server == this.server).count() as i64;
         let needed = shards * each;
-        let need = format!("{needed} ({shards} shards × ({workers} workers + {CONNECTIONS_BESIDES_WORKERS}))");
+        let need = format!("{needed} ({shards} shards × ({writers} workers and slow lanes + {besides}))");
         let left = i64::from(this.max - this.reserved - this.others);
         let limits = format!(
             "max_connections {}, {} of them reserved, {} in use by others",
             this.max, this.reserved, this.others
         );
         let group = i64::from(this.group);
+        let of_server = known.iter().filter(|(_, other)| other.server == this.server);
+        let percent = of_server.map(|(i, _)| config.shards[*i].connections_share_percent).min().unwrap_or(100);
+        let share = i64::from(this.max - this.reserved) * percent as i64 / 100;
+        let share_text = || {
+            format!(
+                "{share}: {percent} % of what the server offers (max_connections {}, {} of them reserved)",
+                this.max, this.reserved
+            )
+        };
         if let Some(max) = this.role_max.map(i64::from).filter(|max| *max < needed) {
             notes.problem(
                 &key,
@@ -131,12 +169,26 @@ pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], notes: &
                 format!("{need} connections needed"),
                 format!("at most the {left} that are left ({limits})"),
             );
+        } else if percent < 100 && needed > share {
+            notes.problem(
+                &format!("shard[{i}].connections_share_percent"),
+                format!("{need} connections needed"),
+                format!("at most {}", share_text()),
+            );
+        } else if percent < 100 && needed + group > share {
+            let found = format!("{need} connections needed beside {group} of processes that run already");
+            let (key, most) = (format!("shard[{i}].connections_share_percent"), share_text());
+            match starting {
+                true => notes.problem(&key, found, format!("at most {most}, in all")),
+                false => notes.warning(&key, found, format!("at most {most}, in all, unless one of them ends")),
+            }
         } else if needed > left - group {
             let found = format!("{need} connections needed beside {group} of processes that run already");
             notes.warning(&key, found, format!("at most {left} in all ({limits}), unless one of them ends"));
         } else {
             let name = &config.shards[i].name;
-            notes.checked(format!("server of shard {name}: {} connections left, a process needs {need}", left - group));
+            let free = (left - group).min(share - group);
+            notes.checked(format!("server of shard {name}: {free} connections left, a process needs {need}"));
         }
     }
 }
@@ -155,15 +207,21 @@ mod tests {
 
     #[track_caller]
     fn check(known: &[Connections], expectation: &[&str]) {
-        let shards: String =
-            (0..known.len()).map(|i| format!("[[shard]]\nname = \"s{i}\"\ndsn = \"host=h{i}\"\n")).collect();
+        check_share(known, 100, false, expectation);
+    }
+
+    #[track_caller]
+    fn check_share(known: &[Connections], percent: usize, starting: bool, expectation: &[&str]) {
+        let shard =
+            |i| format!("[[shard]]\nname = \"s{i}\"\ndsn = \"host=h{i}\"\nconnections_share_percent = {percent}\n");
+        let shards: String = (0..known.len()).map(shard).collect();
         let text = format!(
             "[kafka]\nbootstrap.servers = \"a\"\ngroup.id = \"g\"\n[shards]\nby = \"hash\"\n[[topic]]\nname = \"t\"\n\
              table = \"t\"\n{shards}"
         );
         let loaded = parse(Path::new("f"), &text, &|_| None).expect("valid");
         let mut notes = Notes::new(&loaded.places);
-        compare(&loaded.config, &known.iter().enumerate().collect::<Vec<_>>(), &mut notes);
+        compare(&loaded.config, &known.iter().enumerate().collect::<Vec<_>>(), starting, &mut notes);
         let report = notes.report;
         let findings = report.problems.iter().chain(&report.warnings).map(|f| format!("{}: {}", f.key, f.text));
         assert_eq!(report.checked.into_iter().chain(findings).collect::<Vec<_>>(), expectation);
@@ -182,42 +240,74 @@ mod tests {
         };
         check(
             std::slice::from_ref(&plain),
-            &["server of shard s0: 13 connections left, a process needs 6 (1 shards × (4 workers + 2))"],
+            &["server of shard s0: 13 connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))"],
         );
         check(
             &[server(1, plain.clone()), server(2, plain.clone())],
             &[
-                "server of shard s0: 13 connections left, a process needs 6 (1 shards × (4 workers + 2))",
-                "server of shard s1: 13 connections left, a process needs 6 (1 shards × (4 workers + 2))",
+                "server of shard s0: 13 connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))",
+                "server of shard s1: 13 connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))",
             ],
         );
         let full = Connections { others: 6, ..plain.clone() };
         check(
             &[full.clone(), full],
             &[
-                "shard[0].dsn: found 12 (2 shards × (4 workers + 2)) connections needed, expected at most the 11 that are left \
+                "shard[0].dsn: found 14 (2 shards × (5 workers and slow lanes + 2)) connections needed, expected at most the 11 that are left \
              (max_connections 20, 3 of them reserved, 6 in use by others)",
             ],
         );
         check(
             &[Connections { group: 8, ..plain.clone() }],
             &[
-                "shard[0].dsn: found 6 (1 shards × (4 workers + 2)) connections needed beside 8 of processes that run already, \
+                "shard[0].dsn: found 7 (1 shards × (5 workers and slow lanes + 2)) connections needed beside 8 of processes that run already, \
              expected at most 13 in all (max_connections 20, 3 of them reserved, 4 in use by others), unless one of them ends",
             ],
         );
         check(
             &[Connections { role_max: Some(5), ..plain.clone() }],
             &[
-                "shard[0].dsn: found 6 (1 shards × (4 workers + 2)) connections needed, expected at most 5, the role's connection limit",
+                "shard[0].dsn: found 7 (1 shards × (5 workers and slow lanes + 2)) connections needed, expected at most 5, the role's connection limit",
             ],
         );
         check(
-            &[server(1, Connections { database_max: Some(5), ..plain.clone() }), server(1, plain)],
             &[
-                "server of shard s0: 13 connections left, a process needs 12 (2 shards × (4 workers + 2))",
-                "shard[0].dsn: found 6 connections needed (4 workers + 2), expected at most 5, the database's connection limit",
+                server(1, Connections { others: 2, database_max: Some(5), ..plain.clone() }),
+                server(1, Connections { others: 2, ..plain }),
+            ],
+            &[
+                "server of shard s0: 15 connections left, a process needs 14 (2 shards × (5 workers and slow lanes + 2))",
+                "shard[0].dsn: found 7 connections needed (5 workers and slow lanes + 2), expected at most 5, the database's connection limit",
             ],
         );
+    }
+
+    #[test]
+    fn a_share_counts_all_processes_of_the_group() {
+        let server = Connections {
+            server: Server { system: None, started: 0.0 },
+            max: 33,
+            reserved: 3,
+            others: 2,
+            group: 0,
+            role_max: None,
+            database_max: None,
+        };
+        let of = |group| std::slice::from_ref(Box::leak(Box::new(Connections { group, ..server.clone() })));
+        let free = |n| {
+            format!(
+                "server of shard s0: {n} connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))"
+            )
+        };
+        check_share(of(0), 40, true, &[&free(12)]);
+        check_share(of(5), 40, true, &[&free(7)]);
+        let beside = "shard[0].connections_share_percent: found 7 (1 shards × (5 workers and slow lanes + 2)) connections needed beside 12 of \
+                      processes that run already, expected at most 12: 40 % of what the server offers (max_connections 33, 3 \
+                      of them reserved), in all";
+        check_share(of(12), 40, true, &[beside]);
+        check_share(of(12), 40, false, &[&format!("{beside}, unless one of them ends")]);
+        let alone = "shard[0].connections_share_percent: found 7 (1 shards × (5 workers and slow lanes + 2)) connections needed, expected at \
+                     most 3: 10 % of what the server offers (max_connections 33, 3 of them reserved)";
+        check_share(of(0), 10, false, &[alone]);
     }
 }

@@ -2,11 +2,13 @@
 //! do two names lead to one of them.
 
 use postgres::Client;
+use postgres::types::Type;
 
 use crate::config::raw::Places;
-use crate::config::{Config, Target};
+use crate::config::{CommitGate, Config, Shard, Target};
 use crate::sink::control::REPLICA;
 use crate::sink::pool::Pool;
+use crate::sink::replicas::{POSITIONS, Positions, Replicas};
 use crate::sink::{Failure, schema, sqlstate};
 use crate::types::ShardIx;
 
@@ -65,6 +67,7 @@ fn look(config: &Config, index: usize, notes: &mut Notes<'_>) -> Result<Facts, F
     let shard = &config.shards[index];
     let pool = Pool::new(shard, &config.kafka.group_id, "check", POOL)?;
     let mut client = pool.get()?;
+    budget::pooler(config, index, client.is_direct(), notes);
     let facts = facts(config, index, &mut client, notes)?;
     let mut in_order = true;
     for (i, topic) in config.topics.iter().enumerate() {
@@ -82,7 +85,7 @@ fn facts(config: &Config, index: usize, client: &mut Client, notes: &mut Notes<'
     let failed = |error: postgres::Error| sqlstate::failure(&error);
     let shard = &config.shards[index];
     let key = format!("shard[{index}].dsn");
-    let row = client.query_one(FACTS, &[]).map_err(failed)?;
+    let row = client.query_typed_one(FACTS, &[]).map_err(failed)?;
     let version: i32 = row.get("version");
     let (name, role): (String, String) = (row.get("database_name"), row.get("role"));
     if version < SERVER_VERSION_MIN {
@@ -98,6 +101,9 @@ fn facts(config: &Config, index: usize, client: &mut Client, notes: &mut Notes<'
     }
     forebays_own(config, index, client, row.get("may_create_schema"), notes)?;
     replica(config, index, client, notes)?;
+    if let Some(gate) = &shard.commit_gate {
+        commit_gate(index, shard, gate, client, notes)?;
+    }
     Ok(Facts {
         connections: budget::ask(client, &config.kafka.group_id, "check").map_err(failed)?,
         database: row.get("database"),
@@ -132,6 +138,55 @@ fn forebays_own(
         Err(Failure::Shard(reason)) => notes.problem(&key, reason.to_string(), "a database that is this shard"),
         Err(failure) => return Err(failure),
     }
+    the_map(config, index, client, notes)
+}
+
+/// What the map says beside those that the group's processes had, as far as this database remembers.
+fn the_map(config: &Config, index: usize, client: &mut Client, notes: &mut Notes<'_>) -> Result<(), Failure> {
+    let expected = schema::Expected::new(config, ShardIx(index as u16));
+    let Some(map) = &expected.map else { return Ok(()) };
+    let name = &config.shards[index].name;
+    match schema::remembered_map(client, &expected) {
+        Ok(None) => {}
+        Ok(Some(known)) => {
+            let (new, lacking) = (map.new_beside(&known), known.new_beside(map));
+            notes.checked(format!("shard {name}: no tenant of the map moves, {new} are new to the database"));
+            if lacking > 0 {
+                let found = format!("{lacking} tenants fewer than the shard {name} remembers");
+                let expected = "every tenant that has rows: a record of one that the map lacks stops its topic";
+                notes.warning("shards.map_file", found, expected);
+            }
+        }
+        Err(Failure::Shard(reason)) => {
+            notes.problem("shards.map_file", format!("shard {name}: {reason}"), "a map that only adds tenants");
+        }
+        Err(failure) => return Err(failure),
+    }
+    Ok(())
+}
+
+/// The replicas that Kafka's commit waits for.
+fn commit_gate(
+    index: usize,
+    shard: &Shard,
+    gate: &CommitGate,
+    client: &mut Client,
+    notes: &mut Notes<'_>,
+) -> Result<(), Failure> {
+    let (names, enough) = Replicas::new(gate.clone(), &shard.name).params();
+    let asked = client.query_typed_one(POSITIONS.text, &[(&names, Type::TEXT_ARRAY), (&enough, Type::INT8)]);
+    let positions = Positions::new(&asked.map_err(|error| sqlstate::failure(&error))?);
+    if positions.are_known() {
+        let (enough, of) = (gate.replicas_min, gate.replicas.join(", "));
+        notes.checked(format!(
+            "shard {}: Kafka's commit waits for {enough} of the replicas {of}, and they are there",
+            shard.name
+        ));
+    } else {
+        let key = format!("shard[{index}].commit_replicas");
+        let expected = format!("{} of them; Kafka's commit stands still until then", gate.replicas_min);
+        notes.problem(&key, positions.why(), expected);
+    }
     Ok(())
 }
 
@@ -140,7 +195,8 @@ fn replica(config: &Config, index: usize, client: &mut Client, notes: &mut Notes
     let shard = &config.shards[index];
     let Some(replica) = &shard.pace.replica else { return Ok(()) };
     let key = format!("shard[{index}].replica");
-    let row = client.query_one(REPLICA, &[&replica.name]).map_err(|error| sqlstate::failure(&error))?;
+    let asked = client.query_typed_one(REPLICA.text, &[(&replica.name, Type::TEXT)]);
+    let row = asked.map_err(|error| sqlstate::failure(&error))?;
     if row.get::<_, Option<i64>>(2).is_some() {
         notes.checked(format!("shard {}: replica {}", shard.name, replica.name));
     } else if row.get(0) {
@@ -162,6 +218,6 @@ pub fn compare(config: &Config, places: &Places, facts: &[(usize, Facts)]) -> Re
         }
     }
     let connections: Vec<_> = facts.iter().map(|(i, facts)| (*i, &facts.connections)).collect();
-    budget::compare(config, &connections, &mut notes);
+    budget::compare(config, &connections, false, &mut notes);
     notes.report
 }

@@ -1,6 +1,7 @@
 //! A topic's table in one shard.
 
 use postgres::Client;
+use postgres::types::Type;
 
 use crate::config::{InsertMode, Shard, Table, Topic};
 use crate::sink::plan::TablePlan;
@@ -49,7 +50,7 @@ pub fn check(
 
 /// Whether the first columns of an index are among these.
 fn is_indexed(client: &mut Client, table: &str, columns: &[String]) -> Result<bool, Failure> {
-    let indexes = client.query(INDEXES, &[&table]).map_err(|error| sqlstate::failure(&error))?;
+    let indexes = client.query_typed(INDEXES, &[(&table, Type::TEXT)]).map_err(|error| sqlstate::failure(&error))?;
     Ok(indexes.iter().any(|row| {
         let index: Vec<String> = row.get("columns");
         index.len().min(columns.len()) > 0 && index.iter().take(columns.len()).all(|column| columns.contains(column))

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::ExitCode;
 use crate::config::{Config, load};
 use crate::console;
-use crate::letters::list::{Letter, Whole};
+use crate::letters::list::{Forwarded, Letter, Whole};
 use crate::letters::replay::Replayed;
 use crate::letters::{Answer, Filter, discard, list, replay};
 use crate::sink::Failure;
@@ -191,8 +191,13 @@ fn line(shard: &str, letter: &Letter) -> String {
     let key = letter.key.as_deref().map(|key| format!(" key {}", shown(key))).unwrap_or_default();
     let code = letter.sqlstate.as_ref().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
     let decided = letter.resolution.as_ref().map(|what| format!(" [{what}]")).unwrap_or_default();
+    let forwarded = match &letter.forwarded {
+        Forwarded::No => String::new(),
+        Forwarded::At(at) => format!(" [forwarded {at}]"),
+        Forwarded::Refused(reason) => format!(" [not forwarded: {reason}]"),
+    };
     format!(
-        "{} shard {shard} letter {}: {} [{}] offset {}{key}: {}{code}{decided}",
+        "{} shard {shard} letter {}: {} [{}] offset {}{key}: {}{code}{decided}{forwarded}",
         letter.at, letter.id, letter.topic, letter.partition, letter.offset, letter.error
     )
 }

@@ -35,6 +35,9 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
     if !budget.problems.is_empty() {
         return ExitCode::Config;
     }
+    for topic in &loaded.config.topics {
+        tracing::info!("topic {}: {}", topic.name, loaded.config.alignment());
+    }
     let stopper = Stopper::default();
     if let Err(error) = on_signals(&stopper) {
         tracing::error!("no handlers for signals: {error}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postgres::config::SslMode;
+use postgres::config::{SslMode, TargetSessionAttrs};
 
 const PAIRS: &str = "a connection string (host=… port=… user=… dbname=…, values with spaces in single quotes; or \
                      postgresql://…) of options that rust-postgres knows";
@@ -57,9 +57,23 @@ pub fn parse(text: &str) -> Result<Dsn, String> {
             rest.push_str(&format!("{name}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'")));
         }
     }
-    let config = rest.parse::<postgres::Config>().map_err(|error| expected(&error))?;
+    let mut config = rest.parse::<postgres::Config>().map_err(|error| expected(&error))?;
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
         return Err("a connection string with a host".to_owned());
+    }
+    let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
+    if config.get_ports().len() > 1 && config.get_ports().len() != hosts {
+        return Err("a connection string with one port, or as many ports as hosts".to_owned());
+    }
+    match config.get_target_session_attrs() {
+        TargetSessionAttrs::ReadOnly => {
+            return Err("a connection string whose target_session_attrs is read-write: forebay writes".to_owned());
+        }
+        // Of several hosts the one that takes writes is meant, whatever their order.
+        _ if hosts > 1 => {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        _ => {}
     }
     if tls.certificate.is_some() != tls.key.is_some() {
         return Err("a connection string with both sslcert and sslkey, or neither".to_owned());
@@ -248,6 +262,21 @@ mod tests {
         check("postgres://b:hunter2%00@h/d", Err("zero bytes"));
         check("host=a user=b password='hunter2", Err("single quotes"));
         check("postgres://b:hunter2@h/d?application_name=%zz", Err("hexadecimal"));
+    }
+
+    #[test]
+    fn of_several_hosts_the_one_that_takes_writes_is_meant() {
+        let attributes = |text: &str| {
+            let dsn = parse(text).ok();
+            dsn.expect("valid").config.get_target_session_attrs()
+        };
+        assert_eq!(attributes("host=a user=u"), TargetSessionAttrs::Any);
+        assert_eq!(attributes("host=a,b port=1,2 user=u"), TargetSessionAttrs::ReadWrite);
+        assert_eq!(attributes("postgresql://u@a:1,b:2/d"), TargetSessionAttrs::ReadWrite);
+        assert_eq!(attributes("host=a user=u target_session_attrs=read-write"), TargetSessionAttrs::ReadWrite);
+        check("host=a,b user=u target_session_attrs=read-only", Err("read-write: forebay writes"));
+        check("host=a user=u target_session_attrs=primary", Err("a valid target_session_attrs"));
+        check("host=a,b,c port=1,2 user=u password=hunter2", Err("as many ports as hosts"));
     }
 
     #[test]

@@ -24,6 +24,95 @@ pub const OWNED: &[(&str, &str)] = &[
     ("statistics.interval.ms", "forebay's own metrics depend on it"),
 ];
 
+/// Properties that only a consumer has; a producer that is given one says so in the log. A test compares with librdkafka.
+const CONSUMER_ONLY: &[&str] = &[
+    "auto.commit.enable",
+    "auto.commit.interval.ms",
+    "auto.offset.reset",
+    "check.crcs",
+    "consume.callback.max.messages",
+    "consume_cb",
+    "coordinator.query.interval.ms",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.partition.eof",
+    "fetch.error.backoff.ms",
+    "fetch.max.bytes",
+    "fetch.message.max.bytes",
+    "fetch.min.bytes",
+    "fetch.queue.backoff.ms",
+    "fetch.wait.max.ms",
+    "group.id",
+    "group.instance.id",
+    "group.protocol",
+    "group.protocol.type",
+    "group.remote.assignor",
+    "heartbeat.interval.ms",
+    "isolation.level",
+    "max.partition.fetch.bytes",
+    "max.poll.interval.ms",
+    "offset.store.method",
+    "offset.store.path",
+    "offset.store.sync.interval.ms",
+    "offset_commit_cb",
+    "partition.assignment.strategy",
+    "queued.max.messages.kbytes",
+    "queued.min.messages",
+    "rebalance_cb",
+    "session.timeout.ms",
+];
+
+/// Likewise for a producer: a consumer never sees them.
+const PRODUCER_ONLY: &[&str] = &[
+    "acks",
+    "batch.num.messages",
+    "batch.size",
+    "compression.codec",
+    "compression.level",
+    "compression.type",
+    "delivery.report.only.error",
+    "delivery.timeout.ms",
+    "dr_cb",
+    "dr_msg_cb",
+    "enable.gapless.guarantee",
+    "enable.idempotence",
+    "linger.ms",
+    "message.send.max.retries",
+    "message.timeout.ms",
+    "msg_order_cmp",
+    "partitioner",
+    "partitioner_cb",
+    "produce.offset.report",
+    "queue.buffering.backpressure.threshold",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.ms",
+    "queuing.strategy",
+    "request.required.acks",
+    "request.timeout.ms",
+    "retries",
+    "sticky.partitioning.linger.ms",
+    "transaction.timeout.ms",
+    "transactional.id",
+];
+
+impl Kafka {
+    /// The user's properties that a consumer knows.
+    pub fn consumer_properties(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.without(PRODUCER_ONLY)
+    }
+
+    /// The user's properties that a producer knows.
+    pub fn producer_properties(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.without(CONSUMER_ONLY)
+    }
+
+    fn without(&self, left_out: &'static [&'static str]) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.properties.iter().map(|(name, value)| (name.as_str(), value.0.as_str()));
+        all.filter(|(name, _)| !left_out.contains(name))
+    }
+}
+
 /// Kafka's default of `group.min.session.timeout.ms` (<https://kafka.apache.org/documentation/#brokerconfigs>).
 const SESSION_TIMEOUT_MIN_MS: u32 = 6000;
 
@@ -114,4 +203,53 @@ fn property_names() -> Vec<String> {
         rdkafka_sys::rd_kafka_conf_dump_free(dump, count);
     }
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io::Read;
+
+    use super::*;
+
+    /// The properties of one kind of client only, `C` or `P`, as librdkafka's own table says.
+    fn only(kind: &str) -> BTreeSet<String> {
+        let mut text = String::new();
+        // SAFETY: the file is open until it is closed here; librdkafka only writes to it.
+        unsafe {
+            let file = libc::tmpfile();
+            assert!(!file.is_null(), "a temporary file");
+            rdkafka_sys::rd_kafka_conf_properties_show(file.cast());
+            libc::fflush(file);
+            libc::rewind(file);
+            let mut copy = std::mem::ManuallyDrop::new(std::os::fd::FromRawFd::from_raw_fd(libc::fileno(file)));
+            let open: &mut std::fs::File = &mut copy;
+            open.read_to_string(&mut text).expect("what librdkafka wrote");
+            libc::fclose(file);
+        }
+        let rows = text.lines().map(|line| line.split('|').map(str::trim).collect::<Vec<_>>());
+        rows.filter(|row| row.len() > 2 && row[1] == kind).map(|row| row[0].to_owned()).collect()
+    }
+
+    #[test]
+    fn librdkafka_agrees_on_whose_property_is_whose() {
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(only("C"), set(CONSUMER_ONLY));
+        assert_eq!(only("P"), set(PRODUCER_ONLY));
+    }
+
+    #[test]
+    fn each_client_gets_what_it_knows() {
+        let written =
+            ["bootstrap.servers", "group.id", "linger.ms", "partitioner", "sasl.password", "session.timeout.ms"];
+        let properties = written.iter().map(|name| ((*name).to_owned(), Secret("x".into()))).collect();
+        let kafka = Kafka { group_id: "g".into(), first_start: super::super::FirstStart::Earliest, properties };
+        let names = |properties: &mut dyn Iterator<Item = (&str, &str)>| -> Vec<String> {
+            properties.map(|(name, _)| name.to_owned()).collect()
+        };
+        let consumer = names(&mut kafka.consumer_properties());
+        assert_eq!(consumer, ["bootstrap.servers", "group.id", "sasl.password", "session.timeout.ms"]);
+        let producer = names(&mut kafka.producer_properties());
+        assert_eq!(producer, ["bootstrap.servers", "linger.ms", "partitioner", "sasl.password"]);
+    }
 }

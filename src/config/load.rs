@@ -7,10 +7,10 @@ use super::problem::{Problem, Problems};
 use super::raw::{Environment, Places, Report, Section, is_world_readable};
 use super::secret::{Secret, is_secret_property, shown};
 use super::settings::{self as s, By, Described};
-use super::{Admin, Config, Engine, Pace, Replica, RouteBy, Routing, Shard, Target, Tenant, dsn, kafka, topic};
-
-/// A shard's control thread has one connection; takeovers and checks may need one more.
-pub const CONNECTIONS_BESIDES_WORKERS: usize = 2;
+use super::{
+    Admin, CommitGate, Config, Engine, Pace, ParkingLimits, Pooler, Replica, RouteBy, Routing, Shard, Target, Tenant,
+    connections_besides_writers, dsn, kafka, topic,
+};
 
 /// A configuration that may be run, and what else there is to say about it.
 #[derive(Debug, Clone)]
@@ -81,9 +81,10 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
     let kafka = kafka::read(&root.open_table("kafka", "kafka"));
     let engine = engine(&root.table("engine", "engine", &[]));
     root.table("admin", "admin", &[]).get(&s::ADMIN_LISTEN);
-    let shards = shards(&root, engine.workers_per_shard);
-    let routing = routing(&root.table("shards", "shards", &[]), &shards);
     let topics = topic::read_all(&root, engine.delivery);
+    let besides = connections_besides_writers(topics.as_deref().unwrap_or_default());
+    let shards = shards(&root, engine.writers_per_shard(), besides);
+    let routing = routing(&root.table("shards", "shards", &[]), &shards);
     Some(Config {
         file: file.to_owned(),
         kafka: kafka?,
@@ -129,6 +130,11 @@ fn engine(section: &Section<'_>) -> Engine {
         locate_deadline: section.get(&s::LOCATE_DEADLINE),
         retry_backoff_min: section.get(&s::RETRY_BACKOFF_MIN),
         retry_backoff_max: section.get(&s::RETRY_BACKOFF_MAX),
+        slow_lanes_per_shard: section.get(&s::SLOW_LANES_PER_SHARD),
+        parking: ParkingLimits {
+            records_max: section.get(&s::PARKED_RECORDS_MAX) as u64,
+            key_records_max: section.get(&s::PARKED_KEY_RECORDS_MAX) as u64,
+        },
     };
     if engine.retry_backoff_max < engine.retry_backoff_min {
         let found = engine.retry_backoff_max.as_millis().to_string();
@@ -142,7 +148,7 @@ fn engine(section: &Section<'_>) -> Engine {
 }
 
 /// One entry for each `[[shard]]`; none where something about it is wrong.
-fn shards(root: &Section<'_>, workers: usize) -> Vec<Option<Shard>> {
+fn shards(root: &Section<'_>, writers: usize, besides: usize) -> Vec<Option<Shard>> {
     let sections = root.tables("shard", &[]);
     if sections.is_empty() && !root.is_written("shard") {
         root.problem("shard", "nothing", "[[shard]], one table for each database");
@@ -150,10 +156,10 @@ fn shards(root: &Section<'_>, workers: usize) -> Vec<Option<Shard>> {
     let shards: Vec<Option<Shard>> = sections.iter().map(shard).collect();
     for (i, section) in sections.iter().enumerate() {
         let Some(this) = &shards[i] else { continue };
-        if let Some(max) = this.connections_max.filter(|max| *max < workers + CONNECTIONS_BESIDES_WORKERS) {
+        if let Some(max) = this.connections_max.filter(|max| *max < writers + besides) {
             let expected = format!(
-                "at least {}: one for each of {workers} workers and {CONNECTIONS_BESIDES_WORKERS} more",
-                workers + CONNECTIONS_BESIDES_WORKERS
+                "at least {}: one for each of {writers} workers and slow lanes, and {besides} more",
+                writers + besides
             );
             section.problem("connections_max", max.to_string(), expected);
         }
@@ -183,6 +189,17 @@ fn shard(section: &Section<'_>) -> Option<Shard> {
             "less than statement_timeout_ms, or waits for locks look like slow statements",
         );
     }
+    let pooler = section.get(&s::SHARD_POOLER);
+    let has_options =
+        dsn.as_ref().and_then(|dsn| dsn::parse(&dsn.0).ok()).is_some_and(|d| d.config.get_options().is_some());
+    if pooler == Pooler::Transaction && has_options {
+        section.problem(
+            "pooler",
+            "\"transaction\", and options in the dsn",
+            "the role's settings instead: a pooler drops options",
+        );
+    }
+    let commit_gate = commit_gate(section);
     let shard = Shard {
         name: name.unwrap_or_default(),
         dsn: dsn.unwrap_or(Secret(String::new())),
@@ -192,6 +209,9 @@ fn shard(section: &Section<'_>) -> Option<Shard> {
         lock_timeout,
         connections_max: section.get(&s::SHARD_CONNECTIONS_MAX),
         pace: pace(section),
+        pooler,
+        commit_gate,
+        connections_share_percent: section.get(&s::SHARD_CONNECTIONS_SHARE),
     };
     (!shard.name.is_empty() && !shard.dsn.0.is_empty()).then_some(shard)
 }
@@ -211,6 +231,17 @@ fn pace(section: &Section<'_>) -> Pace {
         adaptive_limit: section.get(&s::SHARD_ADAPTIVE_LIMIT),
         replica,
     }
+}
+
+fn commit_gate(section: &Section<'_>) -> Option<CommitGate> {
+    let replicas = section.get(&s::SHARD_COMMIT_REPLICAS);
+    let enough = section.get(&s::SHARD_COMMIT_REPLICAS_MIN);
+    if let Some(enough) = enough.filter(|enough| *enough > replicas.len()) {
+        let expected = format!("at most the {} of commit_replicas", replicas.len());
+        section.problem("commit_replicas_min", enough.to_string(), expected);
+    }
+    let replicas_min = enough.unwrap_or(replicas.len());
+    (!replicas.is_empty()).then_some(CommitGate { replicas, replicas_min })
 }
 
 fn shard_dsn(section: &Section<'_>) -> Option<Secret> {

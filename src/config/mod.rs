@@ -35,7 +35,51 @@ pub struct Config {
     pub readings: live::Readings,
 }
 
+/// A shard's control thread has one connection; takeovers and checks may need one more.
+const CONNECTIONS_BESIDES_WRITERS: usize = 2;
+
+/// Whether one shard that is slow can hold up partitions of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alignment {
+    /// All records of a partition are in one shard, whatever they hold.
+    Built,
+    /// So say the shards' `partitions`; records that say otherwise are counted.
+    Declared,
+    /// Any record may belong to any shard.
+    None,
+}
+
+impl std::fmt::Display for Alignment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Alignment::Built => "aligned: each partition is in one shard",
+            Alignment::Declared => {
+                "aligned as declared by the shards' `partitions`: records that belong elsewhere are counted and reported"
+            }
+            Alignment::None => {
+                "not aligned: a record of any partition may belong to any shard, so one that is slow or away holds up the \
+                 commits of all partitions. Declare each shard's `partitions` where producers keep tenants of a shard together"
+            }
+        })
+    }
+}
+
 impl Config {
+    /// How many connections to each shard a process needs besides those of its workers and slow lanes.
+    pub fn connections_besides_writers(&self) -> usize {
+        connections_besides_writers(&self.topics)
+    }
+
+    /// What the configuration says about it; that every partition is declared, `check` looks.
+    pub fn alignment(&self) -> Alignment {
+        match self.routing.by {
+            RouteBy::Partition => Alignment::Built,
+            _ if self.shards.len() == 1 => Alignment::Built,
+            _ if self.shards.iter().any(|shard| shard.partitions.is_some()) => Alignment::Declared,
+            _ => Alignment::None,
+        }
+    }
+
     /// Reads a configuration file. A topic without a `table` is left to a handler. Warnings are logged.
     ///
     /// # Errors
@@ -47,6 +91,11 @@ impl Config {
         }
         Ok(loaded.config)
     }
+}
+
+/// Whoever forwards dead letters has a connection of his own.
+fn connections_besides_writers(topics: &[Topic]) -> usize {
+    CONNECTIONS_BESIDES_WRITERS + usize::from(topics.iter().any(|topic| topic.forward_to.is_some()))
 }
 
 #[derive(Debug, Clone)]
@@ -105,6 +154,16 @@ pub struct Engine {
     pub locate_deadline: Duration,
     pub retry_backoff_min: Duration,
     pub retry_backoff_max: Duration,
+    /// For each shard: threads, and connections, that apply parked records.
+    pub slow_lanes_per_shard: usize,
+    pub parking: ParkingLimits,
+}
+
+impl Engine {
+    /// Connections to each shard that write rows.
+    pub fn writers_per_shard(&self) -> usize {
+        self.workers_per_shard + self.slow_lanes_per_shard
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -123,6 +182,11 @@ pub struct Shard {
     pub statement_timeout: Duration,
     pub lock_timeout: Duration,
     pub connections_max: Option<usize>,
+    /// Of what the server offers, for all processes of the group together.
+    pub connections_share_percent: usize,
+    pub pooler: Pooler,
+    /// Whose word Kafka's commit waits for; none: the database's own is enough.
+    pub commit_gate: Option<CommitGate>,
     pub pace: Pace,
 }
 
@@ -144,6 +208,24 @@ pub struct Replica {
     pub lag_max: Duration,
 }
 
+/// Replicas that must hold what Kafka is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitGate {
+    /// Their application names.
+    pub replicas: Vec<String>,
+    /// So many of them.
+    pub replicas_min: usize,
+}
+
+/// What stands between forebay and the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooler {
+    /// A connection of ours is one of the server's: it keeps settings and prepared statements.
+    None,
+    /// Each transaction may run on another of the server's connections: nothing outlives it.
+    Transaction,
+}
+
 /// Which shard a record belongs to.
 #[derive(Debug, Clone)]
 pub struct Routing {
@@ -162,6 +244,8 @@ pub enum RouteBy {
     Modulo,
     /// A file of tenant → shard name.
     Map { file: PathBuf, tenants: BTreeMap<String, usize>, default: Option<usize> },
+    /// A program that embeds forebay decides, by code; `generation` names that code and its version.
+    Function { generation: String },
 }
 
 /// What of a record names its tenant.
@@ -182,6 +266,10 @@ pub struct Topic {
     pub on_bad_record: OnBadRecord,
     /// In each shard.
     pub rows_per_second_max: Option<usize>,
+    /// Tries of a record whose foreign-key parent is missing, before it is at fault.
+    pub parent_tries: u32,
+    /// The topic that its dead letters go on to.
+    pub forward_to: Option<String>,
 }
 
 /// What becomes of a record that cannot be applied.
@@ -189,8 +277,24 @@ pub struct Topic {
 pub enum OnBadRecord {
     /// Its topic stops in front of it.
     Stop,
-    /// It goes into `forebay.dead_letter`, and its key goes on; too many of them stop the topic.
-    DeadLetter(BadLimit),
+    /// It goes into `forebay.dead_letter`, or waits at the head of its key; too many of them stop the topic.
+    DeadLetter(BadLimit, Then),
+}
+
+/// What becomes of a dead letter's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It goes on without the record.
+    Skip,
+    /// It waits behind the record until a person decides.
+    Park,
+}
+
+/// How much may be parked, by one process in one shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParkingLimits {
+    pub records_max: u64,
+    pub key_records_max: u64,
 }
 
 /// Beyond it, as one worker sees a topic, bad records are no exception any more.

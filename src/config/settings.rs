@@ -10,7 +10,7 @@ pub use table::settings_table;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use super::{Affinity, Delivery, FirstStart, InsertMode, Tenant, UnknownFields};
+use super::{Affinity, Delivery, FirstStart, InsertMode, Pooler, Tenant, Then, UnknownFields};
 
 /// How `[shards] by` is written; the validated form is [`super::RouteBy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +26,6 @@ pub enum By {
 pub enum BadPolicy {
     Stop,
     DeadLetter,
-}
-
-/// `[topic.on_bad_record] then`, as far as this version goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    Skip,
 }
 
 /// The order is that of the table in tuning.md. A setting that is missing here is refused as unknown.
@@ -56,6 +50,9 @@ pub static ALL: &[&dyn Described] = &[
     &LOCATE_DEADLINE,
     &RETRY_BACKOFF_MIN,
     &RETRY_BACKOFF_MAX,
+    &SLOW_LANES_PER_SHARD,
+    &PARKED_RECORDS_MAX,
+    &PARKED_KEY_RECORDS_MAX,
     &SHARDS_BY,
     &SHARDS_TENANT,
     &SHARDS_DELIMITER,
@@ -74,6 +71,10 @@ pub static ALL: &[&dyn Described] = &[
     &SHARD_ADAPTIVE_LIMIT,
     &SHARD_REPLICA,
     &SHARD_REPLICA_LAG_MAX,
+    &SHARD_POOLER,
+    &SHARD_COMMIT_REPLICAS,
+    &SHARD_COMMIT_REPLICAS_MIN,
+    &SHARD_CONNECTIONS_SHARE,
     &TOPIC_NAME,
     &TOPIC_TABLE,
     &TOPIC_HANDLER,
@@ -91,6 +92,8 @@ pub static ALL: &[&dyn Described] = &[
     &ON_BAD_RECORD_THEN,
     &ON_BAD_RECORD_RUN_MAX,
     &ON_BAD_RECORD_PERCENT_MAX,
+    &ON_BAD_RECORD_PARENT_TRIES,
+    &ON_BAD_RECORD_FORWARD_TO,
     &ADMIN_LISTEN,
 ];
 
@@ -245,6 +248,24 @@ pub static RETRY_BACKOFF_MAX: Setting<Millis> = Setting {
     kind: millis(10_000, 1..=600_000),
     prose: "Longest such wait.",
 };
+pub static SLOW_LANES_PER_SHARD: Setting<Number> = Setting {
+    section: "engine",
+    name: "slow_lanes_per_shard",
+    kind: number("threads", 1, 1..=64),
+    prose: "Threads that apply parked records in each shard; each has one connection, which it opens when something is parked.",
+};
+pub static PARKED_RECORDS_MAX: Setting<Number> = Setting {
+    section: "engine",
+    name: "parked_records_max",
+    kind: number("records", 1_000_000, 1..=1_000_000_000),
+    prose: "Most records that this process keeps parked in each shard; beyond, the lanes that would park more wait.",
+};
+pub static PARKED_KEY_RECORDS_MAX: Setting<Number> = Setting {
+    section: "engine",
+    name: "parked_key_records_max",
+    kind: number("records", 100_000, 1..=1_000_000_000),
+    prose: "Most parked records of one key; beyond, its lane waits.",
+};
 
 // --------------------------------------------------------------------------------------------------------------- shards
 
@@ -348,7 +369,34 @@ pub static SHARD_CONNECTIONS_MAX: Setting<Optional<Number>> = Setting {
     section: "shard",
     name: "connections_max",
     kind: Optional(number("connections", 0, 1..=100_000), "what the server allows"),
-    prose: "Most connections that this process may open to the shard: it needs one for each worker and two more.",
+    prose: "Most connections that this process may open to the shard: it needs one for each worker and two more, three where dead letters are forwarded.",
+};
+pub static SHARD_POOLER: Setting<Choice<Pooler>> = Setting {
+    section: "shard",
+    name: "pooler",
+    kind: Choice { default: Pooler::None, words: &[("none", Pooler::None), ("transaction", Pooler::Transaction)] },
+    prose: "What stands between forebay and the database: nothing that changes a session, or a pooler that deals connections out \
+            transaction by transaction (pgbouncer's `pool_mode = transaction`). Then statements have no names.",
+};
+pub static SHARD_COMMIT_REPLICAS: Setting<TextList> = Setting {
+    section: "shard",
+    name: "commit_replicas",
+    kind: TextList { expected: "a list of the application_names of replicas" },
+    prose: "Kafka's commit waits until these replicas have flushed what it is about; rows are applied all the same. Their names as \
+            `pg_stat_replication` shows them.",
+};
+pub static SHARD_COMMIT_REPLICAS_MIN: Setting<Optional<Number>> = Setting {
+    section: "shard",
+    name: "commit_replicas_min",
+    kind: Optional(number("replicas", 0, 1..=1000), "all"),
+    prose: "So many of `commit_replicas` are enough.",
+};
+
+pub static SHARD_CONNECTIONS_SHARE: Setting<Number> = Setting {
+    section: "shard",
+    name: "connections_share_percent",
+    kind: number("%", 100, 1..=100),
+    prose: "How much of what the shard's server offers (`max_connections` less what it reserves) all processes of the group together may take. Others keep the rest; a process that would exceed it does not start.",
 };
 pub static SHARD_ROWS_PER_SECOND_MAX: Setting<Reloads<Optional<Number>>> = Setting {
     section: "shard",
@@ -484,8 +532,9 @@ pub static ON_BAD_RECORD_POLICY: Setting<Choice<BadPolicy>> = Setting {
 pub static ON_BAD_RECORD_THEN: Setting<Choice<Then>> = Setting {
     section: "topic.on_bad_record",
     name: "then",
-    kind: Choice { default: Then::Skip, words: &[("skip", Then::Skip)] },
-    prose: "What becomes of a dead letter's key: it goes on without it.",
+    kind: Choice { default: Then::Skip, words: &[("skip", Then::Skip), ("park", Then::Park)] },
+    prose: "What becomes of a dead letter's key. \"skip\": it goes on without the record. \"park\": it waits in `forebay.parked` behind \
+            the record, in order, until `forebay dead-letters replay` or `discard`; other keys go on.",
 };
 pub static ON_BAD_RECORD_RUN_MAX: Setting<Number> = Setting {
     section: "topic.on_bad_record",
@@ -498,6 +547,25 @@ pub static ON_BAD_RECORD_PERCENT_MAX: Setting<Number> = Setting {
     name: "percent_max",
     kind: number("%", 10, 0..=100),
     prose: "So many dead letters among the last thousand or two, likewise; 100 never stops it.",
+};
+pub static ON_BAD_RECORD_PARENT_TRIES: Setting<Number> = Setting {
+    section: "topic.on_bad_record",
+    name: "parent_tries",
+    kind: number("tries", 10, 1..=1_000_000),
+    prose: "How often a record is tried whose foreign-key parent is missing (it may be on its way in another partition) before it counts as \
+            bad; its key waits meanwhile, parked, with growing pauses up to `retry_backoff_max_ms`.",
+};
+pub static ON_BAD_RECORD_FORWARD_TO: Setting<Text<String>> = Setting {
+    section: "topic.on_bad_record",
+    name: "forward_to",
+    kind: Text {
+        expected: "a topic's name: at most 249 letters, digits, dots, dashes and underscores",
+        required: false,
+        parse: topic_name,
+        absent: "none",
+    },
+    prose: "A topic on the same brokers that dead letters go on to from `forebay.dead_letter`, at least once each: key, value, \
+            headers and timestamp as they were, and why it is a dead letter in headers behind them.",
 };
 pub static ADMIN_LISTEN: Setting<NotYet> = Setting {
     section: "admin",

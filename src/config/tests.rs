@@ -344,9 +344,9 @@ fn dead_letters_need_fences() {
     let policy = |toml: &str| {
         valid(&SMALLEST.replacen(TOPIC_END, &format!("{TOPIC_END}\n{toml}"), 1)).config.topics[0].on_bad_record
     };
-    assert_eq!(policy(""), OnBadRecord::DeadLetter(BadLimit { run_max: 100, percent_max: 10 }));
-    let limits = "[topic.on_bad_record]\nthen = \"skip\"\nrun_max = 7\npercent_max = 100";
-    assert_eq!(policy(limits), OnBadRecord::DeadLetter(BadLimit { run_max: 7, percent_max: 100 }));
+    assert_eq!(policy(""), OnBadRecord::DeadLetter(BadLimit { run_max: 100, percent_max: 10 }, Then::Skip));
+    let limits = "[topic.on_bad_record]\nthen = \"park\"\nrun_max = 7\npercent_max = 100";
+    assert_eq!(policy(limits), OnBadRecord::DeadLetter(BadLimit { run_max: 7, percent_max: 100 }, Then::Park));
     assert_eq!(policy("delivery = \"at_least_once\""), OnBadRecord::Stop);
     check(
         TOPIC_END,
@@ -358,15 +358,59 @@ fn dead_letters_need_fences() {
 }
 
 #[test]
-fn what_this_version_does_not_have_is_said() {
-    let later = "[topic.on_bad_record]\npolicy = \"dead_letter\"\nthen = \"park\"";
+fn dead_letters_go_on_to_a_topic_of_their_own() {
+    let with = |toml: &str| format!("{TOPIC_END}\n{toml}[topic.on_bad_record]\nforward_to = ");
+    let loaded = valid(&SMALLEST.replacen(TOPIC_END, &format!("{}\"letters\"", with("")), 1));
+    assert_eq!(loaded.config.topics[0].forward_to.as_deref(), Some("letters"));
+    assert_eq!(loaded.config.connections_besides_writers(), 3);
+    assert_eq!(valid(SMALLEST).config.connections_besides_writers(), 2);
     check(
         TOPIC_END,
-        &format!("{TOPIC_END}\n{later}"),
+        &format!("{}\"subscription-updates\"", with("")),
         &[
-            "forebay.toml:19: topic[0].on_bad_record.then: found \"park\", expected skip, the only choice of this version",
+            "forebay.toml:18: topic[0].on_bad_record.forward_to: found \"subscription-updates\", which is one of the topics here, expected a topic that is not read here",
         ],
     );
+    check(
+        TOPIC_END,
+        &format!("{}\"letters/mine\"", with("")),
+        &[
+            "forebay.toml:18: topic[0].on_bad_record.forward_to: found \"letters/mine\", expected a topic's name: at most 249 letters, digits, dots, dashes and underscores",
+        ],
+    );
+    check(
+        TOPIC_END,
+        &format!("{}\"letters\"", with("delivery = \"at_least_once\"\n")),
+        &[
+            "forebay.toml:19: topic[0].on_bad_record.forward_to: found a value, expected nothing: this topic has no dead letters",
+        ],
+    );
+    check(
+        TOPIC_END,
+        &format!("{}\"letters\"\npolicy = \"stop\"", with("")),
+        &[
+            "forebay.toml:18: topic[0].on_bad_record.forward_to: found a value, expected nothing: this topic has no dead letters",
+        ],
+    );
+    check(
+        TOPIC_END,
+        &format!("{}\"letters\"\nthen = \"park\"", with("")),
+        &[
+            "warning: forebay.toml:18: topic[0].on_bad_record.forward_to: found a value beside then = \"park\", expected then = \"skip\": letters that block their key wait in forebay.parked and go nowhere",
+        ],
+    );
+    check(SHARD, "[[shard]]\nconnections_max = 7", &[]);
+    let forwarding = SMALLEST.replacen(SHARD, "[[shard]]\nconnections_max = 7", 1).replacen(
+        TOPIC_END,
+        &format!("{}\"letters\"", with("")),
+        1,
+    );
+    let said = read(&forwarding).expect_err("one connection more").to_string();
+    assert!(said.contains("expected at least 8: one for each of 5 workers and slow lanes, and 3 more"), "{said}");
+}
+
+#[test]
+fn what_this_version_does_not_have_is_said() {
     check(
         KAFKA,
         "[admin]\nlisten = \"127.0.0.1:9464\"\n[ingest]\nlisten = \"x\"\n[kafka]",
@@ -561,7 +605,7 @@ fn a_connection_budget_that_cannot_work() {
         SHARD,
         "[[shard]]\nconnections_max = 5",
         &[
-            "forebay.toml:7: shard[0].connections_max: found 5, expected at least 6: one for each of 4 workers and 2 more",
+            "forebay.toml:7: shard[0].connections_max: found 5, expected at least 7: one for each of 5 workers and slow lanes, and 2 more",
         ],
     );
 }
@@ -586,6 +630,27 @@ fn what_a_shard_is_held_to() {
     let config = read(&SMALLEST.replace(SHARD, settings)).unwrap().config;
     let replica = Some(Replica { name: "near".into(), lag_max: Duration::from_millis(500) });
     assert_eq!(config.shards[0].pace, Pace { rows_per_second_max: Some(5000), adaptive_limit: true, replica });
+}
+
+#[test]
+fn poolers_and_replicas() {
+    let pooler = "[[shard]]\npooler = \"transaction\"";
+    check(SHARD, pooler, &[]);
+    check(
+        SHARD,
+        "[[shard]]\npooler = \"session\"",
+        &["forebay.toml:7: shard[0].pooler: found \"session\", expected one of none, transaction"],
+    );
+    let options =
+        read(&SMALLEST.replacen(SHARD, pooler, 1).replace("dbname=app", "dbname=app options='-c lock_timeout=1'"));
+    let problems = options.expect_err("options would be dropped").0;
+    assert_eq!(problems.iter().map(|p| p.key.as_str()).collect::<Vec<_>>(), ["shard[0].pooler"]);
+    check(SHARD, "[[shard]]\ncommit_replicas = [\"a\", \"b\"]\ncommit_replicas_min = 1", &[]);
+    for replicas in ["", "commit_replicas = [\"a\"]\n"] {
+        let found = read(&SMALLEST.replacen(SHARD, &format!("[[shard]]\n{replicas}commit_replicas_min = 2"), 1));
+        let problems = found.expect_err("more than there are").0;
+        assert_eq!(problems.iter().map(|p| p.key.as_str()).collect::<Vec<_>>(), ["shard[0].commit_replicas_min"]);
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use toml::de::DeValue;
 
 use super::raw::{Section, describe};
-use super::settings::{self as s, BadPolicy, Then};
-use super::{BadLimit, ColumnSource, Delivery, InsertMode, OnBadRecord, Table, Target, Topic};
+use super::settings::{self as s, BadPolicy};
+use super::{BadLimit, ColumnSource, Delivery, InsertMode, OnBadRecord, Table, Target, Then, Topic};
 
 /// Settings that say nothing without a table.
 const TABLE_SETTINGS: &[&str] = &[
@@ -48,7 +48,20 @@ pub fn read_all(root: &Section<'_>, delivery: Delivery) -> Option<Vec<Topic>> {
             }
         }
     }
+    no_loops(&sections, &topics);
     topics.into_iter().collect()
+}
+
+/// What goes on to a topic that is read here would come back, and may be refused again.
+fn no_loops(sections: &[Section<'_>], topics: &[Option<Topic>]) {
+    let consumed: Vec<&str> = topics.iter().flatten().map(|topic| topic.name.as_str()).collect();
+    for (section, topic) in sections.iter().zip(topics) {
+        let to = topic.as_ref().and_then(|topic| topic.forward_to.as_deref());
+        if let Some(to) = to.filter(|to| consumed.contains(to)) {
+            let key = "on_bad_record.forward_to";
+            section.problem(key, format!("{to:?}, which is one of the topics here"), "a topic that is not read here");
+        }
+    }
 }
 
 fn same_table(a: &Topic, b: &Topic) -> bool {
@@ -62,13 +75,16 @@ fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
     let name = section.get(&s::TOPIC_NAME);
     let table = section.get(&s::TOPIC_TABLE);
     let delivery = section.get(&s::TOPIC_DELIVERY).unwrap_or(delivery);
-    let on_bad_record = on_bad_record(&section.table("on_bad_record", "topic.on_bad_record", &[]), delivery);
+    let bad = section.table("on_bad_record", "topic.on_bad_record", &[]);
+    let (on_bad_record, forward_to) = on_bad_record(&bad, delivery);
+    let parent_tries = bad.get(&s::ON_BAD_RECORD_PARENT_TRIES) as u32;
     let rows_per_second_max = section.get(&s::TOPIC_ROWS_PER_SECOND_MAX);
     if section.get(&s::TOPIC_HANDLER) {
         for setting in TABLE_SETTINGS.iter().filter(|setting| section.is_written(setting)) {
             section.problem(setting, "a value beside handler = true", "nothing: the handler decides");
         }
-        return Some(Topic { name: name?, target: Target::Handler, delivery, on_bad_record, rows_per_second_max });
+        let (name, target) = (name?, Target::Handler);
+        return Some(Topic { name, target, delivery, on_bad_record, rows_per_second_max, parent_tries, forward_to });
     }
     if !section.is_written("table") {
         section.problem("table", "nothing", "a table, or handler = true in a program that embeds forebay");
@@ -88,29 +104,42 @@ fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
         columns: columns(&section.open_table("columns", "topic.columns")),
     };
     cross_check(section, &table);
-    let (name, named) = (name?, !table.name.is_empty());
-    let target = Target::Table(table);
-    named.then_some(Topic { name, target, delivery, on_bad_record, rows_per_second_max })
+    let name = name?;
+    let target = (!table.name.is_empty()).then_some(Target::Table(table))?;
+    Some(Topic { name, target, delivery, on_bad_record, rows_per_second_max, parent_tries, forward_to })
 }
 
-fn on_bad_record(section: &Section<'_>, delivery: Delivery) -> OnBadRecord {
+/// What becomes of a bad record, and where it goes on to.
+fn on_bad_record(section: &Section<'_>, delivery: Delivery) -> (OnBadRecord, Option<String>) {
     let policy = section.get(&s::ON_BAD_RECORD_POLICY);
-    let Then::Skip = section.get(&s::ON_BAD_RECORD_THEN);
+    let then = section.get(&s::ON_BAD_RECORD_THEN);
     let run_max = section.get(&s::ON_BAD_RECORD_RUN_MAX);
     let percent_max = section.get(&s::ON_BAD_RECORD_PERCENT_MAX);
-    if delivery == Delivery::AtLeastOnce {
-        if section.is_written("policy") && policy == BadPolicy::DeadLetter {
-            section.problem(
-                "policy",
-                "\"dead_letter\" with delivery = \"at_least_once\"",
-                "\"stop\": dead letters are written with the fences, and there are none",
-            );
-        }
-        return OnBadRecord::Stop;
+    let forward_to = section.get(&s::ON_BAD_RECORD_FORWARD_TO);
+    let fenced = delivery == Delivery::ExactlyOnce;
+    if !fenced && section.is_written("policy") && policy == BadPolicy::DeadLetter {
+        section.problem(
+            "policy",
+            "\"dead_letter\" with delivery = \"at_least_once\"",
+            "\"stop\": dead letters are written with the fences, and there are none",
+        );
     }
     match policy {
-        BadPolicy::Stop => OnBadRecord::Stop,
-        BadPolicy::DeadLetter => OnBadRecord::DeadLetter(BadLimit { run_max, percent_max }),
+        BadPolicy::DeadLetter if fenced => {
+            if then == Then::Park && forward_to.is_some() {
+                let found = "a value beside then = \"park\"";
+                let expected = "then = \"skip\": letters that block their key wait in forebay.parked and go nowhere";
+                section.warning(s::ON_BAD_RECORD_FORWARD_TO.name, found, expected);
+            }
+            (OnBadRecord::DeadLetter(BadLimit { run_max, percent_max }, then), forward_to)
+        }
+        BadPolicy::Stop | BadPolicy::DeadLetter => {
+            if section.is_written(s::ON_BAD_RECORD_FORWARD_TO.name) {
+                let expected = "nothing: this topic has no dead letters";
+                section.problem(s::ON_BAD_RECORD_FORWARD_TO.name, "a value", expected);
+            }
+            (OnBadRecord::Stop, None)
+        }
     }
 }
 

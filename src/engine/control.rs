@@ -11,11 +11,12 @@ use crate::clock::Clock;
 use crate::engine::Rules;
 use crate::engine::event::{Answer, Doing, Event, Request};
 use crate::engine::pace::{News, Pace};
+use crate::engine::parked::Parked;
 use crate::engine::report::Reporter;
-use crate::engine::worker::Next;
-use crate::sink::{Control, Failure, Identity, Progress, Replica, Takeover};
+use crate::engine::worker::{Next, Signals};
+use crate::sink::{Control, Failure, Identity, Progress, Reason, Replica, Takeover};
 use crate::state::retry::{Backoff, Trying};
-use crate::types::{Generation, TopicIx, TopicPartition};
+use crate::types::{Generation, Lane, TopicIx, TopicPartition};
 
 /// How long after a look at the replica that failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -27,6 +28,7 @@ pub struct ControlLoop<C> {
     control: C,
     report: Reporter,
     inbox: Receiver<Request>,
+    parked: Arc<Parked>,
     clock: Arc<dyn Clock>,
     rng: fastrand::Rng,
     rules: Rules,
@@ -41,8 +43,6 @@ pub struct ControlLoop<C> {
     storing: BTreeMap<TopicIx, Trying>,
     /// Not before this does a failed task run again.
     retry_at: Duration,
-    /// The database was away at the last try.
-    away: bool,
     closed: bool,
 }
 
@@ -69,35 +69,42 @@ pub struct LoopContext {
     pub rules: Rules,
     pub backoff: Backoff,
     pub pace: Arc<Pace>,
+    pub signals: Arc<Signals>,
 }
 
 #[cfg(test)]
 impl LoopContext {
     /// For a loop of the first shard, and what it tells the poller.
     pub fn of_test(clock: &crate::clock::TestClock, retry_max: Duration) -> (LoopContext, Receiver<Event>) {
+        use crate::engine::gate::Gate;
         use crate::engine::report::Waker;
         use crate::types::ShardIx;
 
         let (told, events) = crossbeam_channel::bounded(1024);
+        let backoff = Backoff::new(Duration::from_millis(50), retry_max);
+        let gate = Gate::new(Arc::new(clock.clone()), fastrand::Rng::with_seed(2), backoff.clone());
+        let gate = Arc::new(gate);
         let context = LoopContext {
-            report: Reporter::new(ShardIx(0), told, Waker::new(Arc::new(|| {}))),
+            report: Reporter::new(ShardIx(0), told, Waker::new(Arc::new(|| {})), gate),
             clock: Arc::new(clock.clone()),
             rng: fastrand::Rng::with_seed(1),
             rules: Rules::ALL,
-            backoff: Backoff::new(Duration::from_millis(50), retry_max),
             pace: Arc::new(Pace::unlimited(1, 1)),
+            backoff,
+            signals: Arc::new(Signals::new(1)),
         };
         (context, events)
     }
 }
 
 impl<C: Control> ControlLoop<C> {
-    pub fn new(control: C, inbox: Receiver<Request>, context: LoopContext) -> ControlLoop<C> {
-        let LoopContext { report, clock, rng, rules, backoff, pace } = context;
+    pub fn new(control: C, inbox: Receiver<Request>, parked: Arc<Parked>, context: LoopContext) -> ControlLoop<C> {
+        let LoopContext { report, clock, rng, rules, backoff, pace, .. } = context;
         ControlLoop {
             control,
             report,
             inbox,
+            parked,
             clock,
             rng,
             rules,
@@ -108,7 +115,6 @@ impl<C: Control> ControlLoop<C> {
             blind: false,
             storing: BTreeMap::new(),
             retry_at: Duration::ZERO,
-            away: false,
             closed: false,
         }
     }
@@ -150,6 +156,9 @@ impl<C: Control> ControlLoop<C> {
             self.look_at = now + LOOK_EVERY;
             self.look_after_pace();
         }
+        if let Some(at) = self.report.gate().probe_at() {
+            return self.probe(at, now);
+        }
         let due = |t: &Task| !t.failed || now >= self.retry_at;
         let Some(task) = self.tasks.iter().position(due).and_then(|index| self.tasks.remove(index)) else {
             let next = if self.tasks.is_empty() { self.look_at } else { self.look_at.min(self.retry_at) };
@@ -169,7 +178,7 @@ impl<C: Control> ControlLoop<C> {
             return;
         };
         // Others find out when the database is there again.
-        let seen = if self.away { Ok(Replica::Unknown) } else { self.control.replica(&name) };
+        let seen = if self.report.gate().is_open() { Ok(Replica::Unknown) } else { self.control.replica(&name) };
         let (position, why) = match seen {
             Ok(Replica::At(position)) => (Some(position), None),
             Ok(Replica::Unknown) => (None, None),
@@ -191,23 +200,60 @@ impl<C: Control> ControlLoop<C> {
         self.report.tell(Event::Pace { shard, news });
     }
 
+    /// The shard's breaker is open: nothing is tried but this, and everybody else waits for it.
+    fn probe(&mut self, at: Duration, now: Duration) -> Next {
+        if self.closed {
+            return Next::Done;
+        }
+        self.refuse_progress();
+        if now < at {
+            return Next::After(at - now);
+        }
+        match self.control.probe() {
+            Ok(()) => {
+                self.report.gate().probed(true);
+                self.retry_at = now;
+            }
+            Err(failure) => {
+                self.report.unwell(&failure);
+                self.report.gate().probed(false);
+            }
+        }
+        Next::Again
+    }
+
+    /// Progress that cannot be stored now is asked for again: other shards' commits do not wait for it.
+    fn refuse_progress(&mut self) {
+        for task in std::mem::take(&mut self.tasks) {
+            let What::Progress { topic, .. } = task.what else {
+                self.tasks.push_back(task);
+                continue;
+            };
+            self.storing.insert(topic, task.trying);
+            let failure = Failure::Outage(Reason::new("the shard's breaker is open"));
+            let answer = Answer::NotProgressed { topic, failure };
+            self.report.tell(Event::Control { shard: self.report.shard(), answer });
+        }
+    }
+
     fn accept(&mut self, request: Request) {
         let what = match request {
             Request::Locate { topic, identity, partitions } => What::Locate { topic, identity, partitions },
             Request::Takeover { takeover, generation } => What::Takeover { takeover, generation },
             Request::Progress { topic, of } => What::Progress { topic, of },
             Request::Cancel { at, generation } => return self.cancel(at, generation),
+            // The next step looks at the breaker.
+            Request::Probe => return,
         };
         let trying = match &what {
             What::Progress { topic, .. } => self.storing.remove(topic).unwrap_or_default(),
             What::Locate { .. } | What::Takeover { .. } => Trying::default(),
         };
-        // Progress is asked for again as soon as it is refused: each time a connection of its own would be too much.
-        let failed = self.away && matches!(what, What::Progress { .. });
-        self.tasks.push_back(Task { what, failed, trying });
+        self.tasks.push_back(Task { what, failed: false, trying });
     }
 
     fn cancel(&mut self, at: TopicPartition, generation: Generation) {
+        self.parked.close(at, generation);
         self.tasks.retain_mut(|task| match &mut task.what {
             What::Locate { topic, partitions, .. } => {
                 partitions.retain(|(p, g)| *topic != at.topic || *p != at.partition || *g > generation);
@@ -228,7 +274,6 @@ impl<C: Control> ControlLoop<C> {
             Ok(answer) => {
                 self.report.well();
                 self.backoff.reset();
-                self.away = false;
                 let lasted = task.trying.ended(self.clock.now());
                 self.report.in_vain(task.what.topic(), task.what.doing(), lasted, None);
                 self.report.tell(Event::Control { shard: self.report.shard(), answer });
@@ -247,18 +292,25 @@ impl<C: Control> ControlLoop<C> {
 
     fn take_over(&mut self, takeover: &Takeover, generation: Generation) -> Result<Answer, Failure> {
         let taken = self.control.takeover(takeover)?;
+        self.parked.set_holds(takeover.at.topic, self.control.holds(takeover.at.topic)?);
+        let (lanes, parked) = (taken.fences.len() as Lane, taken.parked.clone());
+        // Before the poller hears of it, and so before any record of the tenure is sent.
+        self.parked.install(takeover.at, generation, takeover.token, lanes, parked);
         Ok(Answer::TakenOver { at: takeover.at, generation, taken })
     }
 
     fn progress(&mut self, topic: TopicIx, of: &[(Progress, Generation)]) -> Result<Answer, Failure> {
         let asked: Vec<Progress> = of.iter().map(|(p, _)| p.clone()).collect();
         let stored = self.control.progress(topic, &asked)?;
+        self.parked.set_holds(topic, self.control.holds(topic)?);
         let (mut acknowledged, mut missing) = (Vec::new(), Vec::new());
         for (progress, generation) in of {
-            // What is acknowledged is what was asked for: nobody but the owner raises it.
-            match stored.iter().any(|(p, _)| *p == progress.partition) {
-                true => acknowledged.push((progress.partition, *generation, progress.done)),
-                false => missing.push((progress.partition, *generation)),
+            // At most what was asked for: nobody but the owner raises it.
+            match stored.iter().find(|(p, _)| *p == progress.partition) {
+                Some((_, stored)) => {
+                    acknowledged.push((progress.partition, *generation, progress.done.min(*stored)));
+                }
+                None => missing.push((progress.partition, *generation)),
             }
         }
         Ok(Answer::Progressed { topic, acknowledged, missing })
@@ -266,7 +318,6 @@ impl<C: Control> ControlLoop<C> {
 
     fn failed(&mut self, task: Task, failure: Failure) {
         let Task { what, mut trying, .. } = task;
-        self.away = matches!(failure, Failure::Outage(_) | Failure::Shard(_));
         match &failure {
             Failure::Topic(reason) => {
                 let topic = what.topic();
@@ -280,7 +331,11 @@ impl<C: Control> ControlLoop<C> {
                 return;
             }
             Failure::Outage(_) | Failure::Shard(_) => self.report.unwell(&failure),
-            Failure::Transient(_) | Failure::LockWait(_) | Failure::TooLong(_) | Failure::Record(..) => {
+            Failure::Transient(_)
+            | Failure::LockWait(_)
+            | Failure::LockedOut(_)
+            | Failure::TooLong(_)
+            | Failure::Record(..) => {
                 tracing::debug!(shard = self.report.shard().0, "control: {}; trying again", failure.reason());
                 let lasted = trying.failed(self.clock.now());
                 self.report.in_vain(what.topic(), what.doing(), lasted, Some(failure.reason()));
@@ -326,7 +381,8 @@ mod tests {
 
     use super::*;
     use crate::clock::TestClock;
-    use crate::sink::{Anchor, Reason, Taken};
+    use crate::sink::{Anchor, Taken};
+    use crate::state::holds::Holds;
     use crate::types::{NextOffset, Token};
 
     /// Its fences are locked by a transaction that never ends; progress can be stored.
@@ -348,6 +404,18 @@ mod tests {
             self.0.fetch_add(1, Ordering::SeqCst);
             Err(Failure::Outage(Reason::new("connection refused")))
         }
+
+        fn probe(&mut self) -> Result<(), Failure> {
+            self.progress(TopicIx(0), &[]).map(drop)
+        }
+
+        fn holds(&mut self, _: TopicIx) -> Result<Holds, Failure> {
+            nothing_held()
+        }
+    }
+
+    fn nothing_held() -> Result<Holds, Failure> {
+        Ok(Holds::default())
     }
 
     impl Control for Locked {
@@ -362,6 +430,14 @@ mod tests {
         fn progress(&mut self, _: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure> {
             Ok(of.iter().map(|p| (p.partition, p.done)).collect())
         }
+
+        fn probe(&mut self) -> Result<(), Failure> {
+            unreachable!("a lock is no outage")
+        }
+
+        fn holds(&mut self, _: TopicIx) -> Result<Holds, Failure> {
+            nothing_held()
+        }
     }
 
     struct Bench<C> {
@@ -375,7 +451,12 @@ mod tests {
         let clock = TestClock::default();
         let (context, events) = LoopContext::of_test(&clock, Duration::from_secs(1));
         let (requests, inbox) = bounded(8);
-        Bench { clock, events, requests, control: ControlLoop::new(control, inbox, context) }
+        Bench {
+            clock,
+            events,
+            requests,
+            control: ControlLoop::new(control, inbox, Arc::new(Parked::of_test()), context),
+        }
     }
 
     /// The poller asks every 20 ms while it gives partitions back. Each try is a connection and a thread of the driver.

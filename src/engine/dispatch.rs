@@ -130,7 +130,12 @@ impl Dispatcher {
         self.stopped[usize::from(topic.0)] = true;
     }
 
-    /// Hands a record to the worker of its lane.
+    /// It is written again.
+    pub fn start_topic(&mut self, topic: TopicIx) {
+        self.stopped[usize::from(topic.0)] = false;
+    }
+
+    /// Hands a record to the worker of its lane. `unroutable`: it names no shard, and why.
     pub fn send(
         &mut self,
         owner: Owner,
@@ -138,8 +143,10 @@ impl Dispatcher {
         seq: u64,
         fetched_us: u64,
         raw: &RawRecord<'_>,
+        unroutable: Option<&str>,
     ) -> Dispatched {
-        let index = usize::from(lane_of(raw.key, raw.offset, owned.lanes.len() as u16));
+        let hash = raw.key_hash();
+        let index = usize::from(lane_of(hash, owned.lanes.len() as u16));
         let lane = &mut owned.lanes[index];
         if raw.offset.is_below(lane.skip_below) {
             return Dispatched::Skipped;
@@ -161,7 +168,9 @@ impl Dispatcher {
                 chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
                 chunks.push(chunk);
             }
-            chunks.last_mut().expect("just made sure").push(0, seq, fetched_us, raw);
+            let chunk = chunks.last_mut().expect("just made sure");
+            chunk.push_hashed(0, seq, fetched_us, hash, raw);
+            unroutable.inspect(|why| chunk.mark_unroutable(why));
             lane.sent = raw.offset.next();
             return Dispatched::Held;
         }
@@ -184,7 +193,8 @@ impl Dispatcher {
             let run = chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
             lane.run = (*serial, run);
         }
-        chunk.push(lane.run.1, seq, fetched_us, raw);
+        chunk.push_hashed(lane.run.1, seq, fetched_us, hash, raw);
+        unroutable.inspect(|why| chunk.mark_unroutable(why));
         lane.sent = raw.offset.next();
         lane.in_flight += 1;
         outlet.dirty = true;
@@ -358,6 +368,7 @@ fn free_place(held: &mut Vec<Vec<Box<Chunk>>>) -> u32 {
 mod tests {
     use super::*;
     use crate::sink::Taken;
+    use crate::state::router::key_hash;
     use crate::types::{NextOffset, Offset};
     use crossbeam_channel::{Receiver, bounded};
 
@@ -375,7 +386,8 @@ mod tests {
 
     fn bench() -> Bench {
         let (senders, inboxes) = (0..2).map(|_| bounded(1 << 10)).unzip();
-        let taken = Taken { origin: NextOffset(0), done: NextOffset(0), created: true, fences: vec![NextOffset(0); 2] };
+        let (zero, fences) = (NextOffset(0), vec![NextOffset(0); 2]);
+        let taken = Taken { origin: zero, done: zero, created: true, fences, parked: Vec::new() };
         let pace = Arc::new(Pace::unlimited(2, 1));
         let dispatcher = Dispatcher::new(vec![senders], &[pace], LIMITS, Affinity::Late, &[false]);
         Bench { dispatcher, inboxes, owned: Owned::new(&taken), next: 0 }
@@ -387,7 +399,7 @@ mod tests {
                 let offset = Offset(self.next);
                 self.next += 1;
                 let raw = RawRecord { offset, timestamp_ms: 0, key: Some(key.as_bytes()), value: None, headers: &[] };
-                self.dispatcher.send(OWNER, &mut self.owned, offset.0 as u64, 0, &raw)
+                self.dispatcher.send(OWNER, &mut self.owned, offset.0 as u64, 0, &raw, None)
             };
             (0..n).map(|_| one()).collect()
         }
@@ -400,7 +412,10 @@ mod tests {
     }
 
     fn key_of(lane: u16) -> String {
-        (0..).map(|n| format!("key{n}")).find(|k| lane_of(Some(k.as_bytes()), Offset(0), 2) == lane).expect("some key")
+        (0..)
+            .map(|n| format!("key{n}"))
+            .find(|k| lane_of(key_hash(Some(k.as_bytes()), Offset(0)), 2) == lane)
+            .expect("some key")
     }
 
     #[test]
@@ -434,5 +449,20 @@ mod tests {
         );
         assert_eq!(runs.last().map(|r| r.next), Some(lane.sent));
         assert!(bench.owned.held.iter().all(Vec::is_empty));
+    }
+
+    #[test]
+    fn a_ceiling_is_kept_again_for_a_topic_that_goes_on() {
+        let mut bench = bench();
+        let pace = Arc::clone(&bench.dispatcher.outlets[0].pace);
+        pace.set(Limits { topics: vec![Some(10)], ..Limits::default() });
+        bench.dispatcher.set_gates(Duration::ZERO);
+        bench.send(&key_of(0), 10);
+        assert_eq!(bench.got(0).len(), 2, "a full bucket of rows, one in each piece");
+        bench.dispatcher.stop_topic(AT.topic);
+        assert_eq!(bench.got(0).len(), 8, "they go back to be dropped");
+        bench.dispatcher.start_topic(AT.topic);
+        bench.send(&key_of(0), 10);
+        assert_eq!(bench.got(0).len(), 0);
     }
 }

@@ -31,10 +31,14 @@ pub enum Event {
     DeadLetters { shard: ShardIx, topic: TopicIx, letters: u64, last: String },
     /// What there is to say about a shard's pace.
     Pace { shard: ShardIx, news: News },
+    /// So many records were parked since the last word about them.
+    Parked { shard: ShardIx, topic: TopicIx, records: u64 },
     /// From a control thread.
     Control { shard: ShardIx, answer: Answer },
     /// A shard's worker or control thread lost its database, or has it again.
     Shard { shard: ShardIx, health: Health },
+    /// A shard's breaker opened: its control thread is to probe.
+    Opened { shard: ShardIx },
     /// Something of a topic is tried again and again, and why; or it works again, after that was said.
     InVain { shard: ShardIx, topic: TopicIx, doing: Doing, lasted: Duration, reason: Option<Reason> },
     /// A thread panicked: an invariant is broken.
@@ -49,6 +53,8 @@ pub enum Doing {
     /// Of this partition.
     TakingOver(i32),
     StoringProgress,
+    /// What is parked.
+    Draining,
 }
 
 impl fmt::Display for Doing {
@@ -58,6 +64,7 @@ impl fmt::Display for Doing {
             Doing::Locating => f.write_str("asking how far it is"),
             Doing::TakingOver(partition) => write!(f, "taking over partition {partition}"),
             Doing::StoringProgress => f.write_str("storing progress"),
+            Doing::Draining => f.write_str("applying parked records"),
         }
     }
 }
@@ -96,6 +103,8 @@ pub enum Request {
     Takeover { takeover: Takeover, generation: Generation },
     /// Tried once.
     Progress { topic: TopicIx, of: Vec<(Progress, Generation)> },
+    /// The shard's breaker is open: wake up and probe.
+    Probe,
     /// This tenure is over: nothing more is to be done for it.
     Cancel { at: TopicPartition, generation: Generation },
 }

@@ -4,14 +4,17 @@ mod ceiling;
 pub mod control;
 pub mod dispatch;
 pub mod event;
+pub mod gate;
 mod outbox;
 pub mod pace;
+pub mod parked;
 pub mod partition;
 pub mod poller;
 mod reload;
 pub mod report;
 pub mod rules;
 mod run;
+pub mod slow_lane;
 pub mod thread;
 pub mod worker;
 

@@ -50,7 +50,7 @@ impl Outbox {
             }
             Request::Takeover { takeover, generation } => takeover.at != over || *generation > until,
             Request::Cancel { at, generation } => *at != over || *generation > until,
-            Request::Progress { .. } => true,
+            Request::Progress { .. } | Request::Probe => true,
         });
     }
 }
@@ -80,6 +80,7 @@ mod tests {
             Request::Takeover { takeover, generation } => format!("take {} {}", takeover.at.partition, generation.0),
             Request::Cancel { at, generation } => format!("cancel {} {}", at.partition, generation.0),
             Request::Progress { .. } => "progress".into(),
+            Request::Probe => "probe".into(),
             Request::Locate { partitions, .. } => format!("locate {}", partitions.len()),
         }
     }

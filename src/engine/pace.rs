@@ -1,4 +1,4 @@
-//! One shard's pace, shared by its workers, its control thread and the poller. What is decided, [`state::pace`](crate::state::pace)
+//! One shard's pace, shared by its workers and slow lanes (here all are workers, slow lanes the last ones), its control thread and the poller. What is decided, [`state::pace`](crate::state::pace)
 //! decides; this is the lock around it, taken twice per batch and not at all while nothing is limited.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::clock::{Clock, SystemClock};
 use crate::metrics::{Counter, Counters};
-use crate::sink::{Failure, Written};
+use crate::sink::Failure;
 use crate::state::pace::{Active, Ask, Limit, Limits, Pacing, Said, Tried, Turn};
 use crate::state::replica::{Position, ReplayLag};
 use crate::types::TopicIx;
@@ -90,6 +90,16 @@ impl Said {
     }
 }
 
+impl From<&Failure> for Tried {
+    fn from(failure: &Failure) -> Tried {
+        match failure {
+            Failure::Outage(_) => Tried::Unknown,
+            Failure::TooLong(_) => Tried::TimedOut,
+            _ => Tried::Nothing,
+        }
+    }
+}
+
 fn rows_text(rows: Option<usize>) -> String {
     format!("{} rows/s", rows.unwrap_or_default())
 }
@@ -152,18 +162,11 @@ impl Pace {
         turn
     }
 
-    /// Behind a try. `sifted`: record by record, where one was at fault.
-    pub fn tried(&self, worker: u16, records: usize, sifted: bool, result: &Result<Written, Failure>) {
+    /// Behind a try.
+    pub fn tried(&self, worker: u16, tried: Tried) {
         if self.free.load(Ordering::Relaxed) {
             return;
         }
-        let tried = match result {
-            Ok(Written::Applied(counts)) if sifted => Tried::Otherwise(records.saturating_sub(counts.folded as usize)),
-            Ok(Written::Applied(counts)) => Tried::Written(records.saturating_sub(counts.folded as usize)),
-            Err(Failure::Outage(_)) => Tried::Unknown,
-            Err(Failure::TooLong(_)) => Tried::TimedOut,
-            Ok(Written::Mismatch) | Err(_) => Tried::Nothing,
-        };
         let mut inner = self.inner.lock();
         let now = self.clock.now();
         inner.pacing.tried(worker, tried, now);
@@ -171,7 +174,8 @@ impl Pace {
         self.call_next(&inner.pacing);
     }
 
-    /// A worker gives its batch back: it waits for nothing any more.
+    /// A worker gives its batch back, or wants to write another piece of it: it waits for nothing any more, and what it was
+    /// granted and did not try is there for others.
     pub fn leave(&self, worker: u16) {
         if !self.free.load(Ordering::Relaxed) {
             let mut inner = self.inner.lock();

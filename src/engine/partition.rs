@@ -28,6 +28,8 @@ pub struct Partition {
     pub sent: usize,
     /// Paused in the source, because its window is full or its topic stopped.
     pub paused: bool,
+    /// What the group had committed when this generation asked where to start.
+    pub found: Option<NextOffset>,
     /// What this generation has committed to Kafka.
     pub committed: Option<NextOffset>,
     /// The group holds the origins of all its shards. Not before that does stored progress rise: a shard that then forgets all
@@ -85,6 +87,8 @@ pub struct Owned {
     pub origin: NextOffset,
     /// The progress that the shard has acknowledged.
     pub stored: NextOffset,
+    /// Of it, what may be committed to Kafka: less only where replicas have a say, and right after the takeover.
+    pub confirmed: NextOffset,
     pub lanes: Vec<Lane>,
     /// The chunks of each lane that is held back; empty where no lane is.
     pub held: Vec<Vec<Box<Chunk>>>,
@@ -93,7 +97,13 @@ pub struct Owned {
 impl Owned {
     pub fn new(taken: &Taken) -> Owned {
         let lanes = taken.fences.iter().map(|fence| Lane::new(*fence, taken.done)).collect();
-        Owned { origin: taken.origin, stored: taken.done, lanes, held: Vec::new() }
+        Owned { origin: taken.origin, stored: taken.done, confirmed: taken.done, lanes, held: Vec::new() }
+    }
+
+    /// As [`new`](Owned::new), where replicas have a say: what they have of `done` is yet to be asked, but what the group has
+    /// committed they had.
+    pub fn unconfirmed(taken: &Taken, committed: Option<NextOffset>) -> Owned {
+        Owned { confirmed: committed.unwrap_or(taken.origin).min(taken.done), ..Owned::new(taken) }
     }
 
     /// Every record below was durable at the takeover: the stored progress, or, where that was stored too seldom, the least
@@ -129,9 +139,9 @@ impl Partition {
         self.parts.iter().all(|p| p.owned().is_some())
     }
 
-    /// The least progress that its shards have acknowledged, once all of them are ours.
-    pub fn stored(&self) -> Option<NextOffset> {
-        self.parts.iter().map(|p| p.owned().map(|o| o.stored)).min().flatten()
+    /// The least progress that its shards have acknowledged and confirmed, once all of them are ours.
+    pub fn confirmed(&self) -> Option<NextOffset> {
+        self.parts.iter().map(|p| p.owned().map(|o| o.confirmed)).min().flatten()
     }
 
     pub fn part_mut(&mut self, shard: ShardIx) -> Option<&mut Part> {

@@ -26,6 +26,7 @@ use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{Answer, Event, Health, Request};
 use crate::engine::outbox::Outbox;
 use crate::engine::pace::News;
+use crate::engine::parked::Parked;
 use crate::engine::partition::{Part, Partition, Phase, Tenure};
 use crate::engine::report::Waker;
 use crate::engine::worker::Signals;
@@ -48,6 +49,8 @@ const HOUSEKEEPING: Duration = Duration::from_millis(20);
 const IDENTITY_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a refused commit waits for the next one.
 const COMMIT_AGAIN: Duration = Duration::from_millis(100);
+/// How often misaligned records are worth a line in the log, per topic.
+const MISALIGNED_AGAIN: Duration = Duration::from_secs(60);
 /// How long to wait before asking a broker again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -57,6 +60,8 @@ pub struct Settings {
     pub topics: Vec<TopicSettings>,
     /// Names, in the configuration's order.
     pub shards: Vec<String>,
+    /// By shard: whether replicas have a say in what is committed to Kafka.
+    pub gated: Vec<bool>,
     pub lanes: u16,
     pub window: Window,
     pub commit_interval: Duration,
@@ -88,6 +93,8 @@ pub struct Ports {
     /// By shard.
     pub controls: Vec<Sender<Request>>,
     pub dispatcher: Dispatcher,
+    /// By shard.
+    pub parked: Vec<Arc<Parked>>,
     pub signals: Arc<Signals>,
     pub counters: Arc<Counters>,
     pub waker: Waker,
@@ -124,13 +131,14 @@ pub struct Poller<S> {
 /// All but the source, so that a poll can hand records to it.
 struct Core {
     settings: Settings,
-    router: Router,
+    router: Arc<Router>,
     clock: Arc<dyn Clock>,
     rng: fastrand::Rng,
     rules: Rules,
     events: Receiver<Event>,
     controls: Vec<Outbox>,
     dispatcher: Dispatcher,
+    parked: Vec<Arc<Parked>>,
     signals: Arc<Signals>,
     counters: Arc<Counters>,
     waker: Waker,
@@ -233,21 +241,32 @@ struct Topic {
     identity: Option<Identity>,
     partitions: Option<i32>,
     stopped: Option<Reason>,
+    /// It stopped at a tenant that the map lacks, which a reload may cure.
+    unmapped: bool,
+    misaligned: Misaligned,
     /// The brokers do not know it, since then.
     refused: Option<Duration>,
+}
+
+/// Records of a topic that are not where their partition's shard was declared to be.
+#[derive(Default)]
+struct Misaligned {
+    counted: u64,
+    unsaid: u64,
+    said: Option<Duration>,
 }
 
 impl<S: Source> Poller<S> {
     pub fn new(
         source: S,
         settings: Settings,
-        router: Router,
+        router: Arc<Router>,
         ports: Ports,
         clock: Arc<dyn Clock>,
         rng: fastrand::Rng,
         rules: Rules,
     ) -> Poller<S> {
-        let Ports { events, controls, dispatcher, signals, counters, waker, live } = ports;
+        let Ports { events, controls, dispatcher, parked, signals, counters, waker, live } = ports;
         let topics = settings.topics.iter().map(|_| Topic::default()).collect();
         let core = Core {
             partitions: settings.topics.iter().map(|_| Vec::new()).collect(),
@@ -260,6 +279,7 @@ impl<S: Source> Poller<S> {
             events,
             controls: controls.into_iter().map(Outbox::new).collect(),
             dispatcher,
+            parked,
             signals,
             counters,
             waker,
@@ -372,6 +392,7 @@ impl<S: Source> Poller<S> {
         self.drive_windows();
         self.drive_progress(now);
         self.drive_group(now)?;
+        self.core.say_misaligned(now);
         self.core.look();
         Ok(())
     }
@@ -387,10 +408,15 @@ impl<S: Source> Poller<S> {
                 }
                 Event::TopicStopped { topic, at, reason } => self.core.stop_topic(topic, at, reason),
                 Event::Control { shard, answer } => self.serve_answer(shard, answer),
+                Event::Opened { shard } => self.core.ask(shard, Request::Probe),
                 Event::Shard { shard, health } => self.core.shard_health(shard, &health),
                 Event::InVain { shard, topic, doing, lasted, reason } => {
                     let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
                     say_in_vain(&place, doing, lasted, reason);
+                }
+                Event::Parked { shard, topic, records } => {
+                    let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
+                    tracing::warn!("{place}: {records} records are parked, in order; `forebay parked` says why");
                 }
                 Event::DeadLetters { shard, topic, letters, last } => {
                     let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
@@ -637,8 +663,49 @@ impl Core {
 
     /// Takes over what may change while the engine runs.
     fn reload(&mut self, config: &Config) {
-        self.router = Router::new(config);
         self.dispatcher.set_pace(config, self.clock.now());
+        // Workers read tenants with the old one; what that means does not change.
+        self.router = Arc::new(self.router.reloaded(config));
+        let topics = (0..self.topics.len()).map(|t| TopicIx(t as u16));
+        topics
+            .filter(|t| self.topics[usize::from(t.0)].unmapped)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|t| self.go_on(t));
+    }
+
+    /// A topic that stopped at a tenant without a shard begins again there: the map was reloaded.
+    fn go_on(&mut self, topic: TopicIx) {
+        let state = &mut self.topics[usize::from(topic.0)];
+        state.unmapped = false;
+        state.stopped = None;
+        self.signals.start_topic(topic);
+        self.dispatcher.start_topic(topic);
+        let stopped = self.partitions[usize::from(topic.0)].iter().flatten().filter(|p| p.phase == Phase::Stopped);
+        for at in stopped.map(|p| p.at).collect::<Vec<_>>() {
+            self.rewind(at, "the map was reloaded");
+        }
+    }
+
+    /// Now and then, with how many there were and what they cost.
+    fn say_misaligned(&mut self, now: Duration) {
+        for (topic, settings) in self.topics.iter_mut().zip(&self.settings.topics) {
+            let m = &mut topic.misaligned;
+            if m.unsaid == 0 || m.said.is_some_and(|said| now < said + MISALIGNED_AGAIN) {
+                continue;
+            }
+            let unsaid = std::mem::take(&mut m.unsaid);
+            m.counted += unsaid;
+            m.said = Some(now);
+            self.counters.misaligned.add(unsaid);
+            tracing::warn!(
+                "topic {}: {unsaid} records ({} so far) belong to another shard than the one that declares their partition. \
+                 They are applied where they belong, but a shard that is slow or away holds up the commits of every partition \
+                 that has such records, and, once their window is full, the partitions themselves",
+                settings.name,
+                m.counted
+            );
+        }
     }
 
     fn look(&self) {
@@ -659,6 +726,12 @@ impl Core {
             || !self.answers.is_empty()
             || self.dispatcher.in_flight() > 0 && self.any_held()
             || self.partitions.iter().flatten().flatten().any(|p| p.phase != Phase::Running || !p.all_owned())
+    }
+
+    /// Whether something is parked that need not be: it is durable, but whoever waits for the end wants to see it applied.
+    fn slow_lanes_are_busy(&self, now: Duration) -> bool {
+        let stopped = |topic: TopicIx| self.signals.is_stopped(topic);
+        self.parked.iter().any(|parked| parked.is_busy(now, &stopped))
     }
 
     fn any_held(&self) -> bool {

@@ -7,6 +7,12 @@ use std::sync::Arc;
 use crate::config::live::{Changes, Live};
 use crate::config::load::load;
 use crate::config::problem::Problems;
+use crate::config::{Config, RouteBy};
+use crate::sink::connect::Connector;
+use crate::sink::schema::{self, Expected};
+use crate::sink::{Failure, Reason};
+use crate::state::tenants::{self, Contradiction, TenantMap};
+use crate::types::ShardIx;
 
 /// Makes a running engine read its configuration again. Cheap to clone; for any thread, but not for a signal's handler.
 #[derive(Debug, Clone)]
@@ -19,12 +25,21 @@ pub enum ReloadError {
     Broken(Problems),
     /// It differs in settings that a running process cannot change: their keys.
     NeedsRestart(Vec<String>),
+    /// It would send a tenant elsewhere than until now.
+    Map(Contradiction),
+    /// A database remembers that another process of the group sends a tenant elsewhere: which one, and what it says.
+    Shard(String, Reason),
 }
 
 impl fmt::Display for ReloadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReloadError::Broken(problems) => write!(f, "the configuration is not valid:\n{problems}"),
+            ReloadError::Map(contradiction) => {
+                let forget = "remove what the shards remember of the map (`forebay check` with the new map says how)";
+                write!(f, "{contradiction}. {}", tenants::procedure(forget))
+            }
+            ReloadError::Shard(shard, reason) => write!(f, "shard {shard:?}: {reason}"),
             ReloadError::NeedsRestart(keys) => write!(f, "a change of {} needs a restart", keys.join(", ")),
         }
     }
@@ -43,16 +58,50 @@ impl Reloader {
     /// See [`ReloadError`]; then nothing changed.
     pub fn reload(&self) -> Result<Vec<String>, ReloadError> {
         let old = self.0.get();
-        let new = load(&old.file).map_err(ReloadError::Broken)?.config;
+        let mut new = load(&old.file).map_err(ReloadError::Broken)?.config;
+        if let RouteBy::Function { .. } = old.routing.by {
+            new.routing.by = old.routing.by.clone();
+        }
         let changes = Changes::between(&old, &new);
         if !changes.restart.is_empty() {
             return Err(ReloadError::NeedsRestart(changes.restart.into_iter().collect()));
+        }
+        if let (Some(before), Some(after)) = (TenantMap::of(&old), TenantMap::of(&new))
+            && before != after
+        {
+            before.may_become(&after).map_err(ReloadError::Map)?;
+            ask_shards(&new)?;
         }
         if !changes.reload.is_empty() {
             self.0.replace(Arc::new(new));
         }
         Ok(changes.reload.into_iter().collect())
     }
+}
+
+/// Asks every shard that answers whether it lets the new map in. One that does not answer is asked by the next connection
+/// that leads to it, before anything is written.
+fn ask_shards(config: &Config) -> Result<(), ReloadError> {
+    let answers: Vec<(&str, Option<Failure>)> = std::thread::scope(|scope| {
+        let ask = |index: usize| {
+            let mut connector = Connector::new(&config.shards[index], &config.kafka.group_id, "reload")?;
+            let mut opened = connector.connect()?;
+            let known = schema::remembered_map(&mut opened.client, &Expected::new(config, ShardIx(index as u16)));
+            opened.discard();
+            known
+        };
+        let asked: Vec<_> = (0..config.shards.len()).map(|index| scope.spawn(move || ask(index))).collect();
+        let answers = asked.into_iter().map(|asked| asked.join().expect("asking a database does not panic").err());
+        config.shards.iter().map(|shard| shard.name.as_str()).zip(answers).collect()
+    });
+    for (shard, failure) in answers {
+        match failure {
+            Some(Failure::Shard(reason)) => return Err(ReloadError::Shard(shard.to_owned(), reason)),
+            Some(failure) => tracing::warn!("shard {shard} cannot be asked about the map now: {}", failure.reason()),
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use crate::engine::event::{Doing, Event, Health};
+use crate::engine::gate::Gate;
 use crate::sink::{Failure, Reason};
 use crate::types::{ShardIx, TopicIx};
 
@@ -39,12 +40,18 @@ pub struct Reporter {
     shard: ShardIx,
     events: Sender<Event>,
     waker: Waker,
+    gate: Arc<Gate>,
     down: bool,
 }
 
 impl Reporter {
-    pub fn new(shard: ShardIx, events: Sender<Event>, waker: Waker) -> Reporter {
-        Reporter { shard, events, waker, down: false }
+    pub fn new(shard: ShardIx, events: Sender<Event>, waker: Waker, gate: Arc<Gate>) -> Reporter {
+        Reporter { shard, events, waker, gate, down: false }
+    }
+
+    /// The shard's breaker.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     pub fn shard(&self) -> ShardIx {
@@ -59,6 +66,9 @@ impl Reporter {
     }
 
     pub fn unwell(&mut self, failure: &Failure) {
+        if self.gate.failed() {
+            self.tell(Event::Opened { shard: self.shard });
+        }
         if !std::mem::replace(&mut self.down, true) {
             self.tell(Event::Shard { shard: self.shard, health: Health::Down(failure.clone()) });
         }

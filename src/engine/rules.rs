@@ -64,6 +64,12 @@ pub struct Rules {
     /// A log that does not hold the start, or ends below what is durable, is believed only after asking again, behind a takeover:
     /// another owner may have gone on since, and retention after it.
     pub ask_again: bool,
+    /// All later records of a parked key follow it.
+    pub parked_follow: bool,
+    /// After a lost answer to a write that happened, what is parked is read: only its transaction knew which keys it found locked.
+    pub reread_parked: bool,
+    /// Of a tenure that ended with parked keys nothing more is written, although nobody may have taken its fences yet.
+    pub closed_stay_closed: bool,
 }
 
 impl Rules {
@@ -77,5 +83,8 @@ impl Rules {
         commit_only_acknowledged: true,
         progress_behind_note: true,
         ask_again: true,
+        parked_follow: true,
+        reread_parked: true,
+        closed_stay_closed: true,
     };
 }

@@ -9,30 +9,36 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::live::Live;
-use crate::config::{self, Config, Target};
+use crate::config::{self, Config, RouteBy, Target};
 use crate::engine::Rules;
 use crate::engine::control::{ControlLoop, LoopContext};
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX, Request};
+use crate::engine::gate::Gate;
 use crate::engine::pace::{Pace, PaceStatus};
+use crate::engine::parked::Parked;
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
 use crate::engine::reload::Reloader;
 use crate::engine::report::{Reporter, Waker};
+use crate::engine::slow_lane::SlowLaneLoop;
 use crate::engine::thread::Thread;
-use crate::engine::worker::{BatchLimits, Signals, TopicWriting, Worker};
+use crate::engine::worker::{BatchLimits, Parking, Signals, TopicWriting, Worker};
+use crate::forward::forwarder::{self, Forwarder};
+use crate::forward::outbox::PostgresOutbox;
+use crate::forward::producer::KafkaPublisher;
 use crate::metrics::Counters;
-use crate::sink::Reason;
 use crate::sink::control::PostgresControl;
 use crate::sink::handler::{Handler, HandlerFactory};
 use crate::sink::postgres::SourceIds;
 use crate::sink::writer::PostgresWriter;
+use crate::sink::{Drain, Reason};
 use crate::source::Source;
 use crate::source::kafka::{KafkaSource, Options as SourceOptions};
 use crate::state::backpressure::Window;
 use crate::state::chunk::Chunk;
 use crate::state::pace::Limits;
 use crate::state::retry::Backoff;
-use crate::state::router::Router;
+use crate::state::router::{Router, ShardFunction};
 use crate::types::{ShardIx, TopicIx};
 
 /// How to run, besides the configuration.
@@ -86,6 +92,7 @@ impl Stopper {
 pub struct Engine {
     config: Arc<Config>,
     live: Arc<Live>,
+    function: Option<Arc<dyn ShardFunction>>,
     handlers: HashMap<TopicIx, HandlerFactory>,
     counters: Arc<Counters>,
     clock: Arc<dyn Clock>,
@@ -99,13 +106,13 @@ impl Engine {
         let live = Arc::new(Live::new(Arc::clone(&config)));
         let counters = Arc::new(Counters::default());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let (workers, records_max) = (config.engine.workers_per_shard, config.engine.batch_records_max);
+        let (writers, records_max) = (config.engine.writers_per_shard(), config.engine.batch_records_max);
         let pace = |shard: usize| {
             let limits = Limits::of(&config, ShardIx(shard as u16));
-            Arc::new(Pace::new(limits, workers, records_max, Arc::clone(&clock), Arc::clone(&counters)))
+            Arc::new(Pace::new(limits, writers, records_max, Arc::clone(&clock), Arc::clone(&counters)))
         };
         let paces = (0..config.shards.len()).map(pace).collect();
-        Engine { config, live, handlers: HashMap::new(), counters, clock, paces }
+        Engine { config, live, function: None, handlers: HashMap::new(), counters, clock, paces }
     }
 
     /// Applies a topic's records by `make`'s handlers, one for each worker, instead of to a table.
@@ -122,6 +129,16 @@ impl Engine {
         let factory: HandlerFactory = Arc::new(move || Box::new(make()));
         self.handlers.insert(TopicIx(index as u16), factory);
         Ok(self)
+    }
+
+    /// Chooses each record's shard by a function of the program's own; it overrules `[shards] by`, which may say `"hash"` then.
+    pub fn route(mut self, function: impl ShardFunction + 'static) -> Engine {
+        let mut config = Config::clone(&self.config);
+        config.routing.by = RouteBy::Function { generation: function.generation() };
+        self.config = Arc::new(config);
+        self.live = Arc::new(Live::new(Arc::clone(&self.config)));
+        self.function = Some(Arc::new(function));
+        self
     }
 
     /// What it has done so far; may be read while it runs.
@@ -159,8 +176,22 @@ impl Engine {
         let clock = Arc::clone(&self.clock);
         let (events_in, events) = bounded(EVENTS_MAX);
         let signals = Arc::new(Signals::new(self.config.topics.len()));
-        let threads = Threads { engine: self, waker: &waker, clock: &clock, events: &events_in, signals: &signals };
-        let (inboxes, controls, workers) = threads.start()?;
+        let closing = Arc::new(AtomicBool::new(false));
+        let router = Arc::new(match &self.function {
+            Some(function) => Router::with_function(&self.config, Arc::clone(function)),
+            None => Router::new(&self.config),
+        });
+        let threads = Threads {
+            engine: self,
+            waker: &waker,
+            clock: &clock,
+            events: &events_in,
+            signals: &signals,
+            router: &router,
+            closing: &closing,
+        };
+        let (inboxes, controls, parked, workers) = threads.start()?;
+        let forwarders = threads.forwarders()?;
 
         let config = &self.config;
         let slow: Vec<bool> = (0..names.len()).map(|t| self.handlers.contains_key(&TopicIx(t as u16))).collect();
@@ -169,18 +200,30 @@ impl Engine {
             events,
             controls,
             dispatcher: Dispatcher::new(inboxes, &self.paces, limits, config.engine.affinity, &slow),
+            parked,
             signals: Arc::clone(&signals),
             counters: Arc::clone(&self.counters),
             waker: waker.clone(),
             live: Arc::clone(&self.live),
         };
         let settings = Settings::new(config, options.until_end);
-        let poller = Poller::new(source, settings, Router::new(config), ports, clock, rng()?, Rules::ALL);
+        let poller = Poller::new(source, settings, router, ports, clock, rng()?, Rules::ALL);
         let outcome = self.poll(poller, stopper);
+        let to_the_end = options.until_end && outcome.is_ok() && !stopper.is_stopped();
         signals.abandon();
+        closing.store(true, Ordering::SeqCst);
         // The poller is gone, and with it every sender: workers and control threads end by themselves.
         let deadline = Instant::now() + JOIN_DEADLINE;
         workers.into_iter().for_each(|thread| thread.join(deadline));
+        // Now the last letters are in the tables.
+        let drain = config.engine.drain_deadline;
+        let patience = if to_the_end { drain } else { drain.min(FORWARD_AT_STOP) };
+        for (orders, _) in &forwarders {
+            // One that is gone has nothing to drain.
+            let _ = orders.send(forwarder::Drain { patience });
+        }
+        let deadline = Instant::now() + patience + JOIN_FORWARDER;
+        forwarders.into_iter().for_each(|(_, thread)| thread.join(deadline));
         outcome
     }
 
@@ -211,6 +254,12 @@ impl Engine {
 /// Threads that hang in a database's answer are left behind after this.
 const JOIN_DEADLINE: Duration = Duration::from_secs(5);
 
+/// On SIGTERM and SIGINT: how long dead letters still go on. They are safe where they are.
+const FORWARD_AT_STOP: Duration = Duration::from_secs(2);
+
+/// What a forwarder has begun by then ends within this, or is left behind: it sends for a bounded time.
+const JOIN_FORWARDER: Duration = Duration::from_secs(12);
+
 /// What the threads of one run share.
 struct Threads<'a> {
     engine: &'a Engine,
@@ -218,73 +267,144 @@ struct Threads<'a> {
     clock: &'a Arc<dyn Clock>,
     events: &'a Sender<Event>,
     signals: &'a Arc<Signals>,
+    router: &'a Arc<Router>,
+    /// For the slow lanes, which have no channel that ends.
+    closing: &'a Arc<AtomicBool>,
 }
 
-type Started = (Vec<Vec<Sender<Box<Chunk>>>>, Vec<Sender<Request>>, Vec<Thread>);
+type Started = (Vec<Vec<Sender<Box<Chunk>>>>, Vec<Sender<Request>>, Vec<Arc<Parked>>, Vec<Thread>);
 
 impl Threads<'_> {
-    /// Starts every shard's workers and control thread.
+    /// Starts every shard's workers, slow lanes and control thread.
     fn start(&self) -> Result<Started, EngineError> {
         let config = &self.engine.config;
         let handlers = Arc::new(self.engine.handlers.clone());
         let mut cores = config.engine.cores.iter().copied().cycle();
-        let (mut inboxes, mut controls, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut inboxes, mut controls, mut all_parked, mut threads) = (vec![], vec![], vec![], vec![]);
         for shard in (0..config.shards.len()).map(|s| ShardIx(s as u16)) {
             let ids = Arc::new(SourceIds::new(config.topics.len()));
             let (requests, inbox) = bounded(REQUESTS_MAX);
-            let control = PostgresControl::new(Arc::clone(config), shard, Arc::clone(&ids));
-            threads.push(self.control(control, shard, inbox)?);
+            let gate = Arc::new(Gate::new(Arc::clone(self.clock), rng()?, self.backoff()));
+            let control = PostgresControl::new(Arc::clone(config), shard, Arc::clone(&ids))
+                .following(Arc::clone(&self.engine.live), shard);
+            let parked = Arc::new(Parked::new(config.engine.parking, Rules::ALL));
+            threads.push(self.control(control, inbox, Arc::clone(&parked), self.context(shard, &gate)?)?);
             controls.push(requests);
             let mut shard_inboxes = Vec::new();
             for index in 0..config.engine.workers_per_shard as u16 {
                 let (chunks, inbox) = bounded(INBOX_CHUNKS_MAX);
                 let name = format!("fb-w{}.{index}", shard.0);
                 let writer =
-                    PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers));
-                threads.push(self.worker(writer, shard, index, inbox, &name, cores.next())?);
+                    PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
+                        .following(Arc::clone(&self.engine.live), shard);
+                let (parking, context) = (self.parking(&parked), self.context(shard, &gate)?);
+                threads.push(self.worker(writer, index, inbox, parking, &name, cores.next(), context)?);
                 shard_inboxes.push(chunks);
             }
+            let workers = config.engine.workers_per_shard as u16;
+            for index in 0..config.engine.slow_lanes_per_shard as u16 {
+                let name = format!("fb-s{}.{index}", shard.0);
+                let lane =
+                    PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
+                        .following(Arc::clone(&self.engine.live), shard);
+                let (parking, context) = (self.parking(&parked), self.context(shard, &gate)?);
+                threads.push(self.slow_lane(lane, workers + index, parking, &name, context)?);
+            }
             inboxes.push(shard_inboxes);
+            all_parked.push(parked);
         }
-        Ok((inboxes, controls, threads))
+        Ok((inboxes, controls, all_parked, threads))
     }
 
-    fn context(&self, shard: ShardIx) -> Result<LoopContext, EngineError> {
+    /// Starts a forwarder for each shard, where dead letters of some topic go on.
+    fn forwarders(&self) -> Result<Vec<(Sender<forwarder::Drain>, Thread)>, EngineError> {
+        let config = &self.engine.config;
+        if config.topics.iter().all(|topic| topic.forward_to.is_none()) {
+            return Ok(Vec::new());
+        }
+        let start = |shard: ShardIx| {
+            let (orders_in, orders) = bounded(1);
+            let context = forwarder::Context {
+                orders,
+                clock: Arc::clone(self.clock),
+                rng: rng()?,
+                backoff: Backoff::new(config.engine.retry_backoff_min, config.engine.retry_backoff_max),
+                counters: Arc::clone(&self.engine.counters),
+            };
+            let (outbox, publisher) = (PostgresOutbox::new(config, shard), KafkaPublisher::new(&config.kafka));
+            let forwarder = Forwarder::new(outbox, publisher, config, shard, context);
+            let name = format!("fb-f{}", shard.0);
+            let thread = started(Thread::spawn(&name, None, Some(self.events.clone()), move || forwarder.run()))?;
+            Ok((orders_in, thread))
+        };
+        (0..config.shards.len()).map(|shard| start(ShardIx(shard as u16))).collect()
+    }
+
+    fn backoff(&self) -> Backoff {
         let engine = &self.engine.config.engine;
+        Backoff::new(engine.retry_backoff_min, engine.retry_backoff_max)
+    }
+
+    fn context(&self, shard: ShardIx, gate: &Arc<Gate>) -> Result<LoopContext, EngineError> {
         Ok(LoopContext {
-            report: Reporter::new(shard, self.events.clone(), self.waker.clone()),
+            report: Reporter::new(shard, self.events.clone(), self.waker.clone(), Arc::clone(gate)),
             clock: Arc::clone(self.clock),
             rng: rng()?,
             rules: Rules::ALL,
-            backoff: Backoff::new(engine.retry_backoff_min, engine.retry_backoff_max),
+            backoff: self.backoff(),
             pace: Arc::clone(&self.engine.paces[usize::from(shard.0)]),
+            signals: Arc::clone(self.signals),
         })
     }
 
     fn control(
         &self,
         control: PostgresControl,
-        shard: ShardIx,
         inbox: Receiver<Request>,
+        parked: Arc<Parked>,
+        context: LoopContext,
     ) -> Result<Thread, EngineError> {
-        let control = ControlLoop::new(control, inbox, self.context(shard)?);
-        started(Thread::spawn(&format!("fb-c{}", shard.0), None, Some(self.events.clone()), move || control.run()))
+        let name = format!("fb-c{}", context.report.shard().0);
+        let control = ControlLoop::new(control, inbox, parked, context);
+        started(Thread::spawn(&name, None, Some(self.events.clone()), move || control.run()))
     }
 
+    fn parking(&self, parked: &Arc<Parked>) -> Parking {
+        Parking { parked: Arc::clone(parked), router: Arc::clone(self.router) }
+    }
+
+    fn slow_lane(
+        &self,
+        lane: PostgresWriter,
+        writer: u16,
+        parking: Parking,
+        name: &str,
+        context: LoopContext,
+    ) -> Result<Thread, EngineError> {
+        let config = &self.engine.config;
+        let topics = config.topics.iter().map(Drain::of).collect();
+        let counters = Arc::clone(&self.engine.counters);
+        let limits = BatchLimits::new(&config.engine);
+        let lane = SlowLaneLoop::new(lane, writer, counters, limits, topics, parking, context);
+        let closing = Arc::clone(self.closing);
+        started(Thread::spawn(name, None, Some(self.events.clone()), move || lane.run(&closing)))
+    }
+
+    #[allow(clippy::too_many_arguments)]
     fn worker(
         &self,
         writer: PostgresWriter,
-        shard: ShardIx,
         index: u16,
         inbox: Receiver<Box<Chunk>>,
+        parking: Parking,
         name: &str,
         core: Option<usize>,
+        context: LoopContext,
     ) -> Result<Thread, EngineError> {
         let config = &self.engine.config;
         let topics = config.topics.iter().map(TopicWriting::new).collect();
-        let signals = Arc::clone(self.signals);
         let limits = BatchLimits::new(&config.engine);
-        let worker = Worker::new(writer, index, inbox, signals, limits, topics, self.context(shard)?);
+        let worker = Worker::new(writer, index, inbox, limits, topics, parking, context);
         started(Thread::spawn(name, core, Some(self.events.clone()), move || worker.run()))
     }
 }
@@ -307,6 +427,7 @@ impl Settings {
         Settings {
             topics: config.topics.iter().map(topic).collect(),
             shards: config.shards.iter().map(|s| s.name.clone()).collect(),
+            gated: config.shards.iter().map(|s| s.commit_gate.is_some()).collect(),
             lanes: engine.lanes,
             window: Window { records_max: engine.partition_records_max, bytes_max: engine.partition_bytes_max },
             commit_interval: engine.commit_interval,

@@ -2,7 +2,7 @@
 //! transaction with its fences, and hands the chunks back. It never lingers and never decides by a guess: after a lost answer
 //! it reads its fences.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,19 +10,22 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::clock::Clock;
-use crate::config::{self, Delivery, OnBadRecord};
+use crate::config::{self, Delivery, OnBadRecord, Then};
 use crate::engine::Rules;
 use crate::engine::control::LoopContext;
 use crate::engine::event::{Doing, Event};
 use crate::engine::pace::Pace;
+use crate::engine::parked::{Parked, Sorted};
 use crate::engine::report::Reporter;
-use crate::sink::{Failure, FenceRow, Reason, RowCounts, Writer, Written};
+use crate::sink::{Applied, BadRecord, Care, Failure, FenceRow, Job, Reason, RowCounts, ToPark, Writer, Written};
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::Chunk;
-use crate::state::pace::{Ask, Turn};
+use crate::state::pace::{Ask, Tried, Turn};
+use crate::state::parked::Why;
 use crate::state::retry::{Backoff, Trying};
+use crate::state::router::Router;
 use crate::state::tolerance::Tolerance;
-use crate::types::{Generation, Lane, TopicIx, TopicPartition};
+use crate::types::{Generation, KeyHash, Lane, Token, TopicIx, TopicPartition};
 
 /// What a loop wants to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,10 @@ impl Signals {
 
     pub fn stop_topic(&self, topic: TopicIx) {
         self.stopped[usize::from(topic.0)].store(true, Ordering::SeqCst);
+    }
+
+    pub fn start_topic(&self, topic: TopicIx) {
+        self.stopped[usize::from(topic.0)].store(false, Ordering::SeqCst);
     }
 
     pub fn is_stopped(&self, topic: TopicIx) -> bool {
@@ -90,24 +97,39 @@ pub struct TopicWriting {
     pub delivery: Delivery,
     /// What bad records are tolerated as dead letters; none: any of them stops the topic.
     tolerance: Option<Tolerance>,
-    unsaid: Unsaid,
+    then: Then,
+    letters: Unsaid,
+    parked: Unsaid,
 }
 
-/// Dead letters that nobody has been told of.
+/// Records that nobody has been told of.
 #[derive(Debug, Clone, Copy, Default)]
 struct Unsaid {
-    letters: u64,
+    records: u64,
     /// When somebody was told last.
     said: Option<Duration>,
 }
 
+impl Unsaid {
+    /// So many more: how many are to be told of, if that is due.
+    fn more(&mut self, records: u64, now: Duration) -> Option<u64> {
+        self.records += records;
+        let due = records > 0 && self.said.is_none_or(|said| now - said >= SAID_AGAIN);
+        due.then(|| {
+            self.said = Some(now);
+            std::mem::take(&mut self.records)
+        })
+    }
+}
+
 impl TopicWriting {
     pub fn new(topic: &config::Topic) -> TopicWriting {
-        let tolerance = match topic.on_bad_record {
-            OnBadRecord::Stop => None,
-            OnBadRecord::DeadLetter(limit) => Some(Tolerance::new(limit)),
+        let (tolerance, then) = match topic.on_bad_record {
+            OnBadRecord::Stop => (None, Then::Skip),
+            OnBadRecord::DeadLetter(limit, then) => (Some(Tolerance::new(limit)), then),
         };
-        TopicWriting { delivery: topic.delivery, tolerance, unsaid: Unsaid::default() }
+        let unsaid = Unsaid::default();
+        TopicWriting { delivery: topic.delivery, tolerance, then, letters: unsaid, parked: unsaid }
     }
 }
 
@@ -125,25 +147,51 @@ pub struct Worker<W> {
     limits: BatchLimits,
     /// By topic.
     topics: Vec<TopicWriting>,
+    parking: Parking,
     backoff: Backoff,
     trying: Trying,
     batch: Batch,
     moves: Vec<LaneMove>,
+    /// What of the last try was parked, and which keys were free.
+    sorted: Sorted,
     /// A chunk that did not fit the batch before.
     carry: Option<Box<Chunk>>,
     state: State,
     /// How many records to try at once: halved while one of them is at fault, without bound otherwise.
     piece_max: usize,
-    /// How many records the shard's pace lets be tried; it asks again only after that try was applied.
+    /// How many records the shard's pace lets be tried; a try is repeated as a whole, so it asks for no other number
+    /// until that was applied, or other records are to be tried.
     granted: Option<usize>,
-    /// A record of the piece is at fault: to be found, and to become a dead letter.
-    sifting: bool,
+    /// Records of the last try.
+    tried: usize,
+    /// Records at the end of the batch whose lane waits, because nothing more of it may be parked.
+    deferred: usize,
+    how: How,
     /// What the topic's tolerance is once the last try is applied.
     judged: Option<Judged>,
     counts: RowCounts,
     began: Duration,
     /// Tenures whose fences were lost: what is left of them in the inbox is not worth a try.
     dead: HashMap<TopicPartition, Generation>,
+}
+
+/// What a worker needs to park records.
+pub struct Parking {
+    pub parked: Arc<Parked>,
+    pub router: Arc<Router>,
+}
+
+/// How the piece is written: what failed before decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct How {
+    /// A record of it is at fault: to be found, and set aside.
+    sift: bool,
+    /// All of its records, together, were refused for that.
+    refused: bool,
+    /// A lock could not be had in time: keys whose rows are locked are parked.
+    probe: bool,
+    /// Nor could one that no probe shows: all its keys are parked.
+    park_all: bool,
 }
 
 /// Where a worker stands with its batch.
@@ -162,12 +210,12 @@ impl<W: Writer> Worker<W> {
         writer: W,
         index: u16,
         inbox: Receiver<Box<Chunk>>,
-        signals: Arc<Signals>,
         limits: BatchLimits,
         topics: Vec<TopicWriting>,
+        parking: Parking,
         context: LoopContext,
     ) -> Worker<W> {
-        let LoopContext { report, clock, rng, rules, backoff, pace } = context;
+        let LoopContext { report, clock, rng, rules, backoff, signals, pace } = context;
         Worker {
             writer,
             report,
@@ -180,6 +228,8 @@ impl<W: Writer> Worker<W> {
             pace,
             limits,
             topics,
+            parking,
+            sorted: Sorted::default(),
             backoff,
             trying: Trying::default(),
             batch: Batch::new(),
@@ -188,7 +238,9 @@ impl<W: Writer> Worker<W> {
             state: State::Idle,
             piece_max: usize::MAX,
             granted: None,
-            sifting: false,
+            tried: 0,
+            deferred: 0,
+            how: How::default(),
             judged: None,
             counts: RowCounts::default(),
             began: Duration::ZERO,
@@ -205,6 +257,7 @@ impl<W: Writer> Worker<W> {
                     Ok(chunk) => self.carry = Some(chunk),
                     Err(_) => return,
                 },
+                Next::After(_) if self.report.gate().is_open() => self.report.gate().wait(PATIENCE),
                 Next::After(wait) if self.pace.wait(self.index, wait.min(PATIENCE)) => {}
                 Next::After(wait) => self.clock.sleep(wait.min(PATIENCE)),
                 Next::Done => return,
@@ -215,7 +268,12 @@ impl<W: Writer> Worker<W> {
     /// One step: fill a batch, or one try of writing it, or one look at its fences. Waits for nothing but the database.
     pub fn step(&mut self) -> Next {
         let now = self.clock.now();
+        let barred = self.report.gate().is_open();
         match self.state {
+            State::Write { .. } | State::Reread { .. } if barred && (self.signals.abandoned() || self.stopped()) => {
+                self.give_back()
+            }
+            State::Write { .. } | State::Reread { .. } if barred => Next::After(PATIENCE),
             State::Idle => self.fill(now),
             State::Write { at } | State::Reread { at } if self.signals.abandoned() && at > now => self.give_back(),
             State::Write { at } | State::Reread { at } if at > now => Next::After(at - now),
@@ -274,7 +332,7 @@ impl<W: Writer> Worker<W> {
     }
 
     fn piece(&self) -> usize {
-        self.batch.len().min(self.piece_max).min(self.granted.unwrap_or(usize::MAX))
+        (self.batch.len() - self.deferred).min(self.piece_max).min(self.granted.unwrap_or(usize::MAX))
     }
 
     /// Asks for the turn to write. Where it is not this worker's: what to do instead.
@@ -295,24 +353,57 @@ impl<W: Writer> Worker<W> {
         }
     }
 
+    /// What was granted is not what will be tried: it is asked for anew.
+    fn let_go(&mut self) {
+        self.granted = None;
+        self.pace.leave(self.index);
+    }
+
     fn write(&mut self) -> Next {
         let piece = self.piece();
-        if piece == 0 {
+        if self.batch.is_empty() {
             return self.give_back();
         }
+        if piece == 0 {
+            return self.wait_for_room();
+        }
         self.batch.moves(piece, &mut self.moves);
-        let tolerance = self.writing().tolerance.filter(|_| self.sifting);
-        let result = match tolerance {
-            Some(tolerance) => self.sift(piece, tolerance),
-            None => {
+        self.sorted.clear();
+        if self.exactly_once() && !self.parking.parked.is_quiet() {
+            let Parking { parked, router } = &self.parking;
+            parked.sort(&self.batch, piece, &self.moves, router, &BTreeSet::new(), &mut self.sorted);
+            if !self.sorted.closed.is_empty() {
+                let closed = &self.sorted.closed;
+                self.batch.drop_runs(|run| closed.contains(&run.token.0));
+                self.deferred = 0;
+                self.let_go();
+                return Next::Again;
+            }
+            if let Some(index) = self.sorted.cut {
+                return self.cut(index);
+            }
+        }
+        if self.how.park_all {
+            let parked = &self.sorted.park;
+            let why = |index: usize| parked.iter().find(|p| p.index == index).map_or(Why::Blocked, |p| p.why);
+            self.sorted.park = (0..piece).map(|index| ToPark { index, why: why(index) }).collect();
+        }
+        self.tried = piece;
+        let result = match self.how {
+            How { park_all: false, sift, probe, .. } if sift || probe => self.write_with_care(piece),
+            _ => {
                 self.judged = None;
-                self.writer.write(&self.batch, 0..piece, &self.moves)
+                let Sorted { park, free, .. } = &self.sorted;
+                self.writer.write(&Job { batch: &self.batch, range: 0..piece, moves: &self.moves, park, free })
             }
         };
-        self.pace.tried(self.index, piece, tolerance.is_some(), &result);
+        self.pace.tried(self.index, self.tried_as(&result));
         match result {
-            Ok(Written::Applied(counts)) => {
+            Ok(Written::Applied(Applied { counts, parked })) => {
                 self.counts += counts;
+                let (now, all) = (self.clock.now(), self.sorted.park.iter().chain(&parked));
+                self.parking.parked.written(&self.batch, all, &self.sorted.free, now);
+                self.say_parked(counts.parked.into(), now);
                 self.applied(piece)
             }
             Ok(Written::Mismatch) => {
@@ -320,13 +411,55 @@ impl<W: Writer> Worker<W> {
                 self.state = State::Reread { at: Duration::ZERO };
                 Next::Again
             }
+            Ok(Written::NotFree) => {
+                self.report.well();
+                self.parking.parked.not_free(&self.sorted.free, self.clock.now());
+                self.state = State::Write { at: Duration::ZERO };
+                Next::Again
+            }
             Err(failure) => self.failed(piece, failure),
         }
     }
 
-    fn sift(&mut self, piece: usize, tolerance: Tolerance) -> Result<Written, Failure> {
+    /// The record at `index` can be neither written nor parked: first what is before it, then what is of other lanes.
+    fn cut(&mut self, index: usize) -> Next {
+        match index {
+            0 => self.deferred += self.batch.defer(0),
+            _ => self.piece_max = index,
+        }
+        self.let_go();
+        Next::Again
+    }
+
+    /// Nothing is left but lanes that may not park more.
+    fn wait_for_room(&mut self) -> Next {
+        self.deferred = 0;
+        self.piece_max = usize::MAX;
+        self.let_go();
+        let limit = self.parking.parked.full();
+        self.in_vain(&Reason::new(limit));
+        self.state = State::Write { at: self.later() };
+        Next::Again
+    }
+
+    /// For the shard's pace.
+    fn tried_as(&self, result: &Result<Written, Failure>) -> Tried {
+        match result {
+            Ok(Written::Applied(Applied { counts, .. })) => {
+                let rows = self.tried.saturating_sub(counts.folded as usize);
+                // Record by record, or into another table.
+                if self.how == How::default() { Tried::Written(rows) } else { Tried::Otherwise(rows) }
+            }
+            Ok(Written::Mismatch | Written::NotFree) => Tried::Nothing,
+            Err(failure) => failure.into(),
+        }
+    }
+
+    fn write_with_care(&mut self, piece: usize) -> Result<Written, Failure> {
+        let &mut TopicWriting { tolerance, then, .. } = self.writing();
         let mut judged = None;
-        let result = self.writer.sift(&self.batch, 0..piece, &self.moves, &mut |bad| {
+        let mut tolerates = |bad: &[BadRecord]| {
+            let Some(tolerance) = tolerance else { return false };
             let after = tolerance.after(0..piece, bad.iter().map(|b| b.index));
             let last = bad.last().map(|b| {
                 let record = self.batch.record(b.index);
@@ -335,7 +468,11 @@ impl<W: Writer> Worker<W> {
             let tolerated = after.is_ok();
             judged = Some(Judged { after, letters: bad.len() as u64, last });
             tolerated
-        });
+        };
+        let Sorted { park, free, .. } = &self.sorted;
+        let job = Job { batch: &self.batch, range: 0..piece, moves: &self.moves, park, free };
+        let How { probe, refused, .. } = self.how;
+        let result = self.writer.write_with_care(&job, Care { probe, refused, then, tolerates: &mut tolerates });
         self.judged = judged;
         match (result, self.judged.as_ref().map(|judged| &judged.after)) {
             (Err(Failure::Record(index, mut reason)), Some(Err(limit))) => {
@@ -363,28 +500,30 @@ impl<W: Writer> Worker<W> {
         }
     }
 
+    fn say_parked(&mut self, records: u64, now: Duration) {
+        let topic = self.batch.topic().expect("a batch is being written");
+        if let Some(records) = self.topics[usize::from(topic.0)].parked.more(records, now) {
+            self.report.tell(Event::Parked { shard: self.report.shard(), topic, records });
+        }
+    }
+
     /// Now and then, with how many there were since the last time.
     fn say_letters(&mut self, topic: TopicIx, letters: u64, last: Option<String>) {
-        let now = self.clock.now();
-        let unsaid = &mut self.topics[usize::from(topic.0)].unsaid;
-        unsaid.letters += letters;
-        if let Some(last) = last
-            && unsaid.said.is_none_or(|said| now - said >= SAID_AGAIN)
-        {
-            let letters = std::mem::take(&mut unsaid.letters);
-            unsaid.said = Some(now);
+        let due = self.topics[usize::from(topic.0)].letters.more(letters, self.clock.now());
+        if let (Some(letters), Some(last)) = (due, last) {
             self.report.tell(Event::DeadLetters { shard: self.report.shard(), topic, letters, last });
         }
     }
 
     fn applied(&mut self, piece: usize) -> Next {
         self.report.well();
+        self.report.gate().worked();
         self.backoff.reset();
         let topic = self.batch.topic().expect("a batch is being written");
         self.report.in_vain(topic, Doing::Writing, self.trying.ended(self.clock.now()), None);
         self.judge(topic, piece);
-        self.sifting = false;
         self.granted = None;
+        self.how = How::default();
         self.batch.written(piece);
         if self.batch.is_empty() {
             return self.give_back();
@@ -397,29 +536,38 @@ impl<W: Writer> Worker<W> {
         match &failure {
             Failure::Outage(_) => {
                 self.report.unwell(&failure);
-                let at = self.later();
+                // The breaker says when.
+                let at = self.clock.now();
                 // Without fences nothing tells whether it was applied: it is sent again.
                 self.state = if self.exactly_once() { State::Reread { at } } else { State::Write { at } };
             }
             Failure::Shard(_) => {
                 self.report.unwell(&failure);
-                self.state = State::Write { at: self.later() };
+                self.state = State::Write { at: self.clock.now() };
             }
-            Failure::Transient(reason) | Failure::LockWait(reason) => {
+            // Once a probe has shown whose rows are locked, another lock is in the way: a parent's, or one of a unique index.
+            Failure::LockWait(_) if self.may_park(piece) && !self.how.park_all => {
+                self.how = How { probe: true, park_all: self.how.probe, ..self.how };
+                self.state = State::Write { at: Duration::ZERO };
+            }
+            Failure::Transient(reason) | Failure::LockWait(reason) | Failure::LockedOut(reason) => {
                 self.in_vain(reason);
+                self.how = How::default();
                 self.state = State::Write { at: self.later() };
             }
             // Found by a look at each record; one that is too long even alone is at fault, too.
-            Failure::Record(..) | Failure::TooLong(_)
-                if !self.sifting && self.writing().tolerance.is_some() && at_fault(&failure, piece) =>
-            {
-                self.sifting = true;
+            Failure::Record(index, _) if !self.how.sift && self.exactly_once() => {
+                self.how = How { sift: true, refused: index.is_none(), ..self.how };
+                self.state = State::Write { at: Duration::ZERO };
+            }
+            Failure::TooLong(_) if !self.how.sift && self.exactly_once() && piece == 1 => {
+                self.how.sift = true;
                 self.state = State::Write { at: Duration::ZERO };
             }
             Failure::Record(Some(0), reason) => return self.stop_topic(true, reason.clone()),
             Failure::Record(Some(index), _) => {
                 // What is before it, and then it alone.
-                self.sifting = false;
+                self.how = How::default();
                 self.piece_max = *index;
                 self.state = State::Write { at: Duration::ZERO };
             }
@@ -428,11 +576,16 @@ impl<W: Writer> Worker<W> {
             }
             Failure::Record(None, _) | Failure::TooLong(_) => {
                 self.piece_max = piece / 2;
+                self.how.refused = false;
                 self.state = State::Write { at: Duration::ZERO };
             }
             Failure::Topic(reason) => return self.stop_topic(false, reason.clone()),
         }
         Next::Again
+    }
+
+    fn may_park(&mut self, records: usize) -> bool {
+        self.exactly_once() && self.parking.parked.has_room(records)
     }
 
     /// Nothing says how long this may go on: a table that is locked, a handler that asks for another try.
@@ -465,30 +618,54 @@ impl<W: Writer> Worker<W> {
         let lanes: Vec<(i32, Lane)> = self.moves.iter().map(|m| (m.partition, m.lane)).collect();
         let rows = match self.writer.reread(topic, &lanes) {
             Ok(rows) => rows,
-            Err(failure) => {
-                if let Failure::Topic(reason) = failure {
-                    return self.stop_topic(false, reason);
-                }
-                match &failure {
-                    Failure::Outage(_) | Failure::Shard(_) => self.report.unwell(&failure),
-                    other => self.in_vain(other.reason()),
-                }
-                self.state = State::Reread { at: self.later() };
-                return Next::Again;
-            }
+            Err(failure) => return self.reread_failed(failure),
         };
         self.report.well();
         match compare(&self.moves, &rows) {
-            Comparison::Applied => {
-                let piece = self.piece();
-                self.applied(piece)
-            }
+            Comparison::Applied if !self.rules.reread_parked => self.applied(self.tried),
+            Comparison::Applied => match self.reread_parked(topic) {
+                Ok(()) => self.applied(self.tried),
+                Err(failure) => self.reread_failed(failure),
+            },
             Comparison::NotApplied => {
                 self.state = State::Write { at: Duration::ZERO };
                 Next::Again
             }
             Comparison::Lost(partitions) => self.lose(topic, &partitions, &rows),
         }
+    }
+
+    fn reread_failed(&mut self, failure: Failure) -> Next {
+        if let Failure::Topic(reason) = failure {
+            return self.stop_topic(false, reason);
+        }
+        match &failure {
+            Failure::Outage(_) | Failure::Shard(_) => {
+                self.report.unwell(&failure);
+                self.state = State::Reread { at: self.clock.now() };
+            }
+            other => {
+                self.in_vain(other.reason());
+                self.state = State::Reread { at: self.later() };
+            }
+        }
+        Next::Again
+    }
+
+    /// What was applied without an answer may have parked keys that only its transaction knew of.
+    fn reread_parked(&mut self, topic: TopicIx) -> Result<(), Failure> {
+        let mut keys: BTreeMap<(i32, KeyHash), Token> = BTreeMap::new();
+        for index in 0..self.tried {
+            let (meta, run) = self.batch.meta(index);
+            keys.insert((run.partition, meta.hash), run.token);
+        }
+        let asked: Vec<(i32, KeyHash)> = keys.keys().copied().collect();
+        for (partition, tail) in self.writer.parked(topic, &asked)? {
+            if let Some(token) = keys.get(&(partition, tail.hash)) {
+                self.parking.parked.found(*token, tail, self.clock.now());
+            }
+        }
+        Ok(())
     }
 
     fn lose(&mut self, topic: TopicIx, partitions: &[(i32, Generation)], rows: &[FenceRow]) -> Next {
@@ -502,6 +679,8 @@ impl<W: Writer> Worker<W> {
         let lost: Vec<(TopicPartition, Generation)> =
             partitions.iter().filter(|_| self.rules.never_adopt).map(|(p, g)| (at(*p), *g)).collect();
         self.batch.drop_runs(|run| lost.iter().any(|(l, g)| l.partition == run.partition && run.generation <= *g));
+        self.deferred = 0;
+        self.let_go();
         if !lost.is_empty() {
             self.dead.extend(lost.iter().copied());
             let what = describe(&self.moves, rows);
@@ -518,10 +697,10 @@ impl<W: Writer> Worker<W> {
         let counts = std::mem::take(&mut self.counts);
         let took_us = self.clock.now().saturating_sub(self.began).as_micros() as u64;
         self.report.tell(Event::Returned { shard: self.report.shard(), worker: self.index, chunks, counts, took_us });
-        self.pace.leave(self.index);
+        self.let_go();
         self.piece_max = usize::MAX;
-        self.granted = None;
-        self.sifting = false;
+        self.deferred = 0;
+        self.how = How::default();
         self.judged = None;
         self.trying = Trying::default();
         self.state = State::Idle;
@@ -537,12 +716,7 @@ struct Judged {
     last: Option<String>,
 }
 
-/// Whether a record is at fault, as far as a piece of this many can tell.
-fn at_fault(failure: &Failure, piece: usize) -> bool {
-    matches!(failure, Failure::Record(..)) || piece == 1
-}
-
-/// How often dead letters are worth a line in the log, per worker and topic.
+/// How often dead letters and parked records are worth a line in the log, per worker and topic.
 const SAID_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long a worker sleeps before it looks at the signals again.
@@ -591,29 +765,33 @@ mod tests {
 
     use super::*;
     use crate::clock::TestClock;
-    use crate::sink::Tolerates;
     use crate::state::chunk::RawRecord;
+    use crate::state::parked::Tail;
     use crate::types::{NextOffset, Offset, Token};
 
     /// A table that somebody else has locked, until the clock says this.
     struct Locked(TestClock, Duration);
 
-    impl Writer for Locked {
-        fn write(&mut self, _: &Batch, _: std::ops::Range<usize>, _: &[LaneMove]) -> Result<Written, Failure> {
+    impl Locked {
+        fn outcome(&self) -> Result<Written, Failure> {
             match self.0.now() < self.1 {
-                true => Err(Failure::LockWait(Reason::new("canceling statement due to lock timeout"))),
-                false => Ok(Written::Applied(RowCounts::default())),
+                true => Err(Failure::LockedOut(Reason::new("canceling statement due to lock timeout"))),
+                false => Ok(RowCounts::default().into()),
             }
         }
+    }
 
-        fn sift(
-            &mut self,
-            _: &Batch,
-            _: std::ops::Range<usize>,
-            _: &[LaneMove],
-            _: &mut Tolerates<'_>,
-        ) -> Result<Written, Failure> {
-            unreachable!("no record is at fault")
+    impl Writer for Locked {
+        fn write(&mut self, _: &Job<'_>) -> Result<Written, Failure> {
+            self.outcome().map_err(|failure| Failure::LockWait(failure.reason().clone()))
+        }
+
+        fn write_with_care(&mut self, _: &Job<'_>, _: Care<'_, '_>) -> Result<Written, Failure> {
+            self.outcome()
+        }
+
+        fn parked(&mut self, _: TopicIx, _: &[(i32, KeyHash)]) -> Result<Vec<(i32, Tail)>, Failure> {
+            unreachable!("no answer is lost")
         }
 
         fn reread(&mut self, _: TopicIx, _: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure> {
@@ -627,8 +805,9 @@ mod tests {
         let (context, events) = LoopContext::of_test(&clock, Duration::from_secs(5));
         let (chunks, inbox) = bounded(1);
         let limits = BatchLimits { records_max: 10, bytes_max: 1000 };
-        let signals = Arc::new(Signals::new(1));
-        let topics = vec![TopicWriting { delivery: Delivery::ExactlyOnce, tolerance: None, unsaid: Unsaid::default() }];
+        let (delivery, letters, parked) = (Delivery::ExactlyOnce, Unsaid::default(), Unsaid::default());
+        let topics = vec![TopicWriting { delivery, tolerance: None, then: Then::Skip, letters, parked }];
+        let parking = Parking { parked: Arc::new(Parked::of_test()), router: Arc::new(Router::of_one_shard()) };
         let locked = Locked(clock, Duration::from_secs(100));
         let mut chunk = Box::new(Chunk::new(TopicIx(0)));
         let at = TopicPartition { topic: TopicIx(0), partition: 0 };
@@ -636,7 +815,7 @@ mod tests {
         chunk.push(run, 0, 0, &RawRecord { offset: Offset(0), timestamp_ms: 0, key: None, value: None, headers: &[] });
         chunks.send(chunk).unwrap();
         drop(chunks);
-        Worker::new(locked, 0, inbox, signals, limits, topics, context).run();
+        Worker::new(locked, 0, inbox, limits, topics, parking, context).run();
         let said: Vec<(u64, bool)> = events
             .try_iter()
             .filter_map(|event| match event {

@@ -1,11 +1,12 @@
 //! Makes every shard forget where it stands with a topic, or with one partition of it, so that the next start begins where the
 //! group's committed offset says. Touches no row of the user's. See the module above for the order of things.
 
+use postgres::types::Type;
 use postgres::{Client, Transaction};
 
-use crate::config::Config;
+use crate::config::{Config, Pooler, Shard};
 use crate::fences::offsets::{GroupOffsets, OffsetsError, ToOffset};
-use crate::sink::connect::{Connector, application_prefix};
+use crate::sink::connect::{Connector, Opened, application_prefix};
 use crate::sink::schema::{self, Expected};
 use crate::sink::{Failure, sqlstate};
 use crate::types::ShardIx;
@@ -70,15 +71,15 @@ pub fn reset(config: &Config, request: &Request) -> Result<Done, ResetError> {
         return Err(ResetError::Refused(text));
     }
     // Every shard is asked and held before anything changes.
-    let mut clients: Vec<(String, Client)> = Vec::new();
+    let mut opened: Vec<(&Shard, Opened)> = Vec::new();
     for (index, shard) in config.shards.iter().enumerate() {
-        if let Some(client) = connect(config, ShardIx(index as u16)).map_err(|f| of_shard(&shard.name, &f))? {
-            clients.push((shard.name.clone(), client));
-        }
+        let found = connect(config, ShardIx(index as u16)).map_err(|f| of_shard(&shard.name, &f))?;
+        opened.extend(found.map(|found| (shard, found)));
     }
     let mut held = Vec::new();
-    for (name, client) in &mut clients {
-        let hold = Held::new(client, config, request).map_err(|f| of_shard(name, &f))?;
+    for (shard, opened) in &mut opened {
+        let name = &shard.name;
+        let hold = Held::new(&mut opened.client, config, shard, request).map_err(|f| of_shard(name, &f))?;
         if !hold.owners.is_empty() {
             let owners = hold.owners.join(", ");
             let text = format!(
@@ -127,19 +128,18 @@ fn selected(
 fn of_shard(name: &str, failure: &Failure) -> ResetError {
     let text = format!("shard {name}: {}", failure.reason());
     match failure {
-        Failure::Outage(_) | Failure::Transient(_) | Failure::LockWait(_) | Failure::TooLong(_) => {
-            ResetError::Unavailable(text)
-        }
+        Failure::Outage(_) | Failure::Transient(_) | Failure::LockWait(_) => ResetError::Unavailable(text),
+        Failure::LockedOut(_) | Failure::TooLong(_) => ResetError::Unavailable(text),
         Failure::Record(..) | Failure::Topic(_) | Failure::Shard(_) => ResetError::Refused(text),
     }
 }
 
 /// None if forebay was never there.
-fn connect(config: &Config, shard: ShardIx) -> Result<Option<Client>, Failure> {
+fn connect(config: &Config, shard: ShardIx) -> Result<Option<Opened>, Failure> {
     let settings = &config.shards[usize::from(shard.0)];
-    let mut client = Connector::new(settings, &config.kafka.group_id, "fences")?.connect()?;
-    let version = schema::inspect(&mut client, &Expected::new(config, shard))?;
-    Ok(version.map(|_| client))
+    let mut opened = Connector::new(settings, &config.kafka.group_id, "fences")?.connect()?;
+    let version = schema::inspect(&mut opened.client, &Expected::new(config, shard))?;
+    Ok(version.map(|_| opened))
 }
 
 /// A shard that is kept from taking the topic over until it has forgotten, or this is dropped.
@@ -151,27 +151,35 @@ struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
-    fn new(client: &'a mut Client, config: &Config, request: &Request) -> Result<Held<'a>, Failure> {
+    fn new(client: &'a mut Client, config: &Config, shard: &Shard, request: &Request) -> Result<Held<'a>, Failure> {
         let failed = |error: postgres::Error| sqlstate::failure(&error);
         let mut transaction = client.transaction().map_err(failed)?;
         // Waits for takeovers under way, and keeps new ones waiting: they hold this row, too.
         let lock = "SELECT id FROM forebay.source WHERE grp = $1 AND topic = $2 FOR UPDATE";
         let group = &config.kafka.group_id;
-        let rows = transaction.query(lock, &[group, &request.topic]).map_err(failed)?;
+        let rows =
+            transaction.query_typed(lock, &[(group, Type::TEXT), (&request.topic, Type::TEXT)]).map_err(failed)?;
         let sources: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
         // Only now: whoever took over before is connected, whoever comes later waits.
+        // A pooler's connection keeps the name of whoever had it last: only while it works it says something.
         let alive = "SELECT application_name, pid, coalesce(host(client_addr), 'local') FROM pg_stat_activity \
-                     WHERE datname = current_database() AND starts_with(application_name, $1) AND NOT application_name = ANY ($2)";
+                     WHERE datname = current_database() AND starts_with(application_name, $1) \
+                     AND NOT application_name = ANY ($2) AND NOT ($3 AND state = 'idle')";
+        let pooled = shard.pooler == Pooler::Transaction;
         let prefix = application_prefix(group);
         let others: Vec<String> = NOT_OWNERS.iter().map(|name| format!("{prefix}{name}")).collect();
-        let rows = transaction.query(alive, &[&prefix, &others]).map_err(failed)?;
+        let rows = transaction
+            .query_typed(alive, &[(&prefix, Type::TEXT), (&others, Type::TEXT_ARRAY), (&pooled, Type::BOOL)])
+            .map_err(failed)?;
         let owners = rows.iter().map(|row| {
             format!("{} (pid {}) from {}", row.get::<_, String>(0), row.get::<_, i32>(1), row.get::<_, String>(2))
         });
         let owners = owners.collect();
         let known =
             "SELECT partition FROM forebay.partition WHERE source = ANY ($1) AND ($2::int IS NULL OR partition = $2)";
-        let rows = transaction.query(known, &[&sources, &request.partition]).map_err(failed)?;
+        let rows = transaction
+            .query_typed(known, &[(&sources, Type::INT4_ARRAY), (&request.partition, Type::INT4)])
+            .map_err(failed)?;
         let partitions = rows.iter().map(|row| row.get(0)).collect();
         Ok(Held { transaction, sources, partitions, owners })
     }
@@ -183,13 +191,15 @@ impl<'a> Held<'a> {
         let mut delete = |table: &str| {
             let sql =
                 format!("DELETE FROM forebay.{table} WHERE source = ANY ($1) AND ($2::int IS NULL OR partition = $2)");
-            self.transaction.execute(&sql, &[&self.sources, &partition]).map_err(failed)
+            self.transaction
+                .execute_typed(&sql, &[(&self.sources, Type::INT4_ARRAY), (&partition, Type::INT4)])
+                .map_err(failed)
         };
         let forgotten = delete("partition")?;
         delete("fence")?;
         if partition.is_none() {
             self.transaction
-                .execute("DELETE FROM forebay.source WHERE id = ANY ($1)", &[&self.sources])
+                .execute_typed("DELETE FROM forebay.source WHERE id = ANY ($1)", &[(&self.sources, Type::INT4_ARRAY)])
                 .map_err(failed)?;
         }
         self.transaction.commit().map_err(failed)?;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use postgres::types::Type;
+
 use crate::config::Config;
 use crate::sink::pool::Pool;
 use crate::sink::{Failure, sqlstate};
@@ -62,7 +64,7 @@ pub fn show(config: &Config, topic: Option<&str>, partition: Option<i32>) -> Rep
     let group = &config.kafka.group_id;
     let ask = |shard| -> Result<Vec<Line>, Failure> {
         let mut client = Pool::new(shard, group, "fences", 1)?.get()?;
-        match client.query(FENCES, &[group, &topic, &partition]) {
+        match client.query_typed(FENCES, &[(group, Type::TEXT), (&topic, Type::TEXT), (&partition, Type::INT4)]) {
             Ok(rows) => Ok(rows.iter().map(line).collect()),
             // forebay was never here.
             Err(error) if error.code().is_some_and(|c| ["42P01", "3F000"].contains(&c.code())) => Ok(Vec::new()),

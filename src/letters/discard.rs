@@ -11,9 +11,9 @@ use crate::sink::Failure;
 pub fn discard(config: &Config, filter: &Filter) -> Result<Vec<Answer<i64>>, Failure> {
     let sql = format!("UPDATE forebay.dead_letter d SET resolution = 'discarded' WHERE {MATCHES} RETURNING d.id");
     let filter = Filter { decided: false, ..filter.clone() };
-    each(config, &filter, |client| {
+    each(config, &filter, |client, _| {
         with_params(&config.kafka.group_id, &filter, |params| {
-            Ok(client.query(&sql, params)?.iter().map(|row| row.get(0)).collect())
+            Ok(client.query_typed(&sql, params)?.iter().map(|row| row.get(0)).collect())
         })
     })
 }

@@ -5,6 +5,7 @@ use postgres::Row;
 use crate::config::Config;
 use crate::letters::{Answer, Filter, MATCHES, each, with_params};
 use crate::sink::Failure;
+use crate::sink::schema::{self, Version};
 
 /// A letter, without its record's payload and headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,18 @@ pub struct Letter {
     /// What a person decided; none so far.
     pub resolution: Option<String>,
     pub key: Option<Vec<u8>>,
+    pub forwarded: Forwarded,
+}
+
+/// Whether a letter went on to the topic of `forward_to`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Forwarded {
+    /// Not, or not yet.
+    No,
+    /// When the brokers acknowledged it, UTC.
+    At(String),
+    /// The topic will never take it, and why.
+    Refused(String),
 }
 
 /// All of a letter.
@@ -37,15 +50,26 @@ const COLUMNS: &str = "\
 d.id, d.topic, d.partition, d.\"offset\", to_char(d.at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || 'Z', d.sqlstate, d.error, \
 d.resolution, d.key";
 
+/// [`COLUMNS`], and what became of a letter in a topic; older tables say nothing of that.
+fn columns(version: Version) -> String {
+    let forwarded = match version >= schema::FORWARDING {
+        true => "to_char(d.forwarded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || 'Z', d.forward_error",
+        false => "NULL::text, NULL::text",
+    };
+    format!("{COLUMNS}, {forwarded}")
+}
+
 /// The newest ones, at most `limit` of each shard.
 ///
 /// # Errors
 /// [`Failure::Shard`] for a filter that names no shard of the configuration.
 pub fn list(config: &Config, filter: &Filter, limit: i64) -> Result<Vec<Answer<Letter>>, Failure> {
-    let sql = format!("SELECT {COLUMNS} FROM forebay.dead_letter d WHERE {MATCHES} ORDER BY d.id DESC LIMIT {limit}");
-    each(config, filter, |client| {
+    each(config, filter, |client, version| {
+        let columns = columns(version);
+        let sql =
+            format!("SELECT {columns} FROM forebay.dead_letter d WHERE {MATCHES} ORDER BY d.id DESC LIMIT {limit}");
         with_params(&config.kafka.group_id, filter, |params| {
-            Ok(client.query(&sql, params)?.iter().map(letter).collect())
+            Ok(client.query_typed(&sql, params)?.iter().map(letter).collect())
         })
     })
 }
@@ -56,18 +80,20 @@ pub fn list(config: &Config, filter: &Filter, limit: i64) -> Result<Vec<Answer<L
 /// As [`list`].
 pub fn show(config: &Config, filter: &Filter, limit: i64) -> Result<Vec<Answer<Whole>>, Failure> {
     let time = "to_char(d.ts AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.MS') || 'Z'";
-    let sql = format!(
-        "SELECT {COLUMNS}, {time}, d.payload, d.headers FROM forebay.dead_letter d WHERE {MATCHES} ORDER BY d.id DESC LIMIT {limit}"
-    );
     let whole = |row: &Row| Whole {
         letter: letter(row),
-        timestamp: row.get(9),
-        payload: row.get(10),
-        headers: row.get::<_, Option<Vec<u8>>>(11).unwrap_or_default(),
+        timestamp: row.get(11),
+        payload: row.get(12),
+        headers: row.get::<_, Option<Vec<u8>>>(13).unwrap_or_default(),
     };
-    each(config, filter, |client| {
+    each(config, filter, |client, version| {
+        let columns = columns(version);
+        let sql = format!(
+            "SELECT {columns}, {time}, d.payload, d.headers FROM forebay.dead_letter d WHERE {MATCHES} \
+             ORDER BY d.id DESC LIMIT {limit}"
+        );
         with_params(&config.kafka.group_id, filter, |params| {
-            Ok(client.query(&sql, params)?.iter().map(whole).collect())
+            Ok(client.query_typed(&sql, params)?.iter().map(whole).collect())
         })
     })
 }
@@ -83,5 +109,10 @@ fn letter(row: &Row) -> Letter {
         error: row.get(6),
         resolution: row.get(7),
         key: row.get(8),
+        forwarded: match (row.get(9), row.get(10)) {
+            (Some(at), _) => Forwarded::At(at),
+            (None, Some(reason)) => Forwarded::Refused(reason),
+            (None, None) => Forwarded::No,
+        },
     }
 }

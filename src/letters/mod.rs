@@ -6,10 +6,11 @@ pub mod list;
 pub mod replay;
 
 use postgres::Client;
+use postgres::types::{ToSql, Type};
 
 use crate::config::{self, Config};
 use crate::sink::pool::Pool;
-use crate::sink::schema::{self, Expected};
+use crate::sink::schema::{self, Expected, Version};
 use crate::sink::{Failure, Reason, sqlstate};
 use crate::types::ShardIx;
 
@@ -45,24 +46,34 @@ AND ($6::text IS NULL OR d.sqlstate = $6) AND ($7::bytea IS NULL OR d.key = $7) 
 fn with_params<T>(
     group: &str,
     filter: &Filter,
-    run: impl FnOnce(&[&(dyn postgres::types::ToSql + Sync)]) -> Result<T, postgres::Error>,
+    run: impl FnOnce(&[(&(dyn ToSql + Sync), Type)]) -> Result<T, postgres::Error>,
 ) -> Result<T, Failure> {
     let key = filter.key.as_deref().map(str::as_bytes);
     let Filter { topic, partition, offset, id, sqlstate: code, decided, .. } = filter;
-    run(&[&group, topic, partition, offset, id, code, &key, decided]).map_err(|error| sqlstate::failure(&error))
+    let params: [(&(dyn ToSql + Sync), Type); 8] = [
+        (&group, Type::TEXT),
+        (topic, Type::TEXT),
+        (partition, Type::INT4),
+        (offset, Type::INT8),
+        (id, Type::INT8),
+        (code, Type::TEXT),
+        (&key, Type::BYTEA),
+        (decided, Type::BOOL),
+    ];
+    run(&params).map_err(|error| sqlstate::failure(&error))
 }
 
 /// What a shard says, or why it says nothing.
 pub type Answer<T> = (String, Result<Vec<T>, Failure>);
 
-/// Asks each shard that is meant. Where forebay was never there, there is nothing.
+/// Asks each shard that is meant, and says which version its tables have. Where forebay was never there, there is nothing.
 ///
 /// # Errors
 /// [`Failure::Shard`] for a shard that the configuration does not name.
 fn each<T>(
     config: &Config,
     filter: &Filter,
-    ask: impl Fn(&mut Client) -> Result<Vec<T>, Failure>,
+    ask: impl Fn(&mut Client, Version) -> Result<Vec<T>, Failure>,
 ) -> Result<Vec<Answer<T>>, Failure> {
     if let Some(name) = filter.shard.as_ref().filter(|name| config.shards.iter().all(|shard| shard.name != **name)) {
         let names: Vec<&str> = config.shards.iter().map(|shard| shard.name.as_str()).collect();
@@ -72,7 +83,10 @@ fn each<T>(
         let connect_and_ask = || {
             let mut client = Pool::new(shard, &config.kafka.group_id, "letters", 1)?.get()?;
             let version = schema::inspect(&mut client, &Expected::new(config, ShardIx(index as u16)))?;
-            if version.is_some_and(|found| found >= schema::LETTERS) { ask(&mut client) } else { Ok(Vec::new()) }
+            match version.filter(|found| *found >= schema::LETTERS) {
+                Some(version) => ask(&mut client, version),
+                None => Ok(Vec::new()),
+            }
         };
         (shard.name.clone(), connect_and_ask())
     };

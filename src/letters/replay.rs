@@ -6,11 +6,13 @@
 
 use std::sync::Arc;
 
+use postgres::types::Type;
 use postgres::{Client, Row};
 
 use crate::config::{self, Config, Table, Target};
 use crate::letters::{Answer, Filter, MATCHES, each, with_params};
 use crate::sink::catalog::{Catalog, CatalogError};
+use crate::sink::session::{Ready, Text};
 use crate::sink::table::{TablePlan, TableWriter};
 use crate::sink::{Failure, Reason, sqlstate};
 use crate::state::batch::Batch;
@@ -51,7 +53,7 @@ pub fn replay(
         )));
     }
     let filter = Filter { topic: Some(topic.name.clone()), decided: false, ..filter.clone() };
-    each(config, &filter, |client| replay_in(client, &config.kafka.group_id, topic, table, &filter))
+    each(config, &filter, |client, _| replay_in(client, &config.kafka.group_id, topic, table, &filter))
 }
 
 fn replay_in(
@@ -63,7 +65,7 @@ fn replay_in(
 ) -> Result<Vec<Replayed>, Failure> {
     let sql = format!("SELECT d.id FROM forebay.dead_letter d WHERE {MATCHES} ORDER BY d.partition, d.\"offset\"");
     let ids: Vec<i64> =
-        with_params(group, filter, |params| client.query(&sql, params))?.iter().map(|row| row.get(0)).collect();
+        with_params(group, filter, |params| client.query_typed(&sql, params))?.iter().map(|row| row.get(0)).collect();
     if ids.is_empty() {
         return Ok(Vec::new());
     }
@@ -95,19 +97,18 @@ fn replay_one(client: &mut Client, writer: &mut TableWriter, id: i64) -> Result<
     let mut transaction = client.transaction().map_err(failed)?;
     let claim = "SELECT partition, \"offset\", (extract(epoch FROM ts) * 1000)::bigint, key, payload, headers \
                  FROM forebay.dead_letter WHERE id = $1 AND resolution IS NULL FOR UPDATE";
-    let Some(row) = transaction.query_opt(claim, &[&id]).map_err(failed)? else { return Ok(false) };
+    let Some(row) = transaction.query_typed_opt(claim, &[(&id, Type::INT8)]).map_err(failed)? else { return Ok(false) };
     let mut bad = Vec::new();
     writer.load(&batch(&row), 0..1, &mut bad);
     if let Some(bad) = bad.into_iter().next() {
         return Err(Failure::Record(None, bad.reason));
     }
     for group in 0..writer.groups() {
-        let statement =
-            transaction.prepare_typed(&writer.sql(group, 1, None), &writer.param_types(group)).map_err(failed)?;
-        transaction.execute(&statement, &writer.params(group)).map_err(failed)?;
+        let text = Text { sql: writer.sql(group, 1, None), types: writer.param_types(group) };
+        Ready::unnamed(text).execute(&mut transaction, &writer.params(group)).map_err(failed)?;
     }
     let mark = "UPDATE forebay.dead_letter SET resolution = 'replayed' WHERE id = $1";
-    transaction.execute(mark, &[&id]).map_err(failed)?;
+    transaction.execute_typed(mark, &[(&id, Type::INT8)]).map_err(failed)?;
     // What is deferred to COMMIT may refuse it as well.
     transaction.commit().map_err(failed)?;
     Ok(true)

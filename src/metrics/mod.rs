@@ -15,6 +15,13 @@ pub struct Counters {
     pub folded: Counter,
     /// Records that became dead letters.
     pub dead_lettered: Counter,
+    /// Records that were parked, and records that the slow lanes took out again.
+    pub parked: Counter,
+    pub drained: Counter,
+    /// Dead letters that went on to a topic of their own.
+    pub forwarded: Counter,
+    /// Records whose shard is not the one that declares their partition.
+    pub misaligned: Counter,
     /// Rows inserted or updated, and rows deleted.
     pub upserted: Counter,
     pub deleted: Counter,

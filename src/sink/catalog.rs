@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use postgres::types::Type;
 use postgres::{Client, GenericClient, Row};
 
 use crate::config;
@@ -128,13 +129,19 @@ fn read(client: &mut impl GenericClient, table: &config::Table) -> Result<Catalo
         Some(schema) => format!("{}.{}", quoted(schema), quoted(&table.name)),
         None => quoted(&table.name),
     };
-    let found = client.query_opt(TABLE, &[&name])?.ok_or(CatalogError::NotFound(name))?;
+    let found = client.query_typed_opt(TABLE, &[(&name, Type::TEXT)])?.ok_or(CatalogError::NotFound(name))?;
     let oid: u32 = found.get("oid");
-    let types: HashMap<u32, TypeRow> =
-        client.query(TYPES, &[&oid])?.iter().map(|row| (row.get("oid"), TypeRow::new(row))).collect();
-    let columns = client.query(COLUMNS, &[&oid])?.iter().map(|row| column(row, &types)).collect();
-    let keys: Vec<(bool, Vec<String>)> =
-        client.query(UNIQUE, &[&oid])?.iter().map(|row| (row.get("indisprimary"), row.get("columns"))).collect();
+    let types: HashMap<u32, TypeRow> = client
+        .query_typed(TYPES, &[(&oid, Type::OID)])?
+        .iter()
+        .map(|row| (row.get("oid"), TypeRow::new(row)))
+        .collect();
+    let columns = client.query_typed(COLUMNS, &[(&oid, Type::OID)])?.iter().map(|row| column(row, &types)).collect();
+    let keys: Vec<(bool, Vec<String>)> = client
+        .query_typed(UNIQUE, &[(&oid, Type::OID)])?
+        .iter()
+        .map(|row| (row.get("indisprimary"), row.get("columns")))
+        .collect();
     Ok(Catalog {
         oid,
         schema: found.get("nspname"),

@@ -3,7 +3,8 @@
 //!
 //! Verifying without `sslrootcert` trusts the system's authorities, as `sslrootcert=system` does.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::net::Shutdown;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::time::Duration;
 
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
@@ -12,12 +13,12 @@ use openssl::x509::store::X509StoreBuilder;
 use postgres::config::SslMode;
 use postgres::{Client, SimpleQueryMessage};
 use postgres_openssl::MakeTlsConnector;
-use r2d2_postgres::PostgresConnectionManager;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::config;
 use crate::config::dsn::{self, Tls};
-use crate::sink::{Failure, Reason, sqlstate};
+use crate::config::{self, Pooler};
+use crate::sink::watch::{Mark, Watch};
+use crate::sink::{Failure, Reason, bounds, sqlstate};
 
 /// A dead peer is noticed after idle + interval × retries = 25 s without an answer, and after `USER_TIMEOUT` while data is
 /// on its way to it.
@@ -28,19 +29,43 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A transaction of ours that idles was left behind by a process that hangs (or was stopped): it must not hold its locks
 /// for ever. Added to the statement time-out, which a `Handler` may use up between two statements.
 const IDLE_IN_TRANSACTION_EXTRA: Duration = Duration::from_secs(30);
+/// Beyond what PostgreSQL itself bounds, nothing may come over a connection that somebody waits for so much longer; then it is
+/// cut.
+const SILENCE_EXTRA: Duration = Duration::from_secs(10);
 /// `MATERIALIZED` in the fence statements came with PostgreSQL 12.
 const SERVER_VERSION_MIN: u32 = 120_000;
 /// PostgreSQL cuts names at 63 bytes: `forebay/` + group + `/` + a thread's name (≤ 15).
 const GROUP_BYTES_MAX: usize = 39;
 const _: () = assert!("forebay/".len() + GROUP_BYTES_MAX + "/".len() + 15 <= 63, "PostgreSQL's NAMEDATALEN - 1");
 
+/// A connection to a shard, and who watches it.
+pub struct Opened {
+    pub client: Client,
+    /// None over a Unix-domain socket.
+    pub watch: Option<Watch>,
+    /// Whether the server itself is at the other end; where nobody can tell, it is not.
+    pub direct: bool,
+}
+
+const NO_ANSWER: &str = "no answer to the connection attempt";
+
 /// Makes the connections of one thread to one shard.
 pub struct Connector {
     config: postgres::Config,
     tls: Option<MakeTlsConnector>,
-    connect_timeout: Duration,
+    shard: config::Shard,
+    user_timeout: Duration,
+    silence_max: Duration,
     /// An attempt that took too long and still runs: rust-postgres bounds the TCP connect only, not what follows.
-    pending: Option<Receiver<Result<Client, postgres::Error>>>,
+    pending: Option<Attempt>,
+}
+
+/// A connection attempt in a thread of its own, which ends with it.
+struct Attempt {
+    mark: Mark,
+    /// A host said nothing for too long, and was given up.
+    cut: bool,
+    result: Receiver<Result<Client, postgres::Error>>,
 }
 
 impl Connector {
@@ -54,53 +79,84 @@ impl Connector {
             SslMode::Disable => None,
             _ => Some(tls_connector(&dsn.tls).map_err(fault)?),
         };
-        bound(&mut config, dsn.user_timeout, shard);
-        let options = session_options(shard, config.get_options());
-        config.options(&options);
+        bound(&mut config, shard);
+        if shard.pooler == Pooler::None {
+            let options = session_options(shard, config.get_options());
+            config.options(&options);
+        }
         config.application_name(&application_name(group, thread));
         config.notice_callback(|notice| tracing::debug!(severity = notice.severity(), "{}", notice.message()));
-        Ok(Connector { config, tls, connect_timeout: shard.connect_timeout, pending: None })
+        let user_timeout = dsn.user_timeout.unwrap_or(USER_TIMEOUT);
+        let silence_max = idle_in_transaction_timeout(shard) + SILENCE_EXTRA;
+        Ok(Connector { config, tls, shard: shard.clone(), user_timeout, silence_max, pending: None })
     }
 
-    /// Connects within twice `connect_timeout` and makes sure that the server takes writes. [`Failure::Outage`] or
-    /// [`Failure::Shard`], nothing else.
-    pub fn connect(&mut self) -> Result<Client, Failure> {
-        let attempt = self.pending.take().unwrap_or_else(|| self.begin());
-        let mut client = match attempt.recv_timeout(self.connect_timeout * 2) {
-            Ok(result) => result.map_err(|error| sqlstate::connect_failure(&error))?,
-            Err(RecvTimeoutError::Timeout) => {
-                // Waited for again next time instead of piling up attempts.
-                self.pending = Some(attempt);
-                return Err(outage("no answer to the connection attempt"));
-            }
-            Err(RecvTimeoutError::Disconnected) => return Err(outage("the connection attempt ended unexpectedly")),
-        };
-        match accepts_writes(&mut client) {
-            Ok(()) => Ok(client),
+    /// As [`open`](Connector::open), and makes sure that the server takes writes.
+    pub fn connect(&mut self) -> Result<Opened, Failure> {
+        let mut opened = self.open()?;
+        match accepts_writes(&mut opened.client) {
+            Ok(()) => Ok(opened),
             Err(failure) => {
-                discard(client);
+                opened.discard();
                 Err(failure)
             }
         }
     }
 
-    /// The same connections for a pool, which opens them itself and does not look whether they accept writes.
-    pub fn manager(&self) -> Result<PostgresConnectionManager<MakeTlsConnector>, Failure> {
-        let tls = match &self.tls {
-            Some(tls) => tls.clone(),
-            // Not used: the mode is `disable`. A pool wants one type for both.
-            None => match SslConnector::builder(SslMethod::tls_client()) {
-                Ok(builder) => MakeTlsConnector::new(builder.build()),
-                Err(error) => return Err(Failure::Shard(Reason::new(format!("OpenSSL: {error}")))),
-            },
-        };
-        Ok(PostgresConnectionManager::new(self.config.clone(), tls))
+    /// Connects within twice `connect_timeout` for each host of the DSN and makes sure that the session is bounded.
+    /// [`Failure::Outage`] or [`Failure::Shard`], nothing else.
+    pub fn open(&mut self) -> Result<Opened, Failure> {
+        let (client, watch) = self.client()?;
+        let mut opened = Opened { client, watch, direct: false };
+        match bounds::check(&mut opened.client, &self.shard, opened.watch.as_ref().and_then(Watch::local_address)) {
+            Ok(direct) => Ok(Opened { direct, ..opened }),
+            Err(failure) => {
+                opened.discard();
+                Err(failure)
+            }
+        }
     }
 
-    /// Connects in a thread of its own, which ends with the attempt.
-    fn begin(&self) -> Receiver<Result<Client, postgres::Error>> {
-        let (sender, receiver) = sync_channel(1);
-        let (config, tls) = (self.config.clone(), self.tls.clone());
+    fn client(&mut self) -> Result<(Client, Option<Watch>), Failure> {
+        let watched = |mark: Mark, client| {
+            let watch = |socket| Watch::new(socket, self.user_timeout, self.silence_max);
+            (client, mark.find().map(watch))
+        };
+        let mut attempt = match self.pending.take() {
+            None => self.begin(),
+            Some(pending) => match pending.result.try_recv() {
+                Ok(Ok(client)) => return Ok(watched(pending.mark, client)),
+                Err(TryRecvError::Empty) => pending,
+                // It was given up.
+                Ok(Err(_)) | Err(TryRecvError::Disconnected) => self.begin(),
+            },
+        };
+        let hosts = self.config.get_hosts().len().max(self.config.get_hostaddrs().len());
+        for _ in 0..hosts.max(1) {
+            match attempt.result.recv_timeout(self.shard.connect_timeout * 2) {
+                Ok(Ok(client)) => return Ok(watched(attempt.mark, client)),
+                Ok(Err(_)) if attempt.cut => return Err(outage(NO_ANSWER)),
+                Ok(Err(error)) => return Err(sqlstate::connect_failure(&error)),
+                // A host that took the connection and says nothing: the attempt goes on with the next one.
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(socket) = attempt.mark.find() {
+                        attempt.cut = true;
+                        let _ = socket.shutdown(Shutdown::Both);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(outage("the connection attempt ended unexpectedly")),
+            }
+        }
+        // Waited for again next time instead of piling up attempts.
+        self.pending = Some(attempt);
+        Err(outage(NO_ANSWER))
+    }
+
+    fn begin(&self) -> Attempt {
+        let (sender, result) = sync_channel(1);
+        let mark = Mark::new(self.user_timeout);
+        let (mut config, tls) = (self.config.clone(), self.tls.clone());
+        config.tcp_user_timeout(mark.user_timeout());
         let attempt = move || {
             let result = match tls {
                 Some(tls) => config.connect(tls),
@@ -112,22 +168,31 @@ impl Connector {
         if let Err(error) = std::thread::Builder::new().name("pg-connect".into()).spawn(attempt) {
             tracing::warn!("cannot start a thread to connect: {error}");
         }
-        receiver
+        Attempt { mark, cut: false, result }
+    }
+}
+
+impl Opened {
+    /// Lets go of the connection without waiting for its server: dropping a `Client` writes to the socket and waits.
+    pub fn discard(self) {
+        let Opened { client, watch, .. } = self;
+        if client.is_closed() {
+            return;
+        }
+        // Not for ever: it is watched until the server has said goodbye.
+        if let Some(watch) = &watch {
+            watch.begin();
+        }
+        // Where no thread can be had the closure, and the client with it, is dropped here.
+        let _ = std::thread::Builder::new().name("pg-close".into()).spawn(move || {
+            drop(client);
+            drop(watch);
+        });
     }
 }
 
 fn outage(text: &str) -> Failure {
     Failure::Outage(Reason::new(text))
-}
-
-/// Lets go of a connection without waiting for its server: dropping a `Client` writes to the socket and waits.
-pub fn discard(client: Client) {
-    if client.is_closed() {
-        drop(client);
-        return;
-    }
-    // Where no thread can be had the closure, and the client with it, is dropped here.
-    let _ = std::thread::Builder::new().name("pg-close".into()).spawn(move || drop(client));
 }
 
 /// `forebay/<group>/<thread>`, in the characters that PostgreSQL shows as they are. A group's name that had to be
@@ -146,29 +211,34 @@ pub fn application_prefix(group: &str) -> String {
     format!("forebay/{kept}~{:016x}/", xxh3_64(group.as_bytes()))
 }
 
-/// Settings of the session, all in one startup parameter; what the DSN's own `options` say comes last and wins. A pooler
-/// that refuses `options` (pgbouncer before `ignore_startup_parameters`) needs them set per role instead.
+/// How long a transaction of ours may idle.
+pub fn idle_in_transaction_timeout(shard: &config::Shard) -> Duration {
+    shard.statement_timeout + IDLE_IN_TRANSACTION_EXTRA
+}
+
+/// Settings of the session, all in one startup parameter; what the DSN's own `options` say comes last and wins, but for the
+/// mark, by which is seen that any of them arrived.
 fn session_options(shard: &config::Shard, own: Option<&str>) -> String {
-    let idle = shard.statement_timeout + IDLE_IN_TRANSACTION_EXTRA;
     let mut options = format!(
         "-c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={} \
          -c default_transaction_isolation=read\\ committed",
         shard.statement_timeout.as_millis(),
         shard.lock_timeout.as_millis(),
-        idle.as_millis(),
+        idle_in_transaction_timeout(shard).as_millis(),
     );
     if let Some(own) = own {
         options.push(' ');
         options.push_str(own);
     }
+    options.push_str(&format!(" -c {}=on", bounds::MARK));
     options
 }
 
-fn bound(config: &mut postgres::Config, user_timeout: Option<Duration>, shard: &config::Shard) {
+/// The TCP user time-out is each attempt's own.
+fn bound(config: &mut postgres::Config, shard: &config::Shard) {
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(shard.connect_timeout);
     }
-    config.tcp_user_timeout(user_timeout.unwrap_or(USER_TIMEOUT));
     // rust-postgres answers two hours where the DSN says nothing.
     if config.get_keepalives_idle() >= Duration::from_secs(2 * 60 * 60) {
         config.keepalives_idle(KEEPALIVE_IDLE);
@@ -256,6 +326,9 @@ mod tests {
             lock_timeout: Duration::from_secs(2),
             connections_max: None,
             pace: config::Pace::default(),
+            pooler: config::Pooler::None,
+            commit_gate: None,
+            connections_share_percent: 100,
         }
     }
 
@@ -276,7 +349,7 @@ mod tests {
         let connector = Connector::new(&shard("host=a"), "g", "fb-w0").expect("valid");
         let config = &connector.config;
         assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(3)));
-        assert_eq!(config.get_tcp_user_timeout(), Some(&USER_TIMEOUT));
+        assert_eq!((connector.user_timeout, connector.silence_max), (USER_TIMEOUT, Duration::from_secs(60)));
         assert_eq!(config.get_keepalives_idle(), KEEPALIVE_IDLE);
         assert_eq!(config.get_keepalives_retries(), Some(KEEPALIVE_RETRIES));
         assert_eq!(config.get_application_name(), Some("forebay/g/fb-w0"));
@@ -289,7 +362,8 @@ mod tests {
         let own = own.expect("valid").config;
         assert_eq!(own.get_connect_timeout(), Some(&Duration::from_secs(9)));
         assert_eq!(own.get_keepalives_idle(), Duration::from_secs(60));
-        assert!(own.get_options().expect("options").ends_with(" -c lock_timeout=1"), "the DSN's own come last");
+        let options = own.get_options().expect("options");
+        assert!(options.ends_with(" -c lock_timeout=1 -c forebay.options=on"), "the DSN's own come last");
     }
 
     #[test]

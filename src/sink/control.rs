@@ -5,26 +5,34 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postgres::{Client, Error, IsolationLevel, Statement, Transaction};
+use postgres::types::Type;
+use postgres::{Client, Error, IsolationLevel, Row, Transaction};
 
 use crate::config::Config;
+use crate::sink::fence::Sql;
 use crate::sink::postgres::SourceIds;
-use crate::sink::session::{Live, Session, own_failure};
-use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Replica, Taken, Takeover, fence};
+use crate::sink::replicas::{self, Positions, Replicas};
+use crate::sink::session::{Live, Param, Ready, Session, Text, own_failure};
+use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Replica, Taken, Takeover, fence, parked};
+use crate::state::holds::Holds;
 use crate::state::replica::Position;
 use crate::types::{Lane, NextOffset, ShardIx, TopicIx};
 
 /// Statements are named by their text.
-type Sql = &'static str;
+type Name = &'static str;
 
 /// See the module's text. Connects when first used; an outage makes the next call connect again.
 pub struct PostgresControl {
     config: Arc<Config>,
     ids: Arc<SourceIds>,
-    session: Session<Sql>,
+    session: Session<Name>,
     /// What the brokers say of each topic, as last heard: a takeover or a new connection compares it again.
     identities: HashMap<TopicIx, Identity>,
     taken_by: String,
+    /// A look at the pace's replica opened the connection: no progress was stored over it yet.
+    fresh: bool,
+    /// Where they have a say in what is committed to Kafka.
+    replicas: Option<Replicas>,
 }
 
 impl PostgresControl {
@@ -32,7 +40,15 @@ impl PostgresControl {
         let session = Session::new(&config, shard, "control");
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let taken_by = format!("{host} pid {}", std::process::id());
-        PostgresControl { config, ids, session, identities: HashMap::new(), taken_by }
+        let settings = &config.shards[usize::from(shard.0)];
+        let replicas = settings.commit_gate.clone().map(|gate| Replicas::new(gate, &settings.name));
+        PostgresControl { config, ids, session, identities: HashMap::new(), taken_by, fresh: false, replicas }
+    }
+
+    /// Takes over what reloads of the configuration.
+    pub fn following(mut self, live: Arc<crate::config::live::Live>, shard: ShardIx) -> PostgresControl {
+        self.session.follow(live, shard);
+        self
     }
 
     /// The topic's number, looked up and registered where nobody did, and its identity compared.
@@ -55,7 +71,7 @@ impl PostgresControl {
     fn located(&mut self, topic: TopicIx, partitions: &[i32]) -> Result<Vec<Option<Anchor>>, Failure> {
         let source = self.resolve(topic)?;
         let (live, _) = self.session.open()?;
-        let rows = live.query(fence::LOCATE, &[&source, &partitions])?;
+        let rows = live.query(&fence::LOCATE, &[&source, &partitions])?;
         let anchors: HashMap<i32, Anchor> = rows
             .iter()
             .map(|row| (row.get(0), Anchor { origin: NextOffset(row.get(1)), done: NextOffset(row.get(2)) }))
@@ -87,6 +103,7 @@ impl PostgresControl {
     fn progressed(&mut self, topic: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure> {
         // A connection that is new to us may lead to a database that fell back.
         let (_, fresh) = self.session.open()?;
+        let fresh = std::mem::take(&mut self.fresh) || fresh;
         let source = match self.ids.get(topic) {
             known if known != 0 && !fresh => known,
             _ => self.resolve(topic)?,
@@ -104,17 +121,44 @@ impl PostgresControl {
             next_offsets.push(next.0);
             of_token.push(progress.token.0);
         }
-        let asked: [&(dyn postgres::types::ToSql + Sync); 8] =
+        let asked: [Param<'_>; 8] =
             [&source, &partitions, &tokens, &done, &of_partition, &lanes, &next_offsets, &of_token];
-        let rows = live.query(fence::PROGRESS, &asked)?;
-        Ok(rows.iter().map(|row| (row.get(0), NextOffset(row.get(1)))).collect())
+        let rows = live.query(&fence::PROGRESS, &asked)?;
+        let stored: Vec<(i32, NextOffset)> = rows.iter().map(|row| (row.get(0), NextOffset(row.get(1)))).collect();
+        let Some(replicas) = &mut self.replicas else { return Ok(stored) };
+        if fresh {
+            replicas.forget();
+        }
+        // Behind the progress, which is committed by now.
+        let (names, enough) = replicas.params();
+        let positions = live.query(&replicas::POSITIONS, &[&names, &enough])?;
+        let positions = positions.first().ok_or_else(|| Failure::Transient(Reason::new("no position in the log")))?;
+        let name = &self.config.topics[usize::from(topic.0)].name;
+        Ok(replicas.pass((topic, name), of, &stored, &Positions::new(positions)))
+    }
+}
+
+impl PostgresControl {
+    fn held(&mut self, topic: TopicIx) -> Result<Holds, Failure> {
+        let source = self.ids.get(topic);
+        let (live, _) = self.session.open()?;
+        let rows = live.query(&parked::HOLDS, &[&source])?;
+        let mut holds = Holds::default();
+        for row in &rows {
+            match row.get::<_, i8>(0) as u8 {
+                b't' => holds.hold_tenant(row.get(1)),
+                _ => holds.hold_key(row.get(1)),
+            }
+        }
+        Ok(holds)
     }
 }
 
 impl PostgresControl {
     fn replica_seen(&mut self, name: &str) -> Result<Replica, Failure> {
-        let (live, _) = self.session.open()?;
-        let rows = live.query(REPLICA, &[&name])?;
+        let (live, fresh) = self.session.open()?;
+        self.fresh |= fresh;
+        let rows = live.query(&REPLICA, &[&name])?;
         let [row] = &rows[..] else { unreachable!("aggregates without groups are one row") };
         let bytes = |column: usize| row.get::<_, Option<i64>>(column).map(|n| n.max(0) as u64);
         Ok(match (bytes(1), bytes(2)) {
@@ -128,6 +172,10 @@ impl PostgresControl {
 }
 
 impl Control for PostgresControl {
+    fn probe(&mut self) -> Result<(), Failure> {
+        self.session.probe()
+    }
+
     fn locate(
         &mut self,
         topic: TopicIx,
@@ -154,28 +202,32 @@ impl Control for PostgresControl {
         let result = self.replica_seen(name);
         self.session.settle(result)
     }
+
+    fn holds(&mut self, topic: TopicIx) -> Result<Holds, Failure> {
+        let result = self.held(topic);
+        self.session.settle(result)
+    }
 }
 
-/// `$1` is text. Always one row; the positions are null where no such replica is connected, or this role may not see it. On a
+/// Always one row; the positions are null where no such replica is connected, or this role may not see it. On a
 /// server that is a replica itself nothing is written.
-pub(crate) const REPLICA: &str = "\
-SELECT coalesce(pg_has_role('pg_read_all_stats', 'USAGE'), false),
-       CASE WHEN pg_is_in_recovery() THEN NULL ELSE (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint END,
-       min(replay_lsn - '0/0'::pg_lsn)::bigint,
-       (extract(epoch FROM max(replay_lag)) * 1000)::bigint
-FROM pg_stat_replication WHERE application_name = $1";
+pub(crate) const REPLICA: Sql = Sql {
+    text: "SELECT coalesce(pg_has_role('pg_read_all_stats', 'USAGE'), false), \
+           CASE WHEN pg_is_in_recovery() THEN NULL ELSE (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint END, \
+           min(replay_lsn - '0/0'::pg_lsn)::bigint, \
+           (extract(epoch FROM max(replay_lag)) * 1000)::bigint \
+           FROM pg_stat_replication WHERE application_name = $1",
+    types: &[Type::TEXT],
+};
 
-impl Live<Sql> {
-    fn prepared(&mut self, sql: Sql) -> Result<Statement, Error> {
-        self.statements.get(&mut self.client, sql, || (sql.to_owned(), Vec::new()))
+impl Live<Name> {
+    fn ready(&mut self, sql: &Sql) -> Result<Ready, Error> {
+        let make = || Text { sql: sql.text.to_owned(), types: sql.types.to_vec() };
+        self.statements.get(&mut self.client, sql.text, make)
     }
 
-    fn query(
-        &mut self,
-        sql: Sql,
-        params: &[&(dyn postgres::types::ToSql + Sync)],
-    ) -> Result<Vec<postgres::Row>, Failure> {
-        let result = self.prepared(sql).and_then(|statement| self.client.query(&statement, params));
+    fn query(&mut self, sql: &Sql, params: &[Param<'_>]) -> Result<Vec<Row>, Failure> {
+        let result = self.ready(sql).and_then(|statement| statement.query(&mut self.client, params));
         result.map_err(|error| own_failure(&error))
     }
 }
@@ -190,11 +242,11 @@ fn begin(client: &mut Client) -> Result<Transaction<'_>, Failure> {
     transaction.map_err(|e| own_failure(&e))
 }
 
-fn source(live: &mut Live<Sql>, group: &str, topic: &str, identity: &Identity) -> Result<i32, Failure> {
-    let mut found = live.query(fence::SOURCE, &[&group, &topic])?;
+fn source(live: &mut Live<Name>, group: &str, topic: &str, identity: &Identity) -> Result<i32, Failure> {
+    let mut found = live.query(&fence::SOURCE, &[&group, &topic])?;
     if found.is_empty() {
-        live.query(fence::REGISTER, &[&group, &topic, &identity.cluster_id, &identity.topic_id])?;
-        found = live.query(fence::SOURCE, &[&group, &topic])?;
+        live.query(&fence::REGISTER, &[&group, &topic, &identity.cluster_id, &identity.topic_id])?;
+        found = live.query(&fence::SOURCE, &[&group, &topic])?;
     }
     let Some(row) = found.first() else {
         // Registered, and gone again: someone resets the topic at this moment.
@@ -219,34 +271,34 @@ fn source(live: &mut Live<Sql>, group: &str, topic: &str, identity: &Identity) -
             Err(Failure::Topic(Reason::new(text)))
         }
         (None, Some(now)) => {
-            live.query(fence::LEARN_TOPIC_ID, &[&id, now])?;
+            live.query(&fence::LEARN_TOPIC_ID, &[&id, now])?;
             Ok(id)
         }
         _ => Ok(id),
     }
 }
 
-/// Prepared before the transaction begins, so that it holds its locks for its own statements only.
+/// Prepared, where they are, before the transaction begins, so that it holds its locks for its own statements only.
 struct TakeoverStatements {
-    hold_source: Statement,
-    anchor: Statement,
-    lock_fences: Statement,
-    make_fences: Statement,
-    drop_fences: Statement,
-    set_lanes: Statement,
-    mark_fences: Statement,
+    hold_source: Ready,
+    anchor: Ready,
+    lock_fences: Ready,
+    make_fences: Ready,
+    drop_fences: Ready,
+    set_lanes: Ready,
+    mark_fences: Ready,
 }
 
 impl TakeoverStatements {
-    fn prepare(live: &mut Live<Sql>) -> Result<TakeoverStatements, Error> {
+    fn prepare(live: &mut Live<Name>) -> Result<TakeoverStatements, Error> {
         Ok(TakeoverStatements {
-            hold_source: live.prepared(fence::HOLD_SOURCE)?,
-            anchor: live.prepared(fence::ANCHOR)?,
-            lock_fences: live.prepared(fence::LOCK_FENCES)?,
-            make_fences: live.prepared(fence::MAKE_FENCES)?,
-            drop_fences: live.prepared(fence::DROP_FENCES)?,
-            set_lanes: live.prepared(fence::SET_LANES)?,
-            mark_fences: live.prepared(fence::MARK_FENCES)?,
+            hold_source: live.ready(&fence::HOLD_SOURCE)?,
+            anchor: live.ready(&fence::ANCHOR)?,
+            lock_fences: live.ready(&fence::LOCK_FENCES)?,
+            make_fences: live.ready(&fence::MAKE_FENCES)?,
+            drop_fences: live.ready(&fence::DROP_FENCES)?,
+            set_lanes: live.ready(&fence::SET_LANES)?,
+            mark_fences: live.ready(&fence::MARK_FENCES)?,
         })
     }
 }
@@ -271,15 +323,16 @@ fn take(
     taken_by: &str,
 ) -> Result<Taken, Stop> {
     let (partition, token, configured) = (takeover.at.partition, takeover.token.0, smallint(takeover.lanes.into()));
-    if transaction.query_opt(&statements.hold_source, &[&source])?.is_none() {
+    if statements.hold_source.query_opt(transaction, &[&source])?.is_none() {
         let text = "the topic was reset while it was taken over";
         return Err(Stop::Failed(Failure::Transient(Reason::new(text))));
     }
-    let anchor = transaction
-        .query_one(&statements.anchor, &[&source, &partition, &configured, &token, &takeover.begin.0, &taken_by])?;
+    let anchor = statements
+        .anchor
+        .query_one(transaction, &[&source, &partition, &configured, &token, &takeover.begin.0, &taken_by])?;
     let (lanes, origin, done, created): (i16, i64, i64, bool) =
         (anchor.get(0), anchor.get(1), anchor.get(2), anchor.get(3));
-    let rows = transaction.query(&statements.lock_fences, &[&source, &partition])?;
+    let rows = statements.lock_fences.query(transaction, &[&source, &partition])?;
     let mut fences: Vec<(i16, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     if created {
         if !fences.is_empty() {
@@ -289,7 +342,7 @@ fn take(
                 fences.len()
             )));
         }
-        transaction.execute(&statements.make_fences, &[&source, &partition, &configured, &done, &token])?;
+        statements.make_fences.execute(transaction, &[&source, &partition, &configured, &done, &token])?;
         fences = (0..configured).map(|lane| (lane, done)).collect();
     } else {
         if !fences.iter().map(|(lane, _)| *lane).eq(0..lanes) {
@@ -301,15 +354,18 @@ fn take(
         }
         let drained = fences.iter().all(|(_, next)| *next <= done);
         if lanes != configured && drained {
-            transaction.execute(&statements.drop_fences, &[&source, &partition])?;
-            transaction.execute(&statements.make_fences, &[&source, &partition, &configured, &done, &token])?;
-            transaction.execute(&statements.set_lanes, &[&source, &partition, &configured])?;
+            statements.drop_fences.execute(transaction, &[&source, &partition])?;
+            statements.make_fences.execute(transaction, &[&source, &partition, &configured, &done, &token])?;
+            statements.set_lanes.execute(transaction, &[&source, &partition, &configured])?;
             fences = (0..configured).map(|lane| (lane, done)).collect();
         } else {
-            transaction.execute(&statements.mark_fences, &[&source, &partition, &token])?;
+            statements.mark_fences.execute(transaction, &[&source, &partition, &token])?;
         }
     }
     let fences: Vec<NextOffset> = fences.into_iter().map(|(_, next)| NextOffset(next)).collect();
     debug_assert!(Lane::try_from(fences.len()).is_ok());
-    Ok(Taken { origin: NextOffset(origin), done: NextOffset(done), created, fences })
+    // Only now: what the owner before had in flight is there, and nobody can add to it any more.
+    let parked = transaction.query_typed(parked::SET, &[(&source, Type::INT4), (&partition, Type::INT4)])?;
+    let parked = parked.iter().map(|row| parked::tail(row, 0)).collect();
+    Ok(Taken { origin: NextOffset(origin), done: NextOffset(done), created, fences, parked })
 }

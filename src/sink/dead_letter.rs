@@ -5,15 +5,17 @@ use std::ops::Range;
 
 use postgres::types::{ToSql, Type};
 
-use crate::sink::BadRecord;
+use crate::config::Config;
+use crate::sink::{BadRecord, Reason};
 use crate::state::batch::Batch;
+use crate::types::TopicIx;
 
 /// How many parameters [`sql`] takes.
 pub const PARAMS: usize = 11;
 
 /// Inserts letters, where the SQL expression `condition` holds. From `$first` on: source, group, topic; per letter: partition,
 /// offset, timestamp (ms), SQLSTATE, error, key, payload, headers. A record that is read again after `forebay fences reset`,
-/// and fails again, takes its former letter's place.
+/// and fails again, takes its former letter's place, and is forwarded again.
 pub fn sql(first: usize, condition: Option<&str>) -> String {
     let p = |place: usize| format!("${}", first + place);
     let arrays: Vec<String> = (3..PARAMS).map(p).collect();
@@ -23,7 +25,7 @@ pub fn sql(first: usize, condition: Option<&str>) -> String {
          headers) SELECT {}, {}, {}, u.p, u.o, to_timestamp(u.ts::float8 / 1000), u.code, u.error, u.key, u.payload, u.headers \
          FROM UNNEST({}) AS u(p, o, ts, code, error, key, payload, headers){condition} \
          ON CONFLICT (source, partition, \"offset\") DO UPDATE SET at = now(), ts = EXCLUDED.ts, sqlstate = EXCLUDED.sqlstate, \
-         error = EXCLUDED.error, resolution = NULL, key = EXCLUDED.key, payload = EXCLUDED.payload, headers = EXCLUDED.headers",
+         error = EXCLUDED.error, resolution = NULL, forwarded_at = NULL, forward_error = NULL, key = EXCLUDED.key, payload = EXCLUDED.payload, headers = EXCLUDED.headers",
         p(0),
         p(1),
         p(2),
@@ -60,6 +62,12 @@ pub struct Of<'a> {
     pub topic: &'a str,
 }
 
+impl<'a> Of<'a> {
+    pub fn new(source: i32, config: &'a Config, topic: TopicIx) -> Of<'a> {
+        Of { source, group: &config.kafka.group_id, topic: &config.topics[usize::from(topic.0)].name }
+    }
+}
+
 /// Letters as one statement's parameters.
 pub struct Letters<'a> {
     of: Of<'a>,
@@ -88,8 +96,7 @@ impl<'a> Letters<'a> {
             offsets: records().map(|r| r.offset.0).collect(),
             timestamps: records().map(|r| Some(r.timestamp_ms).filter(|ms| *ms >= 0)).collect(),
             codes: bad.iter().map(|b| b.reason.sqlstate.as_deref()).collect(),
-            // A handler's own words may hold anything; PostgreSQL's text holds no NUL.
-            errors: bad.iter().map(|b| b.reason.text.replace('\0', "\u{fffd}")).collect(),
+            errors: bad.iter().map(|b| error_text(&b.reason)).collect(),
             keys: records().map(|r| r.key).collect(),
             payloads: records().map(|r| r.value).collect(),
             headers: records().map(|r| Some(r.headers.0).filter(|h| !h.is_empty())).collect(),
@@ -114,10 +121,15 @@ impl<'a> Letters<'a> {
     }
 }
 
-/// Cuts the letters so that no piece of several is larger than a statement may be.
-fn pieces(bad: &[BadRecord], bytes: impl Fn(&BadRecord) -> usize) -> Vec<Range<usize>> {
+/// What went wrong, as a table takes it: a handler's own words may hold anything, PostgreSQL's text holds no NUL.
+pub fn error_text(reason: &Reason) -> String {
+    reason.text.replace('\0', "\u{fffd}")
+}
+
+/// Cuts what is kept of records so that no piece of several is larger than a statement may be.
+pub fn pieces<T>(records: &[T], bytes: impl Fn(&T) -> usize) -> Vec<Range<usize>> {
     let (mut pieces, mut from, mut held) = (Vec::new(), 0, 0);
-    for (at, each) in bad.iter().enumerate() {
+    for (at, each) in records.iter().enumerate() {
         let size = bytes(each);
         if at > from && held + size > STATEMENT_BYTES_MAX {
             pieces.push(from..at);
@@ -125,8 +137,8 @@ fn pieces(bad: &[BadRecord], bytes: impl Fn(&BadRecord) -> usize) -> Vec<Range<u
         }
         held += size;
     }
-    if from < bad.len() {
-        pieces.push(from..bad.len());
+    if from < records.len() {
+        pieces.push(from..records.len());
     }
     pieces
 }
@@ -134,13 +146,12 @@ fn pieces(bad: &[BadRecord], bytes: impl Fn(&BadRecord) -> usize) -> Vec<Range<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::Reason;
 
     #[test]
     fn large_letters_go_in_several_statements() {
         let bad: Vec<BadRecord> = (0..5).map(|index| BadRecord { index, reason: Reason::new("") }).collect();
         let sizes = [10, STATEMENT_BYTES_MAX, STATEMENT_BYTES_MAX / 2, STATEMENT_BYTES_MAX / 2, 1];
         assert_eq!(pieces(&bad, |b| sizes[b.index]), [0..1, 1..2, 2..4, 4..5]);
-        assert!(pieces(&[], |_| 1).is_empty());
+        assert!(pieces(&[] as &[BadRecord], |_| 1).is_empty());
     }
 }

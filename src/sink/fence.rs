@@ -37,64 +37,112 @@
 
 use postgres::types::Type;
 
+/// A statement and the types of its parameters.
+pub struct Sql {
+    pub text: &'static str,
+    pub types: &'static [Type],
+}
+
 /// A topic's number and identity. $1 group, $2 topic.
-pub const SOURCE: &str = "SELECT id, cluster_id, topic_id FROM forebay.source WHERE grp = $1 AND topic = $2";
+pub const SOURCE: Sql = Sql {
+    text: "SELECT id, cluster_id, topic_id FROM forebay.source WHERE grp = $1 AND topic = $2",
+    types: &[Type::TEXT, Type::TEXT],
+};
 
 /// Registers a topic where nobody did. $1 group, $2 topic, $3 cluster id, $4 topic id.
-pub const REGISTER: &str =
-    "INSERT INTO forebay.source (grp, topic, cluster_id, topic_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+pub const REGISTER: Sql = Sql {
+    text: "INSERT INTO forebay.source (grp, topic, cluster_id, topic_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+    types: &[Type::TEXT, Type::TEXT, Type::TEXT, Type::TEXT],
+};
 
 /// The broker did not know topic ids when the topic was registered, and does now. $1 source, $2 topic id.
-pub const LEARN_TOPIC_ID: &str = "UPDATE forebay.source SET topic_id = $2 WHERE id = $1 AND topic_id IS NULL";
+pub const LEARN_TOPIC_ID: Sql = Sql {
+    text: "UPDATE forebay.source SET topic_id = $2 WHERE id = $1 AND topic_id IS NULL",
+    types: &[Type::INT4, Type::TEXT],
+};
 
 /// Where the shard stands. $1 source, $2 partitions.
-pub const LOCATE: &str =
-    "SELECT partition, origin, done FROM forebay.partition WHERE source = $1 AND partition = ANY ($2::int[])";
+pub const LOCATE: Sql = Sql {
+    text: "SELECT partition, origin, done FROM forebay.partition WHERE source = $1 AND partition = ANY ($2::int[])",
+    types: &[Type::INT4, Type::INT4_ARRAY],
+};
 
 /// Takeover 0: keeps `forebay fences reset` from deleting the topic meanwhile. $1 source. Does not wait for other takeovers.
-pub const HOLD_SOURCE: &str = "SELECT 1 FROM forebay.source WHERE id = $1 FOR KEY SHARE";
+pub const HOLD_SOURCE: Sql =
+    Sql { text: "SELECT 1 FROM forebay.source WHERE id = $1 FOR KEY SHARE", types: &[Type::INT4] };
 
 /// Takeover 1: creates or marks the anchor, behind every other takeover of this partition. $1 source, $2 partition, $3 lanes,
 /// $4 token, $5 where to begin if nobody did, $6 who we are. A row that was inserted has no xmax.
-pub const ANCHOR: &str = "\
+pub const ANCHOR: Sql = Sql {
+    text: "\
 INSERT INTO forebay.partition AS p (source, partition, lanes, token, origin, done, taken_by) VALUES ($1, $2, $3, $4, $5, $5, $6) \
 ON CONFLICT (source, partition) DO UPDATE SET token = EXCLUDED.token, taken_by = EXCLUDED.taken_by, taken_at = now() \
-RETURNING p.lanes, p.origin, p.done, (xmax = 0) AS created";
+RETURNING p.lanes, p.origin, p.done, (xmax = 0) AS created",
+    types: &[Type::INT4, Type::INT4, Type::INT2, Type::INT8, Type::INT8, Type::TEXT],
+};
 
 /// Takeover 2: waits for the previous owner's transactions in flight. $1 source, $2 partition.
-pub const LOCK_FENCES: &str = "\
-SELECT lane, next_offset FROM forebay.fence WHERE source = $1 AND partition = $2 ORDER BY lane FOR NO KEY UPDATE";
+pub const LOCK_FENCES: Sql = Sql {
+    text: "\
+SELECT lane, next_offset FROM forebay.fence WHERE source = $1 AND partition = $2 ORDER BY lane FOR NO KEY UPDATE",
+    types: &[Type::INT4, Type::INT4],
+};
 
 /// Takeover 3, for a new anchor or other lanes. $1 source, $2 partition, $3 lanes, $4 where they begin, $5 token.
-pub const MAKE_FENCES: &str = "\
+pub const MAKE_FENCES: Sql = Sql {
+    text: "\
 INSERT INTO forebay.fence (source, partition, lane, next_offset, token) \
-SELECT $1::int, $2::int, l, $4::bigint, $5::bigint FROM generate_series(0, $3::smallint - 1) l";
+SELECT $1::int, $2::int, l, $4::bigint, $5::bigint FROM generate_series(0, $3::smallint - 1) l",
+    types: &[Type::INT4, Type::INT4, Type::INT2, Type::INT8, Type::INT8],
+};
 
 /// Takeover 3, for other lanes: before `MAKE_FENCES`. $1 source, $2 partition.
-pub const DROP_FENCES: &str = "DELETE FROM forebay.fence WHERE source = $1 AND partition = $2";
+pub const DROP_FENCES: Sql =
+    Sql { text: "DELETE FROM forebay.fence WHERE source = $1 AND partition = $2", types: &[Type::INT4, Type::INT4] };
 
 /// Takeover 3, for other lanes: after `MAKE_FENCES`. $1 source, $2 partition, $3 lanes.
-pub const SET_LANES: &str = "UPDATE forebay.partition SET lanes = $3 WHERE source = $1 AND partition = $2";
+pub const SET_LANES: Sql = Sql {
+    text: "UPDATE forebay.partition SET lanes = $3 WHERE source = $1 AND partition = $2",
+    types: &[Type::INT4, Type::INT4, Type::INT2],
+};
 
 /// Takeover 3, otherwise: the fences become ours. $1 source, $2 partition, $3 token.
-pub const MARK_FENCES: &str = "UPDATE forebay.fence SET token = $3 WHERE source = $1 AND partition = $2";
+pub const MARK_FENCES: Sql = Sql {
+    text: "UPDATE forebay.fence SET token = $3 WHERE source = $1 AND partition = $2",
+    types: &[Type::INT4, Type::INT4, Type::INT8],
+};
 
 /// The fences of some lanes as they are. $1 source, $2 partitions, $3 lanes.
-pub const REREAD: &str = "\
+pub const REREAD: Sql = Sql {
+    text: "\
 SELECT f.partition, f.lane, f.next_offset, f.token FROM forebay.fence f \
-JOIN UNNEST($2::int[], $3::smallint[]) AS u(p, l) ON f.source = $1 AND f.partition = u.p AND f.lane = u.l";
+JOIN UNNEST($2::int[], $3::smallint[]) AS u(p, l) ON f.source = $1 AND f.partition = u.p AND f.lane = u.l",
+    types: &[Type::INT4, Type::INT4_ARRAY, Type::INT2_ARRAY],
+};
 
 /// Raises the stored progress of many partitions at once. $1 source; $2..$4 partition, token, done; $5..$8 every fence we
 /// believe in: partition, lane, next offset, and the partition's token again. A partition that does not come back has another
 /// owner or fell back. The fences are compared once for all partitions: asked per partition, PostgreSQL reads the whole list
 /// for each of them, which takes more than half a second for 600.
-pub const PROGRESS: &str = "\
+pub const PROGRESS: Sql = Sql {
+    text: "\
 WITH bad AS MATERIALIZED (\
 SELECT DISTINCT e.p FROM UNNEST($5::int[], $6::smallint[], $7::bigint[], $8::bigint[]) AS e(p, l, n, t) \
 LEFT JOIN forebay.fence f ON f.source = $1 AND f.partition = e.p AND f.lane = e.l AND f.token = e.t \
 WHERE f.next_offset IS NULL OR f.next_offset < e.n) \
 UPDATE forebay.partition p SET done = greatest(p.done, u.done) FROM UNNEST($2::int[], $3::bigint[], $4::bigint[]) AS u(p, t, done) \
-WHERE p.source = $1 AND p.partition = u.p AND p.token = u.t AND u.p NOT IN (SELECT bad.p FROM bad) RETURNING p.partition, p.done";
+WHERE p.source = $1 AND p.partition = u.p AND p.token = u.t AND u.p NOT IN (SELECT bad.p FROM bad) RETURNING p.partition, p.done",
+    types: &[
+        Type::INT4,
+        Type::INT4_ARRAY,
+        Type::INT8_ARRAY,
+        Type::INT8_ARRAY,
+        Type::INT4_ARRAY,
+        Type::INT2_ARRAY,
+        Type::INT8_ARRAY,
+        Type::INT8_ARRAY,
+    ],
+};
 
 /// How many parameters [`batch`] takes before those of the rows.
 pub const BATCH_PARAMS: usize = 6;

@@ -9,6 +9,11 @@ use crate::state::chunk::RecordRef;
 /// exactly once, in order per key. Whatever it does elsewhere (a call to another service) may happen again.
 ///
 /// One handler belongs to one worker thread; it may keep state between calls, but a batch may be tried again after a failure.
+///
+/// Behind a pooler (`pooler = "transaction"`) the next transaction may run on another of the server's connections: settings are made
+/// with `SET LOCAL` (a plain `SET` would stay with whoever gets this connection next), statements are prepared in the transaction
+/// that uses them, advisory locks are those of the transaction, and values of types of your own are best cast in the statement
+/// (`$1::text::mood`), because what the driver knows of a type it learns by a statement that it prepares once.
 pub trait Handler: Send {
     /// Applies the records of one lane, in offset order. On an error the transaction is rolled back.
     fn handle(&mut self, transaction: &mut Transaction<'_>, records: &[RecordRef<'_>]) -> Result<(), HandlerError>;

@@ -2,11 +2,15 @@
 //! the PostgreSQL ones follow the fence protocol described in `fence`, and the simulation has its own.
 
 pub mod array;
+mod aside;
+pub mod bounds;
+mod careful_table;
 pub mod catalog;
 pub mod connect;
 pub mod control;
 pub mod dead_letter;
 pub mod decode;
+mod drain;
 pub mod encode;
 pub mod fence;
 pub mod fold;
@@ -15,34 +19,101 @@ pub mod json;
 pub mod key;
 pub mod moment;
 pub mod number;
+pub mod parked;
 pub mod plan;
 pub mod pool;
 pub mod postgres;
+pub mod replicas;
 pub mod schema;
 pub mod session;
 pub mod sift;
-mod sift_table;
 pub mod sqlstate;
 pub mod statement;
 pub mod table;
+pub mod watch;
 pub mod write_handler;
 pub mod write_table;
 pub mod writer;
 
 use std::ops::Range;
 
+use crate::config::Then;
 use crate::state::batch::{Batch, LaneMove};
+use crate::state::holds::Holds;
+use crate::state::parked::{Tail, Why};
 use crate::state::replica::Position;
 pub use crate::types::Anchor;
-use crate::types::{Lane, NextOffset, Token, TopicIx, TopicPartition};
+use crate::types::{KeyHash, Lane, NextOffset, Offset, Token, TopicIx, TopicPartition};
+
+/// What a worker wants of one transaction: the fences moved, all or nothing, and the records applied, in order.
+#[derive(Debug, Clone)]
+pub struct Job<'a> {
+    pub batch: &'a Batch,
+    pub range: Range<usize>,
+    /// Ignored with `at_least_once`.
+    pub moves: &'a [LaneMove],
+    /// Records that are parked instead of being applied, in order.
+    pub park: &'a [ToPark],
+    /// Keys that must have no row in `forebay.parked`, or nothing is done.
+    pub free: &'a [FreeKey],
+}
+
+impl<'a> Job<'a> {
+    /// Without anything parked.
+    pub fn plain(batch: &'a Batch, range: Range<usize>, moves: &'a [LaneMove]) -> Job<'a> {
+        Job { batch, range, moves, park: &[], free: &[] }
+    }
+}
+
+/// A record of the batch that is parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ToPark {
+    pub index: usize,
+    pub why: Why,
+}
+
+/// A key of one of the batch's lanes that is believed to have left `forebay.parked`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FreeKey {
+    pub partition: i32,
+    pub token: Token,
+    pub hash: KeyHash,
+}
 
 /// How a transaction of a worker ended, as far as the database answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Written {
-    /// Fences moved and rows written, durably.
-    Applied(RowCounts),
+    /// Fences moved and records applied, durably.
+    Applied(Applied),
     /// Some fence was not where it was expected, or its token is another's: nothing was done.
     Mismatch,
+    /// One of the job's free keys has rows in `forebay.parked`: nothing was done.
+    NotFree,
+}
+
+/// What was applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    pub counts: RowCounts,
+    /// Records that were parked although the job did not say so, in order.
+    pub parked: Vec<ToPark>,
+}
+
+impl From<RowCounts> for Written {
+    fn from(counts: RowCounts) -> Written {
+        Written::Applied(Applied { counts, parked: Vec::new() })
+    }
+}
+
+/// How a job is written that failed as a whole.
+pub struct Care<'a, 't> {
+    /// A lock could not be had in time: keys whose rows others hold are parked.
+    pub probe: bool,
+    /// Its records, all together, have just been refused for the sake of one of them.
+    pub refused: bool,
+    /// What becomes of a dead letter's key.
+    pub then: Then,
+    pub tolerates: &'a mut Tolerates<'t>,
 }
 
 /// What a transaction did, for the metrics.
@@ -54,6 +125,8 @@ pub struct RowCounts {
     pub folded: u32,
     /// Records that became dead letters.
     pub dead: u32,
+    /// Records that were parked.
+    pub parked: u32,
 }
 
 impl std::ops::AddAssign for RowCounts {
@@ -62,6 +135,7 @@ impl std::ops::AddAssign for RowCounts {
         self.deleted += other.deleted;
         self.folded += other.folded;
         self.dead += other.dead;
+        self.parked += other.parked;
     }
 }
 
@@ -81,6 +155,8 @@ pub enum Failure {
     Transient(Reason),
     /// A lock could not be had in time.
     LockWait(Reason),
+    /// Likewise, and it is no row's: the table is locked as a whole, or the fences are.
+    LockedOut(Reason),
     /// A statement took longer than it may.
     TooLong(Reason),
     /// A record is at fault: which one (index in the batch) where that is known.
@@ -116,7 +192,8 @@ impl std::fmt::Display for Reason {
 impl Failure {
     pub fn reason(&self) -> &Reason {
         match self {
-            Failure::Outage(r) | Failure::Transient(r) | Failure::LockWait(r) | Failure::TooLong(r) => r,
+            Failure::Outage(r) | Failure::Transient(r) | Failure::LockWait(r) | Failure::LockedOut(r) => r,
+            Failure::TooLong(r) => r,
             Failure::Record(_, r) | Failure::Topic(r) | Failure::Shard(r) => r,
         }
     }
@@ -131,27 +208,89 @@ pub struct FenceRow {
     pub token: Token,
 }
 
-/// Whether these records may all be set aside; [`Writer::sift`] asks before it commits.
+/// Whether these records may all be set aside; [`Writer::write_with_care`] asks before it commits.
 pub type Tolerates<'a> = dyn FnMut(&[BadRecord]) -> bool + 'a;
 
 /// A worker's side of a database: one connection, one transaction at a time.
 pub trait Writer {
-    /// One transaction: moves the fences named by `moves`, all or nothing, and applies the records of `range` in order.
-    /// Connects first where there is no connection. After [`Failure::Outage`] its outcome is unknown; after every other
-    /// failure nothing was done. With `at_least_once` `moves` is ignored.
-    fn write(&mut self, batch: &Batch, range: Range<usize>, moves: &[LaneMove]) -> Result<Written, Failure>;
-    /// As [`write`](Writer::write), but the records at fault become dead letters in the same transaction, and all others are
-    /// applied. `tolerates` is shown them, in order, before anything is committed; where it says no, and where a record waits
-    /// for another that is not there (a missing parent), nothing is done, and [`Failure::Record`] names the first one.
-    fn sift(
-        &mut self,
-        batch: &Batch,
-        range: Range<usize>,
-        moves: &[LaneMove],
-        tolerates: &mut Tolerates<'_>,
-    ) -> Result<Written, Failure>;
+    /// One transaction. Connects first where there is no connection. After [`Failure::Outage`] its outcome is unknown; after
+    /// every other failure nothing was done.
+    fn write(&mut self, job: &Job<'_>) -> Result<Written, Failure>;
+    /// As [`write`](Writer::write), record by record where it must be. Keys whose rows others have locked are parked. Records
+    /// at fault become dead letters in the same transaction, and all others are applied; `tolerates` is shown them, in order,
+    /// before anything is committed; where it says no, nothing is done, and [`Failure::Record`] names the first one. The key of
+    /// a record that waits for another one that is not there (a missing parent) is parked. A second [`Failure::LockWait`] is
+    /// about a lock that no probe shows; one that no parking would help is [`Failure::LockedOut`].
+    fn write_with_care(&mut self, job: &Job<'_>, care: Care<'_, '_>) -> Result<Written, Failure>;
     /// The fences as they are now, of lanes (partition, lane); one that does not exist is left out.
     fn reread(&mut self, topic: TopicIx, lanes: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure>;
+    /// What is parked of these keys (partition, hash); those of which nothing is are left out.
+    fn parked(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)]) -> Result<Vec<(i32, Tail)>, Failure>;
+}
+
+/// The slow lane's side of a database: applies parked records, each key in order, and takes them out of `forebay.parked` in the
+/// same transaction. Two of them, of one process or of two, may be at work on the same keys.
+pub trait SlowLane {
+    /// The first rows of each of these keys (partition, hash), in order, no more than `limits` say. Keys without any are left out.
+    fn read(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)], limits: DrainLimits) -> Result<Vec<Waiting>, Failure>;
+    /// Applies what was read: one transaction, which holds the first row of every key for as long as it lasts. Says of each key,
+    /// in their order, what became of it.
+    fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: Drain) -> Result<Vec<Drained>, Failure>;
+    /// Many rows were taken out: their place is made free for others.
+    fn tidy(&mut self) -> Result<(), Failure>;
+}
+
+/// How much the slow lane takes at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainLimits {
+    pub records_max: usize,
+    pub bytes_max: usize,
+}
+
+/// What becomes of records of the slow lane that are at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// None: they stop the topic.
+    pub then: Option<Then>,
+    /// Tries of a record whose parent is missing before it is at fault.
+    pub parent_tries: u32,
+}
+
+/// The first parked records of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub partition: i32,
+    pub hash: KeyHash,
+    /// Its first row is a dead letter: it waits for a person.
+    pub dead: bool,
+    /// Tries of the first record so far.
+    pub tries: u32,
+    pub tenant: Option<Vec<u8>>,
+    /// In order; none where it is dead.
+    pub records: Vec<ParkedRecord>,
+}
+
+/// A parked record, as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedRecord {
+    pub offset: Offset,
+    pub timestamp_ms: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<u8>,
+}
+
+/// What became of one key in the slow lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Drained {
+    /// So many of its rows left, applied or as dead letters.
+    Taken { rows: u64, dead: u64 },
+    /// Its first record is at fault, and its key waits behind it; so many rows left before.
+    Dead { rows: u64, reason: Reason },
+    /// It waits: for a lock, or for a parent; so many rows left before.
+    Waits { rows: u64, reason: Reason },
+    /// Another slow lane has it, or has changed it since.
+    Busy,
 }
 
 /// Which incarnation of a topic this is.
@@ -180,6 +319,8 @@ pub struct Taken {
     pub created: bool,
     /// The fence of each lane; their number is the number of lanes.
     pub fences: Vec<NextOffset>,
+    /// What is parked of it.
+    pub parked: Vec<Tail>,
 }
 
 /// One partition's progress in one shard.
@@ -207,6 +348,8 @@ pub enum Replica {
 
 /// A shard's control connection.
 pub trait Control {
+    /// Whether the database takes new connections now, and writes: asked while nobody else tries.
+    fn probe(&mut self) -> Result<(), Failure>;
     /// The anchors of partitions, in their order. Registers the topic's identity where nobody did; another one than the
     /// registered is [`Failure::Topic`].
     fn locate(
@@ -218,10 +361,13 @@ pub trait Control {
     /// Makes the partition ours, waiting (for a bounded time: [`Failure::LockWait`]) for its owner's transactions in flight.
     fn takeover(&mut self, takeover: &Takeover) -> Result<Taken, Failure>;
     /// Raises the stored progress of those partitions whose token and fences are as we believe, and returns them with
-    /// the progress that is stored now. One that does not come back has another owner, or its database went back.
+    /// the progress that is stored now and may be relied on: where replicas have a say, as far as they have it. One that does not
+    /// come back has another owner, or its database went back.
     fn progress(&mut self, topic: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure>;
     /// How far the replica with this `application_name` is; of several, the last one. What has no replicas knows of none.
     fn replica(&mut self, _name: &str) -> Result<Replica, Failure> {
         Ok(Replica::Gone)
     }
+    /// What a person holds of a topic.
+    fn holds(&mut self, topic: TopicIx) -> Result<Holds, Failure>;
 }

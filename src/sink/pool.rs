@@ -1,19 +1,17 @@
 //! Pooled connections for what is not the engine's work: checks, the schema, looking at fences. The engine's threads own one
 //! connection each and never come here.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use postgres_openssl::MakeTlsConnector;
-use r2d2::{HandleError, PooledConnection};
-use r2d2_postgres::PostgresConnectionManager;
+use postgres::Client;
+use r2d2::{HandleError, ManageConnection, PooledConnection};
 
 use crate::config::Shard;
-use crate::sink::connect::Connector;
-use crate::sink::{Failure, Reason, sqlstate};
-
-type Manager = PostgresConnectionManager<MakeTlsConnector>;
+use crate::sink::connect::{Connector, Opened};
+use crate::sink::{Failure, Reason};
 
 /// A few connections to one shard. Nothing is opened before it is asked for.
 pub struct Pool {
@@ -22,13 +20,73 @@ pub struct Pool {
     wait: Duration,
 }
 
+/// Opens connections one after the other.
+pub struct Manager(Mutex<Connector>);
+
+/// A connection to look with: it need not accept writes.
+pub struct Lent(Option<Opened>);
+
 /// r2d2 itself only says that no connection came in time.
 #[derive(Debug, Default, Clone)]
 struct LastFailure(Arc<Mutex<Option<Failure>>>);
 
-impl HandleError<postgres::Error> for LastFailure {
-    fn handle_error(&self, error: postgres::Error) {
-        *self.0.lock() = Some(sqlstate::connect_failure(&error));
+/// What r2d2 takes for an error.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.reason())]
+pub struct NotOpened(Failure);
+
+impl ManageConnection for Manager {
+    type Connection = Lent;
+    type Error = NotOpened;
+
+    fn connect(&self) -> Result<Lent, NotOpened> {
+        self.0.lock().open().map(|opened| Lent(Some(opened))).map_err(NotOpened)
+    }
+
+    fn is_valid(&self, lent: &mut Lent) -> Result<(), NotOpened> {
+        let answer = lent.simple_query("");
+        answer.map(|_| ()).map_err(|error| NotOpened(crate::sink::sqlstate::connect_failure(&error)))
+    }
+
+    fn has_broken(&self, lent: &mut Lent) -> bool {
+        lent.is_closed()
+    }
+}
+
+impl HandleError<NotOpened> for LastFailure {
+    fn handle_error(&self, error: NotOpened) {
+        *self.0.lock() = Some(error.0);
+    }
+}
+
+impl Lent {
+    fn opened(&self) -> &Opened {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+
+    /// See [`Opened::direct`].
+    pub fn is_direct(&self) -> bool {
+        self.opened().direct
+    }
+}
+
+impl Deref for Lent {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.opened().client
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.0.as_mut().expect("it is there until it is dropped").client
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(Opened::discard);
     }
 }
 
@@ -36,7 +94,7 @@ impl Pool {
     /// # Errors
     /// [`Failure::Shard`] for a connection string or certificate that cannot be read.
     pub fn new(shard: &Shard, group: &str, purpose: &str, connections_max: u32) -> Result<Pool, Failure> {
-        let manager = Connector::new(shard, group, purpose)?.manager()?;
+        let manager = Manager(Mutex::new(Connector::new(shard, group, purpose)?));
         let last = LastFailure::default();
         let pool = r2d2::Pool::builder()
             .max_size(connections_max)

@@ -4,11 +4,14 @@
 //! The version is `major.minor`. A minor step adds what older processes do not look at, so versions may mix while a rolling
 //! upgrade runs. A major step changes what they rely on: a process that meets a newer major version refuses to work.
 
+use postgres::types::Type;
 use postgres::{Client, SimpleQueryMessage, Transaction};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Config, RouteBy, Tenant};
-use crate::sink::connect::Connector;
+use crate::sink::connect::{Connector, Opened};
 use crate::sink::{Failure, Reason, sqlstate};
+use crate::state::tenants::{self, TenantMap};
 use crate::types::ShardIx;
 
 /// Serialises creation and upgrade among processes: the lock's number is "forebay" in ASCII.
@@ -27,10 +30,18 @@ impl std::fmt::Display for Version {
 }
 
 /// Each step leads to its version from the one before; all of them may run again without harm.
-const MIGRATIONS: &[(Version, &str)] = &[(Version { major: 1, minor: 0 }, V1_0), (LETTERS, V1_1)];
+const MIGRATIONS: &[(Version, &str)] = &[(FIRST, V1_0), (LETTERS, V1_1), (PARKING, V1_2), (FORWARDING, V1_3)];
+
+const FIRST: Version = Version { major: 1, minor: 0 };
 
 /// Since when there are dead letters.
 pub const LETTERS: Version = Version { major: 1, minor: 1 };
+
+/// Since when records may be parked.
+pub const PARKING: Version = Version { major: 1, minor: 2 };
+
+/// Since when it is noted which letters went on to a topic of their own.
+pub const FORWARDING: Version = Version { major: 1, minor: 3 };
 
 /// The tables of schema `forebay`, those of later versions included: what no topic may write to.
 pub const TABLES: &[&str] = &["meta", "source", "partition", "fence", "parked", "hold", "dead_letter"];
@@ -40,7 +51,7 @@ pub const CURRENT: Version = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
 const V1_0: &str = r#"
 -- Facts about this database: 'schema' (version), 'shard' (its name in the configuration), 'routing <group>'
--- (how that group spreads its records over the shards).
+-- (how that group spreads its records over the shards), 'map <group>' (every tenant that its maps ever held).
 CREATE TABLE IF NOT EXISTS forebay.meta (
   key text PRIMARY KEY,
   value text NOT NULL
@@ -98,6 +109,57 @@ CREATE TABLE IF NOT EXISTS forebay.dead_letter (
 );
 "#;
 
+const V1_2: &str = r#"
+-- Records that wait for their turn, each key's in order: put here by the transactions that moved their fences, applied and
+-- taken out by the slow lanes. While a key has a row here, all its later records follow it.
+CREATE TABLE IF NOT EXISTS forebay.parked (
+  source int NOT NULL,
+  partition int NOT NULL,
+  key_hash bigint NOT NULL,      -- xxh3 of the key; of a record without one its offset
+  "offset" bigint NOT NULL,
+  parked_at timestamptz NOT NULL DEFAULT now(),
+  ts timestamptz,                -- the record's own time
+  state "char" NOT NULL DEFAULT 'w' CHECK (state IN ('w', 'd')),  -- waiting; a dead letter at its key's head, which waits for a person
+  reason "char" NOT NULL,        -- b: a lock of somebody else's; r: the record; o: a person said so; h: a hot key
+  sqlstate text,
+  error text,
+  attempts int NOT NULL DEFAULT 0,
+  tenant bytea,
+  key bytea,
+  payload bytea,
+  headers bytea,                 -- packed
+  PRIMARY KEY (source, partition, key_hash, "offset")
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
+CREATE INDEX IF NOT EXISTS parked_dead ON forebay.parked (source) WHERE state = 'd';
+-- What a person keeps back: scope k: a key, t: a tenant.
+CREATE TABLE IF NOT EXISTS forebay.hold (
+  source int NOT NULL,
+  scope "char" NOT NULL,
+  value bytea NOT NULL,
+  since timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (source, scope, value)
+);
+"#;
+
+/// The tables without which nobody may go on, and since when they are there.
+const NEEDED: &[(&str, Version)] = &[
+    ("forebay.source", FIRST),
+    ("forebay.partition", FIRST),
+    ("forebay.fence", FIRST),
+    ("forebay.dead_letter", LETTERS),
+    ("forebay.parked", PARKING),
+    ("forebay.hold", PARKING),
+];
+
+const V1_3: &str = r#"
+-- Dead letters go on to a topic of their own where `forward_to` says so; the table is their outbox.
+ALTER TABLE forebay.dead_letter
+  ADD COLUMN IF NOT EXISTS forwarded_at timestamptz,   -- the brokers acknowledged it; not yet where null
+  ADD COLUMN IF NOT EXISTS forward_error text;         -- why the topic will never take it; null to try (again)
+CREATE INDEX IF NOT EXISTS dead_letter_to_forward ON forebay.dead_letter (grp, topic, id)
+  WHERE forwarded_at IS NULL AND forward_error IS NULL AND resolution IS NULL;
+"#;
+
 /// Notes the version; a newer one stays.
 fn store_version() -> String {
     format!(
@@ -148,7 +210,7 @@ fn init_in(transaction: &mut Transaction<'_>) -> Result<Option<Version>, Failure
     }
     let has_meta = transaction.simple_query("SELECT to_regclass('forebay.meta')").map_err(failed)?;
     let found = match has_meta.iter().any(|m| matches!(m, SimpleQueryMessage::Row(r) if r.get(0).is_some())) {
-        true => Meta::read(&transaction.simple_query(Meta::SQL).map_err(failed)?)?.version,
+        true => Meta::read(&transaction.simple_query(&Meta::sql()).map_err(failed)?)?.version,
         false => None,
     };
     for (version, step) in MIGRATIONS {
@@ -171,9 +233,14 @@ struct Meta {
 
 impl Meta {
     /// Facts, and which of the tables are lacking although a version is noted.
-    const SQL: &str = "SELECT key, value FROM forebay.meta UNION ALL SELECT 'lacks', t FROM \
-                       UNNEST('{forebay.source,forebay.partition,forebay.fence,forebay.dead_letter}'::text[]) t \
-                       WHERE to_regclass(t) IS NULL";
+    fn sql() -> String {
+        let needed: Vec<&str> = NEEDED.iter().map(|(table, _)| *table).collect();
+        format!(
+            "SELECT key, value FROM forebay.meta WHERE NOT starts_with(key, 'map ') UNION ALL SELECT 'lacks', t FROM UNNEST('{{{}}}'::text[]) t \
+             WHERE to_regclass(t) IS NULL",
+            needed.join(",")
+        )
+    }
 
     fn read(answer: &[SimpleQueryMessage]) -> Result<Meta, Failure> {
         let mut meta = Meta::default();
@@ -204,6 +271,8 @@ pub struct Expected {
     pub shard: String,
     pub group: String,
     pub routing: String,
+    /// Where a map decides: may say more than what the database remembers, and nothing else.
+    pub map: Option<TenantMap>,
     /// Create or upgrade the tables where needed; otherwise a person does, with `forebay init`.
     pub manage: bool,
 }
@@ -214,8 +283,21 @@ impl Expected {
             shard: config.shards[usize::from(shard.0)].name.clone(),
             group: config.kafka.group_id.clone(),
             routing: routing(config),
+            map: TenantMap::of(config),
             manage: config.engine.manage_schema,
         }
+    }
+
+    fn map_key(&self) -> String {
+        format!("map {}", self.group)
+    }
+
+    fn refused(&self, contradiction: &tenants::Contradiction) -> Failure {
+        let forget = format!("`DELETE FROM forebay.meta WHERE key = '{}'` in every shard", self.map_key());
+        Failure::Shard(Reason::new(format!(
+            "as this database remembers, {contradiction} by this process's map. {}",
+            tenants::procedure(&forget)
+        )))
     }
 
     /// What a database keeps from whoever connects first, and everyone after must agree with.
@@ -274,6 +356,7 @@ pub fn routing(config: &Config) -> String {
         RouteBy::Hash => format!("hash of {tenant} over {}", shards()),
         RouteBy::Modulo => format!("modulo of {tenant} over {}", shards()),
         RouteBy::Map { .. } => format!("map of {tenant}"),
+        RouteBy::Function { generation } => format!("function {generation} over {}", shards()),
     }
 }
 
@@ -294,7 +377,83 @@ pub fn verify(client: &mut Client, expected: &Expected) -> Result<(), Failure> {
         meta = read_meta(client)?;
     }
     refuse(&meta)?;
-    expected.facts().iter().try_for_each(|fact| claim(client, &meta, fact))
+    expected.facts().iter().try_for_each(|fact| claim(client, &meta, fact))?;
+    claim_map(client, expected)
+}
+
+/// Joins this process's map to what the database remembers of the group's maps, or refuses it.
+///
+/// # Errors
+/// [`Failure::Shard`] where a tenant would go elsewhere than some process sends it, or sent it.
+pub fn claim_map(client: &mut Client, expected: &Expected) -> Result<(), Failure> {
+    let Some(map) = &expected.map else { return Ok(()) };
+    let failed = |error: postgres::Error| sqlstate::connect_failure(&error);
+    let (key, own) = (expected.map_key(), Remembered::of(map));
+    // Every new connection asks; the whole map is looked at only where it differs.
+    let digest = client
+        .query_typed_opt("SELECT left(value, 16) FROM forebay.meta WHERE key = $1", &[(&key, Type::TEXT)])
+        .map_err(failed)?;
+    if digest.is_some_and(|row| row.get::<_, String>(0) == own.digest()) {
+        return Ok(());
+    }
+    let mut transaction = client.transaction().map_err(failed)?;
+    let insert = "INSERT INTO forebay.meta VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    transaction.execute_typed(insert, &[(&key, Type::TEXT), (&own.0, Type::TEXT)]).map_err(failed)?;
+    // Its lock keeps two that join at once from forgetting each other's tenants.
+    let locked = "SELECT value FROM forebay.meta WHERE key = $1 FOR UPDATE";
+    let row = transaction.query_typed_one(locked, &[(&key, Type::TEXT)]);
+    let known = Remembered(row.map_err(failed)?.get(0));
+    let both = known.read(&key)?.join(map).map_err(|contradiction| expected.refused(&contradiction))?;
+    let both = Remembered::of(&both);
+    if both.0 != known.0 {
+        transaction
+            .execute_typed(
+                "UPDATE forebay.meta SET value = $2 WHERE key = $1",
+                &[(&key, Type::TEXT), (&both.0, Type::TEXT)],
+            )
+            .map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)
+}
+
+/// What the database remembers of the group's maps, without changing it; none where no map decides or nothing is known yet.
+///
+/// # Errors
+/// As [`claim_map`].
+pub fn remembered_map(client: &mut Client, expected: &Expected) -> Result<Option<TenantMap>, Failure> {
+    let Some(map) = &expected.map else { return Ok(None) };
+    let key = expected.map_key();
+    let row = match client.query_typed_opt("SELECT value FROM forebay.meta WHERE key = $1", &[(&key, Type::TEXT)]) {
+        Ok(row) => row,
+        Err(error) if is_missing(&error) => None,
+        Err(error) => return Err(sqlstate::connect_failure(&error)),
+    };
+    let Some(row) = row else { return Ok(None) };
+    let known = Remembered(row.get(0)).read(&key)?;
+    known.join(map).map_err(|contradiction| expected.refused(&contradiction))?;
+    Ok(Some(known))
+}
+
+/// A map as `forebay.meta` holds it: a digest, which spares reading the rest, a line end, and JSON.
+struct Remembered(String);
+
+impl Remembered {
+    fn of(map: &TenantMap) -> Remembered {
+        let json = serde_json::to_string(map).expect("text to text is JSON");
+        Remembered(format!("{:016x}\n{json}", xxh3_64(json.as_bytes())))
+    }
+
+    fn digest(&self) -> &str {
+        &self.0[..16]
+    }
+
+    fn read(&self, key: &str) -> Result<TenantMap, Failure> {
+        let json = self.0.split_once('\n').map_or("", |(_, json)| json);
+        serde_json::from_str(json).map_err(|error| {
+            let text = format!("forebay.meta holds no map under {key:?}, but something else: {error}");
+            Failure::Shard(Reason::new(text))
+        })
+    }
 }
 
 /// What cannot be worked with, whoever asks.
@@ -304,9 +463,10 @@ fn refuse(meta: &Meta) -> Result<(), Failure> {
             format!("forebay's tables here have version {found}, made by a newer forebay; this one knows {CURRENT}");
         return Err(Failure::Shard(Reason::new(text)));
     }
-    let older = meta.version.is_none_or(|found| found < LETTERS);
-    let lacking = meta.rows.iter().filter(|(key, _)| key == "lacks").map(|(_, table)| table.as_str());
-    if let Some(table) = lacking.into_iter().find(|table| !(older && *table == "forebay.dead_letter")) {
+    let older = |since: Version| meta.version.is_none_or(|found| found < since);
+    let since = |table: &str| NEEDED.iter().find(|(name, _)| *name == table).map_or(FIRST, |(_, since)| *since);
+    let mut lacking = meta.rows.iter().filter(|(key, _)| key == "lacks").map(|(_, table)| table.as_str());
+    if let Some(table) = lacking.find(|table| since(table) == FIRST || !older(since(table))) {
         let text =
             format!("the table {table} is gone; somebody dropped it, and with it what says which records are applied");
         return Err(Failure::Shard(Reason::new(text)));
@@ -328,22 +488,26 @@ pub fn inspect(client: &mut Client, expected: &Expected) -> Result<Option<Versio
 }
 
 /// Opens a checked connection.
-pub fn connect(connector: &mut Connector, expected: &Expected) -> Result<Client, Failure> {
-    let mut client = connector.connect()?;
-    match verify(&mut client, expected) {
-        Ok(()) => Ok(client),
+pub fn connect(connector: &mut Connector, expected: &Expected) -> Result<Opened, Failure> {
+    let mut opened = connector.connect()?;
+    match verify(&mut opened.client, expected) {
+        Ok(()) => Ok(opened),
         Err(failure) => {
-            crate::sink::connect::discard(client);
+            opened.discard();
             Err(failure)
         }
     }
 }
 
+/// No such table, no such schema.
+fn is_missing(error: &postgres::Error) -> bool {
+    error.code().is_some_and(|c| ["42P01", "3F000"].contains(&c.code()))
+}
+
 fn read_meta(client: &mut Client) -> Result<Meta, Failure> {
-    match client.simple_query(Meta::SQL) {
+    match client.simple_query(&Meta::sql()) {
         Ok(answer) => Meta::read(&answer),
-        // No such table, no such schema.
-        Err(error) if error.code().is_some_and(|c| ["42P01", "3F000"].contains(&c.code())) => Ok(Meta::default()),
+        Err(error) if is_missing(&error) => Ok(Meta::default()),
         Err(error) => Err(sqlstate::connect_failure(&error)),
     }
 }
@@ -351,7 +515,8 @@ fn read_meta(client: &mut Client) -> Result<Meta, Failure> {
 /// While connecting nothing but the shard can be at fault, and a passing failure is an outage like any other.
 fn as_connecting(failure: Failure) -> Failure {
     match failure {
-        Failure::Outage(r) | Failure::Transient(r) | Failure::LockWait(r) | Failure::TooLong(r) => Failure::Outage(r),
+        Failure::Outage(r) | Failure::Transient(r) | Failure::LockWait(r) | Failure::LockedOut(r) => Failure::Outage(r),
+        Failure::TooLong(r) => Failure::Outage(r),
         Failure::Record(_, r) | Failure::Topic(r) | Failure::Shard(r) => Failure::Shard(r),
     }
 }
@@ -365,9 +530,10 @@ fn claim(client: &mut Client, meta: &Meta, fact: &Fact<'_>) -> Result<(), Failur
     let insert = "INSERT INTO forebay.meta VALUES ($1, $2) ON CONFLICT DO NOTHING";
     let failed = |error: postgres::Error| sqlstate::connect_failure(&error);
     if meta.get(&fact.key).is_none() {
-        client.execute(insert, &[&fact.key, &fact.value]).map_err(failed)?;
+        client.execute_typed(insert, &[(&fact.key, Type::TEXT), (&fact.value, Type::TEXT)]).map_err(failed)?;
     }
-    let found = client.query_opt("SELECT value FROM forebay.meta WHERE key = $1", &[&fact.key]).map_err(failed)?;
+    let select = "SELECT value FROM forebay.meta WHERE key = $1";
+    let found = client.query_typed_opt(select, &[(&fact.key, Type::TEXT)]).map_err(failed)?;
     fact.compare(found.map(|row| row.get::<_, String>(0)).as_deref())
 }
 
@@ -378,7 +544,7 @@ mod tests {
     #[test]
     fn versions_rise() {
         assert!(MIGRATIONS.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert_eq!(CURRENT.to_string(), "1.1");
+        assert_eq!(CURRENT.to_string(), "1.3");
     }
 
     #[test]

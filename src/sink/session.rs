@@ -1,19 +1,22 @@
-//! A connection that is opened when it is needed and forgotten, with everything prepared on it, after an outage. Decides
-//! nothing but that.
+//! A connection that is opened when it is needed and forgotten, with everything prepared on it, after an outage; and how its
+//! statements reach the server: under a name, or, where a pooler deals the server's connections out transaction by transaction,
+//! without one. Decides nothing but that.
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::Arc;
 
-use postgres::types::Type;
-use postgres::{Client, Error, Statement};
+use postgres::types::{ToSql, Type};
+use postgres::{Client, Error, GenericClient, Row, Statement};
 
-use crate::config::Config;
-use crate::sink::connect::{self, Connector};
+use crate::config::{Config, Pooler, live};
+use crate::sink::connect::{Connector, Opened};
 use crate::sink::schema::{self, Expected};
+use crate::sink::watch::Watch;
 use crate::sink::{Failure, Reason, sqlstate};
 use crate::types::ShardIx;
 
-/// Prepared statements kept per connection; then all are let go. Shapes beyond this are rare, and each costs the server memory.
+/// Statements kept per connection; then all are let go. Shapes beyond this are rare, and each costs the server memory.
 const STATEMENTS_MAX: usize = 256;
 
 /// See the module's text. `K` names the statements.
@@ -22,43 +25,114 @@ pub struct Session<K> {
     /// Not there when the DSN cannot be used; then every call says why.
     connector: Result<Connector, Failure>,
     expected: Expected,
+    pooler: Pooler,
+    follows: Option<Follows>,
     live: Option<Live<K>>,
+}
+
+/// A configuration that may be read again: what connections make sure of grows with it.
+struct Follows {
+    current: Arc<live::Live>,
+    shard: ShardIx,
+    version: u64,
 }
 
 /// An open connection and what is prepared on it.
 pub struct Live<K> {
     pub statements: Statements<K>,
     pub client: Client,
+    watch: Option<Watch>,
+    /// A transaction could not be ended: nothing more may be sent over it.
+    pub unusable: bool,
+}
+
+impl<K> Live<K> {
+    fn discard(self) {
+        let Live { client, statements, watch, .. } = self;
+        drop(statements);
+        Opened { client, watch, direct: false }.discard();
+    }
 }
 
 impl<K: Hash + Eq> Session<K> {
     pub fn new(config: &Config, shard: ShardIx, thread: &str) -> Session<K> {
         let settings = &config.shards[usize::from(shard.0)];
         let connector = Connector::new(settings, &config.kafka.group_id, thread);
-        Session { shard: settings.name.clone(), connector, expected: Expected::new(config, shard), live: None }
+        let expected = Expected::new(config, shard);
+        let (shard, pooler) = (settings.name.clone(), settings.pooler);
+        Session { shard, connector, expected, pooler, follows: None, live: None }
     }
 
-    /// The connection, opened where there is none. Says whether it is new.
+    /// What is read again holds for its connections, too, the open one included.
+    pub fn follow(&mut self, current: Arc<live::Live>, shard: ShardIx) {
+        let version = current.version();
+        self.expected = Expected::new(&current.get(), shard);
+        self.follows = Some(Follows { current, shard, version });
+    }
+
+    /// Before a record of a tenant that is new is written, its map is one that the database lets in.
+    fn catch_up(&mut self) -> Result<(), Failure> {
+        let Some(follows) = &mut self.follows else { return Ok(()) };
+        let version = follows.current.version();
+        if std::mem::replace(&mut follows.version, version) == version {
+            return Ok(());
+        }
+        self.expected = Expected::new(&follows.current.get(), follows.shard);
+        let Some(live) = &mut self.live else { return Ok(()) };
+        schema::claim_map(&mut live.client, &self.expected).map_err(|failure| {
+            self.close();
+            self.named(failure)
+        })
+    }
+
+    /// The connection, opened where there is none. Says whether it is new. It is watched until [`settle`](Session::settle).
     pub fn open(&mut self) -> Result<(&mut Live<K>, bool), Failure> {
         // A connection that the server closed while nobody looked fails before a statement does.
-        if self.live.as_ref().is_some_and(|live| live.client.is_closed()) {
+        if self.live.as_ref().is_some_and(|live| live.unusable || live.client.is_closed()) {
             self.close();
         }
+        self.catch_up()?;
         let fresh = self.live.is_none();
         if fresh {
             let connector = self.connector.as_mut().map_err(|failure| failure.clone())?;
-            let client = schema::connect(connector, &self.expected).map_err(|failure| self.named(failure))?;
-            self.live = Some(Live { client, statements: Statements::new() });
+            let opened = schema::connect(connector, &self.expected).map_err(|failure| self.named(failure))?;
+            let Opened { client, watch, .. } = opened;
+            self.live = Some(Live { client, statements: Statements::new(self.pooler), watch, unusable: false });
         }
         match &mut self.live {
-            Some(live) => Ok((live, fresh)),
+            Some(live) => {
+                live.watch.iter().for_each(Watch::begin);
+                Ok((live, fresh))
+            }
             None => unreachable!("opened above"),
         }
     }
 
-    /// Looks at a failure on its way up: after an outage, or one of the shard, nothing of this connection is used again.
+    /// Whether the database takes new connections, and writes on them. One that is open says nothing about that.
+    pub fn probe(&mut self) -> Result<(), Failure> {
+        let probed = match &self.live {
+            None => self.open().map(drop),
+            Some(_) => match &mut self.connector {
+                Ok(connector) => schema::connect(connector, &self.expected).map(Opened::discard),
+                Err(failure) => Err(failure.clone()),
+            },
+        };
+        probed.map_err(|failure| self.named(failure))
+    }
+
+    /// Ends what [`open`](Session::open) began, and looks at a failure on its way up: after an outage, or one of the shard,
+    /// nothing of this connection is used again.
     pub fn settle<T>(&mut self, result: Result<T, Failure>) -> Result<T, Failure> {
+        let watch = self.live.as_ref().and_then(|live| live.watch.as_ref());
+        watch.inspect(|watch| watch.end());
+        let cut = watch.and_then(Watch::was_cut);
         result.map_err(|failure| {
+            let failure = match (failure, cut) {
+                (Failure::Outage(_), Some(silence)) => {
+                    Failure::Outage(Reason::new(format!("no answer for {silence:?}: the connection was cut")))
+                }
+                (failure, _) => failure,
+            };
             if matches!(failure, Failure::Outage(_) | Failure::Shard(_)) {
                 self.close();
             }
@@ -68,10 +142,7 @@ impl<K: Hash + Eq> Session<K> {
 
     /// Lets the connection go without waiting for the server.
     pub fn close(&mut self) {
-        if let Some(Live { client, statements }) = self.live.take() {
-            drop(statements);
-            connect::discard(client);
-        }
+        self.live.take().into_iter().for_each(Live::discard);
     }
 
     /// Puts the shard's name in front of what is about the shard.
@@ -93,44 +164,116 @@ impl<K: Hash + Eq> Session<K> {
 
 impl<K> Drop for Session<K> {
     fn drop(&mut self) {
-        if let Some(Live { client, statements }) = self.live.take() {
-            drop(statements);
-            connect::discard(client);
+        self.live.take().into_iter().for_each(Live::discard);
+    }
+}
+
+/// A statement that can be run on the connection it was made for, and within a transaction of it.
+#[derive(Clone)]
+pub enum Ready {
+    /// Prepared under a name: the server keeps it, and may come to plan it once for all parameters.
+    Named(Statement),
+    /// Sent whole each time, in the same single round trip: planned for its parameters, kept by nobody.
+    Unnamed(Arc<Text>),
+}
+
+/// A statement's text and the types of its parameters, all of them.
+pub struct Text {
+    pub sql: String,
+    pub types: Vec<Type>,
+}
+
+impl Text {
+    /// The parameters with their types.
+    fn typed<'a>(&self, params: &[Param<'a>]) -> Vec<(Param<'a>, Type)> {
+        assert_eq!(self.types.len(), params.len(), "parameters of {}", self.sql);
+        params.iter().copied().zip(self.types.iter().cloned()).collect()
+    }
+}
+
+/// A parameter.
+pub type Param<'a> = &'a (dyn ToSql + Sync);
+
+impl Ready {
+    pub fn unnamed(text: Text) -> Ready {
+        Ready::Unnamed(Arc::new(text))
+    }
+
+    pub fn query(&self, on: &mut impl GenericClient, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+        match self {
+            Ready::Named(statement) => on.query(statement, params),
+            Ready::Unnamed(text) => on.query_typed(&text.sql, &text.typed(params)),
+        }
+    }
+
+    pub fn query_one(&self, on: &mut impl GenericClient, params: &[Param<'_>]) -> Result<Row, Error> {
+        match self {
+            Ready::Named(statement) => on.query_one(statement, params),
+            Ready::Unnamed(text) => on.query_typed_one(&text.sql, &text.typed(params)),
+        }
+    }
+
+    pub fn query_opt(&self, on: &mut impl GenericClient, params: &[Param<'_>]) -> Result<Option<Row>, Error> {
+        match self {
+            Ready::Named(statement) => on.query_opt(statement, params),
+            Ready::Unnamed(text) => on.query_typed_opt(&text.sql, &text.typed(params)),
+        }
+    }
+
+    pub fn execute(&self, on: &mut impl GenericClient, params: &[Param<'_>]) -> Result<u64, Error> {
+        match self {
+            Ready::Named(statement) => on.execute(statement, params),
+            Ready::Unnamed(text) => on.execute_typed(&text.sql, &text.typed(params)),
         }
     }
 }
 
-/// The statements prepared on one connection.
-pub struct Statements<K>(HashMap<K, Statement>);
+/// The statements of one connection.
+pub struct Statements<K> {
+    /// Whether names last from one transaction to the next.
+    pooler: Pooler,
+    ready: HashMap<K, Ready>,
+}
 
 impl<K: Hash + Eq> Statements<K> {
-    fn new() -> Statements<K> {
-        Statements(HashMap::new())
+    fn new(pooler: Pooler) -> Statements<K> {
+        Statements { pooler, ready: HashMap::new() }
     }
 
-    /// The statement of that name, prepared now if it was not; `make` gives its text and the types of its parameters (the
-    /// server infers those that are left out).
-    pub fn get(
-        &mut self,
-        client: &mut Client,
-        name: K,
-        make: impl FnOnce() -> (String, Vec<Type>),
-    ) -> Result<Statement, Error> {
-        if let Some(statement) = self.0.get(&name) {
-            return Ok(statement.clone());
+    /// The statement of that name, prepared now if it was not, unless a pooler would lose it. `make` gives its text and the
+    /// types of all its parameters.
+    pub fn get(&mut self, client: &mut Client, name: K, make: impl FnOnce() -> Text) -> Result<Ready, Error> {
+        if let Some(ready) = self.ready.get(&name) {
+            return Ok(ready.clone());
         }
-        if self.0.len() >= STATEMENTS_MAX {
-            self.0.clear();
+        let text = make();
+        let ready = match self.pooler {
+            Pooler::None => Ready::Named(client.prepare_typed(&text.sql, &text.types)?),
+            Pooler::Transaction => Ready::unnamed(text),
+        };
+        Ok(self.keep(name, ready))
+    }
+
+    /// As [`get`](Statements::get), but never prepared: for a table that grows from nothing to millions of rows and back. A
+    /// plan made for all parameters while it was empty reads all of it later on.
+    pub fn unnamed(&mut self, name: K, make: impl FnOnce() -> Text) -> Ready {
+        match self.ready.get(&name) {
+            Some(ready) => ready.clone(),
+            None => self.keep(name, Ready::unnamed(make())),
         }
-        let (sql, types) = make();
-        let statement = client.prepare_typed(&sql, &types)?;
-        self.0.insert(name, statement.clone());
-        Ok(statement)
+    }
+
+    fn keep(&mut self, name: K, ready: Ready) -> Ready {
+        if self.ready.len() >= STATEMENTS_MAX {
+            self.ready.clear();
+        }
+        self.ready.insert(name, ready.clone());
+        ready
     }
 
     /// Forgets what matches.
     pub fn forget(&mut self, which: impl Fn(&K) -> bool) {
-        self.0.retain(|name, _| !which(name));
+        self.ready.retain(|name, _| !which(name));
     }
 }
 

@@ -24,30 +24,33 @@ pub enum Refused<E> {
     Other(E),
 }
 
-/// Applies `records` by `attempt`, which takes some of them, in order, and applies all or none; adds those that cannot be
-/// applied to `bad`. All at once have been refused already where `refused` says so: it begins with the halves.
-pub fn sift<E>(
-    records: &[usize],
-    refused: bool,
-    bad: &mut Vec<BadRecord>,
-    mut attempt: impl FnMut(&[usize]) -> Result<(), Refused<E>>,
-) -> Result<(), E> {
+/// Who applies pieces.
+pub trait Pieces {
+    type Error;
+    /// Applies some records, in order: all of them or none.
+    fn attempt(&mut self, piece: &[usize]) -> Result<(), Refused<Self::Error>>;
+    /// This record cannot be applied, with everything before it in place.
+    fn bad(&mut self, record: BadRecord);
+}
+
+/// Applies `records` piece by piece. All at once have been refused already where `refused` says so: it begins with the halves.
+pub fn sift<P: Pieces>(records: &[usize], refused: bool, pieces: &mut P) -> Result<(), P::Error> {
     // What is still to be tried, the next one last.
-    let mut pieces = if refused { halves(records).into() } else { vec![records] };
-    while let Some(piece) = pieces.pop() {
+    let mut left = if refused { halves(records).into() } else { vec![records] };
+    while let Some(piece) = left.pop() {
         if piece.is_empty() {
             continue;
         }
-        let (at, reason) = match attempt(piece) {
+        let (at, reason) = match pieces.attempt(piece) {
             Ok(()) => continue,
             Err(Refused::Other(error)) => return Err(error),
             Err(Refused::Record(index, reason)) => (index.and_then(|i| piece.iter().position(|r| *r == i)), reason),
         };
         match (at, piece) {
             // Even one that is named is tried alone: without those behind it the same may not be true.
-            (_, [index]) => bad.push(BadRecord { index: *index, reason }),
-            (Some(at), _) => pieces.extend([&piece[at + 1..], &piece[at..=at], &piece[..at]]),
-            (None, _) => pieces.extend(halves(piece)),
+            (_, [index]) => pieces.bad(BadRecord { index: *index, reason }),
+            (Some(at), _) => left.extend([&piece[at + 1..], &piece[at..=at], &piece[..at]]),
+            (None, _) => left.extend(halves(piece)),
         }
     }
     Ok(())
@@ -65,21 +68,50 @@ mod tests {
 
     use super::*;
 
-    /// Tries `records` against a sink that refuses some; returns what was applied, the bad ones, and how many tries it took.
-    fn run(records: &[usize], refuses: &[usize], names: bool, refused: bool) -> (Vec<usize>, Vec<usize>, usize) {
-        let (mut applied, mut bad, mut tries) = (Vec::new(), Vec::new(), 0);
-        let result: Result<(), ()> = sift(records, refused, &mut bad, |piece| {
-            tries += 1;
-            match piece.iter().find(|r| refuses.contains(r)) {
-                Some(index) => Err(Refused::Record(names.then_some(*index), Reason::new("no"))),
+    /// A sink that refuses some records.
+    #[derive(Default)]
+    struct Sink<F> {
+        refuse: F,
+        applied: Vec<usize>,
+        bad: Vec<usize>,
+        tries: usize,
+    }
+
+    impl<F: Fn(&[usize]) -> Option<Refused<&'static str>>> Pieces for Sink<F> {
+        type Error = &'static str;
+
+        fn attempt(&mut self, piece: &[usize]) -> Result<(), Refused<&'static str>> {
+            self.tries += 1;
+            match (self.refuse)(piece) {
+                Some(refused) => Err(refused),
                 None => {
-                    applied.extend_from_slice(piece);
+                    self.applied.extend_from_slice(piece);
                     Ok(())
                 }
             }
-        });
-        result.expect("nothing else fails");
-        (applied, bad.into_iter().map(|b| b.index).collect(), tries)
+        }
+
+        fn bad(&mut self, record: BadRecord) {
+            self.bad.push(record.index);
+        }
+    }
+
+    fn no(index: Option<usize>) -> Option<Refused<&'static str>> {
+        Some(Refused::Record(index, Reason::new("no")))
+    }
+
+    fn run<F: Fn(&[usize]) -> Option<Refused<&'static str>>>(
+        records: &[usize],
+        refused: bool,
+        refuse: F,
+    ) -> (Result<(), &'static str>, Sink<F>) {
+        let mut sink = Sink { refuse, applied: Vec::new(), bad: Vec::new(), tries: 0 };
+        (sift(records, refused, &mut sink), sink)
+    }
+
+    /// Which of these a piece is refused for, named or not.
+    fn refuses(bad: &[usize], names: bool) -> impl Fn(&[usize]) -> Option<Refused<&'static str>> {
+        move |piece| piece.iter().find(|r| bad.contains(r)).and_then(|index| no(names.then_some(*index)))
     }
 
     proptest! {
@@ -92,39 +124,32 @@ mod tests {
         ) {
             let records: Vec<usize> = (from..from + refused.len()).collect();
             let (bad, good): (Vec<usize>, Vec<usize>) = records.iter().partition(|r| refused[**r - from]);
-            let (applied, found, _) = run(&records, &bad, names, begin_with_halves);
-            prop_assert_eq!(applied, good);
-            prop_assert_eq!(found, bad);
+            let (_, sink) = run(&records, begin_with_halves, refuses(&bad, names));
+            prop_assert_eq!(&sink.applied, &good);
+            prop_assert_eq!(&sink.bad, &bad);
         }
     }
 
     #[test]
     fn one_among_many_takes_twice_the_logarithm() {
         let records: Vec<usize> = (0..512).collect();
-        assert!(run(&records, &[300], false, false).2 <= 2 * 9 + 1);
-        assert!(run(&records, &[300], false, true).2 <= 2 * 9);
-        assert!(run(&records, &[300], true, false).2 <= 4);
+        let tries = |names, refused| run(&records, refused, refuses(&[300], names)).1.tries;
+        assert!(tries(false, false) <= 2 * 9 + 1);
+        assert!(tries(false, true) <= 2 * 9);
+        assert!(tries(true, false) <= 4);
     }
 
     #[test]
     fn a_record_that_is_refused_only_beside_another_is_not_bad() {
-        let mut bad = Vec::new();
-        let both = |piece: &[usize]| match piece.contains(&1) && piece.contains(&2) {
-            true => Err(Refused::<()>::Record(Some(2), Reason::new("not together"))),
-            false => Ok(()),
-        };
-        sift(&[0, 1, 2, 3], false, &mut bad, both).expect("nothing else fails");
-        assert_eq!(bad, []);
+        let both = |piece: &[usize]| (piece.contains(&1) && piece.contains(&2)).then(|| no(Some(2))).flatten();
+        let (result, sink) = run(&[0, 1, 2, 3], false, both);
+        assert_eq!((result, sink.bad), (Ok(()), vec![]));
     }
 
     #[test]
     fn what_is_not_about_a_record_ends_it() {
-        let mut bad = Vec::new();
-        let mut tries = 0;
-        let result = sift(&[0, 1, 2, 3], false, &mut bad, |piece| {
-            tries += 1;
-            if piece.len() > 1 { Err(Refused::Record(None, Reason::new("no"))) } else { Err(Refused::Other("gone")) }
-        });
-        assert_eq!((result, bad.len(), tries), (Err("gone"), 0, 3));
+        let refuse = |piece: &[usize]| if piece.len() > 1 { no(None) } else { Some(Refused::Other("gone")) };
+        let (result, sink) = run(&[0, 1, 2, 3], false, refuse);
+        assert_eq!((result, sink.bad.len(), sink.tries), (Err("gone"), 0, 3));
     }
 }

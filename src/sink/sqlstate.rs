@@ -96,9 +96,13 @@ pub fn connect_failure(error: &Error) -> Failure {
     // pgbouncer answers an unknown startup parameter as a protocol violation, whose class is an outage.
     let refused_startup = error.as_db_error().is_some_and(|db| db.message().contains("startup parameter"));
     match failure(error) {
-        Failure::Outage(reason) if refused_startup => Failure::Shard(reason),
+        Failure::Outage(mut reason) if refused_startup => {
+            reason.text.push_str(": a pooler, which is declared by pooler = \"transaction\"");
+            Failure::Shard(reason)
+        }
         Failure::Outage(reason) => Failure::Outage(reason),
-        Failure::Transient(reason) | Failure::LockWait(reason) | Failure::TooLong(reason) => Failure::Outage(reason),
+        Failure::Transient(reason) | Failure::LockWait(reason) => Failure::Outage(reason),
+        Failure::LockedOut(reason) | Failure::TooLong(reason) => Failure::Outage(reason),
         Failure::Record(_, reason) | Failure::Topic(reason) | Failure::Shard(reason) => Failure::Shard(reason),
     }
 }

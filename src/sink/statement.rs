@@ -33,25 +33,55 @@ struct Statement<'p> {
     source: String,
 }
 
+/// Which of some rows, named by their keys (parameters from $1), are there and cannot be locked: their numbers, from 1. The
+/// others are locked until the transaction ends, as strongly as a delete needs where `deletes` says so.
+pub fn probe(plan: &TablePlan, deletes: bool) -> String {
+    let Unnested { values, parameters, names } = Unnested::new(plan, plan.pk_mask, 1);
+    let statement = Statement { plan, mask: plan.pk_mask, source: String::new() };
+    let (table, same) = (&plan.table, statement.same_key("dst"));
+    let strength = if deletes { "FOR UPDATE" } else { "FOR NO KEY UPDATE" };
+    format!(
+        "WITH src AS MATERIALIZED (SELECT {values}, u.n FROM unnest({parameters}) WITH ORDINALITY AS u({names}, n)), \
+         ours AS MATERIALIZED (SELECT src.n FROM src CROSS JOIN LATERAL \
+         (SELECT 1 FROM {table} AS dst WHERE {same} LIMIT 1 {strength} SKIP LOCKED) AS l) \
+         SELECT src.n FROM src WHERE NOT EXISTS (SELECT 1 FROM ours WHERE ours.n = src.n) \
+         AND EXISTS (SELECT 1 FROM {table} AS dst WHERE {same})"
+    )
+}
+
 /// The rows, typed: `(SELECT …) AS src`.
 fn source(plan: &TablePlan, mask: Mask, first: usize, condition: Option<&str>) -> String {
-    let columns = || mask.iter().map(|index| (index, &plan.columns[index]));
-    let values = list(columns().map(|(index, column)| match &column.cast {
-        Some(cast) => format!("u.c{index}::{cast} AS c{index}"),
-        None => format!("u.c{index}"),
-    }));
-    let parameters = list(columns().enumerate().map(|(place, (_, column))| {
-        let element = column.carrier.name().trim_start_matches('_');
-        format!("${}::pg_catalog.{element}[]", first + place)
-    }));
-    let names = list(columns().map(|(index, _)| format!("c{index}")));
-    // Without a schema: only so does PostgreSQL take several arrays at once.
+    let Unnested { values, parameters, names } = Unnested::new(plan, mask, first);
     let mut sql = format!("(SELECT {values} FROM unnest({parameters}) AS u({names})");
     if let Some(condition) = condition {
         let _ = write!(sql, " WHERE {condition}");
     }
     sql.push_str(") AS src");
     sql
+}
+
+/// Arrays as rows: what is selected, from which parameters, under which names.
+struct Unnested {
+    values: String,
+    parameters: String,
+    names: String,
+}
+
+impl Unnested {
+    fn new(plan: &TablePlan, mask: Mask, first: usize) -> Unnested {
+        let columns = || mask.iter().map(|index| (index, &plan.columns[index]));
+        let values = list(columns().map(|(index, column)| match &column.cast {
+            Some(cast) => format!("u.c{index}::{cast} AS c{index}"),
+            None => format!("u.c{index}"),
+        }));
+        // Without a schema, unnest: only so does PostgreSQL take several arrays at once.
+        let parameters = list(columns().enumerate().map(|(place, (_, column))| {
+            let element = column.carrier.name().trim_start_matches('_');
+            format!("${}::pg_catalog.{element}[]", first + place)
+        }));
+        let names = list(columns().map(|(index, _)| format!("c{index}")));
+        Unnested { values, parameters, names }
+    }
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

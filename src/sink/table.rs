@@ -27,6 +27,7 @@
 //! - **Key columns whose equality PostgreSQL alone knows** (numeric(p, s), char(n), citext, inet, jsonb, arrays, lengths on times,
 //!   nondeterministic collations) cannot be folded here: such records are written one by one, correct but slow.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -55,12 +56,28 @@ pub struct TableWriter {
     scratch: Scratch,
     arena: Vec<u8>,
     rows: Rows,
+    /// Of each row: its record's index in the batch.
+    records: Vec<usize>,
     fold: Fold,
     steps: Vec<Step>,
     groups: Vec<Group>,
     /// The parameters of all groups; those behind the last group's are kept for later batches.
     parameters: Vec<ArrayBody>,
     counts: RowCounts,
+}
+
+/// A statement that locks rows without waiting, and answers the numbers (from 1) of those that somebody else has.
+pub struct Probe {
+    pub sql: String,
+    parameters: Vec<(ArrayBody, Type)>,
+    /// Of each row: the records (indices in the batch) that are about it, in order.
+    pub records: Vec<Vec<usize>>,
+}
+
+impl Probe {
+    pub fn params(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
+        self.parameters.iter().map(|(body, carrier)| (body as &(dyn ToSql + Sync), carrier.clone())).collect()
+    }
 }
 
 struct Group {
@@ -82,6 +99,7 @@ impl TableWriter {
             scratch: Scratch::default(),
             arena: Vec::new(),
             rows: Rows::default(),
+            records: Vec::new(),
             fold: Fold::default(),
             steps: Vec::new(),
             groups: Vec::new(),
@@ -100,9 +118,12 @@ impl TableWriter {
     pub fn load(&mut self, batch: &Batch, records: impl Iterator<Item = usize>, bad: &mut Vec<BadRecord>) {
         self.clear();
         for index in records {
-            if let Err(text) = self.record(&batch.record(index)) {
-                self.rows.drop_open();
-                bad.push(BadRecord { index, reason: Reason::new(text) });
+            match self.record(&batch.record(index)) {
+                Ok(()) => self.records.push(index),
+                Err(text) => {
+                    self.rows.drop_open();
+                    bad.push(BadRecord { index, reason: Reason::new(text) });
+                }
             }
         }
         let (plan, arena) = (&self.plan, &self.arena);
@@ -139,6 +160,27 @@ impl TableWriter {
         parameters.iter().map(|body| body as &(dyn ToSql + Sync)).collect()
     }
 
+    /// The rows that what was loaded is about, to be looked for by their keys; none where they have no keys.
+    pub fn probe(&self) -> Option<Probe> {
+        if self.plan.pk == 0 || self.rows.rows.is_empty() {
+            return None;
+        }
+        let mut records: BTreeMap<&[u8], (u32, Vec<usize>)> = BTreeMap::new();
+        for (row, index) in self.records.iter().enumerate() {
+            records.entry(self.rows.key(row as u32)).or_insert((row as u32, Vec::new())).1.push(*index);
+        }
+        let mut parameters = Vec::new();
+        for (index, column) in self.plan.pk_columns().iter().enumerate() {
+            let mut body = ArrayBody::default();
+            let rows: Vec<Cell> = records.values().map(|(row, _)| self.rows.cell(*row, index)).collect();
+            body.write(column.element, rows.into_iter(), &self.arena);
+            parameters.push((body, column.carrier.clone()));
+        }
+        let deletes = self.rows.rows.iter().any(|row| row.op == Op::Delete);
+        let sql = statement::probe(&self.plan, deletes);
+        Some(Probe { sql, parameters, records: records.into_values().map(|(_, records)| records).collect() })
+    }
+
     /// Rows that are sent; updates of rows that are not there, and rows that a guard holds back, are among them.
     pub fn counts(&self) -> RowCounts {
         self.counts
@@ -150,6 +192,7 @@ impl TableWriter {
             self.arena.shrink_to(ARENA_KEPT_MAX);
         }
         self.rows.clear(self.plan.columns.len());
+        self.records.clear();
         self.steps.clear();
         self.groups.clear();
         self.counts = RowCounts::default();

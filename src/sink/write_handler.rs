@@ -1,71 +1,82 @@
 //! A batch into a `Handler`: one transaction, fences first, then each lane's records in offset order.
 
 use std::any::Any;
-use std::ops::Range;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use postgres::{Error, IsolationLevel, Transaction};
 
-use crate::config::Delivery;
-use crate::sink::dead_letter::Letters;
+use crate::config::{Delivery, Then};
+use crate::sink::aside::{Aside, key_of};
+use crate::sink::careful_table::{locked_out, waits_for_parent};
+use crate::sink::dead_letter::{Letters, Of};
 use crate::sink::handler::{Handler, HandlerError, HandlerFactory};
+use crate::sink::parked;
 use crate::sink::session::own_failure;
-use crate::sink::sift::{BEGIN_PIECE, END_PIECE, Refused, UNDO_PIECE, sift};
-use crate::sink::writer::{PostgresWriter, deciding};
-use crate::sink::{Failure, Reason, RowCounts, Tolerates, Written, sqlstate};
+use crate::sink::sift::{BEGIN_PIECE, END_PIECE, Pieces, Refused, UNDO_PIECE, sift};
+use crate::sink::writer::{PostgresWriter, unroutable};
+use crate::sink::{Applied, BadRecord, Care, Failure, Job, Reason, RowCounts, Written, sqlstate};
 use crate::state::batch::Batch;
 use crate::state::chunk::RecordRef;
+use crate::state::parked::Why;
 use crate::types::TopicIx;
 
+/// How long a key waits for a lock once its batch has waited in vain.
+const PROBE_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '100ms'";
+
 impl PostgresWriter {
-    pub(super) fn write_handled(
-        &mut self,
-        topic: TopicIx,
-        batch: &Batch,
-        range: Range<usize>,
-    ) -> Result<Written, Failure> {
-        self.handled(topic, |call, transaction| {
-            for lane in by_lane(batch, range.clone()) {
-                call.handle(transaction, batch, &lane)?;
+    pub(super) fn write_handled(&mut self, topic: TopicIx, job: &Job<'_>) -> Result<Written, Failure> {
+        let (source, router) = (self.ids.get(topic), Arc::clone(&self.router));
+        let to_apply = job.to_apply();
+        self.handled(topic, job, |call, transaction| {
+            for lane in by_lane(job.batch, &to_apply) {
+                call.handle(transaction, job.batch, &lane)?;
             }
-            Ok(RowCounts { upserted: range.len() as u32, ..RowCounts::default() })
+            parked::park(transaction, source, job.batch, &router, &job.rows_to_park())?;
+            let counts =
+                RowCounts { upserted: to_apply.len() as u32, parked: job.park.len() as u32, ..RowCounts::default() };
+            Ok(Applied { counts, parked: Vec::new() })
         })
     }
 
-    /// Finds the records at fault by savepoints within each lane, and makes them dead letters.
-    pub(super) fn sift_handled(
+    /// Finds the records at fault by savepoints within each lane, or, where locks are in the way, within each key, and sets them
+    /// aside.
+    pub(super) fn write_handled_with_care(
         &mut self,
         topic: TopicIx,
-        batch: &Batch,
-        range: Range<usize>,
-        tolerates: &mut Tolerates<'_>,
+        job: &Job<'_>,
+        care: Care<'_, '_>,
     ) -> Result<Written, Failure> {
         let (live, _) = self.session.open()?;
-        let letters = live.prepared_letters().map_err(|e| own_failure(&e))?;
-        let alone = range.len() == 1;
-        let config = Arc::clone(&self.config);
-        let of = self.fences.of(&config, topic);
-        self.handled(topic, |call, transaction| {
-            let mut bad = Vec::new();
-            for lane in by_lane(batch, range.clone()) {
-                sift(&lane, false, &mut bad, |piece| {
-                    call.try_piece(transaction, batch, piece).map_err(|failure| match failure {
-                        Failure::Record(index, reason) => Refused::Record(index, reason),
-                        Failure::TooLong(reason) if alone => Refused::Record(None, reason),
-                        other => Refused::Other(other),
-                    })
-                })?;
+        let letters = live.ready_letters().map_err(|e| own_failure(&e))?;
+        let (config, router) = (Arc::clone(&self.config), Arc::clone(&self.router));
+        let of = Of::new(self.fences.source(), &config, topic);
+        let batch = job.batch;
+        self.handled(topic, job, |call, transaction| {
+            let (to_apply, alone) = (job.to_apply(), job.range.len() == 1);
+            let mut pieces = HandlerPieces::new(call, transaction, batch, care.then, alone);
+            unroutable(job).into_iter().for_each(|bad| pieces.bad(bad));
+            let to_apply: Vec<usize> = to_apply.into_iter().filter(|i| batch.unroutable(*i).is_none()).collect();
+            pieces.apply(&to_apply, care.probe)?;
+            let HandlerPieces { mut aside, .. } = pieces;
+            if let Some(first) = aside.settle(batch).first().cloned()
+                && !(care.tolerates)(aside.bad_ones())
+            {
+                return Err(Failure::Record(Some(first.index), first.reason));
             }
-            bad.sort_by_key(|b| b.index);
-            if let Some(first) = deciding(&bad, tolerates) {
-                return Err(Failure::Record(Some(first.index), first.reason.clone()));
+            let dead = aside.bad_ones().len() as u32;
+            if care.then == Then::Skip {
+                for piece in Letters::new(of, batch, aside.bad_ones()) {
+                    letters.execute(transaction, &piece.params()).map_err(|e| own_failure(&e))?;
+                }
             }
-            for piece in Letters::new(of, batch, &bad) {
-                transaction.execute(&letters, &piece.params()).map_err(|e| own_failure(&e))?;
-            }
-            let dead = bad.len() as u32;
-            Ok(RowCounts { upserted: range.len() as u32 - dead, dead, ..RowCounts::default() })
+            let (rows, newly) = aside.rows(batch, to_apply.iter().copied());
+            let rows = [&job.rows_to_park()[..], &rows].concat();
+            parked::park(transaction, of.source, batch, &router, &rows)?;
+            let upserted = to_apply.iter().filter(|index| !aside.has(batch, **index)).count() as u32;
+            let parked = (job.park.len() + newly.len()) as u32;
+            Ok(Applied { counts: RowCounts { upserted, dead, parked, ..RowCounts::default() }, parked: newly })
         })
     }
 
@@ -73,47 +84,142 @@ impl PostgresWriter {
     fn handled(
         &mut self,
         topic: TopicIx,
-        work: impl FnOnce(&mut Call<'_>, &mut Transaction<'_>) -> Result<RowCounts, Failure>,
+        job: &Job<'_>,
+        work: impl FnOnce(&mut Call<'_>, &mut Transaction<'_>) -> Result<Applied, Failure>,
     ) -> Result<Written, Failure> {
         let failed = |error: Error| sqlstate::failure(&error);
         let settings = &self.config.topics[usize::from(topic.0)];
-        let Some(factory) = self.factories.get(&topic) else {
-            let text = format!("topic {:?} has neither a table nor a handler", settings.name);
-            return Err(Failure::Topic(Reason::new(text)));
-        };
-        let handler = self.handlers.entry(topic).or_insert_with(|| factory());
         let (live, _) = self.session.open()?;
+        let mut call = Call::new(topic, &settings.name, &self.factories, &mut self.handlers)?;
         let fences = match settings.delivery {
-            Delivery::ExactlyOnce => Some(live.prepared_fences().map_err(|e| own_failure(&e))?),
+            Delivery::ExactlyOnce => Some(live.ready_fences().map_err(|e| own_failure(&e))?),
             Delivery::AtLeastOnce => None,
         };
         let begin = live.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
         let mut transaction = begin.map_err(failed)?;
         if let Some(statement) = fences {
-            let row = transaction.query_one(&statement, &self.fences.params()).map_err(|e| own_failure(&e))?;
+            let row = statement.query_one(&mut transaction, &self.fences.params()).map_err(|e| locked_out(&e))?;
             if !row.get::<_, bool>(0) {
                 transaction.rollback().map_err(failed)?;
                 return Ok(Written::Mismatch);
             }
+            if !parked::is_free(&mut transaction, self.fences.source(), job.free)? {
+                transaction.rollback().map_err(failed)?;
+                return Ok(Written::NotFree);
+            }
         }
-        let counts = work(&mut Call { name: &settings.name, handler, factory }, &mut transaction)?;
-        // A statement that failed, if the handler goes on as if it had not, aborts the transaction, and PostgreSQL answers
-        // COMMIT with a friendly ROLLBACK. The SELECT before it is refused instead.
-        transaction.batch_execute("SELECT 1; COMMIT").map_err(|error| database_failure(&settings.name, &error))?;
-        // Committed; its drop would send a ROLLBACK. It owns nothing.
-        std::mem::forget(transaction);
-        Ok(Written::Applied(counts))
+        let applied = work(&mut call, &mut transaction)?;
+        commit(transaction, &settings.name)?;
+        Ok(Written::Applied(applied))
+    }
+}
+
+pub(super) fn commit(mut transaction: Transaction<'_>, topic: &str) -> Result<(), Failure> {
+    // A statement that failed, if the handler goes on as if it had not, aborts the transaction, and PostgreSQL answers COMMIT
+    // with a friendly ROLLBACK. The SELECT before it is refused instead.
+    transaction.batch_execute("SELECT 1; COMMIT").map_err(|error| database_failure(topic, &error))?;
+    // Committed; its drop would send a ROLLBACK. It owns nothing.
+    std::mem::forget(transaction);
+    Ok(())
+}
+
+/// Records on their way through a handler, piece by piece, within a transaction that somebody else began.
+pub(super) struct HandlerPieces<'a, 'c, 't> {
+    call: &'a mut Call<'c>,
+    transaction: &'a mut Transaction<'t>,
+    batch: &'a Batch,
+    then: Then,
+    /// There is one record.
+    alone: bool,
+    pub aside: Aside,
+    applied: BTreeSet<usize>,
+    /// A record whose parent is missing for so long that it is at fault.
+    pub impatient: BTreeSet<usize>,
+}
+
+impl<'a, 'c, 't> HandlerPieces<'a, 'c, 't> {
+    pub fn new(
+        call: &'a mut Call<'c>,
+        transaction: &'a mut Transaction<'t>,
+        batch: &'a Batch,
+        then: Then,
+        alone: bool,
+    ) -> HandlerPieces<'a, 'c, 't> {
+        let (aside, applied, impatient) = (Aside::default(), BTreeSet::new(), BTreeSet::new());
+        HandlerPieces { call, transaction, batch, then, alone, aside, applied, impatient }
+    }
+
+    /// Applies the records of each lane; with `by_key` those of each key, where a key that needs a lock of somebody else's waits
+    /// from then on.
+    pub fn apply(&mut self, records: &[usize], by_key: bool) -> Result<(), Failure> {
+        if !by_key {
+            return by_lane(self.batch, records).iter().try_for_each(|lane| sift(lane, false, self));
+        }
+        self.transaction.batch_execute(PROBE_LOCK_TIMEOUT).map_err(|error| sqlstate::failure(&error))?;
+        for key in self::by_key(self.batch, records) {
+            match sift(&key, false, self) {
+                Ok(()) => {}
+                // Its transaction is as it was before the piece that waited: see `attempt`.
+                Err(Failure::LockWait(_)) => {
+                    let first =
+                        key.iter().find(|index| !self.applied.contains(index) && !self.aside.has(self.batch, **index));
+                    if let Some(first) = first {
+                        self.aside.key(key_of(self.batch, *first), *first, Why::Blocked);
+                    }
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Pieces for HandlerPieces<'_, '_, '_> {
+    type Error = Failure;
+
+    fn attempt(&mut self, piece: &[usize]) -> Result<(), Refused<Failure>> {
+        // Keys may have been set aside since the piece was cut.
+        let piece: Vec<usize> = piece.iter().copied().filter(|index| !self.aside.has(self.batch, *index)).collect();
+        if piece.is_empty() {
+            return Ok(());
+        }
+        let result = self.call.try_piece(self.transaction, self.batch, &piece);
+        result.map(|()| self.applied.extend(piece)).map_err(|failure| match failure {
+            Failure::Record(index, reason) => Refused::Record(index, reason),
+            Failure::TooLong(reason) if self.alone => Refused::Record(None, reason),
+            other => Refused::Other(other),
+        })
+    }
+
+    fn bad(&mut self, record: BadRecord) {
+        match waits_for_parent(&record.reason) && !self.impatient.contains(&record.index) {
+            true => self.aside.waits(self.batch, record),
+            false => self.aside.bad(self.batch, record, self.then),
+        }
     }
 }
 
 /// The handler of one topic, and what is needed to call it.
-struct Call<'a> {
+pub(super) struct Call<'a> {
     name: &'a str,
     handler: &'a mut Box<dyn Handler>,
     factory: &'a HandlerFactory,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    pub fn new(
+        topic: TopicIx,
+        name: &'a str,
+        factories: &'a HashMap<TopicIx, HandlerFactory>,
+        handlers: &'a mut HashMap<TopicIx, Box<dyn Handler>>,
+    ) -> Result<Call<'a>, Failure> {
+        let Some(factory) = factories.get(&topic) else {
+            return Err(Failure::Topic(Reason::new(format!("topic {name:?} has neither a table nor a handler"))));
+        };
+        let handler = handlers.entry(topic).or_insert_with(|| factory());
+        Ok(Call { name, handler, factory })
+    }
+
     /// `lane` holds places in the batch.
     fn handle(&mut self, transaction: &mut Transaction<'_>, batch: &Batch, lane: &[usize]) -> Result<(), Failure> {
         let records: Vec<RecordRef<'_>> = lane.iter().map(|index| batch.record(*index)).collect();
@@ -140,23 +246,32 @@ impl Call<'_> {
                 other => other,
             })
         });
-        if matches!(result, Err(Failure::Record(..) | Failure::TooLong(_))) {
+        if matches!(result, Err(Failure::Record(..) | Failure::TooLong(_) | Failure::LockWait(_))) {
             transaction.batch_execute(UNDO_PIECE).map_err(failed)?;
         }
         result
     }
 }
 
-/// The batch's records of each lane, in offset order.
-fn by_lane(batch: &Batch, range: Range<usize>) -> Vec<Vec<usize>> {
+/// Records of each lane, in offset order.
+fn by_lane(batch: &Batch, records: &[usize]) -> Vec<Vec<usize>> {
     let lane_of = |index: &usize| {
         let (_, run) = batch.meta(*index);
         (run.partition, run.lane)
     };
-    let mut order: Vec<usize> = range.collect();
-    // Stable: records of one lane keep their order.
-    order.sort_by_key(lane_of);
-    order.chunk_by(|a, b| lane_of(a) == lane_of(b)).map(<[usize]>::to_vec).collect()
+    grouped(records, lane_of)
+}
+
+/// Records of each key, in offset order.
+fn by_key(batch: &Batch, records: &[usize]) -> Vec<Vec<usize>> {
+    grouped(records, |index| key_of(batch, *index))
+}
+
+/// Those of each group keep their order.
+fn grouped<K: Ord>(records: &[usize], group: impl Fn(&usize) -> K) -> Vec<Vec<usize>> {
+    let mut order = records.to_vec();
+    order.sort_by_key(&group);
+    order.chunk_by(|a, b| group(a) == group(b)).map(<[usize]>::to_vec).collect()
 }
 
 /// The record at fault where there is only one that can be.
@@ -229,8 +344,8 @@ mod tests {
     #[test]
     fn a_handler_gets_each_lane_in_offset_order() {
         let batch = batch(&[(0, 1, 5), (0, 0, 6), (1, 1, 3), (0, 1, 7), (0, 0, 8)]);
-        assert_eq!(by_lane(&batch, 0..5), [vec![1, 4], vec![0, 3], vec![2]]);
-        assert_eq!(by_lane(&batch, 1..4), [vec![1], vec![3], vec![2]]);
+        assert_eq!(by_lane(&batch, &[0, 1, 2, 3, 4]), [vec![1, 4], vec![0, 3], vec![2]]);
+        assert_eq!(by_lane(&batch, &[1, 2, 3]), [vec![1], vec![3], vec![2]]);
     }
 
     #[test]

@@ -3,23 +3,23 @@
 //! The one thing done twice is what did nothing the first time: a statement that failed because its table was altered is
 //! built anew from the catalog, once.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postgres::types::ToSql;
-use postgres::{Client, Error, Statement};
+use postgres::{Client, Error};
 
-use crate::config::{self, Delivery, Target};
+use crate::config::{self, Delivery, Target, Then};
+use crate::sink::careful_table::Careful;
 use crate::sink::catalog::{Catalog, CatalogError};
-use crate::sink::dead_letter::Letters;
-use crate::sink::session::Live;
-use crate::sink::sift_table::Sifting;
+use crate::sink::dead_letter::{Letters, Of};
+use crate::sink::session::{Live, Ready, Text};
 use crate::sink::table::{TablePlan, TableWriter};
-use crate::sink::writer::{FenceArrays, Name, PostgresWriter};
-use crate::sink::{BadRecord, Failure, Reason, RowCounts, Tolerates, Written, dead_letter, fence, sqlstate};
-use crate::state::batch::Batch;
+use crate::sink::writer::{FenceArrays, Name, PostgresWriter, unroutable};
+use crate::sink::{BadRecord, Care, Failure, Job, Reason, RowCounts, Written, dead_letter, fence, parked, sqlstate};
+use crate::state::router::Router;
 use crate::types::TopicIx;
 
 /// A record that does not decode is believed to be at fault only by a view of the table that is younger than this: the column
@@ -56,11 +56,10 @@ impl PostgresWriter {
     pub(super) fn write_table(
         &mut self,
         topic: TopicIx,
-        batch: &Batch,
-        range: Range<usize>,
-        mut tolerates: Option<&mut Tolerates<'_>>,
+        job: &Job<'_>,
+        mut care: Option<Care<'_, '_>>,
     ) -> Result<Written, Failure> {
-        match self.try_table(topic, batch, range.clone(), tolerates.as_mut().map(|t| &mut **t as &mut Tolerates<'_>)) {
+        match self.try_table(topic, job, care.as_mut().map(Care::again)) {
             Ok(written) => Ok(written),
             Err(Stop::Failed(failure)) => Err(failure),
             Err(Stop::Altered(failure)) => {
@@ -71,7 +70,7 @@ impl PostgresWriter {
                 );
                 // A new connection also looks whether forebay's own tables are there.
                 self.session.close();
-                match self.try_table(topic, batch, range, tolerates) {
+                match self.try_table(topic, job, care) {
                     Ok(written) => Ok(written),
                     Err(Stop::Failed(failure) | Stop::Altered(failure)) => Err(self.about(topic, failure)),
                 }
@@ -79,14 +78,8 @@ impl PostgresWriter {
         }
     }
 
-    /// Without `tolerates` a record at fault fails the whole.
-    fn try_table(
-        &mut self,
-        topic: TopicIx,
-        batch: &Batch,
-        range: Range<usize>,
-        tolerates: Option<&mut Tolerates<'_>>,
-    ) -> Result<Written, Stop> {
+    /// Without `care` a record at fault fails the whole, and so does a lock that cannot be had in time.
+    fn try_table(&mut self, topic: TopicIx, job: &Job<'_>, care: Option<Care<'_, '_>>) -> Result<Written, Stop> {
         let settings = &self.config.topics[usize::from(topic.0)];
         let Target::Table(table) = &settings.target else { unreachable!("only table topics come here") };
         let (live, fresh) = self.session.open()?;
@@ -95,65 +88,40 @@ impl PostgresWriter {
         }
         let known = match self.tables.entry(topic) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(read_table(&mut live.client, settings, table)?),
+            Entry::Vacant(unknown) => unknown.insert(KnownTable::read(&mut live.client, settings, table)?),
         };
         let mut bad = Vec::new();
-        known.writer.load(batch, range.clone(), &mut bad);
+        known.load(job, &mut bad);
         if !bad.is_empty() && known.read_at.elapsed() > PLAN_TRUSTED {
-            *known = read_table(&mut live.client, settings, table)?;
+            *known = KnownTable::read(&mut live.client, settings, table)?;
             // What the old plan called a shape is another one now.
             live.statements.forget(|name| name.topic() == Some(topic));
             bad.clear();
-            known.writer.load(batch, range.clone(), &mut bad);
+            known.load(job, &mut bad);
         }
-        if let Some(tolerates) = tolerates {
-            let of = self.fences.of(&self.config, topic);
-            // Nobody has tried yet whether PostgreSQL takes the others.
-            if !bad.is_empty() && known.writer.groups() == 1 {
-                if !tolerates(&bad) {
-                    return Err(Failure::Record(Some(bad[0].index), bad[0].reason.clone()).into());
-                }
-                if let [letters] = &Letters::new(of, batch, &bad)[..] {
-                    let counts = RowCounts { dead: bad.len() as u32, ..known.writer.counts() };
-                    match live.fenced_letters(topic, &known.writer, &self.fences, letters).map_err(Stop::from) {
-                        Ok(true) => return Ok(Written::Applied(counts)),
-                        Ok(false) => return Ok(Written::Mismatch),
-                        Err(Stop::Failed(Failure::Record(..))) => {}
-                        Err(other) => return Err(other),
-                    }
-                }
+        let fences = &self.fences;
+        let Some(mut care) = care else {
+            if let Some(BadRecord { index, reason }) = bad.into_iter().next() {
+                return Err(Failure::Record(Some(index), reason).into());
             }
-            // Else they were refused: this is called behind a try without a word about a record.
-            let refused = bad.is_empty() || known.writer.groups() == 1;
-            let alone = range.len() == 1;
-            let mut sifting = Sifting { topic, of, batch, alone, writer: &mut known.writer, tolerates };
-            let result = sifting.run(live, range, bad, refused, &self.fences);
-            if !matches!(result, Ok(Written::Applied(_))) && live.client.batch_execute("ROLLBACK").is_err() {
-                self.session.close();
-            }
-            return result;
-        }
-        if let Some(BadRecord { index, reason }) = bad.into_iter().next() {
-            return Err(Failure::Record(Some(index), reason).into());
-        }
-        let writer = &known.writer;
-        let fences = (settings.delivery == Delivery::ExactlyOnce).then_some(&self.fences);
-        let counts = writer.counts();
-        let applied = match (fences, writer.groups()) {
-            (None, 0) => true,
-            (None, 1) => live.rows(topic, writer, 0).map(|()| true)?,
-            (Some(fences), 0) => live.fences(fences)?,
-            (Some(fences), 1) => live.fenced_rows(topic, writer, fences)?,
-            (fences, _) => {
-                let result = live.transaction(topic, writer, fences);
-                if !matches!(result, Ok(true)) && live.client.batch_execute("ROLLBACK").is_err() {
-                    // Whatever is wrong with the connection, it ends the transaction when it goes.
-                    self.session.close();
-                }
-                result?
-            }
+            let fences = (settings.delivery == Delivery::ExactlyOnce).then_some(fences);
+            return live.plain(topic, job, &known.writer, fences, &self.router);
         };
-        Ok(if applied { Written::Applied(counts) } else { Written::Mismatch })
+        let of = Of::new(fences.source(), &self.config, topic);
+        if let Some(written) = live.plain_with_letters(topic, job, &known.writer, fences, of, &bad, &mut care)? {
+            return Ok(written);
+        }
+        let (table, probe) = (known.writer.plan().table.clone(), care.probe);
+        let writer = &mut known.writer;
+        let careful = Careful { topic, of, job, writer, router: &self.router, fences, care };
+        let result = careful.run(live, bad);
+        live.roll_back_unless(matches!(result, Ok(Written::Applied(_))));
+        match result {
+            Err(Stop::Failed(Failure::LockWait(reason))) if probe => {
+                Err(live.second_time_out(&settings.target, Some(&table), reason).into())
+            }
+            other => other,
+        }
     }
 
     fn topic_name(&self, topic: TopicIx) -> &str {
@@ -175,20 +143,122 @@ impl PostgresWriter {
     }
 }
 
+impl Care<'_, '_> {
+    fn again<'s, 't>(care: &'s mut Care<'_, 't>) -> Care<'s, 't> {
+        let Care { probe, refused, then, tolerates } = care;
+        Care { probe: *probe, refused: *refused, then: *then, tolerates: &mut **tolerates }
+    }
+}
+
+impl KnownTable {
+    fn load(&mut self, job: &Job<'_>, bad: &mut Vec<BadRecord>) {
+        let unroutable = unroutable(job);
+        match (job.park, &unroutable[..]) {
+            ([], []) => self.writer.load(job.batch, job.range.clone(), bad),
+            (_, []) => self.writer.load(job.batch, job.to_apply().into_iter(), bad),
+            _ => {
+                let named = |index: &usize| job.batch.unroutable(*index).is_none();
+                self.writer.load(
+                    job.batch,
+                    job.to_apply().into_iter().filter(named).collect::<Vec<_>>().into_iter(),
+                    bad,
+                );
+                bad.extend(unroutable);
+                bad.sort_by_key(|b| b.index);
+            }
+        }
+    }
+}
+
 impl Live<Name> {
-    fn prepared_rows(&mut self, topic: TopicIx, table: &TableWriter, group: usize) -> Result<Statement, Error> {
-        let make = || (table.sql(group, 1, None), table.param_types(group));
+    /// Everything at once, where it can be.
+    fn plain(
+        &mut self,
+        topic: TopicIx,
+        job: &Job<'_>,
+        table: &TableWriter,
+        fences: Option<&FenceArrays>,
+        router: &Router,
+    ) -> Result<Written, Stop> {
+        let counts = RowCounts { parked: job.park.len() as u32, ..table.counts() };
+        let applied = match (fences, table.groups()) {
+            (None, 0) => true,
+            (None, 1) => self.rows(topic, table, 0).map(|()| true)?,
+            (Some(fences), 0) if job.park.is_empty() && job.free.is_empty() => self.fences(fences)?,
+            (Some(fences), 1) if job.park.is_empty() && job.free.is_empty() => {
+                self.fenced_rows(topic, table, fences)?
+            }
+            (Some(fences), 1) if job.free.is_empty() => {
+                match &parked::Rows::new(fences.source(), job.batch, router, &job.rows_to_park())[..] {
+                    [rows] => self.fenced_parked(topic, table, fences, rows)?,
+                    _ => return self.in_transaction(topic, job, table, Some(fences), router, counts),
+                }
+            }
+            (fences, _) => return self.in_transaction(topic, job, table, fences, router, counts),
+        };
+        Ok(if applied { counts.into() } else { Written::Mismatch })
+    }
+
+    fn in_transaction(
+        &mut self,
+        topic: TopicIx,
+        job: &Job<'_>,
+        table: &TableWriter,
+        fences: Option<&FenceArrays>,
+        router: &Router,
+        counts: RowCounts,
+    ) -> Result<Written, Stop> {
+        let result = self.transaction(topic, job, table, fences, router);
+        self.roll_back_unless(matches!(result, Ok(None)));
+        Ok(result?.unwrap_or_else(|| counts.into()))
+    }
+
+    /// What does not decode into the dead letters, and all the rest as ever: where nobody has tried yet whether PostgreSQL takes it,
+    /// and one statement does it. None where that is not so, or it was refused.
+    #[allow(clippy::too_many_arguments)]
+    fn plain_with_letters(
+        &mut self,
+        topic: TopicIx,
+        job: &Job<'_>,
+        table: &TableWriter,
+        fences: &FenceArrays,
+        of: Of<'_>,
+        bad: &[BadRecord],
+        care: &mut Care<'_, '_>,
+    ) -> Result<Option<Written>, Stop> {
+        let alone = table.groups() == 1 && job.park.is_empty() && job.free.is_empty();
+        if bad.is_empty() || !alone || care.probe || care.then == Then::Park {
+            return Ok(None);
+        }
+        if !(care.tolerates)(bad) {
+            return Err(Failure::Record(Some(bad[0].index), bad[0].reason.clone()).into());
+        }
+        let [letters] = &Letters::new(of, job.batch, bad)[..] else { return Ok(None) };
+        let counts = RowCounts { dead: bad.len() as u32, ..table.counts() };
+        match self.fenced_letters(topic, table, fences, letters).map_err(Stop::from) {
+            Ok(true) => Ok(Some(counts.into())),
+            Ok(false) => Ok(Some(Written::Mismatch)),
+            Err(Stop::Failed(Failure::Record(..))) => {
+                care.refused = true;
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    fn ready_rows(&mut self, topic: TopicIx, table: &TableWriter, group: usize) -> Result<Ready, Error> {
+        let make = || Text { sql: table.sql(group, 1, None), types: table.param_types(group) };
         self.statements.get(&mut self.client, Name::Rows(topic, table.shape(group)), make)
     }
 
     fn fences(&mut self, fences: &FenceArrays) -> Result<bool, Error> {
-        let statement = self.prepared_fences()?;
-        Ok(self.client.query_one(&statement, &fences.params())?.get(0))
+        let statement = self.ready_fences()?;
+        Ok(statement.query_one(&mut self.client, &fences.params())?.get(0))
     }
 
     pub(super) fn rows(&mut self, topic: TopicIx, table: &TableWriter, group: usize) -> Result<(), Error> {
-        let statement = self.prepared_rows(topic, table, group)?;
-        self.client.execute(&statement, &table.params(group))?;
+        let statement = self.ready_rows(topic, table, group)?;
+        statement.execute(&mut self.client, &table.params(group))?;
         Ok(())
     }
 
@@ -198,12 +268,33 @@ impl Live<Name> {
             let rows = table.sql(0, fence::BATCH_PARAMS + 1, Some(fence::CONDITION));
             let mut types = fence::batch_types().to_vec();
             types.extend(table.param_types(0));
-            (fence::batch(&[&rows]), types)
+            Text { sql: fence::batch(&[&rows]), types }
         };
         let statement = self.statements.get(&mut self.client, Name::Fenced(topic, table.shape(0)), make)?;
         let mut params: Vec<&(dyn ToSql + Sync)> = fences.params().to_vec();
         params.extend(table.params(0));
-        Ok(self.client.query_one(&statement, &params)?.get(0))
+        Ok(statement.query_one(&mut self.client, &params)?.get(0))
+    }
+
+    /// As `fenced_rows`, and some records into the table of parked ones. (Inserts have one plan, whatever is in the table.)
+    fn fenced_parked(
+        &mut self,
+        topic: TopicIx,
+        table: &TableWriter,
+        fences: &FenceArrays,
+        parked: &parked::Rows<'_>,
+    ) -> Result<bool, Error> {
+        let make = || {
+            let first = fence::BATCH_PARAMS + 1;
+            let rows = table.sql(0, first, Some(fence::CONDITION));
+            let columns = table.param_types(0);
+            let park = parked::insert(first + columns.len(), Some(fence::CONDITION));
+            let types = [&fence::batch_types()[..], &columns, &parked::insert_types()].concat();
+            Text { sql: fence::batch(&[&rows, &park]), types }
+        };
+        let statement = self.statements.get(&mut self.client, Name::FencedParked(topic, table.shape(0)), make)?;
+        let params = [&fences.params()[..], &table.params(0), &parked.params()].concat();
+        Ok(statement.query_one(&mut self.client, &params)?.get(0))
     }
 
     /// As `fenced_rows`, and what does not decode into the dead letters.
@@ -221,47 +312,83 @@ impl Live<Name> {
             let columns = table.param_types(0);
             let letters = dead_letter::sql(first + columns.len(), Some(fence::CONDITION));
             let types = [&fence::batch_types()[..], &columns, &dead_letter::types()].concat();
-            (fence::batch(&[&rows, &letters]), types)
+            Text { sql: fence::batch(&[&rows, &letters]), types }
         };
         let statement = self.statements.get(&mut self.client, Name::FencedLetters(topic, shape), make)?;
         let params = [&fences.params()[..], &table.params(0), &letters.params()].concat();
-        Ok(self.client.query_one(&statement, &params)?.get(0))
+        Ok(statement.query_one(&mut self.client, &params)?.get(0))
     }
 
-    /// Several statements: fences first, then the groups in their order. The caller rolls back what did not succeed.
+    /// Several statements: fences first, then the groups in their order, then what is parked. None if all was done. The caller
+    /// rolls back what did not succeed.
     fn transaction(
         &mut self,
         topic: TopicIx,
+        job: &Job<'_>,
         table: &TableWriter,
         fences: Option<&FenceArrays>,
-    ) -> Result<bool, Error> {
-        // Prepared before the transaction begins, so that it holds its locks for its own statements only.
-        let fence_statement = fences.map(|_| self.prepared_fences()).transpose()?;
-        let groups: Vec<Statement> =
-            (0..table.groups()).map(|group| self.prepared_rows(topic, table, group)).collect::<Result<_, _>>()?;
+        router: &Router,
+    ) -> Result<Option<Written>, Stop> {
+        // Before the transaction begins, so that it holds its locks for its own statements only.
+        let fence_statement = fences.map(|_| self.ready_fences()).transpose()?;
+        let groups: Vec<Ready> =
+            (0..table.groups()).map(|group| self.ready_rows(topic, table, group)).collect::<Result<_, _>>()?;
         self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")?;
-        if let (Some(fences), Some(statement)) = (fences, fence_statement)
-            && !self.client.query_one(&statement, &fences.params())?.get::<_, bool>(0)
-        {
-            return Ok(false);
+        if let (Some(fences), Some(statement)) = (fences, fence_statement) {
+            if !statement.query_one(&mut self.client, &fences.params())?.get::<_, bool>(0) {
+                return Ok(Some(Written::Mismatch));
+            }
+            if !parked::is_free(&mut self.client, fences.source(), job.free)? {
+                return Ok(Some(Written::NotFree));
+            }
+            parked::park(&mut self.client, fences.source(), job.batch, router, &job.rows_to_park())?;
         }
         for (group, statement) in groups.iter().enumerate() {
-            self.client.execute(statement, &table.params(group))?;
+            statement.execute(&mut self.client, &table.params(group))?;
         }
         self.client.batch_execute("COMMIT")?;
-        Ok(true)
+        Ok(None)
+    }
+
+    /// Ends a transaction that was not committed.
+    pub(super) fn roll_back_unless(&mut self, committed: bool) {
+        if !committed && self.client.batch_execute("ROLLBACK").is_err() {
+            // Whatever is wrong with the connection, it ends the transaction when it goes.
+            self.unusable = true;
+        }
     }
 }
 
-/// # Errors
-/// [`Failure::Topic`] with every reason why records of this topic cannot be written as configured; or what kept the
-/// catalog from answering.
-fn read_table(client: &mut Client, topic: &config::Topic, table: &config::Table) -> Result<KnownTable, Failure> {
-    let refused = |text: String| Failure::Topic(Reason::new(text));
-    let plan = match Catalog::read(client, table) {
-        Ok(catalog) => TablePlan::new(topic, table, &catalog).map_err(|problems| refused(problems.join("; ")))?,
-        Err(CatalogError::Database(error)) => return Err(sqlstate::failure(&error)),
-        Err(error) => return Err(refused(format!("topic {:?}: {error}", topic.name))),
+/// The table as the catalog described it, or describes it now.
+pub(super) fn known<'k>(
+    tables: &'k mut HashMap<TopicIx, KnownTable>,
+    topic: TopicIx,
+    client: &mut Client,
+    settings: &config::Topic,
+    table: &config::Table,
+) -> Result<&'k mut TableWriter, Failure> {
+    let known = match tables.entry(topic) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(unknown) => unknown.insert(KnownTable::read(client, settings, table)?),
     };
-    Ok(KnownTable { writer: TableWriter::new(Arc::new(plan)), read_at: Instant::now() })
+    Ok(&mut known.writer)
+}
+
+impl KnownTable {
+    /// # Errors
+    /// [`Failure::Topic`] with every reason why records of this topic cannot be written as configured; or what kept the
+    /// catalog from answering.
+    pub(super) fn read(
+        client: &mut Client,
+        topic: &config::Topic,
+        table: &config::Table,
+    ) -> Result<KnownTable, Failure> {
+        let refused = |text: String| Failure::Topic(Reason::new(text));
+        let plan = match Catalog::read(client, table) {
+            Ok(catalog) => TablePlan::new(topic, table, &catalog).map_err(|problems| refused(problems.join("; ")))?,
+            Err(CatalogError::Database(error)) => return Err(sqlstate::failure(&error)),
+            Err(error) => return Err(refused(format!("topic {:?}: {error}", topic.name))),
+        };
+        Ok(KnownTable { writer: TableWriter::new(Arc::new(plan)), read_at: Instant::now() })
+    }
 }

@@ -1,23 +1,27 @@
 //! A worker's connection: one transaction for a batch, fences first. Never retries what the engine must decide about.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
+use postgres::Error;
 use postgres::types::ToSql;
-use postgres::{Error, Statement};
 
 use crate::config::{Config, Delivery, Target};
 use crate::sink::handler::{Handler, HandlerFactory};
+use crate::sink::parked::typed;
 use crate::sink::postgres::SourceIds;
-use crate::sink::session::{Live, Session, own_failure};
+use crate::sink::session::{Live, Ready, Session, Text, own_failure};
 use crate::sink::table::Shape;
 use crate::sink::write_table::KnownTable;
-use crate::sink::{BadRecord, Failure, FenceRow, RowCounts, Tolerates, Writer, Written, dead_letter, fence, sqlstate};
-use crate::state::batch::{Batch, LaneMove};
-use crate::types::{Lane, NextOffset, ShardIx, Token, TopicIx};
+use crate::sink::{
+    BadRecord, Care, Failure, FenceRow, Job, Reason, RowCounts, Writer, Written, dead_letter, fence, parked,
+};
+use crate::state::batch::LaneMove;
+use crate::state::parked::Tail;
+use crate::state::router::Router;
+use crate::types::{KeyHash, Lane, NextOffset, ShardIx, Token, TopicIx};
 
-/// Names a prepared statement.
+/// Names a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Name {
     Fences,
@@ -28,13 +32,16 @@ pub(super) enum Name {
     DeadLetters,
     /// Fences, rows and dead letters in one.
     FencedLetters(TopicIx, Shape),
+    /// Fences, rows and parked records in one.
+    FencedParked(TopicIx, Shape),
 }
 
 impl Name {
     pub(super) fn topic(&self) -> Option<TopicIx> {
         match self {
             Name::Fences | Name::Reread | Name::DeadLetters => None,
-            Name::Fenced(topic, _) | Name::Rows(topic, _) | Name::FencedLetters(topic, _) => Some(*topic),
+            Name::Fenced(topic, _) | Name::Rows(topic, _) => Some(*topic),
+            Name::FencedLetters(topic, _) | Name::FencedParked(topic, _) => Some(*topic),
         }
     }
 }
@@ -49,6 +56,8 @@ pub struct PostgresWriter {
     pub(super) tables: HashMap<TopicIx, KnownTable>,
     pub(super) handlers: HashMap<TopicIx, Box<dyn Handler>>,
     pub(super) fences: FenceArrays,
+    /// For the tenants of parked records.
+    pub(super) router: Arc<Router>,
 }
 
 impl PostgresWriter {
@@ -62,6 +71,7 @@ impl PostgresWriter {
     ) -> PostgresWriter {
         let session = Session::new(&config, shard, name);
         PostgresWriter {
+            router: Arc::new(Router::new(&config)),
             config,
             ids,
             factories: handlers,
@@ -70,6 +80,12 @@ impl PostgresWriter {
             handlers: HashMap::new(),
             fences: FenceArrays::default(),
         }
+    }
+
+    /// Takes over what reloads of the configuration.
+    pub fn following(mut self, live: Arc<crate::config::live::Live>, shard: ShardIx) -> PostgresWriter {
+        self.session.follow(live, shard);
+        self
     }
 
     /// Lays out the fences' parameters.
@@ -81,28 +97,41 @@ impl PostgresWriter {
         &settings.target
     }
 
+    fn read_parked(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)]) -> Result<Vec<(i32, Tail)>, Failure> {
+        let source = self.ids.get(topic);
+        let partitions: Vec<i32> = keys.iter().map(|(partition, _)| *partition).collect();
+        let hashes: Vec<i64> = keys.iter().map(|(_, hash)| *hash).collect();
+        let (live, _) = self.session.open()?;
+        let result = live.client.query_typed(parked::OF_KEYS, &typed(&[&source, &partitions, &hashes], &parked::KEYS));
+        let rows = result.map_err(|error| own_failure(&error))?;
+        Ok(rows.iter().map(|row| (row.get(0), parked::tail(row, 1))).collect())
+    }
+
     fn read_again(&mut self, topic: TopicIx, lanes: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure> {
         let source = self.ids.get(topic);
         let partitions: Vec<i32> = lanes.iter().map(|(partition, _)| *partition).collect();
         let numbers: Vec<i16> = lanes.iter().map(|(_, lane)| smallint(*lane)).collect();
         let (live, _) = self.session.open()?;
-        let make = || (fence::REREAD.to_owned(), Vec::new());
+        let make = || Text { sql: fence::REREAD.text.to_owned(), types: fence::REREAD.types.to_vec() };
         let result = live
             .statements
             .get(&mut live.client, Name::Reread, make)
-            .and_then(|statement| live.client.query(&statement, &[&source, &partitions, &numbers]));
+            .and_then(|statement| statement.query(&mut live.client, &[&source, &partitions, &numbers]));
         let rows = result.map_err(|error| own_failure(&error))?;
         Ok(rows.iter().map(fence_row).collect())
     }
 }
 
 impl Writer for PostgresWriter {
-    fn write(&mut self, batch: &Batch, range: Range<usize>, moves: &[LaneMove]) -> Result<Written, Failure> {
-        let Some(topic) = batch.topic() else { return Ok(Written::Applied(RowCounts::default())) };
-        let only = (range.len() == 1).then_some(range.start);
-        let result = match self.begin(topic, moves) {
-            Target::Table(_) => self.write_table(topic, batch, range, None),
-            Target::Handler => self.write_handled(topic, batch, range),
+    fn write(&mut self, job: &Job<'_>) -> Result<Written, Failure> {
+        let Some(topic) = job.batch.topic() else { return Ok(RowCounts::default().into()) };
+        let only = (job.range.len() == 1).then_some(job.range.start);
+        if let Some(BadRecord { index, reason }) = unroutable(job).into_iter().next() {
+            return Err(Failure::Record(Some(index), reason));
+        }
+        let result = match self.begin(topic, job.moves) {
+            Target::Table(_) => self.write_table(topic, job, None),
+            Target::Handler => self.write_handled(topic, job),
         };
         let result = result.map_err(|failure| match failure {
             // PostgreSQL does not say which; among one there is no doubt.
@@ -112,18 +141,17 @@ impl Writer for PostgresWriter {
         self.session.settle(result)
     }
 
-    fn sift(
-        &mut self,
-        batch: &Batch,
-        range: Range<usize>,
-        moves: &[LaneMove],
-        tolerates: &mut Tolerates<'_>,
-    ) -> Result<Written, Failure> {
-        let Some(topic) = batch.topic() else { return Ok(Written::Applied(RowCounts::default())) };
-        let result = match self.begin(topic, moves) {
-            Target::Table(_) => self.write_table(topic, batch, range, Some(tolerates)),
-            Target::Handler => self.sift_handled(topic, batch, range, tolerates),
+    fn write_with_care(&mut self, job: &Job<'_>, care: Care<'_, '_>) -> Result<Written, Failure> {
+        let Some(topic) = job.batch.topic() else { return Ok(RowCounts::default().into()) };
+        let result = match self.begin(topic, job.moves) {
+            Target::Table(_) => self.write_table(topic, job, Some(care)),
+            Target::Handler => self.write_handled_with_care(topic, job, care),
         };
+        self.session.settle(result)
+    }
+
+    fn parked(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)]) -> Result<Vec<(i32, Tail)>, Failure> {
+        let result = self.read_parked(topic, keys);
         self.session.settle(result)
     }
 
@@ -133,21 +161,23 @@ impl Writer for PostgresWriter {
     }
 }
 
-/// Which of the bad records decides over a transaction that sets them aside, if one does: a record that waits for another one
-/// (a foreign key's parent, on its way in another partition) is not bad yet; and there may be too many.
-pub(super) fn deciding<'b>(bad: &'b [BadRecord], tolerates: &mut Tolerates<'_>) -> Option<&'b BadRecord> {
-    let waits = |b: &&BadRecord| b.reason.sqlstate.as_deref() == Some(sqlstate::MISSING_PARENT);
-    bad.iter().find(waits).or_else(|| bad.first().filter(|_| !tolerates(bad)))
+/// The records to apply that name no shard: bad without a look at what they hold.
+pub(super) fn unroutable(job: &Job<'_>) -> Vec<BadRecord> {
+    let bad = |index| job.batch.unroutable(index).map(|why| BadRecord { index, reason: Reason::new(why) });
+    match job.batch.has_unroutable() {
+        true => job.to_apply().into_iter().filter_map(bad).collect(),
+        false => Vec::new(),
+    }
 }
 
 impl Live<Name> {
-    pub(super) fn prepared_letters(&mut self) -> Result<Statement, Error> {
-        let make = || (dead_letter::sql(1, None), dead_letter::types().to_vec());
+    pub(super) fn ready_letters(&mut self) -> Result<Ready, Error> {
+        let make = || Text { sql: dead_letter::sql(1, None), types: dead_letter::types().to_vec() };
         self.statements.get(&mut self.client, Name::DeadLetters, make)
     }
 
-    pub(super) fn prepared_fences(&mut self) -> Result<Statement, Error> {
-        let make = || (fence::batch(&[]), fence::batch_types().to_vec());
+    pub(super) fn ready_fences(&mut self) -> Result<Ready, Error> {
+        let make = || Text { sql: fence::batch(&[]), types: fence::batch_types().to_vec() };
         self.statements.get(&mut self.client, Name::Fences, make)
     }
 }
@@ -181,10 +211,8 @@ impl FenceArrays {
         }
     }
 
-    /// Whose dead letters the batch's are.
-    pub(super) fn of<'a>(&self, config: &'a Config, topic: TopicIx) -> dead_letter::Of<'a> {
-        let topic = &config.topics[usize::from(topic.0)].name;
-        dead_letter::Of { source: self.source, group: &config.kafka.group_id, topic }
+    pub(super) fn source(&self) -> i32 {
+        self.source
     }
 
     pub(super) fn params(&self) -> [&(dyn ToSql + Sync); fence::BATCH_PARAMS] {

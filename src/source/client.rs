@@ -48,16 +48,33 @@ pub fn client_config(kafka: &config::Kafka) -> ClientConfig {
     for (name, value) in DEFAULTS {
         config.set(name, value);
     }
-    for (name, value) in &kafka.properties {
-        config.set(name, value.0.as_str());
+    for (name, value) in kafka.consumer_properties() {
+        config.set(name, value);
     }
     config.set("group.id", kafka.group_id.as_str());
     for (name, value) in OURS {
         config.set(name, value);
     }
-    let debug = kafka.properties.contains_key("debug");
-    config.set_log_level(if debug { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
+    config.set_log_level(log_level(kafka));
     config
+}
+
+/// What a client is to log: everything where the user asks for `debug`.
+pub fn log_level(kafka: &config::Kafka) -> RDKafkaLogLevel {
+    if kafka.properties.contains_key("debug") { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info }
+}
+
+/// Passes on what librdkafka logs.
+pub fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(target: "librdkafka", facility, "{text}");
+        }
+        // What it calls an error (a broker that is away) heals by itself; what does not comes as an error event.
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{text}"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", facility, "{text}"),
+        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{text}"),
+    }
 }
 
 /// The group's offsets, for whoever may wait. Who coordinates the group may be new to it: the very first group of a cluster has
@@ -133,17 +150,7 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-                tracing::error!(target: "librdkafka", facility, "{text}");
-            }
-            // What it calls an error (a broker that is away) heals by itself; what does not comes as an error event.
-            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
-                tracing::warn!(target: "librdkafka", facility, "{text}");
-            }
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", facility, "{text}"),
-            RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{text}"),
-        }
+        log(level, facility, text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -65,6 +65,17 @@ impl Batch {
         self.chunks[chunk as usize].record(record as usize)
     }
 
+    /// Whether some record may be unroutable: a look at each chunk, not at each record.
+    pub fn has_unroutable(&self) -> bool {
+        self.chunks.iter().any(|chunk| chunk.has_unroutable())
+    }
+
+    /// Why a record cannot be applied anywhere, where that is so.
+    pub fn unroutable(&self, index: usize) -> Option<&str> {
+        let (chunk, record) = self.records[index];
+        self.chunks[chunk as usize].unroutable(record as usize)
+    }
+
     pub fn meta(&self, index: usize) -> (&RecordMeta, &LaneRun) {
         let (chunk, record) = self.records[index];
         let chunk = &self.chunks[chunk as usize];
@@ -115,6 +126,22 @@ impl Batch {
     /// The runs that `dead` names will not be written: their records leave the batch.
     pub fn drop_runs(&mut self, dead: impl Fn(&LaneRun) -> bool) {
         self.leave_out(|_, run| dead(run));
+    }
+
+    /// Moves the records of this one's lane behind all others, in their order. Returns how many they are.
+    pub fn defer(&mut self, index: usize) -> usize {
+        let (_, run) = self.meta(index);
+        let lane = (run.partition, run.lane);
+        let chunks = &self.chunks;
+        let of_lane = |&(chunk, record): &(u32, u32)| {
+            let chunk = &chunks[chunk as usize];
+            let run = &chunk.runs[chunk.records[record as usize].run as usize];
+            (run.partition, run.lane) == lane
+        };
+        let (deferred, others): (Vec<_>, Vec<_>) = self.records.iter().copied().partition(of_lane);
+        self.records = others;
+        self.records.extend(&deferred);
+        deferred.len()
     }
 
     fn leave_out(&mut self, out: impl Fn(usize, &LaneRun) -> bool) {
@@ -202,6 +229,17 @@ mod tests {
         assert!(batch.is_empty());
         let chunks = batch.take_chunks();
         assert!(chunks.iter().flat_map(|c| &c.runs).all(|r| r.expected == r.next), "everything is durable");
+    }
+
+    #[test]
+    fn a_deferred_lane_comes_last_and_in_order() {
+        let mut batch = batch(&[&[(1, 2), (0, 3), (1, 5)], &[(0, 9), (2, 10)]]);
+        assert_eq!(batch.defer(0), 2);
+        let offsets: Vec<i64> = (0..5).map(|index| batch.record(index).offset.0).collect();
+        assert_eq!(offsets, [3, 9, 10, 2, 5]);
+        assert_eq!(moves(&batch, 3), [(0, 0, 10), (2, 0, 11)]);
+        batch.written(3);
+        assert_eq!(moves(&batch, 1), [(1, 0, 3)]);
     }
 
     #[test]

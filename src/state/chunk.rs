@@ -4,7 +4,8 @@
 //! A chunk holds records of one topic, in the order in which they were polled. Records of one lane follow each other in
 //! offset order; each belongs to a [`LaneRun`], which says which fence value they start from and which they lead to.
 
-use crate::types::{Generation, Lane, NextOffset, Offset, Token, TopicIx, TopicPartition};
+use crate::state::router::key_hash;
+use crate::types::{Generation, KeyHash, Lane, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
 /// Records of one lane in a chunk, and the fence move they make: `expected` → `next`.
 ///
@@ -33,6 +34,7 @@ pub struct RecordMeta {
     pub run: u32,
     /// The tracker's number of this record within its generation.
     pub seq: u64,
+    pub hash: KeyHash,
     key: Span,
     value: Span,
     headers: Span,
@@ -59,6 +61,10 @@ pub struct RawRecord<'a> {
 }
 
 impl RawRecord<'_> {
+    pub fn key_hash(&self) -> KeyHash {
+        key_hash(self.key, self.offset)
+    }
+
     /// Bytes that it will occupy in a chunk's arena.
     pub fn bytes(&self) -> usize {
         self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + self.headers.len()
@@ -76,6 +82,13 @@ pub struct RecordRef<'a> {
     pub headers: Headers<'a>,
 }
 
+impl<'a> From<RecordRef<'a>> for RawRecord<'a> {
+    fn from(record: RecordRef<'a>) -> RawRecord<'a> {
+        let RecordRef { offset, timestamp_ms, key, value, headers, .. } = record;
+        RawRecord { offset, timestamp_ms, key, value, headers: headers.0 }
+    }
+}
+
 impl RecordRef<'_> {
     /// Bytes of its key, value and headers.
     pub fn bytes(&self) -> usize {
@@ -90,11 +103,13 @@ pub struct Chunk {
     pub runs: Vec<LaneRun>,
     pub records: Vec<RecordMeta>,
     bytes: Vec<u8>,
+    /// Records without a shard of their own, and why: they are bad wherever they are. Hardly ever any.
+    unroutable: Vec<(u32, Box<str>)>,
 }
 
 impl Chunk {
     pub fn new(topic: TopicIx) -> Chunk {
-        Chunk { topic, runs: Vec::new(), records: Vec::new(), bytes: Vec::new() }
+        Chunk { topic, runs: Vec::new(), records: Vec::new(), bytes: Vec::new(), unroutable: Vec::new() }
     }
 
     /// Empties it for another use.
@@ -103,6 +118,7 @@ impl Chunk {
         self.runs.clear();
         self.records.clear();
         self.bytes.clear();
+        self.unroutable.clear();
     }
 
     /// Bytes of memory that it holds, whether it is full or empty.
@@ -133,6 +149,11 @@ impl Chunk {
     /// # Panics
     /// If its offset lies below what its run has reached already: records of a lane come in order.
     pub fn push(&mut self, run: u32, seq: u64, fetched_us: u64, record: &RawRecord<'_>) {
+        self.push_hashed(run, seq, fetched_us, record.key_hash(), record);
+    }
+
+    /// As [`push`](Chunk::push), where the key's hash is known.
+    pub fn push_hashed(&mut self, run: u32, seq: u64, fetched_us: u64, hash: KeyHash, record: &RawRecord<'_>) {
         let lane = &mut self.runs[run as usize];
         assert!(!record.offset.is_below(lane.next), "offset {} below {} in one lane", record.offset, lane.next);
         lane.next = record.offset.next();
@@ -141,7 +162,25 @@ impl Chunk {
         let value = self.span(record.value);
         let headers = self.span(Some(record.headers));
         let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
-        self.records.push(RecordMeta { offset, timestamp_ms, fetched_us, run, seq, key, value, headers });
+        self.records.push(RecordMeta { offset, timestamp_ms, fetched_us, run, seq, hash, key, value, headers });
+    }
+
+    /// The record pushed last names no tenant, and so no shard: it is not to be applied.
+    pub fn mark_unroutable(&mut self, why: &str) {
+        let last = self.records.len().checked_sub(1).expect("a record was pushed");
+        self.unroutable.push((last as u32, why.into()));
+    }
+
+    pub fn has_unroutable(&self) -> bool {
+        !self.unroutable.is_empty()
+    }
+
+    /// Why a record cannot be applied anywhere, where that is so.
+    pub fn unroutable(&self, index: usize) -> Option<&str> {
+        if self.unroutable.is_empty() {
+            return None;
+        }
+        self.unroutable.iter().find(|(at, _)| *at as usize == index).map(|(_, why)| &**why)
     }
 
     fn span(&mut self, bytes: Option<&[u8]>) -> Span {

@@ -246,11 +246,15 @@ impl Pacing {
         self.changes += 1;
     }
 
-    /// A worker does not want to write any more.
+    /// A worker does not want to write any more, or not what it asked for. What it may write and did not try is given back.
     pub fn leave(&mut self, worker: u16) {
         let before = self.queue.len();
         self.queue.retain(|waiting| waiting.ask.worker != worker);
-        self.changes += u64::from(self.queue.len() < before);
+        let untried = self.at_work[usize::from(worker)].take();
+        if let (Some(work), Some(bucket)) = (untried, &mut self.shard) {
+            bucket.give_back(work.records);
+        }
+        self.changes += u64::from(self.queue.len() < before || untried.is_some());
     }
 
     /// Whether a worker waits for its turn; and if so, whether something changed since it asked.
@@ -402,6 +406,24 @@ mod tests {
         }
         assert!((40..=42).contains(&got.iter().sum::<u32>()), "{got:?}");
         assert!(got.iter().all(|n| (10..=11).contains(n)), "{got:?}");
+    }
+
+    #[test]
+    fn a_turn_that_is_not_used_is_given_back() {
+        let mut p = pacing(rows(Some(1000)));
+        assert_eq!(ask(&mut p, 0, A, 100, S), Ok(100));
+        assert_eq!(ask(&mut p, 1, A, 100, S), Ok(100));
+        p.leave(0);
+        assert_eq!(ask(&mut p, 0, A, 100, S), Ok(100), "by another piece, say");
+        p.tried(1, Tried::Written(100), S);
+        p.leave(1);
+        assert_eq!(ask(&mut p, 1, A, 100, S), Err(MS * 100), "what was used is not there any more");
+
+        let mut p = pacing(Limits { shard: Pace { adaptive_limit: true, ..Pace::default() }, topics: vec![None; 2] });
+        assert_eq!(ask(&mut p, 0, A, 100, S), Ok(100));
+        assert_eq!(ask(&mut p, 1, A, 100, S), Err(ASK_AGAIN), "it begins with one connection");
+        p.leave(0);
+        assert_eq!((p.next(), ask(&mut p, 1, A, 100, S)), (Some(1), Ok(100)));
     }
 
     #[test]

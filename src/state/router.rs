@@ -4,18 +4,23 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Cursor, Write};
+use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Config, RouteBy, Tenant};
-use crate::state::chunk::RawRecord;
-use crate::types::{Lane, Offset, ShardIx};
+use crate::state::chunk::{Headers, RawRecord};
+use crate::types::{KeyHash, Lane, Offset, ShardIx};
 
-/// The lane of a record: `xxh3(key, seed 0) mod lanes`; one without a key has no order to keep and goes by its offset.
-pub fn lane_of(key: Option<&[u8]>, offset: Offset, lanes: Lane) -> Lane {
-    let hash = key.map_or(offset.0 as u64, xxh3_64);
-    (hash % u64::from(lanes)) as Lane
+/// xxh3(key, seed 0); a record without a key has no order to keep and goes by its offset.
+pub fn key_hash(key: Option<&[u8]>, offset: Offset) -> KeyHash {
+    key.map_or(offset.0, |key| xxh3_64(key) as i64)
+}
+
+/// The lane of a key: its hash modulo the number of lanes.
+pub fn lane_of(hash: KeyHash, lanes: Lane) -> Lane {
+    (hash as u64 % u64::from(lanes)) as Lane
 }
 
 /// Why a record has no shard.
@@ -25,12 +30,34 @@ pub enum RouteError {
     Partition(i32),
     #[error("the tenant cannot be read: {0}")]
     Unreadable(String),
-    #[error("the map file has no shard for this tenant, and there is no default")]
+    #[error(
+        "the map has no shard for this record's tenant, and there is no default: add the tenant to the map, or set \
+         shards.default, and send SIGHUP"
+    )]
     Unmapped,
+    #[error("the shard function names shard {0}, and there are {1}, counted from 0")]
+    NoSuchShard(u16, u16),
 }
 
-/// See the module's text. Built once from the configuration.
-#[derive(Debug)]
+/// A program's own way to choose a shard: implement it to reproduce how the databases are sharded already. See
+/// [`Engine::route`](crate::engine::Engine::route).
+///
+/// It is called for every record, on the poller's thread: it must neither block nor allocate.
+pub trait ShardFunction: Send + Sync {
+    /// The shard, counted from 0 in the configuration's order, of `shards`. All records of one row must get the same one, in
+    /// every process, for ever. `headers` are read by [`Headers`](crate::state::chunk::Headers).
+    ///
+    /// # Errors
+    /// [`RouteError::Unreadable`] for a record that names no tenant: it is handled as a bad record of the first shard.
+    /// [`RouteError::Unmapped`] for a tenant that is not known yet: its topic stops.
+    fn shard(&self, partition: i32, record: &RawRecord<'_>, shards: u16) -> Result<ShardIx, RouteError>;
+
+    /// Names the function and its version: another one sends some row elsewhere. Each database remembers it, and refuses a
+    /// process with another one.
+    fn generation(&self) -> String;
+}
+
+/// See the module's text. Built from the configuration.
 pub struct Router {
     shards: u16,
     by: By,
@@ -40,28 +67,50 @@ pub struct Router {
     declared: Option<Vec<(std::ops::RangeInclusive<i32>, ShardIx)>>,
 }
 
-#[derive(Debug)]
 enum By {
+    Function(Arc<dyn ShardFunction>),
+    /// A program's function that is not at hand: such a router finds tenants, which is all that workers want of one.
+    Absent,
     Partition,
     Hash,
     Modulo,
-    Map { tenants: BTreeMap<String, usize>, default: Option<usize> },
+    Map {
+        tenants: BTreeMap<String, usize>,
+        default: Option<usize>,
+    },
 }
 
 impl Router {
     pub fn new(config: &Config) -> Router {
+        let by = match &config.routing.by {
+            RouteBy::Partition => By::Partition,
+            RouteBy::Hash => By::Hash,
+            RouteBy::Modulo => By::Modulo,
+            RouteBy::Map { tenants, default, .. } => By::Map { tenants: tenants.clone(), default: *default },
+            RouteBy::Function { .. } => By::Absent,
+        };
+        Router::by(config, by)
+    }
+
+    pub fn with_function(config: &Config, function: Arc<dyn ShardFunction>) -> Router {
+        Router::by(config, By::Function(function))
+    }
+
+    /// The same with what may change while records flow: the map, whose tenants keep their shards.
+    pub fn reloaded(&self, config: &Config) -> Router {
+        match &self.by {
+            By::Function(function) => Router::with_function(config, Arc::clone(function)),
+            _ => Router::new(config),
+        }
+    }
+
+    fn by(config: &Config, by: By) -> Router {
         let declared: Vec<_> = config
             .shards
             .iter()
             .enumerate()
             .flat_map(|(i, s)| s.partitions.iter().flatten().map(move |r| (r.clone(), ShardIx(i as u16))))
             .collect();
-        let by = match &config.routing.by {
-            RouteBy::Partition => By::Partition,
-            RouteBy::Hash => By::Hash,
-            RouteBy::Modulo => By::Modulo,
-            RouteBy::Map { tenants, default, .. } => By::Map { tenants: tenants.clone(), default: *default },
-        };
         Router {
             shards: config.shards.len() as u16,
             by,
@@ -71,8 +120,19 @@ impl Router {
         }
     }
 
+    #[cfg(test)]
+    pub fn of_one_shard() -> Router {
+        Router { shards: 1, by: By::Partition, tenant: Tenant::Key, delimiter: ":".into(), declared: None }
+    }
+
     fn declared(&self, partition: i32) -> Option<ShardIx> {
         self.declared.as_ref()?.iter().find(|(range, _)| range.contains(&partition)).map(|(_, shard)| *shard)
+    }
+
+    /// Whether a record that was routed to `shard` is where its partition's records are declared to be. True where nothing
+    /// is declared.
+    pub fn is_aligned(&self, partition: i32, shard: ShardIx) -> bool {
+        self.declared.is_none() || self.declared(partition).is_none_or(|declared| declared == shard)
     }
 
     /// The shards that records of a partition can reach.
@@ -92,6 +152,11 @@ impl Router {
             return Ok(ShardIx(0));
         }
         match &self.by {
+            By::Function(function) => match function.shard(partition, record, self.shards)? {
+                shard if shard.0 < self.shards => Ok(shard),
+                shard => Err(RouteError::NoSuchShard(shard.0, self.shards)),
+            },
+            By::Absent => unreachable!("only the poller routes, and its router has the function"),
             By::Partition => self.declared(partition).ok_or(RouteError::Partition(partition)),
             By::Hash => {
                 self.with_tenant(record, |tenant| Ok(ShardIx((xxh3_64(tenant) % u64::from(self.shards)) as u16)))
@@ -106,6 +171,19 @@ impl Router {
                 let shard = tenants.get(name).or(default.as_ref()).ok_or(RouteError::Unmapped)?;
                 Ok(ShardIx(*shard as u16))
             }),
+        }
+    }
+
+    /// What names a record's tenant, as far as that can be read.
+    pub fn tenant_of<'r>(&self, record: &RawRecord<'r>) -> Option<Cow<'r, [u8]>> {
+        match &self.tenant {
+            Tenant::Key => record.key.map(Cow::Borrowed),
+            Tenant::KeyPart(n) => nth_part(record.key?, self.delimiter.as_bytes(), *n).map(Cow::Borrowed),
+            Tenant::Header(name) => Headers(record.headers).get(name).flatten().map(Cow::Borrowed),
+            Tenant::Field(name) => match read_field(record.value?, name).ok()?? {
+                Field::Text(Cow::Borrowed(text)) => Some(Cow::Borrowed(text.as_bytes())),
+                other => Some(Cow::Owned(other.with_text(<[u8]>::to_vec))),
+            },
         }
     }
 
@@ -125,7 +203,7 @@ impl Router {
                 )
             }
             Tenant::Header(name) => {
-                let value = crate::state::chunk::Headers(record.headers).get(name).flatten();
+                let value = Headers(record.headers).get(name).flatten();
                 then(value.ok_or_else(|| missing(&format!("header {name:?}")))?)
             }
             Tenant::Field(name) => {
@@ -322,6 +400,34 @@ mod tests {
         assert_eq!(read_field(br#"{"ap":1}"#, "app"), Ok(None));
     }
 
+    struct Own;
+
+    impl ShardFunction for Own {
+        fn shard(&self, partition: i32, record: &RawRecord<'_>, shards: u16) -> Result<ShardIx, RouteError> {
+            let tenant = record.key.ok_or_else(|| RouteError::Unreadable("no key".into()))?;
+            Ok(ShardIx(if tenant == b"beyond" { shards } else { partition as u16 % shards }))
+        }
+
+        fn generation(&self) -> String {
+            "own 1".to_owned()
+        }
+    }
+
+    #[test]
+    fn a_function_of_the_programs_own_decides_within_its_bounds() {
+        let router = router(By::Function(Arc::new(Own)), Tenant::Key, 2);
+        assert_eq!(router.route(3, &record(Some(b"a"), None)), Ok(ShardIx(1)));
+        assert_eq!(router.route(3, &record(None, None)), Err(RouteError::Unreadable("no key".into())));
+        assert_eq!(router.route(3, &record(Some(b"beyond"), None)), Err(RouteError::NoSuchShard(2, 2)));
+        assert_eq!(router.shards_of(3), [ShardIx(0), ShardIx(1)]);
+    }
+
+    #[test]
+    fn a_router_without_its_function_still_finds_tenants() {
+        let router = router(By::Absent, Tenant::KeyPart(0), 2);
+        assert_eq!(router.tenant_of(&record(Some(b"a:1"), None)).as_deref(), Some(&b"a"[..]));
+    }
+
     #[test]
     fn an_unknown_tenant_is_told_apart_from_an_unreadable_one() {
         let by = By::Map { tenants: BTreeMap::from([("a".into(), 1)]), default: None };
@@ -335,9 +441,9 @@ mod tests {
         #[test]
         fn a_key_always_has_one_lane_and_one_shard(key in prop::collection::vec(any::<u8>(), 0..40), lanes in 0u32..7, shards in 1u16..9, a: i32, b: i32) {
             let lanes = 1 << lanes;
-            let lane = lane_of(Some(&key), Offset(1), lanes);
+            let lane = lane_of(key_hash(Some(&key), Offset(1)), lanes);
             prop_assert!(lane < lanes);
-            prop_assert_eq!(lane, lane_of(Some(&key), Offset(999), lanes));
+            prop_assert_eq!(lane, lane_of(key_hash(Some(&key), Offset(999)), lanes));
             let router = router(By::Hash, Tenant::Key, shards);
             let shard = router.route(a, &record(Some(&key), None)).unwrap();
             prop_assert!(shard.0 < shards);
@@ -346,7 +452,7 @@ mod tests {
 
         #[test]
         fn records_without_a_key_spread_over_all_lanes(first in 0i64..1_000_000) {
-            let lanes: std::collections::BTreeSet<_> = (first..first + 16).map(|o| lane_of(None, Offset(o), 16)).collect();
+            let lanes: std::collections::BTreeSet<_> = (first..first + 16).map(|o| lane_of(key_hash(None, Offset(o)), 16)).collect();
             prop_assert_eq!(lanes.len(), 16);
         }
 

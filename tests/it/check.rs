@@ -5,7 +5,7 @@ use std::path::Path;
 use forebay::check::{Report, check};
 use forebay::config::load::parse;
 
-use crate::support::{Database, Server, Topic, kafka_bootstrap, unique_name};
+use crate::support::{Database, OwnServices, Server, Service, Topic, kafka_bootstrap, unique_name};
 
 fn report(text: &str) -> Report {
     let loaded = parse(Path::new("f"), text, &|_| None).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
@@ -44,7 +44,7 @@ fn a_configuration_that_works_and_what_was_looked_at() {
         "shard main: PostgreSQL",
         "shard main: no schema forebay yet, `run` makes version",
         "shard main: every topic's table",
-        "connections left, a process needs 6 (1 shards × (4 workers + 2))",
+        "connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))",
         &format!("topic {}: 2 partitions", topic.name()),
         "its committed offsets can be read",
     ] {
@@ -52,6 +52,17 @@ fn a_configuration_that_works_and_what_was_looked_at() {
     }
     let tables = "SELECT count(*) FROM pg_namespace WHERE nspname = 'forebay'";
     assert_eq!(database.connect().query_one(tables, &[]).unwrap().get::<_, i64>(0), 0, "check changed the database");
+}
+
+#[test]
+fn replicas_that_are_not_there() {
+    let database = Database::create(Server::A, "check");
+    database.execute("CREATE TABLE t (id int)");
+    let shard = format!("[[shard]]\nname = \"main\"\ndsn = \"{}\"\ncommit_replicas = [\"nobody\"]\n", database.dsn());
+    let report = report(&format!("{}{shard}[[topic]]\nname = \"none\"\ntable = \"t\"\n", kafka()));
+    let expected = "problem shard[0].commit_replicas: found too few of them are connected, expected 1 of them; Kafka's commit \
+                    stands still until then";
+    assert_eq!(said(&report, "shard[0]"), [expected]);
 }
 
 #[test]
@@ -151,7 +162,7 @@ fn shards_that_are_not_what_they_seem() {
         "",
         "problem shard[1].dsn: found the database",
         "problem shard[2].dsn: found a database that is read-only",
-        "problem shard[3].dsn: found 6 connections needed (4 workers + 2), expected at most 3, the database's connection limit",
+        "problem shard[3].dsn: found 7 connections needed (5 workers and slow lanes + 2), expected at most 3, the database's connection limit",
         "problem shard[4].dsn: found \"s4\": ",
         "unavailable shard[5].dsn: found \"s5\": ",
     ]
@@ -212,6 +223,40 @@ fn topics_and_their_partitions() {
     );
     let lines = said(&report, "topic[1].name");
     assert!(lines.len() == 1 && lines[0].starts_with("problem") && lines[0].contains("no-such-topic"), "{lines:?}");
+}
+
+/// A topic that letters go on to is there, or the brokers make it when the first one does; asking makes none. It costs a connection.
+#[test]
+fn topics_that_dead_letters_go_on_to() {
+    let own = OwnServices::start_with(&[Service::Kafka], "auto.create.topics.enable=true");
+    let database = Database::create(Server::A, "check");
+    database.execute("CREATE TABLE t (id int); CREATE TABLE u (id int)");
+    let letters = Topic::create("check_letters", 3);
+    let text = |kafka: &str| {
+        format!(
+            "{kafka}[[shard]]\nname = \"a\"\ndsn = \"{}\"\n[[topic]]\nname = \"no-t\"\ntable = \"t\"\n\
+             [topic.on_bad_record]\nforward_to = \"{}\"\n[[topic]]\nname = \"no-u\"\ntable = \"u\"\n\
+             [topic.on_bad_record]\nforward_to = \"no-letters\"\n",
+            database.dsn(),
+            letters.name()
+        )
+    };
+    let report = report(&text(&kafka()));
+    let checked = report.checked.join("\n");
+    assert!(checked.contains(&format!("dead letters of no-t go on to {}: 3 partitions", letters.name())), "{checked}");
+    assert!(checked.contains("a process needs 8 (1 shards × (5 workers and slow lanes + 3))"), "{checked}");
+    let lines = said(&report, "forward_to");
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert!(line.starts_with("problem topic[1].on_bad_record.forward_to: ") && line.contains("no-letters"), "{line}");
+    assert!(line.contains("the brokers make none by themselves"), "{line}");
+
+    let making = format!("[kafka]\nbootstrap.servers = \"{}\"\ngroup.id = \"check\"\n", own.kafka_bootstrap());
+    for _ in 0..2 {
+        let report = self::report(&text(&making));
+        assert_eq!(said(&report, "forward_to"), [""; 0]);
+        let made = "dead letters of no-u go on to no-letters, which the brokers make when the first one does";
+        assert!(report.checked.iter().any(|line| line == made), "{:?}", report.checked);
+    }
 }
 
 #[test]

@@ -101,3 +101,26 @@ fn modules_use_only_those_before_them() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// Only there is every connection bounded and watched. (The demonstration's own server is another thing.)
+#[test]
+fn connections_to_shards_are_opened_in_one_place() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut directories = vec![sources.clone()];
+    let mut found = Vec::new();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).expect("a directory of sources").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                directories.extend((path != sources.join("demo")).then_some(path));
+                continue;
+            }
+            let text = fs::read_to_string(&path).expect("a source");
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            if code.contains("Client::connect(") || code.contains("NoTls") {
+                found.push(path.strip_prefix(&sources).expect("below it").to_owned());
+            }
+        }
+    }
+    assert_eq!(found, [Path::new("sink/connect.rs")]);
+}

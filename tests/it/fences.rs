@@ -217,7 +217,7 @@ fn an_owner_that_is_alive_is_not_robbed() {
     let mut other = world.shards[0].connect();
     let mut taking = other.transaction().unwrap();
     let source: i32 = taking.query_one("SELECT id FROM forebay.source", &[]).unwrap().get(0);
-    taking.query_one(fence::HOLD_SOURCE, &[&source]).unwrap();
+    taking.query_one(fence::HOLD_SOURCE.text, &[&source]).unwrap();
     let mut config = world.config.clone();
     config.shards[0].lock_timeout = Duration::from_millis(100);
     let request = Request { topic: world.topic.name().to_owned(), partition: None, to: ToOffset::Committed };

@@ -12,6 +12,7 @@ mod examples;
 mod fences;
 mod kafka;
 mod mock;
+mod pooler;
 mod real;
 mod scripts;
 mod sim;

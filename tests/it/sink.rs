@@ -2,7 +2,9 @@
 //! each kind of failure is called.
 
 mod connecting;
-mod dead_letters;
-mod handlers;
+pub mod dead_letters;
+mod forward;
+pub mod handlers;
+pub mod parking;
 mod schema;
-mod tables;
+pub mod tables;

@@ -11,12 +11,13 @@ use std::time::Duration;
 use forebay::config::Config;
 use forebay::sink::handler::{Handler, HandlerError, HandlerFactory};
 use forebay::sink::postgres::{PostgresControl, PostgresWriter, SourceIds};
-use forebay::sink::{Control, Failure, FenceRow, Identity, Progress, Taken, Takeover, Writer, Written, fence};
+use forebay::sink::{Control, Failure, FenceRow, Identity, Job, Progress, Taken, Takeover, Writer, Written, fence};
 use forebay::state::batch::{Batch, LaneMove};
 use forebay::state::chunk::{Chunk, RawRecord, RecordRef};
 use forebay::types::{Generation, Lane, NextOffset, Offset, ShardIx, Token, TopicIx, TopicPartition};
 use postgres::{Client, SimpleQueryMessage, Transaction};
 
+use crate::pooler;
 use crate::support::{Database, Server, handler_config, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -55,6 +56,7 @@ impl World {
         database.execute("CREATE TABLE applied (partition int, \"offset\" bigint)");
         let mut config = handler_config("group", &[database.dsn()], &["topic"]);
         change(&mut config);
+        pooler::stand_behind(&database, &mut config.shards[0]);
         World { database, config: Arc::new(config), ids: Arc::new(SourceIds::new(1)) }
     }
 
@@ -159,7 +161,7 @@ pub fn batch(token: i64, runs: &[(Lane, i64, &[i64])]) -> (Batch, Vec<LaneMove>)
 
 pub fn write(writer: &mut PostgresWriter, token: i64, runs: &[(Lane, i64, &[i64])]) -> Result<Written, Failure> {
     let (batch, moves) = batch(token, runs);
-    writer.write(&batch, 0..batch.len(), &moves)
+    writer.write(&Job::plain(&batch, 0..batch.len(), &moves))
 }
 
 #[track_caller]
@@ -185,12 +187,14 @@ fn begin_takeover<'a>(client: &'a mut Client, source: i32, takeover: &Takeover) 
     let mut transaction = client.transaction().unwrap();
     let lanes = takeover.lanes as i16;
     let anchor = transaction
-        .query_one(fence::ANCHOR, &[&source, &0, &lanes, &takeover.token.0, &takeover.begin.0, &"other"])
+        .query_one(fence::ANCHOR.text, &[&source, &0, &lanes, &takeover.token.0, &takeover.begin.0, &"other"])
         .unwrap();
-    transaction.query(fence::LOCK_FENCES, &[&source, &0]).unwrap();
+    transaction.query(fence::LOCK_FENCES.text, &[&source, &0]).unwrap();
     match anchor.get::<_, bool>("created") {
-        true => transaction.execute(fence::MAKE_FENCES, &[&source, &0, &lanes, &takeover.begin.0, &takeover.token.0]),
-        false => transaction.execute(fence::MARK_FENCES, &[&source, &0, &takeover.token.0]),
+        true => {
+            transaction.execute(fence::MAKE_FENCES.text, &[&source, &0, &lanes, &takeover.begin.0, &takeover.token.0])
+        }
+        false => transaction.execute(fence::MARK_FENCES.text, &[&source, &0, &takeover.token.0]),
     }
     .unwrap();
     transaction
@@ -198,7 +202,7 @@ fn begin_takeover<'a>(client: &'a mut Client, source: i32, takeover: &Takeover) 
 
 /// Rule: the anchor is locked first. Without it both find no anchor, and the second one fails or begins at 99.
 #[test]
-fn a_takeover_waits_for_the_one_that_creates_the_anchor() {
+pub fn a_takeover_waits_for_the_one_that_creates_the_anchor() {
     let world = World::new("takeover_create");
     let mut control = world.located();
     let mut other = world.database.connect();
@@ -207,14 +211,15 @@ fn a_takeover_waits_for_the_one_that_creates_the_anchor() {
     world.wait_for_waiters(1, false);
     first.commit().unwrap();
     let taken = second.join().unwrap().expect("the second takeover");
-    let expected = Taken { origin: NextOffset(5), done: NextOffset(5), created: false, fences: vec![NextOffset(5); 2] };
+    let (five, fences) = (NextOffset(5), vec![NextOffset(5); 2]);
+    let expected = Taken { origin: five, done: five, created: false, fences, parked: Vec::new() };
     assert_eq!(taken, expected);
     assert_eq!(world.fences(), [(0, 5, 222), (1, 5, 222)], "the later token stands, in every fence");
 }
 
 /// Rule: a token is the present owner's alone. The earlier of two takeovers must not write any more.
 #[test]
-fn the_earlier_of_two_takeovers_is_fenced_out() {
+pub fn the_earlier_of_two_takeovers_is_fenced_out() {
     let world = World::new("takeover_twice");
     let mut control = world.located();
     control.takeover(&takeover(111, 2, 0)).expect("the first takeover");
@@ -235,7 +240,7 @@ fn the_earlier_of_two_takeovers_is_fenced_out() {
 /// Rule: the fences are read in a statement of their own, behind the locks. Read together with the anchor they would be
 /// those from before the wait, and offset 0 would be applied again.
 #[test]
-fn a_takeover_waits_for_a_worker_and_sees_what_it_did() {
+pub fn a_takeover_waits_for_a_worker_and_sees_what_it_did() {
     let world = World::new("takeover_in_flight");
     let mut control = world.located();
     control.takeover(&takeover(111, 2, 0)).expect("the first takeover");
@@ -253,7 +258,7 @@ fn a_takeover_waits_for_a_worker_and_sees_what_it_did() {
 
 /// Rule: a takeover gives up waiting after a bounded time, and says that it was a lock.
 #[test]
-fn a_takeover_does_not_wait_for_ever() {
+pub fn a_takeover_does_not_wait_for_ever() {
     let world = World::with("takeover_bounded", |config| {
         config.shards[0].lock_timeout = Duration::from_millis(100);
     });
@@ -261,7 +266,7 @@ fn a_takeover_does_not_wait_for_ever() {
     control.takeover(&takeover(111, 2, 0)).expect("the first takeover");
     let mut other = world.database.connect();
     let mut holder = other.transaction().unwrap();
-    holder.query(fence::LOCK_FENCES, &[&world.ids.get(TOPIC), &0]).unwrap();
+    holder.query(fence::LOCK_FENCES.text, &[&world.ids.get(TOPIC), &0]).unwrap();
     let result = control.takeover(&takeover(222, 2, 0));
     assert!(matches!(result, Err(Failure::LockWait(_))), "{result:?}");
     drop(holder);
@@ -272,7 +277,7 @@ fn a_takeover_does_not_wait_for_ever() {
 /// Rule: a worker's move is conditional on its token. A zombie that wakes up behind a takeover would write again what its
 /// successor writes.
 #[test]
-fn a_worker_behind_a_takeover_does_nothing() {
+pub fn a_worker_behind_a_takeover_does_nothing() {
     let world = World::new("zombie");
     let mut control = world.located();
     control.takeover(&takeover(111, 2, 0)).expect("the first takeover");
@@ -292,7 +297,7 @@ fn a_worker_behind_a_takeover_does_nothing() {
 /// Rule: a move is conditional on the expected offset, too. A retry whose first attempt (its answer lost) commits meanwhile
 /// would apply the batch twice.
 #[test]
-fn a_retry_behind_its_own_orphan_does_nothing() {
+pub fn a_retry_behind_its_own_orphan_does_nothing() {
     let world = World::new("orphan_commits");
     world.located().takeover(&takeover(111, 2, 0)).expect("a takeover");
     let gate = world.close_gate();
@@ -311,7 +316,7 @@ fn a_retry_behind_its_own_orphan_does_nothing() {
 
 /// Rule: as before, the other way round. The orphan's transaction is rolled back, and the retry is the one that counts.
 #[test]
-fn a_retry_behind_an_orphan_that_is_rolled_back_applies_the_batch() {
+pub fn a_retry_behind_an_orphan_that_is_rolled_back_applies_the_batch() {
     let world = World::new("orphan_dies");
     world.located().takeover(&takeover(111, 2, 0)).expect("a takeover");
     let gate = world.close_gate();
@@ -333,7 +338,7 @@ fn a_retry_behind_an_orphan_that_is_rolled_back_applies_the_batch() {
 
 /// Rule: `done` is raised only under our token, compared behind the takeover that is under way.
 #[test]
-fn progress_behind_a_takeover_is_not_stored() {
+pub fn progress_behind_a_takeover_is_not_stored() {
     let world = World::new("progress_behind");
     let mut control = world.located();
     control.takeover(&takeover(111, 2, 0)).expect("the first takeover");
@@ -356,7 +361,7 @@ fn progress(token: i64, done: i64, fences: &[i64]) -> Progress {
 /// Rule: lock, count, then move only if all match. A plain conditional update would move lane 0, whose record is then never
 /// written.
 #[test]
-fn several_lanes_move_together_or_not_at_all() {
+pub fn several_lanes_move_together_or_not_at_all() {
     let world = World::new("all_or_nothing");
     world.located().takeover(&takeover(111, 3, 0)).expect("a takeover");
     let mut writer = world.writer("w0");
@@ -384,7 +389,7 @@ fn several_lanes_move_together_or_not_at_all() {
 
 /// Rule: as before, for the statement that writes fences and rows in one: rows only if every fence matches.
 #[test]
-fn fences_and_rows_in_one_statement() {
+pub fn fences_and_rows_in_one_statement() {
     let world = World::new("one_statement");
     world.located().takeover(&takeover(111, 2, 0)).expect("a takeover");
     let rows = format!("INSERT INTO applied SELECT 0, u FROM UNNEST($7::bigint[]) u WHERE {}", fence::CONDITION);
@@ -409,7 +414,7 @@ fn fences_and_rows_in_one_statement() {
 /// Rule: the number of lanes changes only while no fence lies beyond `done`. Otherwise nobody could say which records
 /// above `done` are written already.
 #[test]
-fn lanes_change_once_drained_and_back_again() {
+pub fn lanes_change_once_drained_and_back_again() {
     let world = World::new("relane");
     let mut control = world.located();
     let mut writer = world.writer("w0");
@@ -438,15 +443,15 @@ fn lanes_change_once_drained_and_back_again() {
 /// Rule: a worker waiting for a fence that a takeover deletes finds nothing there, although the new lane has its number
 /// and stands at the same offset.
 #[test]
-fn a_worker_behind_a_change_of_lanes_does_nothing() {
+pub fn a_worker_behind_a_change_of_lanes_does_nothing() {
     let world = World::new("relane_behind");
     world.located().takeover(&takeover(111, 2, 0)).expect("a takeover");
     let source = world.ids.get(TOPIC);
     let mut other = world.database.connect();
     let mut newcomer = begin_takeover(&mut other, source, &takeover(222, 4, 0));
-    newcomer.execute(fence::DROP_FENCES, &[&source, &0]).unwrap();
-    newcomer.execute(fence::MAKE_FENCES, &[&source, &0, &4_i16, &0_i64, &222_i64]).unwrap();
-    newcomer.execute(fence::SET_LANES, &[&source, &0, &4_i16]).unwrap();
+    newcomer.execute(fence::DROP_FENCES.text, &[&source, &0]).unwrap();
+    newcomer.execute(fence::MAKE_FENCES.text, &[&source, &0, &4_i16, &0_i64, &222_i64]).unwrap();
+    newcomer.execute(fence::SET_LANES.text, &[&source, &0, &4_i16]).unwrap();
     let zombie = write_in_thread(world.writer("w0"), 111, 0, 0);
     world.wait_for_waiters(1, false);
     newcomer.commit().unwrap();
@@ -457,7 +462,7 @@ fn a_worker_behind_a_change_of_lanes_does_nothing() {
 /// Rule: only a takeover creates fences, and only together with their anchor. Invented anew, a lost fence would let records
 /// be applied again that it had passed.
 #[test]
-fn lost_fences_stop_the_topic() {
+pub fn lost_fences_stop_the_topic() {
     for (name, damage) in [
         ("lost_one", "DELETE FROM forebay.fence WHERE lane = 1"),
         ("lost_all", "DELETE FROM forebay.fence"),
@@ -484,7 +489,7 @@ fn lost_fences_stop_the_topic() {
 /// Rule: `done` is raised only if every fence is at least where we believe it. A database that fell back under the same
 /// token would store, and Kafka would commit, progress that it lost.
 #[test]
-fn progress_finds_a_database_that_fell_back() {
+pub fn progress_finds_a_database_that_fell_back() {
     let world = World::new("fall_back");
     let mut control = world.located();
     control.takeover(&takeover(111, 2, 0)).expect("a takeover");
@@ -515,7 +520,7 @@ fn progress_finds_a_database_that_fell_back() {
 
 /// Rule: stored progress only rises, and one statement serves all partitions, each on its own merits.
 #[test]
-fn progress_of_many_partitions() {
+pub fn progress_of_many_partitions() {
     let world = World::new("progress_many");
     let mut control = world.located();
     for partition in 0..3 {
@@ -536,7 +541,7 @@ fn progress_of_many_partitions() {
 /// Rule: the comparison reads every fence once, however many partitions there are and whichever plan PostgreSQL takes. It was
 /// once asked per partition: 600 of them took two thirds of a second, each second.
 #[test]
-fn the_comparison_reads_each_fence_once() {
+pub fn the_comparison_reads_each_fence_once() {
     const PARTITIONS: i64 = 200;
     const LANES: i64 = 16;
     let world = World::new("progress_cost");
@@ -580,7 +585,7 @@ fn the_comparison_reads_each_fence_once() {
         .map(|list: String| format!("'{list}'"))
         .collect();
     let types: Vec<&str> = lists.iter().map(|(_, r#type)| *r#type).collect();
-    let prepare = format!("PREPARE progress (int, {}) AS {}", types.join(", "), fence::PROGRESS);
+    let prepare = format!("PREPARE progress (int, {}) AS {}", types.join(", "), fence::PROGRESS.text);
     client.batch_execute(&prepare).unwrap();
     for plan in ["force_custom_plan", "force_generic_plan"] {
         client.batch_execute(&format!("SET plan_cache_mode = {plan}")).unwrap();

@@ -163,7 +163,7 @@ impl<S: Source> Poller<S> {
             stage = Stage::Storing;
         }
         if stage == Stage::Storing {
-            let stored = |p: &Partition| p.stored().is_none_or(|stored| stored >= p.tracker.committable());
+            let stored = |p: &Partition| p.confirmed().is_none_or(|confirmed| confirmed >= p.tracker.committable());
             if self.core.revoked(of).all(stored) {
                 if self.core.may_commit() {
                     self.commit(names);
@@ -247,7 +247,7 @@ impl<S: Source> Poller<S> {
         }
         self.core.counters.until_end_total.set(total);
         self.core.counters.until_end_done.set(done);
-        if !reached || now < self.core.end_asked_at {
+        if !reached || now < self.core.end_asked_at || self.core.slow_lanes_are_busy(now) {
             return false;
         }
         self.core.end_asked_at = now + ASK_END_AGAIN;

@@ -8,8 +8,12 @@ use crate::metrics::Counters;
 use crate::sink::{Reason, RowCounts};
 use crate::source::{Intake, PartitionError, SourceEvent};
 use crate::state::chunk::{Chunk, RawRecord, RecordMeta};
+use crate::state::router::RouteError;
 use crate::state::tracker::Tracker;
 use crate::types::{Generation, NextOffset, Offset, ShardIx, Token, TopicPartition};
+
+/// Where records go that name no shard: every process and every configuration of one group has a first shard.
+const UNROUTABLE: ShardIx = ShardIx(0);
 
 impl Intake for Core {
     fn record(&mut self, at: TopicPartition, record: &RawRecord<'_>) {
@@ -19,28 +23,37 @@ impl Intake for Core {
             self.drain_events();
         }
         let now_us = self.now_us;
-        let Core { partitions, dispatcher, router, counters, settings, window_full, fetched, .. } = self;
+        let Core { partitions, dispatcher, router, counters, settings, window_full, fetched, topics, .. } = self;
         let Some(p) = find(partitions, at).filter(|p| p.takes_records()) else { return };
         if record.offset.is_below(p.tracker.received()) {
             return; // handed out twice
         }
-        let shard = match router.route(at.partition, record) {
-            Ok(shard) => shard,
+        let (shard, unroutable) = match router.route(at.partition, record) {
+            Ok(shard) => (shard, None),
+            // A bad record like any other, of a shard that is always the same one.
+            Err(RouteError::Unreadable(why)) => (UNROUTABLE, Some(format!("the tenant cannot be read: {why}"))),
             Err(error) => {
                 let place = Some((at.partition, record.offset));
+                let topic = &mut self.topics[usize::from(at.topic.0)];
+                topic.unmapped = topic.stopped.is_none() && error == RouteError::Unmapped;
                 return self.stop_topic(at.topic, place, Reason::new(error.to_string()));
             }
         };
+        topics[usize::from(at.topic.0)].misaligned.unsaid +=
+            u64::from(unroutable.is_none() && !router.is_aligned(at.partition, shard));
         let seq = p.tracker.register(record.offset, record.bytes());
         *window_full |= !p.paused && settings.window.must_pause(&p.tracker);
         *fetched += 1;
         let Partition { parts, generation, sent, tracker, .. } = p;
         let part = parts.iter_mut().find(|part| part.shard == shard).expect("the router names relevant shards only");
         match &mut part.tenure {
-            Tenure::Waiting { chunks, .. } => wait(chunks, dispatcher, at, *generation, seq, now_us, record),
+            Tenure::Waiting { chunks, .. } => {
+                let chunk = wait(chunks, dispatcher, at, *generation, seq, now_us, record);
+                unroutable.inspect(|why| chunk.mark_unroutable(why));
+            }
             Tenure::Owned(owned) => {
                 let owner = Owner { at, shard, generation: *generation, token: part.token };
-                let dispatched = dispatcher.send(owner, owned, seq, now_us, record);
+                let dispatched = dispatcher.send(owner, owned, seq, now_us, record, unroutable.as_deref());
                 count(dispatched, sent, tracker, counters, seq, record.offset);
             }
         }
@@ -85,16 +98,16 @@ fn count(
     }
 }
 
-/// Keeps a record until its part is taken over.
-fn wait(
-    chunks: &mut Vec<Box<Chunk>>,
+/// Keeps a record until its part is taken over, in the chunk that is returned.
+fn wait<'c>(
+    chunks: &'c mut Vec<Box<Chunk>>,
     dispatcher: &mut Dispatcher,
     at: TopicPartition,
     generation: Generation,
     seq: u64,
     now_us: u64,
     record: &RawRecord<'_>,
-) {
+) -> &'c mut Chunk {
     let limits = dispatcher.limits();
     if chunks.last().is_none_or(|chunk| limits.reached(chunk)) {
         let mut chunk = dispatcher.spare(at.topic);
@@ -103,6 +116,7 @@ fn wait(
     }
     let chunk = chunks.last_mut().expect("just made sure");
     chunk.push(0, seq, now_us, record);
+    chunk
 }
 
 impl Core {
@@ -128,6 +142,7 @@ impl Core {
         self.counters.writing_us.add(took_us);
         self.counters.folded.add(u64::from(counts.folded));
         self.counters.dead_lettered.add(u64::from(counts.dead));
+        self.counters.parked.add(u64::from(counts.parked));
         self.counters.upserted.add(u64::from(counts.upserted));
         self.counters.deleted.add(u64::from(counts.deleted));
         let mut durable = 0;
@@ -218,17 +233,10 @@ impl Core {
         let owner = Owner { at, shard, generation, token: *token };
         for chunk in waiting {
             for (index, meta) in chunk.records.iter().enumerate() {
-                let record = chunk.record(index);
-                let offset: Offset = record.offset;
-                let raw = RawRecord {
-                    offset,
-                    timestamp_ms: record.timestamp_ms,
-                    key: record.key,
-                    value: record.value,
-                    headers: record.headers.0,
-                };
-                let dispatched = dispatcher.send(owner, &mut owned, meta.seq, meta.fetched_us, &raw);
-                count(dispatched, sent, tracker, counters, meta.seq, offset);
+                let raw = RawRecord::from(chunk.record(index));
+                let why = chunk.unroutable(index);
+                let dispatched = dispatcher.send(owner, &mut owned, meta.seq, meta.fetched_us, &raw, why);
+                count(dispatched, sent, tracker, counters, meta.seq, meta.offset);
             }
             dispatcher.recycle(chunk);
         }

@@ -100,6 +100,7 @@ impl<S: Source> Poller<S> {
     fn decide_start(&mut self, group: &Committed, log: Watermarks) {
         let at = group.at;
         let Some(p) = self.core.partition(at) else { return };
+        p.found = group.next;
         // Every commit of ours carries the origins; Kafka's tools leave none.
         let (committed, by_hand) = (group.next, group.metadata.is_empty());
         let located: Vec<Located> = p.parts.iter().map(|part| part.located.unwrap_or(Located::Silent)).collect();
@@ -179,7 +180,7 @@ impl<S: Source> Poller<S> {
         // Where the anchor was made anew, below what was noted, the group has yet to hear of it.
         let heard = part.noted.is_some_and(|origin| origin <= taken.origin);
         p.noted &= heard;
-        let (start, high, verifying) = (p.start, p.high, p.phase == Phase::Verifying);
+        let (start, high, found, verifying) = (p.start, p.high, p.found, p.phase == Phase::Verifying);
         if !matches!(p.phase, Phase::Located | Phase::Running | Phase::Verifying) {
             return;
         }
@@ -197,7 +198,11 @@ impl<S: Source> Poller<S> {
             }
             return;
         }
-        self.core.admit(at, shard, Owned::new(taken));
+        let owned = match self.core.settings.gated[usize::from(shard.0)] {
+            true => Owned::unconfirmed(taken, found),
+            false => Owned::new(taken),
+        };
+        self.core.admit(at, shard, owned);
         if self.core.partition(at).is_some_and(|p| p.all_owned()) {
             if verifying {
                 self.verify(at);
@@ -259,6 +264,7 @@ impl Core {
             parts: shards.iter().map(|shard| Part::new(*shard)).collect(),
             sent: 0,
             paused: false,
+            found: None,
             committed: None,
             noted: false,
             backoff: Backoff::new(self.settings.retry_min, self.settings.retry_max),
@@ -347,8 +353,8 @@ impl Core {
         for (shard, noted) in parts {
             if !fenced {
                 // Nothing in the database to take over: the group's offset is all there is.
-                let taken =
-                    Taken { origin: start, done: start, created: false, fences: vec![start; usize::from(lanes)] };
+                let fences = vec![start; usize::from(lanes)];
+                let taken = Taken { origin: start, done: start, created: false, fences, parked: Vec::new() };
                 self.admit(at, shard, Owned::new(&taken));
                 continue;
             }

@@ -83,7 +83,10 @@ impl Core {
             // Without fences there is nothing to ask a shard for.
             if !self.settings.fenced(p.at.topic) && p.has_progress() {
                 let done = p.tracker.committable();
-                p.parts.iter_mut().filter_map(|part| part.owned_mut()).for_each(|owned| owned.stored = done);
+                p.parts
+                    .iter_mut()
+                    .filter_map(|part| part.owned_mut())
+                    .for_each(|owned| (owned.stored, owned.confirmed) = (done, done));
             }
         }
     }
@@ -94,13 +97,14 @@ impl Core {
             let Some(p) = self.tenure(TopicPartition { topic, partition }, generation) else { continue };
             if let Some(owned) = p.part_mut(shard).and_then(|part| part.owned_mut()) {
                 owned.stored = owned.stored.max(done);
+                owned.confirmed = owned.confirmed.max(done);
             }
         }
     }
 
     fn due_commits(&self, of: impl Fn(&Partition) -> bool) -> Vec<Commit> {
         let due = |p: &Partition| {
-            let next = if self.rules.commit_only_acknowledged { p.stored()? } else { p.tracker.committable() };
+            let next = if self.rules.commit_only_acknowledged { p.confirmed()? } else { p.tracker.committable() };
             // The first commit of a tenure notes the origins, even where nothing moved.
             let moved = p.committed.is_none_or(|committed| next > committed);
             moved.then(|| Commit { at: p.at, next, metadata: self.origins(p) })

@@ -18,7 +18,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rustix::process::Signal;
 
 use super::{LEDGER, assert_complete, count, ends, ledger, ledger_topic, record, shard, texts};
-use crate::support::{Forebay, OwnServices, PATIENCE, Rig, Server, Service, Stop, Topic};
+use crate::support::{Forebay, OwnServices, PATIENCE, Rig, Server, Service, Stop, Topic, wait_until};
 
 const PG: Service = Service::Pg(Server::A);
 const PARTITIONS: i32 = 8;
@@ -30,7 +30,10 @@ const SESSION_MS: &str = "6000";
 /// Longer than a session.
 const ZOMBIE: Duration = Duration::from_secs(8);
 /// Between two events.
-const PAUSE: Duration = Duration::from_millis(1500);
+const PAUSE: Duration = Duration::from_millis(1200);
+/// How long rows stay locked, and how long forebay waits for a lock.
+const LOCKED: Duration = Duration::from_secs(3);
+const LOCK_TIMEOUT_MS: u64 = 200;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Happening {
@@ -42,10 +45,16 @@ enum Happening {
     Backends,
     Broker(Stop),
     Database,
+    /// Somebody locks some rows of the table that is updated, for longer than anybody waits for them.
+    Locks,
+    /// An operator holds some keys, …
+    Hold,
+    /// … and lets all go on.
+    Release,
 }
 
 /// What happens at least once, in an order of the seed's.
-const SCRIPT: [Happening; 16] = [
+const SCRIPT: [Happening; 22] = [
     Happening::Kill,
     Happening::Kill,
     Happening::Kill,
@@ -62,6 +71,12 @@ const SCRIPT: [Happening; 16] = [
     Happening::Database,
     Happening::Database,
     Happening::Broker(Stop::Immediate),
+    Happening::Locks,
+    Happening::Locks,
+    Happening::Hold,
+    Happening::Hold,
+    Happening::Release,
+    Happening::Release,
 ];
 
 /// Everything that runs. In this order it ends, too: first the processes, then the rig, which shows their logs.
@@ -149,7 +164,26 @@ impl Chaos<'_> {
             }
             Happening::Broker(how) => self.services.restart(Service::Kafka, how),
             Happening::Database => self.services.restart(PG, Stop::Immediate),
+            Happening::Locks => {
+                let mut client = self.client();
+                // Whoever restarts the database ends it early.
+                thread::spawn(move || {
+                    let lock = "BEGIN; SELECT FROM latest WHERE random() < 0.1 ORDER BY k FOR UPDATE SKIP LOCKED";
+                    client.batch_execute(lock).is_ok().then(|| thread::sleep(LOCKED))
+                });
+            }
+            Happening::Hold => {
+                let sql = "INSERT INTO forebay.hold SELECT s.id, 'k', convert_to('key ' || n, 'UTF8') FROM forebay.source s, \
+                           generate_series(0, $1) n WHERE random() < 0.05 ON CONFLICT DO NOTHING";
+                let held = self.client().execute(sql, &[&((KEYS - 1) as i32)]).unwrap();
+                self.say(&format!("{held} keys are held"));
+            }
+            Happening::Release => self.release(),
         }
+    }
+
+    fn release(&self) {
+        self.client().execute("DELETE FROM forebay.hold", &[]).unwrap();
     }
 
     fn client(&self) -> Client {
@@ -190,7 +224,7 @@ fn publish(topics: &[&Topic], records: i64, over: Duration, published: &AtomicI6
 fn configuration(dsn: &str, events: &Topic, updates: &Topic, (workers, lanes): (usize, usize)) -> String {
     format!(
         "[engine]\nworkers_per_shard = {workers}\nlanes = {lanes}\nbatch_records_max = 100\ncommit_interval_ms = 300\n\
-         retry_backoff_max_ms = 500\nrevoke_deadline_ms = 3000\n{}{}\
+         retry_backoff_max_ms = 500\nrevoke_deadline_ms = 3000\n{}lock_timeout_ms = {LOCK_TIMEOUT_MS}\n{}\
          [[topic]]\nname = {:?}\ntable = \"latest\"\ninsert_mode = \"upsert\"\npk_fields = [\"k\"]\n\
          [topic.columns]\nk = \"@key\"\np = \"@partition\"\no = \"@offset\"\n",
         shard("main", dsn),
@@ -240,6 +274,8 @@ fn every_record_once_and_in_order_whatever_happens() {
         let process = chaos.start();
         chaos.processes.push(process);
     }
+    // What a person holds is written to a table that the processes make.
+    wait_until(PATIENCE, "the tables", || chaos.client().query("SELECT FROM forebay.hold", &[]).is_ok());
     thread::scope(|scope| {
         let publisher = scope.spawn(|| publish(&[events, updates], records, Duration::from_secs(seconds), &published));
         let mut script = Vec::new();
@@ -260,6 +296,7 @@ fn every_record_once_and_in_order_whatever_happens() {
         publisher.join().expect("the publisher");
     });
     chaos.wake_the_zombie(true);
+    chaos.release();
     chaos.say(&format!("{} of {records} are published, the dust settles", published.load(Ordering::SeqCst)));
     settle(&mut chaos, &topics, records);
     chaos.say("settled");
@@ -287,12 +324,16 @@ fn settle(chaos: &mut Chaos<'_>, topics: &[Topic; 2], records: i64) {
             .filter(|(_, _, end, committed)| *committed != Some(*end))
             .map(|(topic, partition, end, committed)| format!("{} [{partition}]: {committed:?} of {end}", topic.name()))
             .collect();
-        if left.is_empty() {
+        if left.is_empty() && count(&mut chaos.client(), "forebay.parked") == 0 {
             return;
         }
     }
     let rows = count(&mut chaos.client(), "ledger");
-    panic!("after {PATIENCE:?} these are not committed to their ends ({rows} of {records} rows are there): {left:#?}");
+    let parked = count(&mut chaos.client(), "forebay.parked");
+    panic!(
+        "after {PATIENCE:?} these are not committed to their ends ({rows} of {records} rows are there, {parked} records are \
+         parked): {left:#?}"
+    );
 }
 
 /// The guarantees.

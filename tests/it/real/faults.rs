@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rustix::process::{Pid, Signal, kill_process};
 
-use super::{LEDGER, assert_complete, count, ends, ledger, ledger_topic, publish, shard};
-use crate::support::{Database, Forebay, OwnServices, PATIENCE, Proxy, Rig, Server, Service, Stop, Topic, wait_until};
+use super::{LEDGER, assert_complete, count, ends, ledger, ledger_topic, publish, publish_all, shard};
+use crate::support::{
+    Database, Forebay, OwnServices, PATIENCE, Proxy, Rig, Server, Service, Stop, Topic, port_of, wait_until,
+};
 
 const PG_A: Service = Service::Pg(Server::A);
 /// Short waits between tries, so that a test does not wait for a long one.
@@ -254,29 +257,160 @@ fn backends_that_are_terminated_at_random() {
     assert_complete(&ledger(&mut rows), &ends(&topic));
 }
 
+/// A ledger behind a proxy.
+struct Behind {
+    database: Database,
+    topic: Topic,
+    proxy: Proxy,
+    rig: Rig,
+}
+
+impl Behind {
+    /// `more` stands in the shard's part of the configuration.
+    fn new(more: &str) -> Behind {
+        let database = Database::create(Server::A, "real");
+        database.execute(LEDGER);
+        let topic = Topic::create("real", 4);
+        let proxy = Proxy::to(port_of(database.dsn()));
+        let engine = ENGINE.replace("[engine]\n", "[engine]\nbatch_records_max = 50\n");
+        let shard = shard("main", &proxy.dsn(database.dsn()));
+        let rig = Rig::new(&format!("{engine}{shard}{more}{}", ledger_topic(topic.name())));
+        Behind { database, topic, proxy, rig }
+    }
+
+    /// Waits until all of `records` are there, ends the process, and looks whether each is there once and in order.
+    #[track_caller]
+    fn ends_well(&self, process: Forebay, records: i64) -> String {
+        let mut rows = self.database.connect();
+        wait_until(PATIENCE, "all rows", || count(&mut rows, "ledger") >= records);
+        let log = process.terminate().expect(0);
+        assert_complete(&ledger(&mut rows), &ends(&self.topic));
+        for (partition, end) in ends(&self.topic) {
+            assert_eq!(self.rig.committed(self.topic.name(), partition), Some(end), "partition {partition}");
+        }
+        log
+    }
+}
+
 #[test]
 fn answers_that_get_lost() {
-    let database = Database::create(Server::A, "real");
-    database.execute(LEDGER);
-    let topic = Topic::create("real", 4);
-    let words = || database.dsn().split_whitespace();
-    let port = words().find_map(|word| word.strip_prefix("port=")).expect("a port").parse().unwrap();
-    let proxy = Proxy::to(port);
-    // Not a second `port` behind the first: they would be two servers to choose from.
-    let others: Vec<&str> = words().filter(|word| !word.starts_with("port=")).collect();
-    let dsn = format!("{} port={}", others.join(" "), proxy.port());
-    let toml = configuration(&dsn, &topic).replace("[engine]\n", "[engine]\nbatch_records_max = 50\n");
-    let rig = Rig::new(&toml);
-    publish(&topic, 0..20_000, 40);
-    let mut rows = database.connect();
+    let behind = Behind::new("");
+    publish(&behind.topic, 0..20_000, 40);
     // A connection needs some ten answers before it writes.
-    proxy.lose_one_in(30);
+    behind.proxy.lose_one_in(30);
+    let process = behind.rig.start();
+    wait_until(PATIENCE, "lost answers", || behind.proxy.lost() >= 10);
+    publish(&behind.topic, 20_000..25_000, 40);
+    wait_until(PATIENCE, "more lost answers", || behind.proxy.lost() >= 20);
+    behind.proxy.lose_one_in(0);
+    behind.ends_well(process, 25_000);
+}
+
+#[test]
+fn requests_that_are_cut_in_their_middle() {
+    let behind = Behind::new("");
+    publish(&behind.topic, 0..20_000, 40);
+    behind.proxy.delay(Duration::from_millis(2));
+    behind.proxy.cut_one_in(30);
+    let process = behind.rig.start();
+    wait_until(PATIENCE, "requests that are cut", || behind.proxy.cut() >= 15);
+    behind.proxy.cut_one_in(0);
+    behind.proxy.delay(Duration::ZERO);
+    behind.ends_well(process, 20_000);
+}
+
+/// The answer to COMMIT: of batches that are several statements, and of takeovers.
+#[test]
+fn the_answer_to_commit_gets_lost() {
+    let behind = Behind::new("");
+    // Two kinds of rows are two statements, in one explicit transaction.
+    let records = |numbers: std::ops::Range<i64>| -> Vec<_> {
+        // A key keeps its kind: within a batch one kind is written before the other.
+        let some = |seq: i64| (if seq % 40 < 20 { "a" } else { "b" }, seq);
+        let value = |(kind, seq): (&str, i64)| match kind {
+            "a" => format!("{{\"seq\":{seq}}}"),
+            _ => format!("{{\"seq\":{seq},\"note\":\"x\"}}"),
+        };
+        numbers.map(|seq| ((seq % 4) as i32, Some(format!("key {}", seq % 40)), Some(value(some(seq))))).collect()
+    };
+    behind.database.execute("ALTER TABLE ledger ADD note text");
+    publish_all(&behind.topic, &records(0..8000));
+    behind.proxy.lose_answers_to(b"COMMIT\0", 20);
+    let process = behind.rig.start();
+    wait_until(PATIENCE, "answers to COMMIT that are lost", || behind.proxy.lost() >= 20);
+    publish_all(&behind.topic, &records(8000..9000));
+    behind.ends_well(process, 9000);
+}
+
+/// How long silence lasts before a connection is cut: with these settings 41 seconds.
+const SILENT: &str = "statement_timeout_ms = 1000\nlock_timeout_ms = 500\nconnect_timeout_ms = 1000\n";
+
+/// Its kernel acknowledges everything: neither TCP nor PostgreSQL finds anything wrong.
+#[test]
+fn a_proxy_that_swallows_everything() {
+    let behind = Behind::new(SILENT);
+    publish(&behind.topic, 0..1000, 40);
+    let process = behind.rig.start();
+    let mut rows = behind.database.connect();
+    wait_until(PATIENCE, "the first rows", || count(&mut rows, "ledger") == 1000);
+    behind.proxy.swallow(true);
+    publish(&behind.topic, 1000..2000, 40);
+    wait_until(PATIENCE, "something to be swallowed", || behind.proxy.swallowed() >= 1);
+    process.wait_for_log(&["shard main", "the connection was cut"]);
+    // Those who connect meanwhile are not answered either, and do not wait for ever.
+    let swallowed = behind.proxy.swallowed();
+    wait_until(PATIENCE, "more attempts", || behind.proxy.swallowed() > swallowed + 10);
+    behind.proxy.swallow(false);
+    behind.ends_well(process, 2000);
+}
+
+/// Backends that are stopped: those of the workers, and that of the control thread. On a server of its own: every DROP DATABASE
+/// waits for all of a server's backends.
+#[test]
+fn backends_that_are_stopped() {
+    let own = OwnServices::start(&[PG_A]);
+    let dsn = own.pg_dsn(Server::A);
+    let mut rows = client(&dsn);
+    rows.batch_execute(LEDGER).unwrap();
+    let topic = Topic::create("real", 4);
+    let rig = Rig::new(&format!("{ENGINE}{}{SILENT}{}", shard("main", &dsn), ledger_topic(topic.name())));
+    publish(&topic, 0..1000, 40);
     let process = rig.start();
-    wait_until(PATIENCE, "lost answers", || proxy.lost() >= 10);
-    publish(&topic, 20_000..25_000, 40);
-    wait_until(PATIENCE, "more lost answers", || proxy.lost() >= 20);
-    proxy.lose_one_in(0);
-    wait_until(PATIENCE, "all rows", || count(&mut rows, "ledger") >= 25_000);
+    wait_until(PATIENCE, "the first rows", || count(&mut rows, "ledger") == 1000);
+    let sql =
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'forebay/%'";
+    let pids: Vec<i32> = rows.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert!(pids.len() >= 2, "{pids:?}");
+    let stopped = StoppedProcesses::new(&pids);
+    publish(&topic, 1000..2000, 40);
+    // They hold nothing that others need: what they were told to do is done by others.
+    wait_until(PATIENCE, "all rows", || count(&mut rows, "ledger") >= 2000);
+    process.wait_for_log(&["shard main", "the connection was cut"]);
+    // What they do when they wake up, they do too late.
+    drop(stopped);
+    publish(&topic, 2000..2500, 40);
+    wait_until(PATIENCE, "the last rows", || count(&mut rows, "ledger") >= 2500);
     process.terminate().expect(0);
     assert_complete(&ledger(&mut rows), &ends(&topic));
+}
+
+/// Processes of the server that are stopped until this is dropped: a server that stops waits for them.
+struct StoppedProcesses(Vec<Pid>);
+
+impl StoppedProcesses {
+    fn new(pids: &[i32]) -> StoppedProcesses {
+        let pids: Vec<Pid> = pids.iter().map(|pid| Pid::from_raw(*pid).expect("a process id")).collect();
+        for pid in &pids {
+            kill_process(*pid, Signal::STOP).expect("a backend of ours");
+        }
+        StoppedProcesses(pids)
+    }
+}
+
+impl Drop for StoppedProcesses {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            let _ = kill_process(*pid, Signal::CONT);
+        }
+    }
 }

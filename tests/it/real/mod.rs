@@ -3,9 +3,14 @@
 mod bad_input;
 mod chaos;
 mod end_to_end;
+mod failover;
 mod faults;
+mod forwarding;
 mod groups;
+mod maps;
 mod pace;
+mod parking;
+mod shards;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -216,3 +216,148 @@ fn a_start_below_the_log_is_believed_only_after_asking_again() {
     };
     check(two_slots, scenario, |plan| plan.rules.ask_again = false, "without a reason");
 }
+
+/// Everything but the slow lanes works for a while.
+fn all_but_slow_lanes(sim: &mut Sim, slot: usize, rounds: usize) {
+    for _ in 0..rounds {
+        sim.step(slot, Process::step_poller);
+        sim.step(slot, |p| p.step_control(0));
+        workers(sim, slot);
+        sim.pass(ROUND);
+    }
+}
+
+fn slow_lane(sim: &mut Sim, slot: usize, steps: usize) {
+    for _ in 0..steps {
+        sim.step(slot, |p| p.step_slow_lane(0));
+    }
+}
+
+fn lock(sim: &Sim, key: &str) {
+    sim.world.borrow_mut().locked.insert(key.as_bytes().to_vec());
+}
+
+/// A key whose row is locked is parked; what comes of it after the lock is gone, and before the slow lane has been there, must not
+/// overtake it.
+#[test]
+fn later_records_of_a_parked_key_follow_it() {
+    let scenario = |sim: &mut Sim| {
+        let setup = sim.plan.setup();
+        sim.start(0, &setup);
+        lock(sim, "a");
+        sim.publish_key(partition(0, 0), "a");
+        all_but_slow_lanes(sim, 0, 20);
+        sim.world.borrow_mut().locked.clear();
+        sim.publish_key(partition(0, 0), "a");
+        all_but_slow_lanes(sim, 0, 5);
+    };
+    check(Plan::small, scenario, |plan| plan.rules.parked_follow = false, "in order");
+}
+
+/// A batch folds the records of a key into one row; the probe finds it locked. All of them park, not only the last one.
+#[test]
+fn losers_of_the_folding_park_with_the_winner() {
+    let scenario = |sim: &mut Sim| {
+        let setup = sim.plan.setup();
+        sim.start(0, &setup);
+        lock(sim, "a");
+        (0..3).for_each(|_| sim.publish_key(partition(0, 0), "a"));
+        all_but_slow_lanes(sim, 0, 20);
+    };
+    // The fake database applies records one by one: a loser that is lost is one that is applied to a locked row there.
+    let without = |plan: &mut Plan| plan.statements.losers_park_too = false;
+    check(Plan::small, scenario, without, "its row is locked");
+}
+
+/// Two slow lanes have read the same rows. The first one applies them and goes on; the second one comes late.
+#[test]
+fn the_slow_lane_locks_the_first_row_of_a_key() {
+    let scenario = |sim: &mut Sim| {
+        let setup = Setup { slow_lanes: 1, ..sim.plan.setup() };
+        sim.start(0, &setup);
+        lock(sim, "a");
+        sim.publish_key(partition(0, 0), "a");
+        all_but_slow_lanes(sim, 0, 20);
+        sim.world.borrow_mut().locked.clear();
+        // It claims and reads, and then its machine swaps.
+        slow_lane(sim, 0, 2);
+        sim.hang(0);
+        sim.pass(SESSION_TIMEOUT * 2);
+        sim.start(1, &setup);
+        sim.rounds(30);
+        sim.go_on(0);
+        slow_lane(sim, 0, 1);
+    };
+    check(two_slots, scenario, |plan| plan.statements.heads_locked = false, "applied twice");
+}
+
+/// The owner's transaction that parks a key is in flight when its successor takes over and waits for it. Read in the statement that
+/// began before the wait, the key looks free.
+#[test]
+fn a_takeover_reads_what_is_parked_after_it_waited() {
+    let scenario = |sim: &mut Sim| {
+        let setup = sim.plan.setup();
+        sim.start(0, &setup);
+        lock(sim, "a");
+        sim.publish_key(partition(0, 0), "a");
+        all_but_workers(sim, 0);
+        sim.world.borrow_mut().faults.write_orphaned = 1000;
+        workers(sim, 0);
+        sim.world.borrow_mut().faults = Faults::default();
+        sim.crash(0);
+        sim.world.borrow_mut().locked.clear();
+        sim.pass(SESSION_TIMEOUT * 2);
+        sim.publish_key(partition(0, 0), "a");
+        sim.start(0, &setup);
+        all_but_slow_lanes(sim, 0, 30);
+    };
+    check(Plan::small, scenario, |plan| plan.statements.parked_read_behind_locks = false, "in order");
+}
+
+/// The slow lane has emptied a key, and a database that fell back behind a pooler brings its rows back, with the fences as they are.
+#[test]
+fn a_key_is_free_only_if_a_transaction_of_its_lane_finds_it_so() {
+    let scenario = |sim: &mut Sim| {
+        let setup = sim.plan.setup();
+        sim.start(0, &setup);
+        lock(sim, "a");
+        sim.publish_key(partition(0, 0), "a");
+        all_but_slow_lanes(sim, 0, 20);
+        let before = sim.world.borrow().dbs[0].past() - 1;
+        sim.world.borrow_mut().locked.clear();
+        slow_lane(sim, 0, 6);
+        sim.fall_back(0, before, true);
+        sim.publish_key(partition(0, 0), "a");
+        for _ in 0..5 {
+            sim.step(0, Process::step_poller);
+        }
+        workers(sim, 0);
+    };
+    check(Plan::small, scenario, |plan| plan.statements.free_verified = false, "in order");
+}
+
+/// The probe found which keys are locked; the answer that says so is lost.
+#[test]
+fn after_a_lost_answer_what_is_parked_is_read() {
+    let scenario = |sim: &mut Sim| {
+        let setup = sim.plan.setup();
+        sim.start(0, &setup);
+        lock(sim, "a");
+        sim.publish_key(partition(0, 0), "a");
+        all_but_workers(sim, 0);
+        sim.world.borrow_mut().faults.write_lost_applied = 1000;
+        // It fills its batch, waits for the lock, and then probes.
+        (0..3).for_each(|_| sim.step(0, |p| p.step_worker(0)));
+        sim.world.borrow_mut().faults = Faults::default();
+        sim.world.borrow_mut().locked.clear();
+        sim.publish_key(partition(0, 0), "a");
+        all_but_slow_lanes(sim, 0, 20);
+    };
+    check(Plan::small, scenario, |plan| plan.rules.reread_parked = false, "in order");
+}
+
+/// A tenure has parked a key and ends, while records of it are at a worker; its token is still the fences'.
+#[test]
+fn nothing_is_written_for_a_tenure_that_ended_with_parked_keys() {
+    check_random(|plan| plan.rules.closed_stay_closed = false, &["in order"]);
+}

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use forebay::types::{Lane, Token, TopicPartition};
+use forebay::state::parked::Why;
+use forebay::types::{KeyHash, Lane, Token, TopicPartition};
 
 use super::broker::Id;
 
@@ -36,6 +37,17 @@ pub struct Tables {
     pub sources: BTreeMap<u16, (String, Option<String>)>,
     pub anchors: BTreeMap<TopicPartition, AnchorRow>,
     pub fences: BTreeMap<(TopicPartition, Lane), Fence>,
+    pub parked: BTreeMap<(TopicPartition, KeyHash, i64), ParkedRow>,
+    /// Topic → keys that an operator holds.
+    pub holds: BTreeMap<u16, BTreeSet<Vec<u8>>>,
+}
+
+/// A parked record; its place says whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParkedRow {
+    pub id: Id,
+    pub dead: bool,
+    pub why: Why,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +73,10 @@ pub struct Applied {
     pub process: u32,
     pub token: Token,
     pub dead: bool,
+    /// By a transaction that nobody waits for any more.
+    pub in_flight: bool,
+    /// By a slow lane, which no token keeps out: the rows that it takes out do.
+    pub slowly: bool,
 }
 
 #[derive(Clone)]
@@ -74,6 +90,8 @@ struct Snapshot {
 pub enum Lock {
     Anchor(TopicPartition),
     Fence(TopicPartition, Lane),
+    /// A key's first parked row.
+    Head(TopicPartition, KeyHash),
 }
 
 /// A transaction in flight that nobody waits for. Its locks keep what it saw as it was, so its effect is known.
@@ -90,6 +108,12 @@ pub struct Effect {
     pub fences: Vec<((TopicPartition, Lane), Option<Fence>)>,
     pub anchors: Vec<(TopicPartition, AnchorRow)>,
     pub rows: Vec<Applied>,
+    pub park: Vec<((TopicPartition, KeyHash, i64), ParkedRow)>,
+    pub take_out: Vec<(TopicPartition, KeyHash, i64)>,
+    /// Heads that become dead letters where they are.
+    pub kill: Vec<(TopicPartition, KeyHash, i64)>,
+    /// Keys whose first rows it has locked.
+    pub heads: Vec<(TopicPartition, KeyHash)>,
 }
 
 /// Rules of the protocol that live in statements, each of which a test can switch off.
@@ -105,6 +129,14 @@ pub struct Statements {
     pub all_fences_or_none: bool,
     /// Off: stored progress rises without a look at the fences.
     pub verified_progress: bool,
+    /// Off: a slow lane applies what it read, whatever became of it since.
+    pub heads_locked: bool,
+    /// Off: a takeover reads what is parked as it was before it waited for the owner's transactions.
+    pub parked_read_behind_locks: bool,
+    /// Off: a key that the slow lane saw empty is free without another look.
+    pub free_verified: bool,
+    /// Off: a probe sets aside only those records that its folded rows still show: the last one of each key.
+    pub losers_park_too: bool,
 }
 
 impl Default for Statements {
@@ -115,6 +147,10 @@ impl Default for Statements {
             only_takeover_creates_fences: true,
             all_fences_or_none: true,
             verified_progress: true,
+            heads_locked: true,
+            parked_read_behind_locks: true,
+            free_verified: true,
+            losers_park_too: true,
         }
     }
 }
@@ -123,7 +159,8 @@ impl Effect {
     /// What it keeps locked while it is in flight.
     pub fn locks(&self) -> BTreeSet<Lock> {
         let anchors = self.anchors.iter().map(|(at, _)| Lock::Anchor(*at));
-        anchors.chain(self.fences.iter().map(|((at, lane), _)| Lock::Fence(*at, *lane))).collect()
+        let fences = self.fences.iter().map(|((at, lane), _)| Lock::Fence(*at, *lane));
+        anchors.chain(fences).chain(self.heads.iter().map(|(at, hash)| Lock::Head(*at, *hash))).collect()
     }
 }
 
@@ -154,6 +191,15 @@ impl Db {
         }
         self.tables.anchors.extend(effect.anchors.iter().copied());
         self.rows.extend(effect.rows.iter().copied());
+        for (key, row) in &effect.park {
+            self.tables.parked.entry(*key).or_insert(*row);
+        }
+        for key in &effect.take_out {
+            self.tables.parked.remove(key);
+        }
+        for key in &effect.kill {
+            self.tables.parked.entry(*key).and_modify(|row| row.dead = true);
+        }
         self.remember();
     }
 
@@ -207,6 +253,20 @@ impl Db {
             self.numbers.insert(token, next);
             self.names.insert((process, at, next), token);
         }
+    }
+
+    /// The parked rows of a key, in order.
+    pub fn parked_of(&self, at: TopicPartition, hash: KeyHash) -> Vec<(i64, ParkedRow)> {
+        let all = self.tables.parked.range((at, hash, i64::MIN)..=(at, hash, i64::MAX));
+        all.map(|((.., offset), row)| (*offset, *row)).collect()
+    }
+
+    /// Records that wait behind a dead letter, and so for a person.
+    pub fn behind_dead(&self) -> BTreeSet<Id> {
+        let dead: BTreeSet<(TopicPartition, KeyHash)> =
+            self.tables.parked.iter().filter(|(_, row)| row.dead).map(|((at, hash, _), _)| (*at, *hash)).collect();
+        let behind = self.tables.parked.iter().filter(|((at, hash, _), _)| dead.contains(&(*at, *hash)));
+        behind.map(|(_, row)| row.id).collect()
     }
 
     /// The lanes of a partition, in order.

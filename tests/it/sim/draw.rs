@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use forebay::config::{Affinity, BadLimit, OnBadRecord, Pace, Replica};
+use forebay::config::{Affinity, BadLimit, OnBadRecord, Pace, ParkingLimits, Replica, Then};
 
 use super::broker::ShardOf;
 use super::process::Setup;
@@ -27,6 +27,10 @@ pub struct Troubles {
     pub recreation: bool,
     pub poison: bool,
     pub clock_jumps: bool,
+    /// Rows that somebody else locks.
+    pub locks: bool,
+    /// Keys that an operator holds.
+    pub holds: bool,
 }
 
 /// What else stops a topic is tested where the limits are.
@@ -39,6 +43,17 @@ pub fn plan(seed: u64, rng: &mut Rng) -> Plan {
         (n, true) => ShardOf::Partition(n),
         (n, false) => ShardOf::KeyHash(n),
     };
+    let on_bad_record = match rng.u8(0..4) {
+        0 | 1 => OnBadRecord::Stop,
+        2 => OnBadRecord::DeadLetter(ANY_NUMBER, Then::Skip),
+        _ => OnBadRecord::DeadLetter(ANY_NUMBER, Then::Park),
+    };
+    // What waits behind a dead letter may fill it up, and then a person is waited for.
+    let may_be_full = !matches!(on_bad_record, OnBadRecord::DeadLetter(_, Then::Park));
+    let parking = match rng.u8(0..4) {
+        0 if may_be_full => ParkingLimits { records_max: rng.u64(1..30), key_records_max: rng.u64(1..10) },
+        _ => Plan::small(seed).parking,
+    };
     Plan {
         slots: rng.usize(1..=3),
         topics: if rng.u8(0..5) == 0 { 2 } else { 1 },
@@ -49,7 +64,8 @@ pub fn plan(seed: u64, rng: &mut Rng) -> Plan {
         static_members: rng.u8(0..4) == 0,
         keys: rng.u32(1..10),
         window: rng.usize(5..60),
-        on_bad_record: if rng.bool() { OnBadRecord::Stop } else { OnBadRecord::DeadLetter(ANY_NUMBER) },
+        on_bad_record,
+        parking,
         ..Plan::small(seed)
     }
 }
@@ -62,6 +78,7 @@ pub fn setup(plan: &Plan, rng: &mut Rng) -> Setup {
         batch_records_max: rng.usize(1..12),
         pace: pace(rng),
         topic_rows_per_second_max: ceiling(rng),
+        slow_lanes: rng.usize(1..=2),
         ..plan.setup()
     }
 }
@@ -122,5 +139,7 @@ pub fn troubles(plan: &Plan, rng: &mut Rng) -> Troubles {
         // Where it stops a topic, little else happens to that topic.
         poison: rare(rng) || (plan.on_bad_record != OnBadRecord::Stop && rng.bool()),
         clock_jumps: rng.u8(0..4) == 0,
+        locks: rng.bool(),
+        holds: rng.u8(0..3) == 0,
     }
 }

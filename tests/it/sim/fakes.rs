@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use forebay::sink::{Anchor, Control, Failure, Identity, Progress, Taken, Takeover, Writer, Written};
+use forebay::sink::{Anchor, Control, Failure, Identity, Job, Progress, Taken, Takeover, Writer, Written};
 use forebay::source::{Commit, Intake, PartitionError, Source, SourceEvent, Start};
 use forebay::state::batch::{Batch, LaneMove};
 use forebay::state::chunk::{Chunk, RawRecord};
@@ -40,7 +40,7 @@ fn take(control: &mut FakeControl, lanes: Lane, token: i64, begin: i64) -> Resul
 
 fn taken(origin: i64, done: i64, created: bool, fences: &[i64]) -> Result<Taken, Failure> {
     let fences = fences.iter().copied().map(NextOffset).collect();
-    Ok(Taken { origin: NextOffset(origin), done: NextOffset(done), created, fences })
+    Ok(Taken { origin: NextOffset(origin), done: NextOffset(done), created, fences, parked: Vec::new() })
 }
 
 /// Writes the records at these (lane, offset), moving each lane's fence from `expected` behind its last record.
@@ -65,7 +65,7 @@ fn write(
     batch.push(Box::new(chunk));
     let mut moves: Vec<LaneMove> = Vec::new();
     batch.moves(batch.len(), &mut moves);
-    let written = writer.write(&batch, 0..batch.len(), &moves)?;
+    let written = writer.write(&Job::plain(&batch, 0..batch.len(), &moves))?;
     Ok(matches!(written, Written::Applied(_)))
 }
 

@@ -4,7 +4,7 @@
 //! Reading order: `world` (what exists), `broker`, `group`, `source` (the fake Kafka), `db`, `sink` (the fake databases, an
 //! exact model of the statements in `src/sink/fence.rs`), `observe` (the guarantees), `process` and `scenario` (what can be done
 //! to a process), then the scenarios themselves: `random` (with `draw`), `cases` (each rule of the protocol switched off),
-//! `stops` (never skip in silence), `unfenced` (a poller without fences), and `fakes`, the tests of all this.
+//! `stops` (never skip in silence), `outages` (a shard that is down), `unfenced` (a poller without fences), and `fakes`, the tests of all this.
 
 mod broker;
 mod cases;
@@ -14,6 +14,7 @@ mod draw;
 mod fakes;
 mod group;
 mod observe;
+mod outages;
 mod process;
 mod random;
 mod scenario;

@@ -6,7 +6,7 @@ use std::fmt;
 use forebay::types::TopicPartition;
 
 use super::broker::Id;
-use super::db::{AnchorRow, Applied};
+use super::db::{AnchorRow, Applied, ParkedRow};
 use super::group::MemberId;
 use super::sink::show;
 use super::world::World;
@@ -24,6 +24,12 @@ pub enum Happening {
         shard: usize,
         row: Applied,
         earlier: Vec<Applied>,
+    },
+    /// A record is about to be parked behind so many of its key.
+    Parked {
+        shard: usize,
+        row: ParkedRow,
+        behind: usize,
     },
     Taken {
         shard: usize,
@@ -65,6 +71,7 @@ impl fmt::Display for Happening {
         match self {
             Happening::HandedOut { member, at, id } => write!(f, "m{member} is handed #{id} of {}", show(*at)),
             Happening::Applied { shard, row, .. } => write!(f, "p{} s{shard} applies {row:?}", row.process),
+            Happening::Parked { shard, row, behind } => write!(f, "s{shard} parks {row:?} behind {behind}"),
             Happening::Taken { shard, process, at, row } => {
                 write!(f, "p{process} s{shard} has taken over {}: {row:?}", show(*at))
             }
@@ -97,6 +104,7 @@ pub fn all(window: usize) -> Vec<Box<dyn Observer>> {
         Box::new(OnceInOrder),
         Box::new(RightShard),
         Box::new(OnlyBadOnesDie),
+        Box::new(LockedRowsStay),
         Box::new(OneOwner),
         Box::new(ProgressIsTrue),
         Box::new(CommitBehindDurable),
@@ -147,8 +155,11 @@ impl Observer for RightShard {
 
     fn see(&mut self, event: &Happening, world: &World) -> Result<(), String> {
         match event {
-            Happening::Applied { shard, row, .. } if world.broker.published[row.id as usize].shard != *shard => {
-                Err(format!("#{} is applied in shard {shard}", row.id))
+            Happening::Applied { shard, row: Applied { id, .. }, .. }
+            | Happening::Parked { shard, row: ParkedRow { id, .. }, .. }
+                if world.broker.published[*id as usize].shard != *shard =>
+            {
+                Err(format!("#{id} is applied in shard {shard}"))
             }
             _ => Ok(()),
         }
@@ -165,8 +176,33 @@ impl Observer for OnlyBadOnesDie {
 
     fn see(&mut self, event: &Happening, world: &World) -> Result<(), String> {
         match event {
+            Happening::Parked { row, .. } if row.dead && !world.broker.published[row.id as usize].poison => {
+                Err(format!("#{} is not bad", row.id))
+            }
+            Happening::Parked { row, behind, .. } if row.dead && *behind > 0 => {
+                Err(format!("#{} is a dead letter behind {behind} others of its key", row.id))
+            }
             Happening::Applied { row, .. } if row.dead != world.broker.published[row.id as usize].poison => {
                 Err(format!("#{} is {} letter", row.id, if row.dead { "a dead" } else { "bad, and no dead" }))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Nobody writes a row that somebody else has locked.
+struct LockedRowsStay;
+
+impl Observer for LockedRowsStay {
+    fn name(&self) -> &'static str {
+        "locked rows stay as they are"
+    }
+
+    fn see(&mut self, event: &Happening, world: &World) -> Result<(), String> {
+        match event {
+            // What a transaction in flight writes it has locked itself.
+            Happening::Applied { row, .. } if !row.dead && !row.in_flight && world.is_locked(row.id) => {
+                Err(format!("#{} is applied while its row is locked", row.id))
             }
             _ => Ok(()),
         }
@@ -183,6 +219,9 @@ impl Observer for OneOwner {
 
     fn see(&mut self, event: &Happening, world: &World) -> Result<(), String> {
         let Happening::Applied { shard, row, .. } = event else { return Ok(()) };
+        if row.slowly {
+            return Ok(());
+        }
         let at = world.broker.published[row.id as usize].at;
         match world.dbs[*shard].tables.anchors.get(&at) {
             Some(anchor) if anchor.owner == row.token => Ok(()),
@@ -208,7 +247,8 @@ impl Observer for ProgressIsTrue {
         }
         let db = &world.dbs[*shard];
         let origin = db.tables.anchors.get(at).map_or(0, |a| a.origin);
-        let there: BTreeSet<Id> = db.rows.iter().map(|r| r.id).collect();
+        let rows = db.rows.iter().map(|r| r.id);
+        let there: BTreeSet<Id> = rows.chain(db.tables.parked.values().map(|row| row.id)).collect();
         let below = |p: &super::broker::Published| p.shard == *shard && p.offset >= origin && p.offset < *done;
         match world.broker.of_partition(*at).find(|(id, p)| below(p) && !there.contains(id)) {
             None => Ok(()),
@@ -343,9 +383,10 @@ impl Observer for NoSilentSkip {
 }
 
 impl World {
-    /// Records that are not in their database now.
+    /// Records that are not in their database now: neither applied nor waiting for a person.
     pub fn missing(&self) -> impl Iterator<Item = Id> {
-        let there: Vec<BTreeSet<Id>> = self.dbs.iter().map(|db| db.rows.iter().map(|r| r.id).collect()).collect();
+        let there = |db: &super::db::Db| db.rows.iter().map(|r| r.id).chain(db.behind_dead()).collect();
+        let there: Vec<BTreeSet<Id>> = self.dbs.iter().map(there).collect();
         let all = self.broker.published.iter().enumerate();
         all.filter(move |(id, p)| !there[p.shard].contains(&(*id as Id))).map(|(id, _)| id as Id)
     }

@@ -10,16 +10,22 @@ use fastrand::Rng;
 use forebay::clock::Clock;
 use forebay::config::live::{Live, Readings};
 use forebay::config::secret::Secret;
-use forebay::config::{self, Affinity, Config, Delivery, FirstStart, OnBadRecord, RouteBy, Routing, Target, Tenant};
+use forebay::config::{
+    self, Affinity, Config, Delivery, FirstStart, OnBadRecord, ParkingLimits, RouteBy, Routing, Target, Tenant,
+};
 use forebay::engine::Rules;
 use forebay::engine::control::{ControlLoop, LoopContext};
 use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
+use forebay::engine::gate::Gate;
 use forebay::engine::pace::Pace;
+use forebay::engine::parked::Parked;
 use forebay::engine::poller::{Flow, Poller, Ports, Settings, TopicSettings};
 use forebay::engine::report::{Reporter, Waker};
-use forebay::engine::worker::{BatchLimits, Signals, TopicWriting, Worker};
+use forebay::engine::slow_lane::SlowLaneLoop;
+use forebay::engine::worker::{BatchLimits, Parking, Signals, TopicWriting, Worker};
 use forebay::metrics::Counters;
+use forebay::sink::Drain;
 use forebay::state::backpressure::Window;
 use forebay::state::pace::Limits;
 use forebay::state::retry::Backoff;
@@ -28,7 +34,7 @@ use forebay::types::{Lane, ShardIx};
 
 use super::broker::ShardOf;
 use super::observe::Happening;
-use super::sink::{FakeControl, FakeWriter};
+use super::sink::{FakeControl, FakeSlowLane, FakeWriter};
 use super::source::FakeSource;
 use super::world::Shared;
 
@@ -48,6 +54,8 @@ pub struct Setup {
     /// Of each shard, in each topic's rows per second, too.
     pub pace: config::Pace,
     pub topic_rows_per_second_max: Option<usize>,
+    pub parking: ParkingLimits,
+    pub slow_lanes: usize,
 }
 
 /// Times of the simulated deployment, short enough that everything comes up in one scenario.
@@ -66,6 +74,7 @@ pub struct Process {
     /// By shard.
     workers: Vec<Vec<Worker<FakeWriter>>>,
     controls: Vec<ControlLoop<FakeControl>>,
+    slow_lanes: Vec<SlowLaneLoop<FakeSlowLane>>,
     counters: Arc<Counters>,
     live: Arc<Live>,
     held: (usize, usize),
@@ -92,44 +101,74 @@ impl Process {
         let limits_of = Limits { shard: setup.pace.clone(), topics: vec![setup.topic_rows_per_second_max; topics] };
         let pace = || {
             let (clock, counters) = (Arc::clone(&clock), Arc::clone(&counters));
-            Arc::new(Pace::new(limits_of.clone(), setup.workers, setup.batch_records_max, clock, counters))
+            Arc::new(Pace::new(
+                limits_of.clone(),
+                setup.workers + setup.slow_lanes,
+                setup.batch_records_max,
+                clock,
+                counters,
+            ))
         };
         let paces: Vec<Arc<Pace>> = (0..shards).map(|_| pace()).collect();
+        let backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+        let mut gate = |_| Arc::new(Gate::new(Arc::clone(&clock), rng.fork(), backoff.clone()));
+        let gates: Vec<Arc<Gate>> = (0..shards).map(&mut gate).collect();
         let mut context = |shard: ShardIx| LoopContext {
+            report: Reporter::new(shard, events_in.clone(), waker.clone(), Arc::clone(&gates[usize::from(shard.0)])),
             pace: Arc::clone(&paces[usize::from(shard.0)]),
-            report: Reporter::new(shard, events_in.clone(), waker.clone()),
             clock: Arc::clone(&clock),
             rng: rng.fork(),
             rules: setup.rules,
-            backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
+            backoff: backoff.clone(),
+            signals: Arc::clone(&signals),
         };
+        let mut config = config(routing, shards);
+        config.topics = vec![topic(setup.on_bad_record); topics];
+        let router = Arc::new(Router::new(&config));
         let (mut inboxes, mut requests, mut workers, mut controls) = (vec![], vec![], vec![], vec![]);
+        let (mut all_parked, mut slow_lanes) = (vec![], vec![]);
         for shard in 0..shards {
             let index = ShardIx(shard as u16);
             let (request, inbox) = bounded(REQUESTS_MAX);
             let control = FakeControl::new(world.clone(), shard, number);
-            controls.push(ControlLoop::new(control, inbox, context(index)));
+            let parked = Arc::new(Parked::new(setup.parking, setup.rules));
+            let parking = || Parking { parked: Arc::clone(&parked), router: Arc::clone(&router) };
+            controls.push(ControlLoop::new(control, inbox, Arc::clone(&parked), context(index)));
+            for lane in 0..setup.slow_lanes {
+                let number_of = (setup.workers + lane) as u16;
+                let lane = FakeSlowLane::new(world.clone(), shard, number);
+                let counters = Arc::clone(&counters);
+                let topics = vec![Drain::of(&topic(setup.on_bad_record)); topics];
+                slow_lanes.push(SlowLaneLoop::new(
+                    lane,
+                    number_of,
+                    counters,
+                    limits,
+                    topics,
+                    parking(),
+                    context(index),
+                ));
+            }
             requests.push(request);
             let (mut shard_inboxes, mut shard_workers) = (vec![], vec![]);
             for worker in 0..setup.workers as u16 {
                 let (chunks, inbox) = bounded(INBOX_CHUNKS_MAX);
                 let writer = FakeWriter::new(world.clone(), shard, number);
-                let signals = Arc::clone(&signals);
                 let writing = vec![TopicWriting::new(&topic(setup.on_bad_record)); topics];
-                shard_workers.push(Worker::new(writer, worker, inbox, signals, limits, writing, context(index)));
+                let worker = Worker::new(writer, worker, inbox, limits, writing, parking(), context(index));
+                shard_workers.push(worker);
                 shard_inboxes.push(chunks);
             }
             inboxes.push(shard_inboxes);
             workers.push(shard_workers);
+            all_parked.push(parked);
         }
-        let mut config = config(routing, shards);
-        config.topics = vec![topic(setup.on_bad_record); topics];
-        let router = Router::new(&config);
         let live = Arc::new(Live::new(Arc::new(config)));
         let ports = Ports {
             events,
             controls: requests,
             dispatcher: Dispatcher::new(inboxes, &paces, limits, setup.affinity, &vec![false; topics]),
+            parked: all_parked,
             signals,
             counters: Arc::clone(&counters),
             waker,
@@ -139,7 +178,19 @@ impl Process {
         let source = FakeSource::new(world.clone(), number);
         let poller = Poller::new(source, settings, router, ports, clock, rng.fork(), setup.rules);
         let (world, stopped) = (world.clone(), BTreeMap::new());
-        Process { number, world, poller, workers, controls, counters, live, held: (0, 0), stopped, finished: false }
+        Process {
+            number,
+            world,
+            poller,
+            workers,
+            controls,
+            slow_lanes,
+            counters,
+            live,
+            held: (0, 0),
+            stopped,
+            finished: false,
+        }
     }
 
     pub fn step_poller(&mut self) {
@@ -176,6 +227,11 @@ impl Process {
         self.controls[index % all].step();
     }
 
+    pub fn step_slow_lane(&mut self, index: usize) {
+        let all = self.slow_lanes.len();
+        self.slow_lanes[index % all].step();
+    }
+
     /// Steps everything once.
     pub fn step_all(&mut self) {
         self.step_poller();
@@ -184,6 +240,9 @@ impl Process {
         }
         for worker in self.workers.iter_mut().flatten() {
             worker.step();
+        }
+        for lane in &mut self.slow_lanes {
+            lane.step();
         }
     }
 
@@ -206,6 +265,7 @@ pub fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
     Settings {
         topics: (0..topics).map(topic).collect(),
         shards: (0..shards).map(|s| format!("s{s}")).collect(),
+        gated: vec![false; shards],
         lanes: setup.lanes,
         window: Window { records_max: setup.window, bytes_max: 1 << 20 },
         commit_interval: COMMIT_INTERVAL,
@@ -221,12 +281,15 @@ pub fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
 
 /// A topic's configuration, as far as the router and the workers look at it.
 fn topic(on_bad_record: OnBadRecord) -> config::Topic {
+    let (name, target, delivery) = ("t0".into(), Target::Handler, Delivery::ExactlyOnce);
     config::Topic {
-        name: "t0".into(),
-        target: Target::Handler,
-        delivery: Delivery::ExactlyOnce,
+        name,
+        target,
+        delivery,
         on_bad_record,
         rows_per_second_max: None,
+        parent_tries: 3,
+        forward_to: None,
     }
 }
 
@@ -245,6 +308,9 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         lock_timeout: Duration::ZERO,
         connections_max: None,
         pace: config::Pace::default(),
+        pooler: forebay::config::Pooler::None,
+        commit_gate: None,
+        connections_share_percent: 100,
     };
     let by = if matches!(routing, ShardOf::KeyHash(_)) { RouteBy::Hash } else { RouteBy::Partition };
     Config {
@@ -268,6 +334,8 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
             locate_deadline: LOCATE_DEADLINE,
             retry_backoff_min: RETRY_MIN,
             retry_backoff_max: RETRY_MAX,
+            slow_lanes_per_shard: 1,
+            parking: ParkingLimits { records_max: 1, key_records_max: 1 },
         },
         admin: config::Admin { listen: None },
         shards: (0..shards).map(shard).collect(),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use forebay::config::{Affinity, FirstStart, OnBadRecord, Pace};
+use forebay::config::{Affinity, FirstStart, OnBadRecord, Pace, ParkingLimits};
 use forebay::engine::Rules;
 use forebay::types::{NextOffset, TopicIx, TopicPartition};
 
@@ -34,6 +34,7 @@ pub struct Plan {
     pub rules: Rules,
     pub statements: Statements,
     pub on_bad_record: OnBadRecord,
+    pub parking: ParkingLimits,
 }
 
 impl Plan {
@@ -53,6 +54,7 @@ impl Plan {
             rules: Rules::ALL,
             statements: Statements::default(),
             on_bad_record: OnBadRecord::Stop,
+            parking: ParkingLimits { records_max: 1_000_000, key_records_max: 1_000_000 },
         }
     }
 
@@ -69,6 +71,8 @@ impl Plan {
             on_bad_record: self.on_bad_record,
             pace: Pace::default(),
             topic_rows_per_second_max: None,
+            parking: self.parking,
+            slow_lanes: 1,
         }
     }
 }
@@ -298,8 +302,10 @@ impl Sim {
             w.note(format_args!("everything heals"));
             w.faults = Faults::default();
             w.broker.down = false;
+            w.locked.clear();
             for shard in 0..w.dbs.len() {
                 w.dbs[shard].down = false;
+                w.dbs[shard].tables.holds.clear();
                 while !w.dbs[shard].orphans.is_empty() {
                     let commits = w.rng.bool();
                     w.end_orphan(shard, 0, commits);

@@ -5,19 +5,22 @@
 //! that it holds waits for its end or gives up after a while, as `lock_timeout` makes it.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::time::Duration;
 
 use forebay::clock::Clock;
+use forebay::config::Then;
 use forebay::sink::{
-    Anchor, BadRecord, Control, Failure, FenceRow, Identity, Progress, Reason, Replica, RowCounts, Taken, Takeover,
-    Tolerates, Writer, Written,
+    Anchor, BadRecord, Care, Control, Drain, DrainLimits, Drained, Failure, FenceRow, Identity, Job, ParkedRecord,
+    Progress, Reason, Replica, RowCounts, SlowLane, Taken, Takeover, ToPark, Waiting, Writer, Written,
 };
 use forebay::state::batch::{Batch, LaneMove};
+use forebay::state::holds::Holds;
+use forebay::state::parked::{Tail, Why};
 use forebay::state::replica::Position;
-use forebay::types::{Lane, NextOffset, TopicIx, TopicPartition};
+use forebay::types::{KeyHash, Lane, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
-use super::db::{AnchorRow, Applied, Effect, Fence, Lock, Orphan, Tables};
+use super::broker::Id;
+use super::db::{AnchorRow, Applied, Db, Effect, Fence, Lock, Orphan, ParkedRow, Tables};
 use super::observe::Happening;
 use super::world::{Shared, World};
 
@@ -32,6 +35,13 @@ struct Link {
 
 pub struct FakeWriter(Link);
 pub struct FakeControl(Link);
+pub struct FakeSlowLane(Link);
+
+impl FakeSlowLane {
+    pub fn new(world: Shared, shard: usize, process: u32) -> FakeSlowLane {
+        FakeSlowLane(Link { world, shard, process, epoch: None })
+    }
+}
 
 impl FakeWriter {
     pub fn new(world: Shared, shard: usize, process: u32) -> FakeWriter {
@@ -69,6 +79,8 @@ impl Link {
         let db = &w.dbs[self.shard];
         if db.down {
             self.epoch = None;
+            drop(w);
+            self.world.borrow_mut().refused += 1;
             return Err(outage("connection refused"));
         }
         if self.epoch.is_some_and(|e| e != db.epoch) {
@@ -88,7 +100,9 @@ impl Link {
             Fate::Applied => w.note(format_args!("p{} s{} lost, but applied:", self.process, self.shard)),
             Fate::Orphaned => {
                 w.note(format_args!("p{} s{} lost, and in flight", self.process, self.shard));
-                let orphan = Orphan { locks: effect.locks(), effect: effect.clone(), process: self.process };
+                let mut effect = effect.clone();
+                effect.rows.iter_mut().for_each(|row| row.in_flight = true);
+                let orphan = Orphan { locks: effect.locks(), effect, process: self.process };
                 w.dbs[self.shard].orphans.push(orphan);
             }
         }
@@ -123,6 +137,12 @@ impl World {
         for (index, row) in effect.rows.iter().enumerate() {
             let earlier = &effect.rows[..index];
             self.happened(&Happening::Applied { shard, row: *row, earlier: earlier.to_vec() });
+            self.broker.published[row.id as usize].ever_durable = true;
+        }
+        for (index, ((at, hash, offset), row)) in effect.park.iter().enumerate() {
+            let before = effect.park[..index].iter().filter(|((a, h, _), _)| (a, h) == (at, hash)).count();
+            let behind = before + self.dbs[shard].parked_of(*at, *hash).iter().filter(|(o, _)| o < offset).count();
+            self.happened(&Happening::Parked { shard, row: *row, behind });
             self.broker.published[row.id as usize].ever_durable = true;
         }
         self.dbs[shard].apply(effect);
@@ -168,20 +188,29 @@ pub fn show(at: TopicPartition) -> String {
     format!("{}/{}", at.topic.0, at.partition)
 }
 
+/// A record that a job applies or parks.
+struct Given {
+    index: usize,
+    at: TopicPartition,
+    hash: KeyHash,
+    offset: i64,
+    row: Applied,
+    park: Option<Why>,
+    dead: bool,
+}
+
+impl Given {
+    fn key(&self) -> (TopicPartition, KeyHash) {
+        (self.at, self.hash)
+    }
+}
+
 impl FakeWriter {
-    /// Without `tolerates` a bad record fails the whole.
-    fn transact(
-        &mut self,
-        batch: &Batch,
-        range: Range<usize>,
-        moves: &[LaneMove],
-        tolerates: Option<&mut Tolerates<'_>>,
-    ) -> Result<Written, Failure> {
-        let topic = batch.topic().expect("a batch has a topic");
+    /// Without `care` a bad record, or a lock, fails the whole.
+    fn transact(&mut self, job: &Job<'_>, care: Option<Care<'_, '_>>) -> Result<Written, Failure> {
         self.0.connect()?;
         let (shard, process) = (self.0.shard, self.0.process);
-        let mut rows = rows_of(batch, range.clone(), moves, process);
-        let records = rows.len() as u32;
+        let mut given = given(job, process);
         let world = self.0.world.clone();
         let mut w = world.borrow_mut();
         let f = w.faults.clone();
@@ -191,69 +220,141 @@ impl FakeWriter {
         if w.chance(f.write_lock_wait) {
             return Err(lock_wait());
         }
-        if range.len() > 1 && w.chance(f.write_too_long) {
+        if job.range.len() > 1 && w.chance(f.write_too_long) {
             return Err(Failure::TooLong(Reason::new("canceling statement due to statement timeout")));
         }
-        let bad = |(index, row): (usize, &Applied)| {
-            let reason = Reason::new("value out of range");
-            w.broker.published[row.id as usize].poison.then_some(BadRecord { index: range.start + index, reason })
-        };
-        let bad: Vec<BadRecord> = rows.iter().enumerate().filter_map(bad).collect();
-        match (bad.first(), tolerates) {
+        let (probe, then) = (care.as_ref().is_some_and(|c| c.probe), care.as_ref().map_or(Then::Skip, |c| c.then));
+        let locked: Vec<(TopicPartition, KeyHash)> =
+            given.iter().filter(|g| g.park.is_none() && w.is_locked(g.row.id)).map(Given::key).collect();
+        match (locked.is_empty(), probe) {
+            (true, _) => {}
+            (false, false) => return Err(lock_wait()),
+            (false, true) => {
+                let losers_too = w.dbs[shard].switches.losers_park_too;
+                for key in locked {
+                    let mut of_key: Vec<&mut Given> = given.iter_mut().filter(|g| g.key() == key).collect();
+                    let from = if losers_too { 0 } else { of_key.len() - 1 };
+                    of_key[from..].iter_mut().for_each(|g| g.park = Some(g.park.unwrap_or(Why::Blocked)));
+                }
+            }
+        }
+        let bad = set_aside(&w, &mut given, then);
+        match (bad.first(), care) {
             (None, _) => {}
             (Some(first), None) => {
                 // Not every failure says which record it was.
                 let which = w.rng.bool().then_some(first.index);
                 return Err(Failure::Record(which, first.reason.clone()));
             }
-            (Some(first), Some(tolerates)) => {
-                if !tolerates(&bad) {
+            (Some(first), Some(care)) => {
+                if !(care.tolerates)(&bad) {
                     return Err(Failure::Record(Some(first.index), first.reason.clone()));
                 }
-                bad.iter().for_each(|b| rows[b.index - range.start].dead = true);
             }
         }
-        let dead = bad.len() as u32;
-        let key = |m: &LaneMove| (TopicPartition { topic, partition: m.partition }, m.lane);
-        let keys: Vec<_> = moves.iter().map(key).collect();
+        let keys: Vec<_> = job.moves.iter().map(|m| lane_of_move(job.batch, m)).collect();
         w.wait(shard, |lock| keys.iter().any(|k| *lock == Lock::Fence(k.0, k.1)))?;
         let fate = w.fate([f.write_lost_applied, f.write_lost_unapplied, f.write_orphaned]);
         let db = &w.dbs[shard];
-        let matches = |m: &&LaneMove| match db.tables.fences.get(&key(m)) {
+        let matches = |m: &&LaneMove| match db.tables.fences.get(&lane_of_move(job.batch, m)) {
             Some(fence) => *fence == Fence { next: m.expected.0, token: db.stored(m.token) },
             None => !db.switches.only_takeover_creates_fences,
         };
-        let matching: Vec<&LaneMove> = moves.iter().filter(matches).collect();
-        let ok = matching.len() == moves.len();
+        let matching: Vec<&LaneMove> = job.moves.iter().filter(matches).collect();
+        let ok = matching.len() == job.moves.len();
+        let parked = |key: &forebay::sink::FreeKey| {
+            let at = TopicPartition { topic: job.batch.topic().expect("a topic"), partition: key.partition };
+            !db.parked_of(at, key.hash).is_empty()
+        };
+        if ok && db.switches.free_verified && job.free.iter().any(parked) {
+            w.note(format_args!("p{process} s{shard} finds {:?} parked", job.free));
+            return Ok(Written::NotFree);
+        }
         let mut effect = Effect::default();
         if ok || !db.switches.all_fences_or_none {
-            let moved = |m: &&LaneMove| (key(m), Some(Fence { next: m.next.0, token: db.stored(m.token) }));
+            let moved =
+                |m: &&LaneMove| (lane_of_move(job.batch, m), Some(Fence { next: m.next.0, token: db.stored(m.token) }));
             effect.fences = matching.iter().map(moved).collect();
         }
+        let (mut counts, mut newly) = (RowCounts::default(), Vec::new());
         if ok {
-            effect.rows = rows;
+            for g in given {
+                match g.park {
+                    Some(why) => {
+                        effect.park.push(((g.at, g.hash, g.offset), ParkedRow { id: g.row.id, dead: g.dead, why }));
+                        counts.parked += 1;
+                        if !job.park.iter().any(|p| p.index == g.index) {
+                            newly.push(ToPark { index: g.index, why });
+                        }
+                    }
+                    None => {
+                        effect.rows.push(Applied { dead: g.dead, ..g.row });
+                        counts.upserted += u32::from(!g.dead);
+                    }
+                }
+            }
+            counts.dead = bad.len() as u32;
         }
-        w.note(format_args!("p{process} s{shard} writes {records} records, {moves:?}: {ok}"));
+        w.note(format_args!(
+            "p{process} s{shard} writes {} records, {} of them parked, {:?}: {ok}",
+            job.range.len(),
+            effect.park.len(),
+            job.moves
+        ));
         drop(w);
         self.0.commit(effect, fate)?;
-        let counts = RowCounts { upserted: records - dead, dead, ..RowCounts::default() };
-        Ok(if ok { Written::Applied(counts) } else { Written::Mismatch })
+        Ok(match ok {
+            true => Written::Applied(forebay::sink::Applied { counts, parked: newly }),
+            false => Written::Mismatch,
+        })
     }
 }
 
+fn lane_of_move(batch: &Batch, m: &LaneMove) -> (TopicPartition, Lane) {
+    (TopicPartition { topic: batch.topic().expect("a batch has a topic"), partition: m.partition }, m.lane)
+}
+
+/// Marks bad records, and the keys that wait behind them; returns the bad ones that were tried.
+fn set_aside(w: &World, given: &mut [Given], then: Then) -> Vec<BadRecord> {
+    let mut bad = Vec::new();
+    for place in 0..given.len() {
+        let g = &given[place];
+        if g.park.is_some() || !w.broker.published[g.row.id as usize].poison {
+            continue;
+        }
+        let key = g.key();
+        bad.push(BadRecord { index: g.index, reason: Reason::new("value out of range") });
+        given[place].dead = true;
+        if then == Then::Park {
+            given[place..].iter_mut().filter(|g| g.key() == key).for_each(|g| g.park = Some(Why::Record));
+        }
+    }
+    bad
+}
+
 impl Writer for FakeWriter {
-    fn write(&mut self, batch: &Batch, range: Range<usize>, moves: &[LaneMove]) -> Result<Written, Failure> {
-        self.transact(batch, range, moves, None)
+    fn write(&mut self, job: &Job<'_>) -> Result<Written, Failure> {
+        self.transact(job, None)
     }
 
-    fn sift(
-        &mut self,
-        batch: &Batch,
-        range: Range<usize>,
-        moves: &[LaneMove],
-        tolerates: &mut Tolerates<'_>,
-    ) -> Result<Written, Failure> {
-        self.transact(batch, range, moves, Some(tolerates))
+    fn write_with_care(&mut self, job: &Job<'_>, care: Care<'_, '_>) -> Result<Written, Failure> {
+        self.transact(job, Some(care))
+    }
+
+    fn parked(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)]) -> Result<Vec<(i32, Tail)>, Failure> {
+        self.0.connect()?;
+        let mut w = self.0.world.borrow_mut();
+        let lost = w.faults.reread_lost;
+        if w.chance(lost) {
+            drop(w);
+            self.0.epoch = None;
+            return Err(outage("the connection broke"));
+        }
+        let db = &w.dbs[self.0.shard];
+        let tail = |&(partition, hash): &(i32, KeyHash)| {
+            Some((partition, tail_of(hash, &db.parked_of(TopicPartition { topic, partition }, hash))?))
+        };
+        Ok(keys.iter().filter_map(tail).collect())
     }
 
     fn reread(&mut self, topic: TopicIx, lanes: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure> {
@@ -278,14 +379,30 @@ impl Writer for FakeWriter {
     }
 }
 
-/// The records that a write applies. A write that breaks the trait's contract is the engine's bug.
-fn rows_of(batch: &Batch, range: Range<usize>, moves: &[LaneMove], process: u32) -> Vec<Applied> {
+fn tail_of(hash: KeyHash, rows: &[(i64, ParkedRow)]) -> Option<Tail> {
+    let (offset, row) = rows.last()?;
+    Some(Tail { hash, offset: Offset(*offset), rows: rows.len() as u64, why: row.why })
+}
+
+/// A topic's parked keys, of one partition.
+fn tails(tables: &Tables, at: TopicPartition) -> Vec<Tail> {
+    let mut keys: BTreeMap<KeyHash, Vec<(i64, ParkedRow)>> = BTreeMap::new();
+    for ((_, hash, offset), row) in tables.parked.iter().filter(|((a, ..), _)| *a == at) {
+        keys.entry(*hash).or_default().push((*offset, *row));
+    }
+    keys.iter().filter_map(|(hash, rows)| tail_of(*hash, rows)).collect()
+}
+
+/// The records of a job. One that breaks the trait's contract is the engine's bug.
+fn given(job: &Job<'_>, process: u32) -> Vec<Given> {
+    let Job { batch, range, moves, park, .. } = job;
     assert!(!range.is_empty() && !moves.is_empty(), "a write without records or fences");
     assert!(moves.is_sorted_by_key(|m| (m.partition, m.lane)), "fences are locked in order: {moves:?}");
-    let mut rows = Vec::new();
-    for index in range {
+    assert!(park.is_sorted_by_key(|p| p.index) && park.iter().all(|p| range.contains(&p.index)), "{park:?}");
+    let mut all = Vec::new();
+    for index in range.clone() {
         let record = batch.record(index);
-        let (_, run) = batch.meta(index);
+        let (meta, run) = batch.meta(index);
         // Two tenures of one fence may meet in a batch: at most one of them still has its token.
         let of_lane = |m: &&LaneMove| (m.partition, m.lane, m.token) == (run.partition, run.lane, run.token);
         let mut fences = moves.iter().filter(of_lane);
@@ -293,11 +410,113 @@ fn rows_of(batch: &Batch, range: Range<usize>, moves: &[LaneMove], process: u32)
         assert!(fences.next().is_none(), "one move a fence: {moves:?}");
         let inside = record.offset.0 >= m.expected.0 && record.offset.0 < m.next.0;
         assert!(inside, "record {} outside its fence's move {m:?}", record.offset);
-        let value = record.value.and_then(|v| std::str::from_utf8(v).ok()).and_then(|v| v.parse().ok());
-        let id = value.expect("a record's value is its number");
-        rows.push(Applied { id, process, token: m.token, dead: false });
+        let row =
+            Applied { id: id_of(record.value), process, token: m.token, dead: false, in_flight: false, slowly: false };
+        let at = TopicPartition { topic: batch.topic().expect("a topic"), partition: run.partition };
+        let park = park.iter().find(|p| p.index == index).map(|p| p.why);
+        all.push(Given { index, at, hash: meta.hash, offset: record.offset.0, row, park, dead: false });
     }
-    rows
+    all
+}
+
+fn id_of(value: Option<&[u8]>) -> Id {
+    let value = value.and_then(|v| std::str::from_utf8(v).ok()).and_then(|v| v.parse().ok());
+    value.expect("a record's value is its number")
+}
+
+impl SlowLane for FakeSlowLane {
+    fn read(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)], limits: DrainLimits) -> Result<Vec<Waiting>, Failure> {
+        self.0.connect()?;
+        let w = self.0.world.borrow();
+        let each = (limits.records_max / keys.len().max(1)).max(1);
+        let waiting = |&(partition, hash): &(i32, KeyHash)| {
+            let rows = w.dbs[self.0.shard].parked_of(TopicPartition { topic, partition }, hash);
+            let dead = rows.first()?.1.dead;
+            let record = |(offset, row): &(i64, ParkedRow)| ParkedRecord {
+                offset: Offset(*offset),
+                timestamp_ms: 0,
+                key: w.broker.published[row.id as usize].key.clone(),
+                value: Some(row.id.to_string().into_bytes()),
+                headers: Vec::new(),
+            };
+            let records = if dead { Vec::new() } else { rows.iter().take(each).map(record).collect() };
+            Some(Waiting { partition, hash, dead, tries: 0, tenant: None, records })
+        };
+        Ok(keys.iter().filter_map(waiting).collect())
+    }
+
+    fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: Drain) -> Result<Vec<Drained>, Failure> {
+        self.0.connect()?;
+        let (shard, process) = (self.0.shard, self.0.process);
+        let world = self.0.world.clone();
+        let mut w = world.borrow_mut();
+        let f = w.faults.clone();
+        if w.chance(f.write_transient) {
+            return Err(Failure::Transient(Reason::new("deadlock detected")));
+        }
+        if w.chance(f.write_lock_wait) {
+            return Err(lock_wait());
+        }
+        let fate = w.fate([f.write_lost_applied, f.write_lost_unapplied, f.write_orphaned]);
+        let mut effect = Effect::default();
+        let mut outcomes = Vec::new();
+        for key in keys {
+            let at = TopicPartition { topic, partition: key.partition };
+            outcomes.push(drain_key(&w, shard, process, at, key, how, &mut effect)?);
+        }
+        w.note(format_args!("p{process} s{shard} drains {keys:?}: {outcomes:?}"));
+        let db = &w.dbs[shard];
+        if db.switches.heads_locked && effect.take_out.iter().any(|place| !db.tables.parked.contains_key(place)) {
+            return Err(Failure::Transient(Reason::new("parked records are gone that were read a moment ago")));
+        }
+        drop(w);
+        self.0.commit(effect, fate)?;
+        Ok(outcomes)
+    }
+
+    fn tidy(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+fn drain_key(
+    w: &World,
+    shard: usize,
+    process: u32,
+    at: TopicPartition,
+    key: &Waiting,
+    how: Drain,
+    effect: &mut Effect,
+) -> Result<Drained, Failure> {
+    let db: &Db = &w.dbs[shard];
+    let first = key.records.first().expect("a key that waits has a record").offset.0;
+    let held = db.holder(|lock| *lock == Lock::Head(at, key.hash)).is_some();
+    let is_head = db.parked_of(at, key.hash).first().is_some_and(|(offset, row)| *offset == first && !row.dead);
+    if db.switches.heads_locked && (held || !is_head) {
+        return Ok(Drained::Busy);
+    }
+    effect.heads.push((at, key.hash));
+    let (mut rows, mut dead) = (0, 0);
+    for record in &key.records {
+        let (id, place) = (id_of(record.value.as_deref()), (at, key.hash, record.offset.0));
+        if w.is_locked(id) {
+            return Ok(Drained::Waits { rows, reason: Reason::new("locked") });
+        }
+        let poison = w.broker.published[id as usize].poison;
+        match how.then {
+            None if poison => return Err(Failure::Record(None, Reason::new("value out of range"))),
+            Some(Then::Park) if poison => {
+                effect.kill.push(place);
+                return Ok(Drained::Dead { rows, reason: Reason::new("value out of range") });
+            }
+            _ => {}
+        }
+        effect.rows.push(Applied { id, process, token: Token(0), dead: poison, in_flight: false, slowly: true });
+        effect.take_out.push(place);
+        rows += 1;
+        dead += u64::from(poison);
+    }
+    Ok(Drained::Taken { rows, dead })
 }
 
 impl Control for FakeControl {
@@ -309,6 +528,11 @@ impl Control for FakeControl {
         let lag = if w.chance(behind) { Duration::from_secs(1) } else { Duration::ZERO };
         let replayed = written.saturating_sub(lag.as_millis() as u64);
         Ok(Replica::At(Position { written, replayed, measured: Some(lag) }))
+    }
+
+    fn probe(&mut self) -> Result<(), Failure> {
+        self.0.world.borrow_mut().probes += 1;
+        self.0.connect()
     }
 
     fn locate(
@@ -355,14 +579,18 @@ impl Control for FakeControl {
         let mut w = world.borrow_mut();
         let separate = w.dbs[shard].switches.takeover_in_statements;
         let before = w.dbs[shard].tables.clone();
+        let first_seen = before.clone();
         w.wait(shard, |lock| matches!(lock, Lock::Anchor(at) | Lock::Fence(at, _) if *at == t.at))?;
         w.dbs[shard].count_up(process, t.at, t.token);
         let stored = w.dbs[shard].stored(t.token);
         // Separate statements see what is there after each wait; one statement saw it before.
         let seen = if separate { w.dbs[shard].tables.clone() } else { before };
         let now = w.dbs[shard].fences_of(t.at);
+        let behind = w.dbs[shard].switches.parked_read_behind_locks;
+        let parked = tails(if behind { &w.dbs[shard].tables } else { &first_seen }, t.at);
         drop(w);
-        let (taken, effect) = take(t, stored, &seen, &now);
+        let (mut taken, effect) = take(t, stored, &seen, &now);
+        taken.parked = parked;
         self.0.commit(effect, fate)?;
         Ok(taken)
     }
@@ -397,6 +625,16 @@ impl Control for FakeControl {
         self.0.commit(effect, fate)?;
         Ok(raised)
     }
+
+    fn holds(&mut self, topic: TopicIx) -> Result<Holds, Failure> {
+        self.0.connect()?;
+        let w = self.0.world.borrow();
+        let mut holds = Holds::default();
+        if let Some(keys) = w.dbs[self.0.shard].tables.holds.get(&topic.0) {
+            keys.iter().for_each(|key| holds.hold_key(key));
+        }
+        Ok(holds)
+    }
 }
 
 /// A takeover's answer and effect, given the tables as its statements see them and the fences that exist.
@@ -426,6 +664,7 @@ fn take(t: &Takeover, stored: forebay::types::Token, seen: &Tables, now: &[(Lane
         done: NextOffset(row.done),
         created: old.is_none(),
         fences: fences.into_iter().map(|(_, next)| NextOffset(next)).collect(),
+        parked: Vec::new(),
     };
     (taken, effect)
 }

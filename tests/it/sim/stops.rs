@@ -1,6 +1,6 @@
 //! Never skip in silence: what each kind of trouble with a log must lead to. A topic that stops says why, and the others go on.
 
-use forebay::config::{BadLimit, FirstStart, OnBadRecord};
+use forebay::config::{BadLimit, FirstStart, OnBadRecord, Then};
 use forebay::types::{NextOffset, TopicIx, TopicPartition};
 
 use super::broker::ShardOf;
@@ -209,7 +209,7 @@ fn a_record_that_cannot_be_applied() {
 #[test]
 fn a_record_that_is_set_aside() {
     for (bad, run_max) in [(1, 1), (3, 3), (4, 3)] {
-        let on_bad_record = OnBadRecord::DeadLetter(BadLimit { run_max, percent_max: 100 });
+        let on_bad_record = OnBadRecord::DeadLetter(BadLimit { run_max, percent_max: 100 }, Then::Skip);
         let mut sim = Sim::new(Plan { on_bad_record, keys: 1, ..Plan::small(7) });
         let setup = sim.plan.setup();
         sim.publish(10);

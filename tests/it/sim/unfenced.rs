@@ -136,6 +136,7 @@ impl Bench {
                 Affinity::Late,
                 &[false],
             ),
+            parked: Vec::new(),
             signals: Arc::new(Signals::new(1)),
             counters: Arc::new(Counters::default()),
             waker: Waker::new(Arc::new(|| {})),
@@ -143,7 +144,7 @@ impl Bench {
         };
         let (source, incoming) = bounded(16);
         let script = Script { events: incoming, answers: source.clone(), next: None };
-        let (clock, router) = (SimClock::default(), Router::new(&config(ShardOf::Only, 1)));
+        let (clock, router) = (SimClock::default(), Arc::new(Router::new(&config(ShardOf::Only, 1))));
         let rng = fastrand::Rng::with_seed(1);
         let poller = Poller::new(script, settings, router, ports, Arc::new(clock.clone()), rng, Rules::ALL);
         Bench { poller, source, clock, events, workers }

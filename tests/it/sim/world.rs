@@ -1,7 +1,7 @@
 //! Everything that exists outside the processes: clock, brokers, group, databases; and who watches.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 
@@ -32,6 +32,11 @@ pub struct World {
     pub poll_records_max: usize,
     /// Bad records become dead letters; otherwise they stop their topic.
     pub sets_aside: bool,
+    /// Keys whose rows somebody else has locked, in every database.
+    pub locked: BTreeSet<Vec<u8>>,
+    /// How often a shard was probed, and how often somebody else found it down.
+    pub probes: usize,
+    pub refused: usize,
 }
 
 /// How often things go wrong: chances per thousand, per call. All zero is a calm day.
@@ -88,6 +93,9 @@ impl World {
             trace: Trace::default(),
             poll_records_max: usize::MAX,
             sets_aside: false,
+            locked: BTreeSet::new(),
+            probes: 0,
+            refused: 0,
         }
     }
 
@@ -154,11 +162,16 @@ impl World {
         }
     }
 
+    /// Whether the row of a record cannot be written now.
+    pub fn is_locked(&self, id: Id) -> bool {
+        self.broker.published[id as usize].key.as_ref().is_some_and(|key| self.locked.contains(key))
+    }
+
     /// Makes the newest record of a partition one that no database takes, if none has taken it yet, or is about to.
     pub fn poison_last(&mut self, at: TopicPartition) -> Option<Id> {
         let (_, &id) = self.broker.log(at).records.last_key_value()?;
-        let mut in_flight = self.dbs.iter().flat_map(|db| &db.orphans).flat_map(|orphan| &orphan.effect.rows);
-        let taken = in_flight.any(|row| row.id == id);
+        let mut in_flight = self.dbs.iter().flat_map(|db| &db.orphans).map(|orphan| &orphan.effect);
+        let taken = in_flight.any(|e| e.rows.iter().any(|r| r.id == id) || e.park.iter().any(|(_, r)| r.id == id));
         let record = &mut self.broker.published[id as usize];
         let fresh = !taken && !record.ever_durable && !record.poison;
         record.poison |= fresh;

@@ -1,11 +1,17 @@
 //! Connections to servers that speak TLS, and to one that does not speak at all.
 
-use std::net::TcpListener;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay::sink::Failure;
 use forebay::sink::connect::Connector;
+use forebay::sink::pool::Pool;
+use forebay::sink::postgres::{PostgresControl, SourceIds};
+use forebay::sink::{Control, Failure};
+use forebay::types::{ShardIx, TopicIx};
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
 use openssl::hash::MessageDigest;
@@ -14,8 +20,9 @@ use openssl::pkey::{PKey, Private};
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509NameBuilder};
 use postgres::{Client, SimpleQueryMessage};
+use rustix::net::sockopt;
 
-use crate::support::{OwnServices, Server, Service, shard, wait_until};
+use crate::support::{Database, OwnServices, Proxy, Server, Service, handler_config, port_of, shard, wait_until};
 
 /// A certificate and its key.
 struct Identity {
@@ -78,8 +85,8 @@ fn file(admin: &mut Client, name: &str, text: &str) {
 
 /// Connects; says whether the connection is encrypted.
 fn connect(dsn: &str) -> Result<bool, Failure> {
-    let mut client = Connector::new(&shard("s0", dsn), "group", "test")?.connect()?;
-    let answer = client.simple_query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").unwrap();
+    let mut opened = Connector::new(&shard("s0", dsn), "group", "test")?.connect()?;
+    let answer = opened.client.simple_query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").unwrap();
     Ok(answer.iter().any(|m| matches!(m, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"))))
 }
 
@@ -160,13 +167,58 @@ fn a_server_that_says_nothing() {
         }
     }
     assert!(begin.elapsed() < Duration::from_secs(10));
+    // Each was given up before the next one began, so that a server that comes back is found.
     listener.set_nonblocking(true).unwrap();
-    let (first, _) = listener.accept().expect("one attempt");
-    assert!(listener.accept().is_err(), "attempts pile up");
-    // When it ends after all, so does the attempt, and the next one begins afresh.
-    drop(first);
-    wait_until(Duration::from_secs(10), "another attempt", || {
-        let _ = connector.connect();
-        listener.accept().is_ok()
-    });
+    let attempts: Vec<_> = listener.incoming().map_while(Result::ok).collect();
+    assert!(attempts.len() > 1, "it waits for the first attempt for ever");
+    for mut attempt in attempts {
+        attempt.set_nonblocking(false).unwrap();
+        attempt.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert!(attempt.read_to_end(&mut Vec::new()).is_ok(), "attempts pile up");
+    }
+}
+
+/// Whatever opens it, and for what: time-outs of the session, and of its socket.
+#[test]
+fn every_connection_is_bounded() {
+    let database = Database::create(Server::A, "bounded");
+    // A port that no other socket of this process is connected to.
+    let proxy = Proxy::to(port_of(database.dsn()));
+    let mut config = handler_config("group", &[&proxy.dsn(database.dsn())], &["topic"]);
+    config.shards[0].statement_timeout = Duration::from_secs(20);
+    config.shards[0].lock_timeout = Duration::from_secs(3);
+    let config = Arc::new(config);
+    let mut connector = Connector::new(&config.shards[0], "group", "test").unwrap();
+    let mut opened = connector.connect().expect("a connection");
+    let pool = Pool::new(&config.shards[0], "group", "check", 1).unwrap();
+    let mut lent = pool.get().expect("a connection");
+    for client in [&mut opened.client, &mut **lent] {
+        for (name, expected) in
+            [("statement_timeout", "20s"), ("lock_timeout", "3s"), ("idle_in_transaction_session_timeout", "50s")]
+        {
+            let found: String = client.query_one("SELECT current_setting($1)", &[&name]).unwrap().get(0);
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+    let ids = Arc::new(SourceIds::new(1));
+    let mut control = PostgresControl::new(Arc::clone(&config), ShardIx(0), Arc::clone(&ids));
+    control.locate(TopicIx(0), &crate::statements::identity(), &[0]).expect("an answer");
+    let sockets: Vec<TcpStream> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .flatten()
+        .filter_map(|file| file.file_name().to_str()?.parse().ok())
+        // SAFETY: it is copied at once, which fails where it is not open any more.
+        .filter_map(|number| unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned().ok())
+        .map(TcpStream::from)
+        .filter(|socket| socket.peer_addr().is_ok_and(|peer| peer.port() == proxy.port()))
+        .collect();
+    // Each of the three is open twice: by the driver, and by the watch.
+    assert_eq!(sockets.len(), 6);
+    for socket in sockets {
+        assert_eq!(sockopt::tcp_user_timeout(&socket), Ok(30_000));
+        assert_eq!(sockopt::socket_keepalive(&socket), Ok(true));
+        assert_eq!(sockopt::tcp_keepidle(&socket), Ok(Duration::from_secs(10)));
+        assert_eq!(sockopt::tcp_keepintvl(&socket), Ok(Duration::from_secs(5)));
+        assert_eq!(sockopt::tcp_keepcnt(&socket), Ok(3));
+    }
 }

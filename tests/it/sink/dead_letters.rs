@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use forebay::config::{InsertMode, Table, Target, UnknownFields};
+use forebay::config::{InsertMode, Table, Target, Then, UnknownFields};
 use forebay::sink::handler::{Handler, HandlerError};
 use forebay::sink::postgres::PostgresWriter;
-use forebay::sink::{BadRecord, Control, Failure, Writer, Written};
+use forebay::sink::{Applied, BadRecord, Care, Control, Failure, Job, Writer, Written};
 use forebay::state::batch::Batch;
 use forebay::state::chunk::{Chunk, Headers, RawRecord, RecordRef};
 use forebay::types::{Generation, NextOffset, Offset, Token};
@@ -68,10 +68,12 @@ fn sift(
     let mut moves = Vec::new();
     batch.moves(batch.len(), &mut moves);
     let mut shown = Vec::new();
-    let result = writer.sift(&batch, 0..batch.len(), &moves, &mut |bad: &[BadRecord]| {
+    let mut tolerates = |bad: &[BadRecord]| {
         shown = bad.iter().map(|b| b.index).collect();
         tolerated
-    });
+    };
+    let care = Care { probe: false, refused: false, then: Then::Skip, tolerates: &mut tolerates };
+    let result = writer.write_with_care(&Job::plain(&batch, 0..batch.len(), &moves), care);
     (result, shown)
 }
 
@@ -90,7 +92,7 @@ fn check(world: &World, rows: &str, letters: &str, fence: i64) {
 }
 
 #[test]
-fn exactly_the_bad_ones_and_each_once() {
+pub fn exactly_the_bad_ones_and_each_once() {
     let (world, mut writer) =
         world("letters", "CREATE TABLE target (id int PRIMARY KEY, v int NOT NULL CHECK (v < 100), w varchar(3))");
     let payloads = [
@@ -104,14 +106,12 @@ fn exactly_the_bad_ones_and_each_once() {
         r#"{"id": 1, "v": 7}"#,
         r#"{"id": 5, "v": 500}"#,
     ];
-    let plain = writer.write(&batch(0, &payloads), 0..payloads.len(), &{
-        let mut moves = Vec::new();
-        batch(0, &payloads).moves(payloads.len(), &mut moves);
-        moves
-    });
+    let (all, mut moves) = (batch(0, &payloads), Vec::new());
+    all.moves(payloads.len(), &mut moves);
+    let plain = writer.write(&Job::plain(&all, 0..payloads.len(), &moves));
     assert!(matches!(plain, Err(Failure::Record(Some(1), _))), "{plain:?}");
     let (result, shown) = sift(&mut writer, 0, &payloads, true);
-    assert!(matches!(result, Ok(Written::Applied(counts)) if counts.dead == 5), "{result:?}");
+    assert!(matches!(result, Ok(Written::Applied(Applied { counts, .. })) if counts.dead == 5), "{result:?}");
     assert_eq!(shown, [1, 2, 4, 5, 7]);
     check(&world, "1:7 3:3", "1 2:23514 4 5:23502 7:23514", 8);
     let row = world
@@ -134,14 +134,14 @@ fn exactly_the_bad_ones_and_each_once() {
 
 /// Rows of one kind and what does not decode are a single statement, unless PostgreSQL refuses another one of them.
 #[test]
-fn what_does_not_decode_needs_no_search() {
+pub fn what_does_not_decode_needs_no_search() {
     let (world, mut writer) =
         world("letters_decode", "CREATE TABLE target (id int PRIMARY KEY, v int CHECK (v < 100))");
     let payloads = [r#"{"id": 1, "v": 1}"#, "{", r#"{"id": 2, "v": 2}"#, r#"{"id": "x", "v": 2}"#];
     for expected in [Ok(true), Err(()), Ok(false)] {
         let (result, shown) = sift(&mut writer, 0, &payloads, expected.is_ok());
         let applied = match &result {
-            Ok(Written::Applied(counts)) => Ok((counts.upserted, counts.dead) == (2, 2)),
+            Ok(Written::Applied(Applied { counts, .. })) => Ok((counts.upserted, counts.dead) == (2, 2)),
             Ok(Written::Mismatch) => Ok(false),
             Err(Failure::Record(Some(1), _)) => Err(()),
             other => panic!("{other:?}"),
@@ -150,13 +150,16 @@ fn what_does_not_decode_needs_no_search() {
         check(&world, "1:1 2:2", "1 3", 4);
     }
     let (result, shown) = sift(&mut writer, 4, &["{", r#"{"id": 1, "v": 100}"#, r#"{"id": 3, "v": 3}"#], true);
-    assert!(matches!(result, Ok(Written::Applied(counts)) if (counts.upserted, counts.dead) == (1, 2)), "{result:?}");
+    assert!(
+        matches!(result, Ok(Written::Applied(Applied { counts, .. })) if (counts.upserted, counts.dead) == (1, 2)),
+        "{result:?}"
+    );
     assert_eq!(shown, [0, 1]);
     check(&world, "1:1 2:2 3:3", "1 3 4 5:23514", 7);
 }
 
 #[test]
-fn too_many_are_none() {
+pub fn too_many_are_none() {
     let (world, mut writer) = world("letters_many", "CREATE TABLE target (id int PRIMARY KEY, v int CHECK (v < 100))");
     let payloads = [r#"{"id": 1, "v": 1}"#, r#"{"id": 2, "v": 200}"#, r#"{"id": 3, "v": 300}"#];
     let (result, shown) = sift(&mut writer, 0, &payloads, false);
@@ -168,7 +171,7 @@ fn too_many_are_none() {
 }
 
 #[test]
-fn what_is_checked_at_commit_is_found_before() {
+pub fn what_is_checked_at_commit_is_found_before() {
     let sql = "CREATE TABLE target (id int PRIMARY KEY, v int, UNIQUE (v) DEFERRABLE INITIALLY DEFERRED)";
     let (world, mut writer) = world("letters_deferred", sql);
     let payloads = [r#"{"id": 1, "v": 1}"#, r#"{"id": 2, "v": 1}"#, r#"{"id": 3, "v": 3}"#];
@@ -178,7 +181,7 @@ fn what_is_checked_at_commit_is_found_before() {
 }
 
 #[test]
-fn a_parent_may_come_later_in_the_batch_and_a_missing_one_is_waited_for() {
+pub fn a_parent_may_come_later_in_the_batch_and_a_missing_one_is_waited_for() {
     let sql = "CREATE TABLE target (id int PRIMARY KEY, v int REFERENCES target DEFERRABLE INITIALLY DEFERRED)";
     let (world, mut writer) = world("letters_parent", sql);
     // Halving separates the child from its parent.
@@ -188,14 +191,18 @@ fn a_parent_may_come_later_in_the_batch_and_a_missing_one_is_waited_for() {
     assert!(matches!(result, Ok(Written::Applied(_))), "{result:?}");
     check(&world, "1:4 2 4", "2 4", 5);
     let (result, shown) = sift(&mut writer, 5, &[r#"{"id": 6}"#, r#"{"id": 7, "v": 99}"#, "{"], true);
-    let Err(Failure::Record(Some(1), reason)) = result else { panic!("{result:?}") };
-    assert_eq!((reason.sqlstate.as_deref(), shown.len()), (Some("23503"), 0));
-    check(&world, "1:4 2 4", "2 4", 5);
+    let Ok(Written::Applied(Applied { parked, .. })) = result else { panic!("{result:?}") };
+    // It and what is behind it of its key; whether that is bad shows in its turn.
+    assert_eq!((parked.iter().map(|p| p.index).collect::<Vec<_>>(), shown.len()), (vec![1, 2], 0));
+    check(&world, "1:4 2 4 6", "2 4", 8);
+    let sql = "SELECT string_agg(concat_ws(':', \"offset\", state, sqlstate, attempts), ' ' ORDER BY \"offset\") FROM forebay.parked";
+    let parked: String = world.database.connect().query_one(sql, &[]).unwrap().get(0);
+    assert_eq!(parked, "6:w:23503:1 7:w:0");
 }
 
 /// A statement that takes too long, or is cancelled, says nothing about the records of a batch; alone, about the record.
 #[test]
-fn what_takes_too_long_is_bad_only_alone() {
+pub fn what_takes_too_long_is_bad_only_alone() {
     let slow = "CREATE TABLE target (id int PRIMARY KEY, v int); CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
                 $$ BEGIN IF NEW.v = 7 THEN RAISE SQLSTATE '57014'; END IF; RETURN NEW; END $$; \
                 CREATE TRIGGER slow BEFORE INSERT ON target FOR EACH ROW EXECUTE FUNCTION slow()";
@@ -211,7 +218,7 @@ fn what_takes_too_long_is_bad_only_alone() {
 
 /// Each piece is checked at its end; within the next one what may wait for COMMIT still waits.
 #[test]
-fn what_is_deferred_stays_deferred_from_piece_to_piece() {
+pub fn what_is_deferred_stays_deferred_from_piece_to_piece() {
     // A partial upsert and a full one are two statements: the child comes first.
     let sql = "CREATE TABLE target (id int PRIMARY KEY, v int REFERENCES target DEFERRABLE INITIALLY DEFERRED, w int CHECK (w < 9))";
     let (world, mut writer) = world("letters_pieces", sql);
@@ -220,7 +227,7 @@ fn what_is_deferred_stays_deferred_from_piece_to_piece() {
     let payloads = [child(1), parent(2), child(3), parent(4), r#"{"id": 9, "w": 10}"#.to_owned(), child(5), parent(6)];
     let payloads: Vec<&str> = payloads.iter().map(String::as_str).collect();
     let (result, _) = sift(&mut writer, 0, &payloads, true);
-    assert!(matches!(result, Ok(Written::Applied(counts)) if counts.dead == 1), "{result:?}");
+    assert!(matches!(result, Ok(Written::Applied(Applied { counts, .. })) if counts.dead == 1), "{result:?}");
     check(&world, "1:2 2 3:4 4 5:6 6", "4:23514", 7);
 }
 
@@ -244,13 +251,16 @@ impl Handler for Refusing {
 }
 
 #[test]
-fn a_handlers_bad_records_are_found_as_well() {
+pub fn a_handlers_bad_records_are_found_as_well() {
     let world = World::new("letters_handler");
     world.located().takeover(&takeover(1, 1, 0)).expect("a takeover");
     let mut writer = world.writer_of("w0", Arc::new(|| Box::new(Refusing(0))));
     let payloads = ["", "database", "", "", "named", "", "panic", ""];
     let (result, shown) = sift(&mut writer, 0, &payloads, true);
-    assert!(matches!(result, Ok(Written::Applied(counts)) if (counts.upserted, counts.dead) == (5, 3)), "{result:?}");
+    assert!(
+        matches!(result, Ok(Written::Applied(Applied { counts, .. })) if (counts.upserted, counts.dead) == (5, 3)),
+        "{result:?}"
+    );
     assert_eq!(shown, [1, 4, 6]);
     assert_eq!(world.applied(), [0, 2, 3, 5, 7]);
     let mut client = world.database.connect();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use forebay::config::Delivery;
 use forebay::sink::handler::{Handler, HandlerError};
-use forebay::sink::{Control, Failure, Written};
+use forebay::sink::{Applied, Control, Failure, Written};
 use forebay::state::chunk::RecordRef;
 use postgres::Transaction;
 
@@ -45,17 +45,17 @@ fn check(name: &str, before: &str, act: Act) -> Result<Written, Failure> {
 }
 
 #[test]
-fn records_come_lane_by_lane_in_offset_order() {
+pub fn records_come_lane_by_lane_in_offset_order() {
     let result = check("handler_order", "", |_, records| {
         let offsets: Vec<i64> = records.iter().map(|r| r.offset.0).collect();
         assert!(offsets == [0, 2] || offsets == [1], "{offsets:?}");
         Ok(())
     });
-    assert!(matches!(result, Ok(Written::Applied(counts)) if counts.upserted == 3), "{result:?}");
+    assert!(matches!(result, Ok(Written::Applied(Applied { counts, .. })) if counts.upserted == 3), "{result:?}");
 }
 
 #[test]
-fn the_record_at_fault_is_named_where_it_can_be() {
+pub fn the_record_at_fault_is_named_where_it_can_be() {
     // Places in the batch: offsets 0, 2 and 1 are records 0, 1 and 2.
     let named = check("handler_record", "", |_, records| match records {
         [_, second] if second.offset.0 == 2 => Err(HandlerError::record(1, "too blue")),
@@ -82,7 +82,7 @@ fn the_record_at_fault_is_named_where_it_can_be() {
 }
 
 #[test]
-fn a_panic_is_the_records_fault_and_stays_in_its_transaction() {
+pub fn a_panic_is_the_records_fault_and_stays_in_its_transaction() {
     let result = check("handler_panic", "", |_, records| match records {
         [one] if one.offset.0 == 1 => panic!("cannot divide by tomatoes"),
         _ => Ok(()),
@@ -92,7 +92,7 @@ fn a_panic_is_the_records_fault_and_stays_in_its_transaction() {
 }
 
 #[test]
-fn a_handler_may_ask_for_patience() {
+pub fn a_handler_may_ask_for_patience() {
     let result = check("handler_retry", "", |_, _| Err(HandlerError::Retry("the moon is full".into())));
     assert!(matches!(&result, Err(Failure::Transient(r)) if r.text.contains("moon")), "{result:?}");
 }
@@ -100,7 +100,7 @@ fn a_handler_may_ask_for_patience() {
 /// PostgreSQL answers COMMIT of a failed transaction with success, having rolled it back. Taken at its word, the
 /// records would be gone.
 #[test]
-fn a_swallowed_error_is_not_committed() {
+pub fn a_swallowed_error_is_not_committed() {
     let act: [Act; 2] = [
         |transaction, _| {
             let _ = transaction.execute("SELECT 1 / 0", &[]);
@@ -123,7 +123,7 @@ fn a_swallowed_error_is_not_committed() {
 
 /// PostgreSQL checks deferred constraints at COMMIT: a refusal there is an answer, not an outage.
 #[test]
-fn a_constraint_that_is_checked_at_commit() {
+pub fn a_constraint_that_is_checked_at_commit() {
     let before = "CREATE TABLE parent (id bigint PRIMARY KEY); \
                   CREATE TABLE child (id bigint REFERENCES parent DEFERRABLE INITIALLY DEFERRED)";
     let result = check("handler_deferred", before, |transaction, _| {
@@ -136,7 +136,7 @@ fn a_constraint_that_is_checked_at_commit() {
 }
 
 #[test]
-fn failures_are_called_by_their_class() {
+pub fn failures_are_called_by_their_class() {
     let class = |name, act: Act| match check(name, "", act) {
         Err(Failure::Transient(_)) => "transient",
         Err(Failure::LockWait(_)) => "lock wait",
@@ -165,7 +165,7 @@ fn raise(transaction: &mut Transaction<'_>, code: &str) -> Result<(), HandlerErr
 
 /// Without fences a replay happens again: that is what was asked for.
 #[test]
-fn at_least_once_leaves_the_fences_out() {
+pub fn at_least_once_leaves_the_fences_out() {
     let world = World::with("handler_alo", |config| config.topics[0].delivery = Delivery::AtLeastOnce);
     world.located();
     let mut writer = world.writer_of("w0", Arc::new(|| Box::new(Acting(|_, _| Ok(())))));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use forebay::config::{Config, Delivery, InsertMode, Table, Target, UnknownFields};
 use forebay::sink::postgres::PostgresWriter;
-use forebay::sink::{Control, Failure, Writer, Written};
+use forebay::sink::{Applied, Control, Failure, Job, Writer, Written};
 use forebay::state::batch::Batch;
 use forebay::state::chunk::{Chunk, RawRecord};
 use forebay::types::{Generation, NextOffset, Offset, Token};
@@ -60,7 +60,7 @@ fn write(writer: &mut PostgresWriter, from: i64, payloads: &[(i32, Option<&str>)
     batch.push(Box::new(chunk));
     let mut moves = Vec::new();
     batch.moves(batch.len(), &mut moves);
-    writer.write(&batch, 0..batch.len(), &moves)
+    writer.write(&Job::plain(&batch, 0..batch.len(), &moves))
 }
 
 /// `target` as JSON, by id, and lane 0's fence.
@@ -80,10 +80,10 @@ const FIRST: &[(i32, Option<&str>)] =
 const FIRST_ROWS: &str = r#"{"a": "x", "b": 1, "id": 1} {"a": "y", "b": 2, "id": 2}"#;
 
 #[test]
-fn one_kind_of_row_is_one_statement() {
+pub fn one_kind_of_row_is_one_statement() {
     let (world, mut writer) = world("table_one", UnknownFields::Ignore, |_| {});
     let result = write(&mut writer, 0, FIRST);
-    assert!(matches!(result, Ok(Written::Applied(counts)) if counts.upserted == 2), "{result:?}");
+    assert!(matches!(result, Ok(Written::Applied(Applied { counts, .. })) if counts.upserted == 2), "{result:?}");
     check(&world, FIRST_ROWS, 2);
     // The same again, from where the fence was: nothing, not even other values.
     assert_eq!(write(&mut writer, 0, &[(1, Some(r#"{"id": 1, "a": "z", "b": 9}"#))]), Ok(Written::Mismatch));
@@ -92,14 +92,17 @@ fn one_kind_of_row_is_one_statement() {
 
 /// A batch that needs several statements: deletes, and rows with other columns.
 #[test]
-fn several_kinds_of_rows_are_one_transaction() {
+pub fn several_kinds_of_rows_are_one_transaction() {
     let (world, mut writer) = world("table_several", UnknownFields::Ignore, |_| {});
     write(&mut writer, 0, FIRST).expect("the first rows");
     let mixed = [(1, None), (2, Some(r#"{"id": 2, "b": 7}"#)), (3, Some(r#"{"id": 3, "a": "n", "b": 3}"#))];
     assert_eq!(write(&mut writer, 1, &mixed), Ok(Written::Mismatch), "the fence is at 2");
     check(&world, FIRST_ROWS, 2);
     let result = write(&mut writer, 2, &mixed);
-    assert!(matches!(result, Ok(Written::Applied(c)) if (c.upserted, c.deleted) == (2, 1)), "{result:?}");
+    assert!(
+        matches!(result, Ok(Written::Applied(Applied { counts: c, .. })) if (c.upserted, c.deleted) == (2, 1)),
+        "{result:?}"
+    );
     let rows = r#"{"a": "y", "b": 7, "id": 2} {"a": "n", "b": 3, "id": 3}"#;
     check(&world, rows, 5);
     // One of the later statements is refused: the earlier ones go with it, and so do the fences.
@@ -117,7 +120,7 @@ fn several_kinds_of_rows_are_one_transaction() {
 }
 
 #[test]
-fn at_least_once_writes_rows_only() {
+pub fn at_least_once_writes_rows_only() {
     let (world, mut writer) = world("table_alo", UnknownFields::Ignore, |config| {
         config.topics[0].delivery = Delivery::AtLeastOnce;
     });
@@ -130,7 +133,7 @@ fn at_least_once_writes_rows_only() {
 }
 
 #[test]
-fn a_bad_record_is_named_and_nothing_is_written() {
+pub fn a_bad_record_is_named_and_nothing_is_written() {
     let (world, mut writer) = world("table_bad", UnknownFields::Ignore, |_| {});
     let result = write(&mut writer, 0, &[FIRST[0], (2, Some(r#"{"id": 2, "b": "blue"}"#))]);
     assert!(matches!(result, Err(Failure::Record(Some(1), _))), "{result:?}");
@@ -144,7 +147,7 @@ fn a_bad_record_is_named_and_nothing_is_written() {
 
 /// What PostgreSQL refuses because a column went away or changed is tried once more, with a fresh look at the table.
 #[test]
-fn a_table_that_is_altered_while_records_flow() {
+pub fn a_table_that_is_altered_while_records_flow() {
     let (world, mut writer) = world("table_altered", UnknownFields::Ignore, |_| {});
     write(&mut writer, 0, FIRST).expect("the first rows");
     world.database.execute("ALTER TABLE target DROP COLUMN b");
@@ -159,7 +162,7 @@ fn a_table_that_is_altered_while_records_flow() {
 
 /// A column that is new, or wider than it was, is found before a record is blamed for it.
 #[test]
-fn a_table_that_grew() {
+pub fn a_table_that_grew() {
     let (world, mut writer) = world("table_grew", UnknownFields::Error, |_| {});
     write(&mut writer, 0, FIRST).expect("the first rows");
     let begin = Instant::now();
@@ -177,7 +180,7 @@ fn a_table_that_grew() {
 }
 
 #[test]
-fn a_table_that_is_gone_or_forbidden_stops_the_topic() {
+pub fn a_table_that_is_gone_or_forbidden_stops_the_topic() {
     let (world, mut writer) = world("table_gone", UnknownFields::Ignore, |_| {});
     write(&mut writer, 0, FIRST).expect("the first rows");
     world.database.execute("ALTER TABLE target RENAME TO elsewhere");
@@ -193,7 +196,7 @@ fn a_table_that_is_gone_or_forbidden_stops_the_topic() {
 
 /// A database that fell back to before forebay's tables existed: not a broken table, but fences that do not match.
 #[test]
-fn tables_of_ours_that_fell_back_to_nothing() {
+pub fn tables_of_ours_that_fell_back_to_nothing() {
     let (world, mut writer) = world("table_fell_back", UnknownFields::Ignore, |_| {});
     write(&mut writer, 0, FIRST).expect("the first rows");
     world.database.execute("DROP SCHEMA forebay CASCADE");
@@ -202,7 +205,7 @@ fn tables_of_ours_that_fell_back_to_nothing() {
 
 /// A killed connection is an outage, and the next write connects again and prepares everything anew.
 #[test]
-fn a_lost_connection_is_replaced() {
+pub fn a_lost_connection_is_replaced() {
     let (world, mut writer) = world("table_lost", UnknownFields::Ignore, |_| {});
     write(&mut writer, 0, FIRST).expect("the first rows");
     world.database.execute(

@@ -7,8 +7,8 @@ use std::time::Duration;
 use forebay::config::live::Readings;
 use forebay::config::secret::Secret;
 use forebay::config::{
-    Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, Pace, RouteBy, Routing, Shard, Target,
-    Tenant, Topic,
+    Admin, Affinity, Config, Delivery, Engine, FirstStart, Kafka, OnBadRecord, Pace, ParkingLimits, Pooler, RouteBy,
+    Routing, Shard, Target, Tenant, Topic,
 };
 
 /// Handler topics over shards `s0`, `s1`, … at these connection strings, by partition.
@@ -28,6 +28,8 @@ pub fn handler_config(group: &str, dsns: &[&str], topics: &[&str]) -> Config {
                 delivery: Delivery::ExactlyOnce,
                 on_bad_record: OnBadRecord::Stop,
                 rows_per_second_max: None,
+                parent_tries: 3,
+                forward_to: None,
             })
             .collect(),
         readings: Readings::default(),
@@ -44,6 +46,9 @@ pub fn shard(name: &str, dsn: &str) -> Shard {
         lock_timeout: Duration::from_secs(30),
         connections_max: None,
         pace: Pace::default(),
+        pooler: Pooler::None,
+        commit_gate: None,
+        connections_share_percent: 100,
     }
 }
 
@@ -66,5 +71,7 @@ fn engine() -> Engine {
         locate_deadline: Duration::from_secs(10),
         retry_backoff_min: Duration::from_millis(10),
         retry_backoff_max: Duration::from_secs(1),
+        slow_lanes_per_shard: 1,
+        parking: ParkingLimits { records_max: 1_000_000, key_records_max: 1_000_000 },
     }
 }

@@ -100,6 +100,18 @@ impl Rig {
         Forebay { child, log, number, code: None }
     }
 
+    /// Runs a command of the program to its end: what it wrote to stdout.
+    #[track_caller]
+    pub fn command(&self, arguments: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_forebay"))
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .output()
+            .expect("starting forebay");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
     /// Runs `forebay run --until-end` to its end.
     #[track_caller]
     pub fn until_end(&self) -> Ended {

@@ -7,7 +7,9 @@
 mod config;
 mod database;
 mod forebay;
+mod pgbouncer;
 mod proxy;
+mod replica;
 mod services;
 mod topic;
 
@@ -24,9 +26,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub use config::{handler_config, shard};
 pub use database::{Database, Server};
 pub use forebay::{Ended, Forebay, PATIENCE, Rig};
+pub use pgbouncer::{Pgbouncer, bound_the_role, port_of};
 pub use proxy::Proxy;
+pub use replica::Replica;
 pub use services::{OwnServices, Service, Stop};
-pub use topic::{Topic, produce, produce_at};
+pub use topic::{Published, Topic, produce, produce_at, publish_records};
 
 /// What a test says when a service is not there.
 pub const HOW_TO_START: &str = "start them with bin/services up";

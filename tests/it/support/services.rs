@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{Server, unique_name};
 
 /// One of the things that `bin/services` runs.
@@ -39,14 +41,21 @@ pub struct OwnServices {
     directory: PathBuf,
     /// Kafka, its controller, PostgreSQL A and B.
     ports: [u16; 4],
+    /// A line of the broker's configuration that wins over those of `deploy/kafka`.
+    kafka: &'static str,
 }
 
 impl OwnServices {
     /// Starts them and waits until they answer. A PostgreSQL takes about a second, a broker about five.
     pub fn start(services: &[Service]) -> OwnServices {
+        OwnServices::start_with(services, "")
+    }
+
+    /// The same with another property of the broker.
+    pub fn start_with(services: &[Service], kafka: &'static str) -> OwnServices {
         // Below the system's directory, because PostgreSQL's own user has to get there.
         let directory = std::env::temp_dir().join(unique_name("forebay_services"));
-        let own = OwnServices { directory, ports: free_ports() };
+        let own = OwnServices { directory, ports: free_ports(), kafka };
         own.run("up", services, &[]);
         own
     }
@@ -75,6 +84,24 @@ impl OwnServices {
         self.run("down", &[service], mode(how));
     }
 
+    /// Ends a PostgreSQL as when its machine dies: every process at once, and nobody says goodbye. It is not started again.
+    pub fn die(&self, server: Server) {
+        let file = self.directory.join(Service::Pg(server).word()).join("data/postmaster.pid");
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let postmaster: i32 = text.lines().next().and_then(|line| line.parse().ok()).expect("a process id");
+        let children = std::fs::read_dir("/proc").expect("the processes").flatten().filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            // proc(5): the name is in brackets and may hold spaces; behind it come the state and the parent.
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<i32>().ok()?;
+            (parent == postmaster).then_some(pid)
+        });
+        // The first one first: it would start others anew.
+        for pid in std::iter::once(postmaster).chain(children.collect::<Vec<_>>()) {
+            let _ = kill_process(Pid::from_raw(pid).expect("a process id"), Signal::KILL);
+        }
+    }
+
     /// Starts one again and waits until it answers.
     pub fn up(&self, service: Service) {
         self.run("up", &[service], &[]);
@@ -83,6 +110,22 @@ impl OwnServices {
     /// Stops one, starts it again, and waits until it answers.
     pub fn restart(&self, service: Service, how: Stop) {
         self.run("restart", &[service], mode(how));
+    }
+
+    /// The broker neither answers nor closes a connection until it is thawed.
+    pub fn freeze(&self, service: Service) {
+        self.signal(service, Signal::STOP);
+    }
+
+    pub fn thaw(&self, service: Service) {
+        self.signal(service, Signal::CONT);
+    }
+
+    fn signal(&self, service: Service, signal: Signal) {
+        assert_eq!(service, Service::Kafka, "a PostgreSQL is many processes");
+        let pid = std::fs::read_to_string(self.directory.join("kafka/pid")).expect("the broker's process id");
+        let pid = pid.trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("a signal to the broker");
     }
 
     fn run(&self, command: &str, services: &[Service], more: &[&str]) {
@@ -97,6 +140,7 @@ impl OwnServices {
             .args(services.iter().map(|service| service.word()))
             .args(more)
             .env("FOREBAY_SERVICES_DIR", &self.directory)
+            .env("FOREBAY_SERVICES_KAFKA_PROPERTIES", self.kafka)
             .envs(
                 ["KAFKA", "CONTROLLER", "PG_A", "PG_B"]
                     .iter()
@@ -128,7 +172,7 @@ fn mode(how: Stop) -> &'static [&'static str] {
 }
 
 /// Ports that nobody listens on now. They are all held until the last is chosen, so that they differ.
-fn free_ports() -> [u16; 4] {
+pub fn free_ports() -> [u16; 4] {
     let held = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     held.map(|listener| listener.local_addr().expect("its address").port())
 }

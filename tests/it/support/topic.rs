@@ -7,6 +7,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::{block_on, kafka_bootstrap, unique_name, wait_until};
@@ -110,6 +111,32 @@ impl Topic {
         }
     }
 
+    /// Every record that is there now, partition by partition, each in its order.
+    pub fn records(&self) -> Vec<Published> {
+        let consumer: BaseConsumer = client_config(&self.bootstrap)
+            .set("group.id", "nobody")
+            .set("enable.auto.commit", "false")
+            .create()
+            .expect("a consumer");
+        let mut found = Vec::new();
+        for partition in 0..self.partitions {
+            let (low, high) = self.watermarks(partition);
+            if low == high {
+                continue;
+            }
+            let mut list = rdkafka::TopicPartitionList::new();
+            list.add_partition_offset(&self.name, partition, rdkafka::Offset::Offset(low)).expect("an offset");
+            consumer.assign(&list).expect("an assignment");
+            let mut next = low;
+            while next < high {
+                let message = consumer.poll(ADMIN_WAIT).expect("a record in time").expect("a record");
+                next = message.offset() + 1;
+                found.push(Published::of(&message));
+            }
+        }
+        found
+    }
+
     fn try_delete(&self) -> Result<(), KafkaError> {
         for result in block_on(self.admin.delete_topics(&[&self.name], &admin_options()))? {
             result.map_err(|(_, code)| KafkaError::AdminOp(code))?;
@@ -130,6 +157,56 @@ impl Drop for Topic {
             Err(e) => eprintln!("the test's topic {} stays behind: {e}", self.name),
         }
     }
+}
+
+/// A record as a consumer sees it, or as a producer sends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    pub partition: i32,
+    pub timestamp_ms: Option<i64>,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Published {
+    fn of(message: &impl Message) -> Published {
+        let headers = message.headers().map(|headers| {
+            headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+        });
+        Published {
+            partition: message.partition(),
+            timestamp_ms: message.timestamp().to_millis(),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: headers.unwrap_or_default(),
+        }
+    }
+
+    /// The last header of that name, as text.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let (_, value) = self.headers.iter().rev().find(|(found, _)| found == name)?;
+        value.as_ref().map(|value| String::from_utf8(value.clone()).expect("text"))
+    }
+}
+
+/// Publishes whole records in this order and returns once the broker has them all.
+pub fn publish_records(topic: &Topic, records: &[Published]) {
+    let mut config = client_config(&topic.bootstrap);
+    // As large as a test wants them.
+    config.set("enable.idempotence", "true").set("message.max.bytes", "10000000");
+    let producer: BaseProducer = config.create().expect("a producer");
+    for published in records {
+        let headers = published
+            .headers
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: value.as_deref() }));
+        let mut record = BaseRecord::<[u8], [u8]>::to(&topic.name).partition(published.partition).headers(headers);
+        (record.key, record.payload) = (published.key.as_deref(), published.value.as_deref());
+        record.timestamp = published.timestamp_ms;
+        producer.send(record).map_err(|(error, _)| error).expect("a record for the producer's queue");
+    }
+    producer.flush(ADMIN_WAIT).expect("the broker to take all records");
 }
 
 fn client_config(bootstrap: &str) -> ClientConfig {

@@ -81,6 +81,8 @@ pub fn plan(client: &mut Client, table: &Table) -> Result<TablePlan, Vec<String>
         delivery: Delivery::ExactlyOnce,
         on_bad_record: OnBadRecord::Stop,
         rows_per_second_max: None,
+        parent_tries: 3,
+        forward_to: None,
     };
     TablePlan::read(client, &topic, table)
 }

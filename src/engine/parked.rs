@@ -1,0 +1,374 @@
+//! What the threads of one shard share of its parked keys. A worker asks it, once a batch and only where anything is parked or
+//! held, which records follow their parked keys; the slow lane takes keys from it; the control thread brings in what a takeover
+//! found. Nothing here is believed without the database: a takeover read it, or a transaction of ours wrote it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+
+use crate::config::ParkingLimits;
+use crate::engine::Rules;
+use crate::sink::{FreeKey, ToPark};
+use crate::state::batch::{Batch, LaneMove};
+use crate::state::chunk::{LaneRun, RawRecord};
+use crate::state::holds::Holds;
+use crate::state::parked::{ParkedKeys, Standing, Tail, Why};
+use crate::state::router::Router;
+use crate::types::{Generation, KeyHash, Lane, Offset, Token, TopicIx, TopicPartition};
+
+/// Tenures that ended with parked keys are remembered, so that no record of theirs overtakes the parked ones; the oldest are
+/// forgotten beyond so many.
+const CLOSED_MAX: usize = 1 << 16;
+
+/// Keys that one transaction makes sure of.
+const FREE_MAX: usize = 256;
+
+/// See the module's text.
+pub struct Parked {
+    /// Nothing is parked, held or closed: batches need not be looked at.
+    quiet: AtomicBool,
+    inner: Mutex<Inner>,
+    nudge: Sender<()>,
+    nudged: Receiver<()>,
+    limits: ParkingLimits,
+    rules: Rules,
+}
+
+#[derive(Default)]
+struct Inner {
+    tenures: BTreeMap<i64, Tenure>,
+    closed: BTreeSet<i64>,
+    closed_order: VecDeque<i64>,
+    /// By topic.
+    holds: BTreeMap<TopicIx, Holds>,
+}
+
+struct Tenure {
+    at: TopicPartition,
+    generation: Generation,
+    lanes: Lane,
+    keys: ParkedKeys,
+}
+
+/// Keys of one topic that the slow lane has, with the tail of each when it began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub topic: TopicIx,
+    pub keys: Vec<ClaimedKey>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimedKey {
+    pub token: Token,
+    pub partition: i32,
+    pub hash: KeyHash,
+    pub tail: Offset,
+}
+
+/// What is to be done with a batch's records, as far as parking has a say.
+#[derive(Debug, Default)]
+pub struct Sorted {
+    pub park: Vec<ToPark>,
+    pub free: Vec<FreeKey>,
+    /// Tenures that are over: nothing of theirs may be written.
+    pub closed: BTreeSet<i64>,
+    /// The first record that a limit keeps from being parked.
+    pub cut: Option<usize>,
+}
+
+impl Sorted {
+    pub fn clear(&mut self) {
+        self.park.clear();
+        self.free.clear();
+        self.closed.clear();
+        self.cut = None;
+    }
+}
+
+/// A key of one tenure, where several meet in a batch.
+type Key = (i64, KeyHash);
+
+impl Parked {
+    pub fn new(limits: ParkingLimits, rules: Rules) -> Parked {
+        let (nudge, nudged) = bounded(1);
+        Parked { quiet: AtomicBool::new(true), inner: Mutex::default(), nudge, nudged, limits, rules }
+    }
+
+    #[cfg(test)]
+    pub fn of_test() -> Parked {
+        Parked::new(ParkingLimits { records_max: 1000, key_records_max: 1000 }, Rules::ALL)
+    }
+
+    /// Whether no batch needs a look.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Acquire)
+    }
+
+    /// Whether this many more rows may be parked.
+    pub fn has_room(&self, records: usize) -> bool {
+        self.inner.lock().rows() + records as u64 <= self.limits.records_max
+    }
+
+    /// What keeps lanes from parking more, for people.
+    pub fn full(&self) -> String {
+        let (keys, rows) = self.size();
+        let ParkingLimits { records_max, key_records_max } = self.limits;
+        format!(
+            "{rows} records of {keys} keys are parked already (parked_records_max = {records_max}, parked_key_records_max = \
+             {key_records_max})"
+        )
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let mut inner = self.inner.lock();
+        let result = change(&mut inner);
+        self.quiet.store(inner.is_quiet(), Ordering::Release);
+        result
+    }
+
+    // --- The control thread ---------------------------------------------------------------------------------------------
+
+    /// A takeover succeeded, and this is what it found parked.
+    pub fn install(&self, at: TopicPartition, generation: Generation, token: Token, lanes: Lane, tails: Vec<Tail>) {
+        let tenure = Tenure { at, generation, lanes, keys: ParkedKeys::new(tails) };
+        self.change(|inner| inner.tenures.insert(token.0, tenure));
+        self.nudge();
+    }
+
+    /// The tenures of this partition up to this generation are over.
+    pub fn close(&self, at: TopicPartition, generation: Generation) {
+        self.change(|inner| {
+            let over = |t: &Tenure| t.at == at && t.generation <= generation;
+            let tokens: Vec<i64> = inner.tenures.iter().filter(|(_, t)| over(t)).map(|(token, _)| *token).collect();
+            for token in tokens {
+                let had = inner.tenures.remove(&token);
+                if had.is_some_and(|t| !t.keys.is_empty() || inner.holds.contains_key(&at.topic)) {
+                    inner.remember_closed(token);
+                }
+            }
+        });
+    }
+
+    /// What a person holds, as the database says now.
+    pub fn set_holds(&self, topic: TopicIx, holds: Holds) {
+        let changed = self.change(|inner| {
+            let before = inner.holds.remove(&topic).unwrap_or_default();
+            let changed = before != holds;
+            if !holds.is_empty() {
+                inner.holds.insert(topic, holds);
+            }
+            changed
+        });
+        if changed {
+            self.nudge();
+        }
+    }
+
+    // --- A worker -------------------------------------------------------------------------------------------------------
+
+    /// Which of the first `upto` records are parked with their keys, and which keys are to be made sure of. `hot` names those
+    /// that are to be parked for taking too much.
+    pub fn sort(
+        &self,
+        batch: &Batch,
+        upto: usize,
+        moves: &[LaneMove],
+        router: &Router,
+        hot: &BTreeSet<KeyHash>,
+        into: &mut Sorted,
+    ) {
+        into.clear();
+        let inner = self.inner.lock();
+        let Some(topic) = batch.topic() else { return };
+        let holds = inner.holds.get(&topic);
+        let mut parked_now: BTreeMap<Key, (Why, u64)> = BTreeMap::new();
+        let mut total = inner.rows();
+        for index in 0..upto {
+            let (meta, run) = batch.meta(index);
+            let Some(tenure) = inner.tenures.get(&run.token.0) else {
+                if self.rules.closed_stay_closed {
+                    into.closed.insert(run.token.0);
+                }
+                continue;
+            };
+            let key = (run.token.0, meta.hash);
+            let before = parked_now.get(&key).copied();
+            let held = || holds.is_some_and(|h| h.hold(&RawRecord::from(batch.record(index)), meta.hash, router));
+            let why = match (tenure.keys.standing(meta.hash), before) {
+                (Standing::Parked(why), _) | (_, Some((why, _))) if self.rules.parked_follow => why,
+                (Standing::Free | Standing::Gone, _) if held() => Why::Held,
+                (Standing::Free, _) if hot.contains(&meta.hash) => Why::Hot,
+                _ => continue,
+            };
+            let of_key = tenure.keys.rows_of(meta.hash) + before.map_or(0, |(_, records)| records);
+            if self.limits.reached(total, of_key) {
+                into.cut = Some(index);
+                break;
+            }
+            total += 1;
+            parked_now.entry(key).or_insert((why, 0)).1 += 1;
+            into.park.push(ToPark { index, why });
+        }
+        for lane in moves {
+            let Some(tenure) = inner.tenures.get(&lane.token.0).filter(|t| t.keys.has_gone()) else { continue };
+            let gone = tenure.keys.gone_of(lane.lane, tenure.lanes);
+            let free = gone.filter(|hash| !parked_now.contains_key(&(lane.token.0, *hash)));
+            let room = FREE_MAX - into.free.len();
+            into.free.extend(free.take(room).map(|hash| FreeKey {
+                partition: lane.partition,
+                token: lane.token,
+                hash,
+            }));
+        }
+    }
+
+    /// The batch was written: these of its records are parked now, and these keys are free.
+    pub fn written<'p>(
+        &self,
+        batch: &Batch,
+        parked: impl Iterator<Item = &'p ToPark>,
+        free: &[FreeKey],
+        now: Duration,
+    ) {
+        let mut parked = parked.peekable();
+        if parked.peek().is_none() && free.is_empty() {
+            return;
+        }
+        self.change(|inner| {
+            for key in free {
+                if let Some(tenure) = inner.tenures.get_mut(&key.token.0) {
+                    tenure.keys.free(key.hash);
+                }
+            }
+            for to_park in parked {
+                let (meta, run) = batch.meta(to_park.index);
+                let (offset, hash) = (meta.offset, meta.hash);
+                inner.with_tenure(run, |keys| keys.add(hash, offset, to_park.why, now));
+            }
+        });
+        self.nudge();
+    }
+
+    /// One of these keys was not free after all.
+    pub fn not_free(&self, free: &[FreeKey], now: Duration) {
+        self.change(|inner| {
+            for key in free {
+                if let Some(tenure) = inner.tenures.get_mut(&key.token.0) {
+                    tenure.keys.not_gone(key.hash, now);
+                }
+            }
+        });
+        self.nudge();
+    }
+
+    /// What a look at the table found of the records of a write whose answer was lost.
+    pub fn found(&self, token: Token, tail: Tail, now: Duration) {
+        self.change(|inner| {
+            if let Some(tenure) = inner.tenures.get_mut(&token.0) {
+                tenure.keys.found(tail, now);
+            } else {
+                inner.remember_closed(token.0);
+            }
+        });
+        self.nudge();
+    }
+
+    // --- The slow lane ------------------------------------------------------------------------------------------------
+
+    /// Up to `max` keys of one topic that are due. `skip` names topics that are not to be touched.
+    pub fn claim(&self, now: Duration, max: usize, skip: &dyn Fn(TopicIx) -> bool) -> Option<Claim> {
+        let mut inner = self.inner.lock();
+        let due = |t: &Tenure| t.keys.next_due().filter(|at| *at <= now && !skip(t.at.topic));
+        let (_, topic) = inner.tenures.values().filter_map(|t| Some((due(t)?, t.at.topic))).min()?;
+        let mut keys = Vec::new();
+        for (token, tenure) in inner.tenures.iter_mut().filter(|(_, t)| t.at.topic == topic) {
+            let claimed = tenure.keys.claim(now, max - keys.len());
+            let key = |(hash, tail)| ClaimedKey { token: Token(*token), partition: tenure.at.partition, hash, tail };
+            keys.extend(claimed.into_iter().map(key));
+        }
+        Some(Claim { topic, keys })
+    }
+
+    /// When the next key is due.
+    pub fn next_due(&self, skip: &dyn Fn(TopicIx) -> bool) -> Option<Duration> {
+        let inner = self.inner.lock();
+        inner.tenures.values().filter(|t| !skip(t.at.topic)).filter_map(|t| t.keys.next_due()).min()
+    }
+
+    /// Whether the slow lane has something to do now, or is at it.
+    pub fn is_busy(&self, now: Duration, skip: &dyn Fn(TopicIx) -> bool) -> bool {
+        self.inner.lock().tenures.values().any(|t| !skip(t.at.topic) && t.keys.is_busy(now))
+    }
+
+    /// The slow lane took so many rows of a key out, and comes again at this time.
+    pub fn again(&self, key: &ClaimedKey, taken: u64, at: Duration) {
+        self.with_key(key, |keys| keys.again(key.hash, taken, at));
+    }
+
+    /// The slow lane saw no row of this key.
+    pub fn seen_gone(&self, key: &ClaimedKey, now: Duration) {
+        self.with_key(key, |keys| keys.seen_gone(key.hash, key.tail, now));
+    }
+
+    fn with_key(&self, key: &ClaimedKey, then: impl FnOnce(&mut ParkedKeys)) {
+        self.change(|inner| {
+            if let Some(tenure) = inner.tenures.get_mut(&key.token.0) {
+                then(&mut tenure.keys);
+            }
+        });
+    }
+
+    /// The holds of a topic.
+    pub fn holds(&self, topic: TopicIx) -> Holds {
+        self.inner.lock().holds.get(&topic).cloned().unwrap_or_default()
+    }
+
+    /// Something may be due.
+    fn nudge(&self) {
+        // Full: it will look anyway.
+        let _ = self.nudge.try_send(());
+    }
+
+    /// What wakes the slow lane.
+    pub fn nudged(&self) -> &Receiver<()> {
+        &self.nudged
+    }
+
+    /// Keys and rows that are parked, as far as it is known here.
+    pub fn size(&self) -> (usize, u64) {
+        let inner = self.inner.lock();
+        (inner.tenures.values().map(|t| t.keys.len()).sum(), inner.rows())
+    }
+}
+
+impl Inner {
+    fn is_quiet(&self) -> bool {
+        self.closed.is_empty() && self.holds.is_empty() && self.tenures.values().all(|t| t.keys.is_empty())
+    }
+
+    fn rows(&self) -> u64 {
+        self.tenures.values().map(|t| t.keys.rows()).sum()
+    }
+
+    fn remember_closed(&mut self, token: i64) {
+        if self.closed.insert(token) {
+            self.closed_order.push_back(token);
+        }
+        if self.closed_order.len() > CLOSED_MAX
+            && let Some(oldest) = self.closed_order.pop_front()
+        {
+            self.closed.remove(&oldest);
+        }
+    }
+
+    /// Its tenure, or the mark that it is over: what was parked meanwhile the next owner finds in the table.
+    fn with_tenure(&mut self, run: &LaneRun, then: impl FnOnce(&mut ParkedKeys)) {
+        match self.tenures.get_mut(&run.token.0) {
+            Some(tenure) => then(&mut tenure.keys),
+            None => self.remember_closed(run.token.0),
+        }
+    }
+}

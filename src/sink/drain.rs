@@ -1,0 +1,300 @@
+//! The slow lane's connection: reads the first parked records of some keys, applies them and takes them out, in one transaction.
+//! Never waits for a row that somebody else has locked, and never for another slow lane.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use postgres::{GenericClient, IsolationLevel};
+
+use crate::config::{Target, Then};
+use crate::sink::aside::Aside;
+use crate::sink::careful_table::TablePieces;
+use crate::sink::dead_letter::{self, Letters, Of};
+use crate::sink::parked::{self, State, typed};
+use crate::sink::session::own_failure;
+use crate::sink::sift::Pieces;
+use crate::sink::write_handler::{Call, HandlerPieces, commit};
+use crate::sink::write_table::{Stop, known};
+use crate::sink::writer::PostgresWriter;
+use crate::sink::{Drain, DrainLimits, Drained, Failure, ParkedRecord, Reason, SlowLane, Waiting, sqlstate};
+use crate::state::batch::Batch;
+use crate::state::chunk::{Chunk, RawRecord};
+use crate::types::{Generation, KeyHash, NextOffset, Offset, Token, TopicIx, TopicPartition};
+
+impl SlowLane for PostgresWriter {
+    fn read(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)], limits: DrainLimits) -> Result<Vec<Waiting>, Failure> {
+        let result = self.read_waiting(topic, keys, limits);
+        self.session.settle(result)
+    }
+
+    fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: Drain) -> Result<Vec<Drained>, Failure> {
+        let lot = Lot::new(topic, keys, how);
+        let result = match self.config.topics[usize::from(topic.0)].target {
+            Target::Table(_) => self.drain_table(&lot),
+            Target::Handler => self.drain_handled(&lot),
+        };
+        self.session.settle(result)
+    }
+
+    fn tidy(&mut self) -> Result<(), Failure> {
+        let result = self.session.open().and_then(|(live, _)| {
+            // A role that does not own the table gets a warning, and autovacuum does it, later.
+            live.client.batch_execute("VACUUM forebay.parked").map_err(|error| own_failure(&error))
+        });
+        self.session.settle(result)
+    }
+}
+
+impl PostgresWriter {
+    fn read_waiting(
+        &mut self,
+        topic: TopicIx,
+        keys: &[(i32, KeyHash)],
+        limits: DrainLimits,
+    ) -> Result<Vec<Waiting>, Failure> {
+        let source = self.ids.get(topic);
+        let partitions: Vec<i32> = keys.iter().map(|(partition, _)| *partition).collect();
+        let hashes: Vec<i64> = keys.iter().map(|(_, hash)| *hash).collect();
+        let each = |all: usize| (all / keys.len().max(1)).max(1) as i64;
+        let (records, bytes) = (each(limits.records_max), each(limits.bytes_max));
+        let (live, _) = self.session.open()?;
+        let params = typed(&[&source, &partitions, &hashes, &records, &bytes], &parked::READ_TYPES);
+        let rows = live.client.query_typed(parked::READ, &params).map_err(|error| own_failure(&error))?;
+        let mut waiting: Vec<(i64, Waiting)> = Vec::new();
+        for row in &rows {
+            let n: i64 = row.get(0);
+            if waiting.last().is_none_or(|(last, _)| *last != n) {
+                let (partition, hash) = keys[(n - 1) as usize];
+                let (dead, tries) = (row.get::<_, i8>(3) == State::Dead.letter(), row.get::<_, i32>(4) as u32);
+                waiting.push((n, Waiting { partition, hash, dead, tries, tenant: row.get(5), records: Vec::new() }));
+            }
+            let Some((_, key)) = waiting.last_mut().filter(|(_, key)| !key.dead) else { continue };
+            key.records.push(ParkedRecord {
+                offset: Offset(row.get(1)),
+                timestamp_ms: row.get::<_, Option<i64>>(2).unwrap_or(-1),
+                key: row.get(6),
+                value: row.get(7),
+                headers: row.get::<_, Option<Vec<u8>>>(8).unwrap_or_default(),
+            });
+        }
+        Ok(waiting.into_iter().map(|(_, key)| key).collect())
+    }
+
+    fn drain_table(&mut self, lot: &Lot<'_>) -> Result<Vec<Drained>, Failure> {
+        let source = self.ids.get(lot.topic);
+        let of = Of::new(source, &self.config, lot.topic);
+        let settings = &self.config.topics[usize::from(lot.topic.0)];
+        let Target::Table(table) = &settings.target else { unreachable!("only table topics come here") };
+        let (live, fresh) = self.session.open()?;
+        if fresh {
+            self.tables.clear();
+        }
+        let mut drain = || -> Result<Vec<Drained>, Stop> {
+            // The catalog is read in a transaction of its own.
+            let known = known(&mut self.tables, lot.topic, &mut live.client, settings, table)?;
+            live.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")?;
+            let locked = lot.lock(&mut live.client, source)?;
+            let records = lot.records_of(&locked);
+            let mut undecoded = Vec::new();
+            known.load(&lot.batch, records.iter().copied(), &mut undecoded);
+            let mut pieces = TablePieces::new(lot.topic, &lot.batch, known, lot.then(), records.len() == 1, live);
+            pieces.impatient = lot.impatient();
+            pieces.probe(0)?;
+            undecoded.into_iter().for_each(|bad| pieces.bad(bad));
+            pieces.apply(&records, false)?;
+            let TablePieces { mut aside, .. } = pieces;
+            let drained = lot.finish(&mut live.client, of, &locked, &mut aside)?;
+            live.client.batch_execute("COMMIT")?;
+            Ok(drained)
+        };
+        let result = drain();
+        live.roll_back_unless(result.is_ok());
+        result.map_err(|stop| match stop {
+            // The next try reads the catalog again.
+            Stop::Altered(failure) => {
+                self.tables.remove(&lot.topic);
+                live.statements.forget(|name| name.topic() == Some(lot.topic));
+                Failure::Transient(failure.reason().clone())
+            }
+            Stop::Failed(failure) => failure,
+        })
+    }
+
+    fn drain_handled(&mut self, lot: &Lot<'_>) -> Result<Vec<Drained>, Failure> {
+        let failed = |error: postgres::Error| sqlstate::failure(&error);
+        let config = Arc::clone(&self.config);
+        let settings = &config.topics[usize::from(lot.topic.0)];
+        let source = self.ids.get(lot.topic);
+        let (live, _) = self.session.open()?;
+        let mut call = Call::new(lot.topic, &settings.name, &self.factories, &mut self.handlers)?;
+        let begin = live.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
+        let mut transaction = begin.map_err(failed)?;
+        let locked = lot.lock(&mut transaction, source)?;
+        let records = lot.records_of(&locked);
+        let mut pieces = HandlerPieces::new(&mut call, &mut transaction, &lot.batch, lot.then(), records.len() == 1);
+        pieces.impatient = lot.impatient();
+        pieces.apply(&records, true)?;
+        let HandlerPieces { mut aside, .. } = pieces;
+        let drained = lot.finish(&mut transaction, Of::new(source, &config, lot.topic), &locked, &mut aside)?;
+        commit(transaction, &settings.name)?;
+        Ok(drained)
+    }
+}
+
+/// What is drained in one transaction.
+struct Lot<'a> {
+    topic: TopicIx,
+    keys: &'a [Waiting],
+    how: Drain,
+    /// All records by partition and offset.
+    batch: Batch,
+    /// Of each key: its records' indices in the batch.
+    indices: Vec<Vec<usize>>,
+}
+
+impl<'a> Lot<'a> {
+    fn new(topic: TopicIx, keys: &'a [Waiting], how: Drain) -> Lot<'a> {
+        let mut order: Vec<(i32, Offset, usize, &ParkedRecord)> = Vec::new();
+        let mut chunk = Chunk::new(topic);
+        for (key, waiting) in keys.iter().enumerate() {
+            let at = TopicPartition { topic, partition: waiting.partition };
+            chunk.open_run(at, 0, Generation(0), Token(0), NextOffset(0));
+            order.extend(waiting.records.iter().map(|record| (waiting.partition, record.offset, key, record)));
+        }
+        order.sort_by_key(|(partition, offset, ..)| (*partition, *offset));
+        let mut indices = vec![Vec::new(); keys.len()];
+        for (index, (_, offset, key, record)) in order.into_iter().enumerate() {
+            let raw = RawRecord {
+                offset,
+                timestamp_ms: record.timestamp_ms,
+                key: record.key.as_deref(),
+                value: record.value.as_deref(),
+                headers: &record.headers,
+            };
+            chunk.push_hashed(key as u32, 0, 0, keys[key].hash, &raw);
+            indices[key].push(index);
+        }
+        let mut batch = Batch::new();
+        batch.push(Box::new(chunk));
+        Lot { topic, keys, how, batch, indices }
+    }
+
+    fn then(&self) -> Then {
+        // Where bad records stop the topic, nothing is committed.
+        self.how.then.unwrap_or(Then::Skip)
+    }
+
+    /// First records that have waited for their parents long enough.
+    fn impatient(&self) -> BTreeSet<usize> {
+        let last_try = |(key, _): &(&Waiting, &Vec<usize>)| key.tries + 1 >= self.how.parent_tries;
+        self.keys.iter().zip(&self.indices).filter(last_try).filter_map(|(_, of_key)| of_key.first().copied()).collect()
+    }
+
+    /// Locks the keys' first rows; answers the keys that are ours for as long as the transaction lasts.
+    fn lock(&self, client: &mut impl GenericClient, source: i32) -> Result<BTreeSet<usize>, Failure> {
+        let with_rows: Vec<usize> = (0..self.keys.len()).filter(|key| !self.keys[*key].records.is_empty()).collect();
+        let partitions: Vec<i32> = with_rows.iter().map(|key| self.keys[*key].partition).collect();
+        let hashes: Vec<i64> = with_rows.iter().map(|key| self.keys[*key].hash).collect();
+        let offsets: Vec<i64> = with_rows.iter().map(|key| self.keys[*key].records[0].offset.0).collect();
+        let params = typed(&[&source, &partitions, &hashes, &offsets], &parked::ROWS);
+        let rows = client.query_typed(parked::LOCK_HEADS, &params).map_err(|error| own_failure(&error))?;
+        Ok(rows.iter().filter_map(|row| with_rows.get((row.get::<_, i64>(0) - 1) as usize).copied()).collect())
+    }
+
+    fn records_of(&self, keys: &BTreeSet<usize>) -> Vec<usize> {
+        let mut records: Vec<usize> = keys.iter().flat_map(|key| self.indices[*key].iter().copied()).collect();
+        records.sort_unstable();
+        records
+    }
+
+    /// Takes out what was applied, and what became dead letters; notes what is wrong with what waits. Says what became of each key.
+    fn finish(
+        &self,
+        client: &mut impl GenericClient,
+        of: Of<'_>,
+        locked: &BTreeSet<usize>,
+        aside: &mut Aside,
+    ) -> Result<Vec<Drained>, Failure> {
+        let batch = &self.batch;
+        if let (None, Some(first)) = (self.how.then, aside.settle(batch).first()) {
+            let record = batch.record(first.index);
+            let text = format!("partition {} offset {}: {}", record.partition, record.offset, first.reason.text);
+            return Err(Failure::Record(None, Reason { text, ..first.reason.clone() }));
+        }
+        if self.how.then == Some(Then::Skip) {
+            for letters in Letters::new(of, batch, aside.bad_ones()) {
+                let params = typed(&letters.params(), &dead_letter::types());
+                client.query_typed(&dead_letter::sql(1, None), &params).map_err(|error| own_failure(&error))?;
+            }
+        }
+        let bad: BTreeSet<usize> = aside.bad_ones().iter().map(|b| b.index).collect();
+        let waits = |index: &usize| aside.waits_behind(batch, *index).is_some();
+        let out: Vec<usize> = self.records_of(locked).into_iter().filter(|index| !waits(index)).collect();
+        let (partitions, hashes, offsets) = self.places(&out);
+        let params = typed(&[&of.source, &partitions, &hashes, &offsets], &parked::ROWS);
+        let taken = client.execute_typed(parked::TAKE_OUT, &params).map_err(|error| own_failure(&error))?;
+        if taken != out.len() as u64 {
+            // A database that fell back since has the first row, and not the others: Kafka brings those again.
+            return Err(Failure::Transient(Reason::new("parked records are gone that were read a moment ago")));
+        }
+        self.note(client, of.source, locked, aside)?;
+        let outcome = |key: usize| {
+            if !locked.contains(&key) {
+                return Drained::Busy;
+            }
+            let of_key = &self.indices[key];
+            let rows = of_key.iter().filter(|index| !waits(index)).count();
+            debug_assert!(of_key[..rows].iter().all(|index| !waits(index)), "what waits of a key is its end");
+            match of_key.get(rows).map(|first| aside.head(batch, *first)) {
+                None => {
+                    let dead = of_key.iter().filter(|index| bad.contains(index)).count();
+                    Drained::Taken { rows: rows as u64, dead: dead as u64 }
+                }
+                Some(Some((State::Dead, reason))) => Drained::Dead { rows: rows as u64, reason: reason.clone() },
+                Some(Some((State::Waiting, reason))) => Drained::Waits { rows: rows as u64, reason: reason.clone() },
+                Some(None) => {
+                    Drained::Waits { rows: rows as u64, reason: Reason::new("its row is locked by somebody else") }
+                }
+            }
+        };
+        Ok((0..self.keys.len()).map(outcome).collect())
+    }
+
+    /// Where these records are in the table.
+    fn places(&self, records: &[usize]) -> (Vec<i32>, Vec<i64>, Vec<i64>) {
+        let place = |index: &usize| {
+            let (meta, run) = self.batch.meta(*index);
+            (run.partition, meta.hash, meta.offset.0)
+        };
+        let (mut partitions, mut hashes, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
+        for (partition, hash, offset) in records.iter().map(place) {
+            partitions.push(partition);
+            hashes.push(hash);
+            offsets.push(offset);
+        }
+        (partitions, hashes, offsets)
+    }
+
+    fn note(
+        &self,
+        client: &mut impl GenericClient,
+        source: i32,
+        locked: &BTreeSet<usize>,
+        aside: &Aside,
+    ) -> Result<(), Failure> {
+        let heads: Vec<(usize, State, &Reason)> = self
+            .records_of(locked)
+            .into_iter()
+            .filter_map(|index| aside.head(&self.batch, index).map(|(state, reason)| (index, state, reason)))
+            .collect();
+        if heads.is_empty() {
+            return Ok(());
+        }
+        let (partitions, hashes, offsets) = self.places(&heads.iter().map(|(index, ..)| *index).collect::<Vec<_>>());
+        let states: Vec<i8> = heads.iter().map(|(_, state, _)| state.letter()).collect();
+        let codes: Vec<Option<&str>> = heads.iter().map(|(.., reason)| reason.sqlstate.as_deref()).collect();
+        let errors: Vec<String> = heads.iter().map(|(.., reason)| dead_letter::error_text(reason)).collect();
+        let params = typed(&[&source, &partitions, &hashes, &offsets, &states, &codes, &errors], &parked::NOTE_TYPES);
+        client.query_typed(parked::NOTE, &params).map(|_| ()).map_err(|error| own_failure(&error))
+    }
+}

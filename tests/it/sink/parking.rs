@@ -1,0 +1,447 @@
+//! Keys that cannot go on: parked by the transaction that moves their fences, with everything that follows them, and nobody else;
+//! applied in order by a slow lane, once, when they can.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use forebay::config::{InsertMode, Table, Target, Then, UnknownFields};
+use forebay::sink::handler::{Handler, HandlerError};
+use forebay::sink::postgres::PostgresWriter;
+use forebay::sink::{
+    Applied, BadRecord, Care, Control, Drain, DrainLimits, Drained, Failure, FreeKey, Job, SlowLane, ToPark, Waiting,
+    Writer, Written,
+};
+use forebay::state::batch::Batch;
+use forebay::state::chunk::{Chunk, RawRecord, RecordRef};
+use forebay::state::parked::Why;
+use forebay::state::router::key_hash;
+use forebay::types::{Generation, KeyHash, NextOffset, Offset, Token};
+use postgres::{Client, Transaction};
+
+use crate::statements::{AT, TOPIC, World, takeover};
+
+const LIMITS: DrainLimits = DrainLimits { records_max: 500, bytes_max: 1 << 20 };
+const SKIP: Drain = Drain { then: Some(Then::Skip), parent_tries: 2 };
+const PARK: Drain = Drain { then: Some(Then::Park), parent_tries: 2 };
+
+/// Rows 1 to 9 are there. Locks are waited for as long as it takes to tell.
+fn world(name: &str) -> (World, PostgresWriter) {
+    let world = World::with(name, |config| {
+        config.shards[0].lock_timeout = Duration::from_millis(300);
+        config.topics[0].target = Target::Table(Table {
+            schema: None,
+            name: "target".to_owned(),
+            insert_mode: InsertMode::Upsert,
+            pk_fields: vec!["id".to_owned()],
+            delete_enabled: false,
+            delete_field: Some("gone".to_owned()),
+            key_format: None,
+            guard: None,
+            skip_unchanged: false,
+            unknown_fields: UnknownFields::Ignore,
+            columns: BTreeMap::new(),
+        });
+    });
+    world.database.execute(
+        "CREATE TABLE target (id int PRIMARY KEY, v int CHECK (v < 100), u int UNIQUE, p int REFERENCES target); \
+         CREATE TABLE child (of_target int REFERENCES target); INSERT INTO target SELECT i, 0 FROM generate_series(1, 9) i",
+    );
+    world.located().takeover(&takeover(1, 1, 0)).expect("a takeover");
+    let writer = world.writer("w0");
+    (world, writer)
+}
+
+/// Records (key, payload) of lane 0, from offset `from` on.
+fn batch(from: i64, records: &[(&str, &str)]) -> Batch {
+    let mut chunk = Chunk::new(TOPIC);
+    let run = chunk.open_run(AT, 0, Generation(1), Token(1), NextOffset(from));
+    for (at, (key, payload)) in records.iter().enumerate() {
+        let (key, value) = ((!key.is_empty()).then_some(key.as_bytes()), Some(payload.as_bytes()));
+        let record =
+            RawRecord { offset: Offset(from + at as i64), timestamp_ms: 1_700_000_000_123, key, value, headers: &[] };
+        chunk.push(run, at as u64, 0, &record);
+    }
+    let mut batch = Batch::new();
+    batch.push(Box::new(chunk));
+    batch
+}
+
+fn hash(key: &str) -> KeyHash {
+    key_hash(Some(key.as_bytes()), Offset(0))
+}
+
+/// One transaction for these records. With `free`, the keys that are believed free; with `care`, as after a lock time-out.
+struct Try<'a> {
+    from: i64,
+    records: &'a [(&'a str, &'a str)],
+    park: &'a [usize],
+    free: &'a [&'a str],
+    care: Option<(bool, Then)>,
+}
+
+impl<'a> Try<'a> {
+    fn new(from: i64, records: &'a [(&'a str, &'a str)]) -> Try<'a> {
+        Try { from, records, park: &[], free: &[], care: None }
+    }
+
+    fn probing(from: i64, records: &'a [(&'a str, &'a str)], then: Then) -> Try<'a> {
+        Try { care: Some((true, then)), ..Try::new(from, records) }
+    }
+
+    fn run(&self, writer: &mut PostgresWriter) -> Result<Written, Failure> {
+        let (batch, mut moves) = (batch(self.from, self.records), Vec::new());
+        batch.moves(batch.len(), &mut moves);
+        let park: Vec<ToPark> = self.park.iter().map(|index| ToPark { index: *index, why: Why::Held }).collect();
+        let free = |key: &&str| FreeKey { partition: AT.partition, token: Token(1), hash: hash(key) };
+        let free: Vec<FreeKey> = self.free.iter().map(free).collect();
+        let job = Job { batch: &batch, range: 0..batch.len(), moves: &moves, park: &park, free: &free };
+        match self.care {
+            None => writer.write(&job),
+            Some((probe, then)) => {
+                let mut all = |_: &[BadRecord]| true;
+                writer.write_with_care(&job, Care { probe, refused: false, then, tolerates: &mut all })
+            }
+        }
+    }
+
+    /// Which records were parked although the job did not say so.
+    #[track_caller]
+    fn parks(&self, writer: &mut PostgresWriter) -> Vec<usize> {
+        match self.run(writer) {
+            Ok(Written::Applied(Applied { parked, .. })) => parked.iter().map(|p| p.index).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// `id:v` of the rows that are not as they were, what is parked as `key:offset` (`!` behind a dead letter), the offsets of other dead
+/// letters, and the fence.
+#[track_caller]
+fn check(world: &World, rows: &str, parked: &str, letters: &str, fence: i64) {
+    let mut client = world.database.connect();
+    let mut text =
+        |sql: &str| -> String { client.query_one(sql, &[]).unwrap().get::<_, Option<String>>(0).unwrap_or_default() };
+    let found = (
+        text("SELECT string_agg(concat_ws(':', id, v), ' ' ORDER BY id) FROM target WHERE v <> 0 OR id > 9"),
+        text(
+            "SELECT string_agg(concat(convert_from(key, 'UTF8'), ':', \"offset\", CASE state WHEN 'd' THEN '!' END), ' ' \
+             ORDER BY \"offset\") FROM forebay.parked",
+        ),
+        text("SELECT string_agg(\"offset\"::text, ' ' ORDER BY \"offset\") FROM forebay.dead_letter"),
+        text("SELECT next_offset::text FROM forebay.fence"),
+    );
+    let found = (found.0.as_str(), found.1.as_str(), found.2.as_str(), found.3.as_str());
+    assert_eq!(found, (rows, parked, letters, fence.to_string().as_str()));
+}
+
+/// A session that has executed this in a transaction, and holds what it locked until it is rolled back.
+fn holding(world: &World, sql: &str) -> Client {
+    let mut client = world.database.connect();
+    client.batch_execute(&format!("BEGIN; {sql}")).unwrap();
+    client
+}
+
+fn read(lane: &mut PostgresWriter, keys: &[&str]) -> Vec<Waiting> {
+    let keys: Vec<(i32, KeyHash)> = keys.iter().map(|key| (AT.partition, hash(key))).collect();
+    lane.read(TOPIC, &keys, LIMITS).expect("what is parked can be read")
+}
+
+/// Reads and applies what is parked of these keys.
+fn drain(lane: &mut PostgresWriter, keys: &[&str], how: Drain) -> Result<Vec<Drained>, Failure> {
+    let waiting = read(lane, keys);
+    lane.drain(TOPIC, &waiting, how)
+}
+
+fn taken(rows: u64) -> Drained {
+    Drained::Taken { rows, dead: 0 }
+}
+
+fn waits(outcome: &Drained) -> bool {
+    matches!(outcome, Drained::Waits { .. })
+}
+
+#[test]
+pub fn a_row_that_somebody_holds_parks_its_key_and_nobody_else() {
+    let (world, mut writer) = world("parking_row");
+    let mut other = holding(&world, "UPDATE target SET v = 50 WHERE id = 1");
+    let records = [
+        ("a", r#"{"id": 1, "v": 1}"#),
+        ("b", r#"{"id": 2, "v": 2}"#),
+        ("a", r#"{"id": 1, "v": 3}"#),
+        // Another row of the key: it follows, too.
+        ("a", r#"{"id": 3, "v": 4}"#),
+        ("c", r#"{"id": 10, "v": 5}"#),
+    ];
+    let plain = Try::new(0, &records).run(&mut writer);
+    assert!(matches!(plain, Err(Failure::LockWait(_))), "{plain:?}");
+    check(&world, "", "", "", 0);
+    let before = Instant::now();
+    assert_eq!(Try::probing(0, &records, Then::Skip).parks(&mut writer), [0, 2, 3]);
+    assert!(before.elapsed() < Duration::from_millis(250), "a probe waits for no row: {:?}", before.elapsed());
+    check(&world, "2:2 10:5", "a:0 a:2 a:3", "", 5);
+    // What follows it goes the same way, in one statement with what does not.
+    let later = [("b", r#"{"id": 2, "v": 6}"#), ("a", r#"{"id": 1, "v": 7}"#)];
+    Try { park: &[1], ..Try::new(5, &later) }.run(&mut writer).expect("nothing is in the way");
+    check(&world, "2:6 10:5", "a:0 a:2 a:3 a:6", "", 7);
+    let mut lane = world.writer("s0");
+    assert!(waits(&drain(&mut lane, &["a"], SKIP).unwrap()[0]));
+    other.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(drain(&mut lane, &["a"], SKIP), Ok(vec![taken(4)]));
+    check(&world, "1:7 2:6 3:4 10:5", "", "", 7);
+    assert_eq!((read(&mut lane, &["a"]), lane.tidy()), (vec![], Ok(())));
+}
+
+#[test]
+pub fn keys_that_meet_in_a_row_wait_together() {
+    let (world, mut writer) = world("parking_meet");
+    let _other = holding(&world, "UPDATE target SET v = 50 WHERE id = 1");
+    let records = [
+        ("a", r#"{"id": 1, "v": 1}"#),
+        ("b", r#"{"id": 2, "v": 2}"#),
+        // b meets c, and c meets a in the row that is locked.
+        ("c", r#"{"id": 2, "u": 3}"#),
+        ("c", r#"{"id": 1, "u": 4}"#),
+        ("d", r#"{"id": 3, "v": 5}"#),
+    ];
+    assert_eq!(Try::probing(0, &records, Then::Skip).parks(&mut writer), [0, 1, 2, 3]);
+    check(&world, "3:5", "a:0 b:1 c:2 c:3", "", 5);
+}
+
+#[test]
+pub fn a_delete_needs_a_stronger_lock_than_an_update() {
+    let (world, mut writer) = world("parking_delete");
+    let mut other = holding(&world, "INSERT INTO child VALUES (1)");
+    assert_eq!(Try::probing(0, &[("a", r#"{"id": 1, "v": 1}"#)], Then::Skip).parks(&mut writer), [0; 0]);
+    assert_eq!(Try::probing(1, &[("a", r#"{"id": 1, "gone": true}"#)], Then::Skip).parks(&mut writer), [0]);
+    other.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(drain(&mut world.writer("s0"), &["a"], SKIP), Ok(vec![taken(1)]));
+    let left: i64 = world.database.connect().query_one("SELECT count(*) FROM target", &[]).unwrap().get(0);
+    assert_eq!(left, 8);
+}
+
+/// Neither parking nor a probe helps against it, and it is nobody's key's fault.
+#[test]
+pub fn a_table_that_is_locked_as_a_whole_parks_nobody() {
+    let (world, mut writer) = world("parking_table");
+    let mut other = holding(&world, "LOCK TABLE target IN SHARE MODE");
+    let records = [("a", r#"{"id": 1, "v": 1}"#)];
+    let result = Try::probing(0, &records, Then::Skip).run(&mut writer);
+    let Err(Failure::LockedOut(reason)) = result else { panic!("{result:?}") };
+    assert!(reason.text.contains("locked the table \"public\".\"target\" as a whole"), "{reason}");
+    other.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(Try::probing(0, &records, Then::Skip).parks(&mut writer), [0; 0]);
+}
+
+/// A takeover, or a transaction of ours that is still in flight, has the fences.
+#[test]
+pub fn fences_that_are_locked_park_nobody() {
+    let (world, mut writer) = world("parking_fences");
+    let _other = holding(&world, "SELECT FROM forebay.fence FOR NO KEY UPDATE");
+    let result = Try::probing(0, &[("a", r#"{"id": 1, "v": 1}"#)], Then::Skip).run(&mut writer);
+    assert!(matches!(result, Err(Failure::LockedOut(_))), "{result:?}");
+}
+
+/// A value of a unique index that somebody else has inserted and not committed: no row shows it, so a second time-out follows.
+#[test]
+pub fn what_no_probe_shows_is_parked_with_all_its_batch() {
+    let (world, mut writer) = world("parking_unique");
+    let mut other = holding(&world, "INSERT INTO target VALUES (100, 1, 77)");
+    let records = [("a", r#"{"id": 1, "v": 1}"#), ("b", r#"{"id": 2, "u": 77}"#)];
+    let second = Try::probing(0, &records, Then::Skip).run(&mut writer);
+    assert!(matches!(second, Err(Failure::LockWait(_))), "{second:?}");
+    Try { park: &[0, 1], ..Try::new(0, &records) }.run(&mut writer).expect("nothing is written but what is parked");
+    check(&world, "", "a:0 b:1", "", 2);
+    let mut lane = world.writer("s0");
+    let together = drain(&mut lane, &["a", "b"], SKIP);
+    assert!(matches!(together, Err(Failure::LockWait(_))), "{together:?}");
+    assert_eq!(drain(&mut lane, &["a"], SKIP), Ok(vec![taken(1)]));
+    other.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(drain(&mut lane, &["b"], SKIP), Ok(vec![taken(1)]));
+    check(&world, "1:1", "", "", 2);
+}
+
+#[test]
+pub fn a_batch_that_mixes_locked_rows_and_bad_records_ends_right() {
+    let (world, mut writer) = world("parking_mixed");
+    let _other = holding(&world, "UPDATE target SET v = 50 WHERE id = 1");
+    let records = [
+        ("a", r#"{"id": 1, "v": 1}"#),
+        ("b", r#"{"id": 2, "v": 2}"#),
+        // Bad, and behind a record that waits: what it is shows in its turn.
+        ("a", r#"{"id": 1, "v": 500}"#),
+        ("b", r#"{"id": 5, "v": 500}"#),
+        ("", r#"{"id": 3, "v": "x"}"#),
+        ("b", r#"{"id": 2, "v": 6}"#),
+        ("a", "{"),
+        ("c", r#"{"id": 4, "v": 8}"#),
+    ];
+    assert_eq!(Try::probing(0, &records, Then::Skip).parks(&mut writer), [0, 2, 6]);
+    check(&world, "2:6 4:8", "a:0 a:2 a:6", "3 4", 8);
+}
+
+#[test]
+pub fn a_dead_letter_may_block_its_key() {
+    let (world, mut writer) = world("parking_dead");
+    let records = [
+        ("a", r#"{"id": 1, "v": 1}"#),
+        ("a", r#"{"id": 1, "v": 500}"#),
+        ("b", "{"),
+        ("a", r#"{"id": 1, "v": 3}"#),
+        ("a", "{"),
+        ("", r#"{"id": 2, "v": 500}"#),
+        ("b", r#"{"id": 3, "v": 6}"#),
+        ("c", r#"{"id": 4, "v": 7}"#),
+    ];
+    let care = Some((false, Then::Park));
+    assert_eq!(Try { care, ..Try::new(0, &records) }.parks(&mut writer), [1, 2, 3, 4, 5, 6]);
+    // A record without a key blocks nothing but itself.
+    check(&world, "1:1 4:7", "a:1! b:2! a:3 a:4 :5! b:6", "", 8);
+    let mut lane = world.writer("s0");
+    assert!(read(&mut lane, &["a", "b"]).iter().all(|key| key.dead && key.records.is_empty()));
+    // Mended by a person: it goes on, up to the next one that is at fault.
+    world.database.execute(
+        "ALTER TABLE target DROP CONSTRAINT target_v_check; UPDATE forebay.parked SET state = 'w' WHERE \"offset\" = 1",
+    );
+    let drained = drain(&mut lane, &["a"], PARK).unwrap();
+    assert!(matches!(&drained[..], [Drained::Dead { rows: 2, .. }]), "{drained:?}");
+    check(&world, "1:3 4:7", "b:2! a:4! :5! b:6", "", 8);
+}
+
+#[test]
+pub fn the_slow_lane_makes_dead_letters_too() {
+    let (world, mut writer) = world("parking_letters");
+    let records =
+        [("a", r#"{"id": 1, "v": 1}"#), ("a", r#"{"id": 2, "v": 500}"#), ("a", r#"{"id": 1, "v": 3}"#), ("b", "{")];
+    Try { park: &[0, 1, 2, 3], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
+    check(&world, "", "a:0 a:1 a:2 b:3", "", 4);
+    let drained = drain(&mut world.writer("s0"), &["a", "b"], SKIP);
+    assert_eq!(drained, Ok(vec![Drained::Taken { rows: 3, dead: 1 }, Drained::Taken { rows: 1, dead: 1 }]));
+    check(&world, "1:3", "", "1 3", 4);
+    // Where they stop the topic instead, nothing is done.
+    Try { park: &[0, 1], ..Try::new(4, &records[..2]) }.run(&mut writer).expect("parked");
+    let stop = Drain { then: None, ..SKIP };
+    let stopped = drain(&mut world.writer("s1"), &["a"], stop);
+    let Err(Failure::Record(None, reason)) = stopped else { panic!("{stopped:?}") };
+    assert!(reason.text.starts_with("partition 0 offset 5: "), "{reason}");
+    check(&world, "1:3", "a:4 a:5", "1 3", 6);
+}
+
+#[test]
+pub fn a_missing_parent_is_waited_for_and_then_at_fault() {
+    let (world, mut writer) = world("parking_parent");
+    let records = [
+        ("a", r#"{"id": 20, "v": 1, "p": 30}"#),
+        ("b", r#"{"id": 21, "v": 1, "p": 31}"#),
+        ("c", r#"{"id": 1, "v": 1}"#),
+    ];
+    let care = Some((false, Then::Skip));
+    assert_eq!(Try { care, ..Try::new(0, &records) }.parks(&mut writer), [0, 1]);
+    check(&world, "1:1", "a:0 b:1", "", 3);
+    let mut lane = world.writer("s0");
+    world.database.execute("INSERT INTO target VALUES (30, 1)");
+    let patient = Drain { parent_tries: 3, ..SKIP };
+    let drained = drain(&mut lane, &["a", "b"], patient).unwrap();
+    assert!(drained[0] == taken(1) && waits(&drained[1]), "{drained:?}");
+    check(&world, "1:1 20:1 30:1", "b:1", "", 3);
+    assert_eq!(read(&mut lane, &["b"])[0].tries, 2);
+    assert_eq!(drain(&mut lane, &["b"], patient), Ok(vec![Drained::Taken { rows: 1, dead: 1 }]));
+    check(&world, "1:1 20:1 30:1", "", "1", 3);
+}
+
+#[test]
+pub fn a_key_is_free_only_when_nothing_of_it_is_parked() {
+    let (world, mut writer) = world("parking_free");
+    Try { park: &[0], ..Try::new(0, &[("a", r#"{"id": 1, "v": 1}"#)]) }.run(&mut writer).expect("parked");
+    let next = [("a", r#"{"id": 1, "v": 2}"#)];
+    let free = Try { free: &["b", "a"], ..Try::new(1, &next) };
+    assert_eq!(free.run(&mut writer), Ok(Written::NotFree));
+    check(&world, "", "a:0", "", 1);
+    drain(&mut world.writer("s0"), &["a"], SKIP).expect("applied");
+    assert!(matches!(free.run(&mut writer), Ok(Written::Applied(_))));
+    check(&world, "1:2", "", "", 2);
+}
+
+/// Both have read the same rows.
+#[test]
+pub fn two_slow_lanes_do_not_apply_the_same_rows() {
+    let (world, mut writer) = world("parking_two");
+    let records = [("a", r#"{"id": 1, "v": 1}"#), ("a", r#"{"id": 1, "v": 2}"#)];
+    Try { park: &[0, 1], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
+    let (mut one, mut two) = (world.writer("s0"), world.writer("s1"));
+    let (first, second) = (read(&mut one, &["a"]), read(&mut two, &["a"]));
+    assert_eq!(one.drain(TOPIC, &first[..], SKIP), Ok(vec![taken(2)]));
+    assert_eq!(two.drain(TOPIC, &second[..], SKIP), Ok(vec![Drained::Busy]));
+    check(&world, "1:2", "", "", 2);
+}
+
+/// A database that fell back has rows again that lie before what was read, or no longer all of what was read.
+#[test]
+pub fn what_was_read_must_be_what_is_there() {
+    let (world, mut writer) = world("parking_back");
+    let records = [("a", r#"{"id": 1, "v": 1}"#), ("a", r#"{"id": 1, "v": 2}"#), ("a", r#"{"id": 1, "v": 3}"#)];
+    Try { park: &[0, 1, 2], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
+    let mut lane = world.writer("s0");
+    world
+        .database
+        .execute("CREATE TABLE kept AS TABLE forebay.parked; DELETE FROM forebay.parked WHERE \"offset\" = 0");
+    let behind = read(&mut lane, &["a"]);
+    world.database.execute("INSERT INTO forebay.parked SELECT * FROM kept ON CONFLICT DO NOTHING");
+    assert_eq!(lane.drain(TOPIC, &behind, SKIP), Ok(vec![Drained::Busy]));
+    let all = read(&mut lane, &["a"]);
+    world.database.execute("DELETE FROM forebay.parked WHERE \"offset\" = 2");
+    let result = lane.drain(TOPIC, &all, SKIP);
+    assert!(matches!(result, Err(Failure::Transient(_))), "{result:?}");
+    check(&world, "", "a:0 a:1", "", 3);
+}
+
+#[test]
+pub fn a_takeover_finds_what_is_parked() {
+    let (world, mut writer) = world("parking_takeover");
+    let records = [("a", r#"{"id": 1, "v": 1}"#), ("b", r#"{"id": 2, "v": 2}"#), ("a", r#"{"id": 1, "v": 3}"#)];
+    Try { park: &[0, 1, 2], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
+    let taken = world.located().takeover(&takeover(2, 1, 0)).expect("a takeover");
+    let mut found: Vec<(KeyHash, i64, u64, Why)> =
+        taken.parked.iter().map(|tail| (tail.hash, tail.offset.0, tail.rows, tail.why)).collect();
+    let mut expected = vec![(hash("a"), 2, 2, Why::Held), (hash("b"), 1, 1, Why::Held)];
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    let late = Try { park: &[0], ..Try::new(3, &records[..1]) }.run(&mut writer);
+    assert_eq!(late, Ok(Written::Mismatch), "its token is out of date");
+    check(&world, "", "a:0 b:1 a:2", "", 3);
+}
+
+/// What a handler has to say about each record is in its value: the row that it updates.
+struct Updating;
+
+impl Handler for Updating {
+    fn handle(&mut self, transaction: &mut Transaction<'_>, records: &[RecordRef<'_>]) -> Result<(), HandlerError> {
+        for record in records {
+            let id: i32 =
+                std::str::from_utf8(record.value.unwrap_or_default()).ok().and_then(|v| v.parse().ok()).unwrap_or(0);
+            transaction.execute("UPDATE target SET v = $2 WHERE id = $1", &[&id, &(record.offset.0 as i32 + 1)])?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+pub fn a_handlers_key_that_waits_for_a_lock_is_parked() {
+    let world = World::with("parking_handler", |config| config.shards[0].lock_timeout = Duration::from_millis(300));
+    world.database.execute("CREATE TABLE target (id int PRIMARY KEY, v int CHECK (v < 100)); INSERT INTO target SELECT i, 0 FROM generate_series(1, 9) i");
+    world.located().takeover(&takeover(1, 1, 0)).expect("a takeover");
+    let make = || world.writer_of("w0", Arc::new(|| Box::new(Updating)));
+    let (mut writer, mut lane) = (make(), make());
+    let mut other = holding(&world, "UPDATE target SET v = 50 WHERE id = 1");
+    let records = [("a", "2"), ("b", "3"), ("a", "1"), ("b", "4"), ("a", "5")];
+    let plain = Try::new(0, &records).run(&mut writer);
+    assert!(matches!(plain, Err(Failure::LockWait(_))), "{plain:?}");
+    // Its records are one piece: what it did before the lock is undone with the rest.
+    assert_eq!(Try::probing(0, &records, Then::Skip).parks(&mut writer), [0, 2, 4]);
+    check(&world, "3:2 4:4", "a:0 a:2 a:4", "", 5);
+    assert!(waits(&drain(&mut lane, &["a"], SKIP).unwrap()[0]));
+    other.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(drain(&mut lane, &["a"], SKIP), Ok(vec![taken(3)]));
+    check(&world, "1:3 2:1 3:2 4:4 5:5", "", "", 5);
+}
