@@ -124,6 +124,7 @@ fn plan() -> TablePlan {
         target: Target::Table(table.clone()),
         delivery: Delivery::ExactlyOnce,
         on_bad_record: OnBadRecord::Stop,
+        rows_per_second_max: None,
         parent_tries: 10,
         forward_to: None,
     };

@@ -21,6 +21,10 @@ pub struct Arguments {
     pub slow_ms: u64,
     /// For how long the row of `locked` is locked.
     pub lock_seconds: u64,
+    /// Whether the shard's connections follow its commit latency.
+    pub adaptive: bool,
+    /// What others do in the same database: transactions a second.
+    pub others: u64,
     pub kafka: String,
     pub dsn: String,
     pub topic: String,
@@ -42,6 +46,8 @@ impl Arguments {
             skew: 0,
             slow_ms: 5,
             lock_seconds: 30,
+            adaptive: false,
+            others: 200,
             kafka: kafka_bootstrap(),
             dsn: String::new(),
             topic: String::new(),
@@ -63,6 +69,8 @@ impl Arguments {
                 "--skew" => a.skew = value()?.parse()?,
                 "--slow-ms" => a.slow_ms = value()?.parse()?,
                 "--lock-seconds" => a.lock_seconds = value()?.parse()?,
+                "--adaptive" => a.adaptive = value()?.parse()?,
+                "--others" => a.others = value()?.parse()?,
                 "--dsn" => a.dsn = value()?,
                 "--topic" => a.topic = value()?,
                 option if option.starts_with('-') => return Err(format!("no option {option}").into()),

@@ -134,9 +134,15 @@ impl Running {
             .args([mode, job.target.word(), "--topic", job.topic, "--affinity", job.affinity])
             .args(["--records", &job.records.to_string(), "--workers", &a.workers.to_string()])
             .args(["--batch", &a.batch.to_string(), "--dsn", &a.dsn, "--slow-ms", &a.slow_ms.to_string()])
+            .args(["--adaptive", &a.adaptive.to_string()])
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(Running(Some(child)))
+    }
+
+    /// Whether it is still at work.
+    pub fn goes_on(&mut self) -> Outcome<bool> {
+        Ok(self.0.as_mut().ok_or("waited for already")?.try_wait()?.is_none())
     }
 
     pub fn finish(mut self) -> Outcome<Run> {
@@ -164,7 +170,8 @@ impl Drop for Running {
 pub fn config(a: &Arguments, target: Target) -> Outcome<Config> {
     let text = format!(
         "[kafka]\n\"bootstrap.servers\" = \"{}\"\n\"group.id\" = \"reference-{}\"\n\n[engine]\nworkers_per_shard = {}\n\
-         batch_records_max = {}\naffinity = \"{}\"\n\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n\n\
+         batch_records_max = {}\naffinity = \"{}\"\n\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n\
+         adaptive_limit = {}\n\n\
          [[topic]]\nname = \"{}\"\n{}",
         a.kafka,
         std::process::id(),
@@ -172,6 +179,7 @@ pub fn config(a: &Arguments, target: Target) -> Outcome<Config> {
         a.batch,
         a.affinity,
         a.dsn,
+        a.adaptive,
         a.topic,
         target.toml()
     );

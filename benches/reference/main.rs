@@ -14,12 +14,14 @@
 //! | `hot` | a handler that takes its time, and a table, each without and with one key that has half of all records: the other keys' latency, the table's throughput |
 //! | `locked` | steady upserts on one partition, without and with a row locked from outside that has two per cent of the records: the other keys' throughput and latency, and how long stored progress stood still |
 //! | `steady` | a producer that never waits for the engine, and latencies from the time at which a record should have been sent to the `clock_timestamp()` of its row (before COMMIT); lanes bound late, statically, and the least that does such a job: one thread without fences |
+//! | `pace` | the engine without a limit and with `adaptive_limit`, alone; then pgbench's transactions in the same database, at a fixed rate: with no engine, with one that catches up at full speed, with one that catches up under `adaptive_limit` |
 //! | `shard-down` | a steady producer and four shards in two clusters, of which one lets nobody in for `--seconds` (the figure to report: 60): the other three's rows/s before and meanwhile, and how long the fourth takes to catch up |
 //! | `pipeline` | librdkafka's bare poll loop; the engine's source, poller and workers without a database |
 //!
 //! Options: `--records` (1,000,000), `--keys` (200,000), `--rounds` (3), `--workers` (8), `--batch` (500), `--affinity` (late);
 //! for `steady` and `shard-down` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms);
-//! for `hot` `--slow-ms` (5, for each record) and `--seconds`; for `locked` `--rate` and `--lock-seconds` (30).
+//! for `hot` `--slow-ms` (5, for each record) and `--seconds`; for `locked` `--rate` and `--lock-seconds` (30);
+//! for `pace` `--others` (pgbench's transactions a second, 200) and `--seconds`; for all `--adaptive` (false).
 //!
 //! Every engine run but that of `pipeline` is a process of its own, whose CPU time and peak memory the operating system
 //! reports. Each round shows the machine's load before it. It prints; it judges nothing.
@@ -38,6 +40,7 @@ mod engine;
 mod hot;
 mod least;
 mod locked;
+mod pace;
 mod pipeline;
 mod producer;
 mod rounds;
@@ -82,11 +85,12 @@ fn main() -> Outcome<()> {
             "hot" => hot::hot(&arguments)?,
             "locked" => locked::locked(&arguments)?,
             "steady" => steady::steady(&arguments)?,
+            "pace" => pace::pace(&arguments)?,
             "shard-down" => shards::shard_down(&arguments)?,
             "pipeline" => pipeline::pipeline(&arguments)?,
             other => {
                 return Err(format!(
-                    "no mode {other:?}: catchup, affinity, handler, lag, bad, hot, locked, steady, shard-down or pipeline"
+                    "no mode {other:?}: catchup, affinity, handler, lag, bad, hot, locked, steady, pace, shard-down or pipeline"
                 )
                 .into());
             }

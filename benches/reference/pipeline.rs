@@ -14,6 +14,7 @@ use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
 use forebay::engine::gate::Gate;
 use forebay::engine::hot_keys::HotKeys;
+use forebay::engine::pace::Pace;
 use forebay::engine::parked::Parked;
 use forebay::engine::poller::{Poller, Ports, Settings};
 use forebay::engine::report::{Reporter, Waker};
@@ -140,10 +141,12 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
     let (events_in, events) = bounded(EVENTS_MAX);
     let signals = Arc::new(Signals::new(1));
     let limits = BatchLimits::new(&config.engine);
+    let pace = Arc::new(Pace::unlimited(a.workers, 1));
     let backoff = Backoff::new(config.engine.retry_backoff_min, config.engine.retry_backoff_max);
     let gate = Arc::new(Gate::new(Arc::clone(&clock), fastrand::Rng::new(), backoff.clone()));
     let context = || LoopContext {
         report: Reporter::new(ShardIx(0), events_in.clone(), waker.clone(), Arc::clone(&gate)),
+        pace: Arc::clone(&pace),
         clock: Arc::clone(&clock),
         rng: fastrand::Rng::new(),
         rules: Rules::ALL,
@@ -169,7 +172,7 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
     let ports = Ports {
         events,
         controls: vec![requests],
-        dispatcher: Dispatcher::new(vec![inboxes], limits, config.engine.affinity, &[false]),
+        dispatcher: Dispatcher::new(vec![inboxes], &[Arc::clone(&pace)], limits, config.engine.affinity, &[false]),
         parked: vec![parked],
         signals,
         counters: Arc::clone(&counters),

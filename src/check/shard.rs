@@ -6,6 +6,7 @@ use postgres::types::Type;
 
 use crate::config::raw::Places;
 use crate::config::{CommitGate, Config, Shard, Target};
+use crate::sink::control::REPLICA;
 use crate::sink::pool::Pool;
 use crate::sink::replicas::{POSITIONS, Positions, Replicas};
 use crate::sink::{Failure, schema, sqlstate};
@@ -99,6 +100,7 @@ fn facts(config: &Config, index: usize, client: &mut Client, notes: &mut Notes<'
         notes.checked(text);
     }
     forebays_own(config, index, client, row.get("may_create_schema"), notes)?;
+    replica(config, index, client, notes)?;
     if let Some(gate) = &shard.commit_gate {
         commit_gate(index, shard, gate, client, notes)?;
     }
@@ -184,6 +186,23 @@ fn commit_gate(
         let key = format!("shard[{index}].commit_replicas");
         let expected = format!("{} of them; Kafka's commit stands still until then", gate.replicas_min);
         notes.problem(&key, positions.why(), expected);
+    }
+    Ok(())
+}
+
+/// The replica that is waited for: may it be seen, and is it there.
+fn replica(config: &Config, index: usize, client: &mut Client, notes: &mut Notes<'_>) -> Result<(), Failure> {
+    let shard = &config.shards[index];
+    let Some(replica) = &shard.pace.replica else { return Ok(()) };
+    let key = format!("shard[{index}].replica");
+    let asked = client.query_typed_one(REPLICA.text, &[(&replica.name, Type::TEXT)]);
+    let row = asked.map_err(|error| sqlstate::failure(&error))?;
+    if row.get::<_, Option<i64>>(2).is_some() {
+        notes.checked(format!("shard {}: replica {}", shard.name, replica.name));
+    } else if row.get(0) {
+        notes.problem(&key, format!("no replica {:?} that is connected", replica.name), "an application_name of one");
+    } else {
+        notes.problem(&key, "a role that may not see replicas", "a member of pg_read_all_stats");
     }
     Ok(())
 }

@@ -8,8 +8,8 @@ use super::raw::{Environment, Places, Report, Section, is_world_readable};
 use super::secret::{Secret, is_secret_property, shown};
 use super::settings::{self as s, By, Described};
 use super::{
-    Admin, CommitGate, Config, Engine, HotKeyRule, ParkingLimits, Pooler, RouteBy, Routing, Shard, Target, Tenant,
-    connections_besides_writers, dsn, kafka, topic,
+    Admin, CommitGate, Config, Engine, HotKeyRule, Pace, ParkingLimits, Pooler, Replica, RouteBy, Routing, Shard,
+    Target, Tenant, connections_besides_writers, dsn, kafka, topic,
 };
 
 /// A configuration that may be run, and what else there is to say about it.
@@ -213,11 +213,29 @@ fn shard(section: &Section<'_>) -> Option<Shard> {
         statement_timeout,
         lock_timeout,
         connections_max: section.get(&s::SHARD_CONNECTIONS_MAX),
+        pace: pace(section),
         pooler,
         commit_gate,
         connections_share_percent: section.get(&s::SHARD_CONNECTIONS_SHARE),
     };
     (!shard.name.is_empty() && !shard.dsn.0.is_empty()).then_some(shard)
+}
+
+fn pace(section: &Section<'_>) -> Pace {
+    let lag_max = section.get(&s::SHARD_REPLICA_LAG_MAX);
+    let replica = section.get(&s::SHARD_REPLICA).map(|name| Replica { name, lag_max });
+    if replica.is_none() && section.is_written("replica_lag_max_ms") {
+        section.problem(
+            "replica_lag_max_ms",
+            "a value",
+            "replica beside it: the application_name of the one that is meant",
+        );
+    }
+    Pace {
+        rows_per_second_max: section.get(&s::SHARD_ROWS_PER_SECOND_MAX),
+        adaptive_limit: section.get(&s::SHARD_ADAPTIVE_LIMIT),
+        replica,
+    }
 }
 
 fn commit_gate(section: &Section<'_>) -> Option<CommitGate> {

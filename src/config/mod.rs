@@ -188,6 +188,25 @@ pub struct Shard {
     pub pooler: Pooler,
     /// Whose word Kafka's commit waits for; none: the database's own is enough.
     pub commit_gate: Option<CommitGate>,
+    pub pace: Pace,
+}
+
+/// What a shard's workers are held to; by default to nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pace {
+    pub rows_per_second_max: Option<usize>,
+    /// Whether connections at work follow the time that batches take.
+    pub adaptive_limit: bool,
+    pub replica: Option<Replica>,
+}
+
+/// A replica that must not fall behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// Its `application_name`.
+    pub name: String,
+    /// Beyond it the shard slows down.
+    pub lag_max: Duration,
 }
 
 /// Replicas that must hold what Kafka is told.
@@ -246,6 +265,8 @@ pub struct Topic {
     /// Overrides the engine's.
     pub delivery: Delivery,
     pub on_bad_record: OnBadRecord,
+    /// In each shard.
+    pub rows_per_second_max: Option<usize>,
     /// Tries of a record whose foreign-key parent is missing, before it is at fault.
     pub parent_tries: u32,
     /// The topic that its dead letters go on to.

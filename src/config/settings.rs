@@ -70,6 +70,10 @@ pub static ALL: &[&dyn Described] = &[
     &SHARD_STATEMENT_TIMEOUT,
     &SHARD_LOCK_TIMEOUT,
     &SHARD_CONNECTIONS_MAX,
+    &SHARD_ROWS_PER_SECOND_MAX,
+    &SHARD_ADAPTIVE_LIMIT,
+    &SHARD_REPLICA,
+    &SHARD_REPLICA_LAG_MAX,
     &SHARD_POOLER,
     &SHARD_COMMIT_REPLICAS,
     &SHARD_COMMIT_REPLICAS_MIN,
@@ -83,6 +87,7 @@ pub static ALL: &[&dyn Described] = &[
     &TOPIC_DELETE_FIELD,
     &TOPIC_KEY_FORMAT,
     &TOPIC_DELIVERY,
+    &TOPIC_ROWS_PER_SECOND_MAX,
     &TOPIC_GUARD,
     &TOPIC_SKIP_UNCHANGED,
     &TOPIC_UNKNOWN_FIELDS,
@@ -96,6 +101,8 @@ pub static ALL: &[&dyn Described] = &[
 ];
 
 const MIB: usize = 1024 * 1024;
+/// Beyond it a ceiling cannot be told from none.
+pub const ROWS_PER_SECOND_MAX: usize = 100_000_000;
 const DELIVERIES: &[(&str, Delivery)] =
     &[("exactly_once", Delivery::ExactlyOnce), ("at_least_once", Delivery::AtLeastOnce)];
 
@@ -414,6 +421,30 @@ pub static SHARD_CONNECTIONS_SHARE: Setting<Number> = Setting {
     kind: number("%", 100, 1..=100),
     prose: "How much of what the shard's server offers (`max_connections` less what it reserves) all processes of the group together may take. Others keep the rest; a process that would exceed it does not start.",
 };
+pub static SHARD_ROWS_PER_SECOND_MAX: Setting<Reloads<Optional<Number>>> = Setting {
+    section: "shard",
+    name: "rows_per_second_max",
+    kind: Reloads(Optional(number("rows/s", 0, 1..=ROWS_PER_SECOND_MAX), "no ceiling")),
+    prose: "Most rows per second that this process writes to the shard. Records that others of their batch made superfluous do not count.",
+};
+pub static SHARD_ADAPTIVE_LIMIT: Setting<Reloads<Flag>> = Setting {
+    section: "shard",
+    name: "adaptive_limit",
+    kind: Reloads(Flag { default: false }),
+    prose: "Whether fewer connections work, with smaller batches and pauses in the end, while batches take longer than they recently did at best.",
+};
+pub static SHARD_REPLICA: Setting<Reloads<Text<String>>> = Setting {
+    section: "shard",
+    name: "replica",
+    kind: Reloads(text("the application_name of a replica")),
+    prose: "A replica, by its `application_name` in `pg_stat_replication`, whose lag slows the shard. The role must be a member of `pg_read_all_stats`.",
+};
+pub static SHARD_REPLICA_LAG_MAX: Setting<Reloads<Millis>> = Setting {
+    section: "shard",
+    name: "replica_lag_max_ms",
+    kind: Reloads(millis(5000, 100..=86_400_000)),
+    prose: "While the replica has not replayed what is older than this, ever fewer connections work, in the end one with long pauses. A replica that is not connected slows nothing.",
+};
 
 // --------------------------------------------------------------------------------------------------------------- topics
 
@@ -482,6 +513,12 @@ pub static TOPIC_DELIVERY: Setting<Optional<Choice<Delivery>>> = Setting {
     name: "delivery",
     kind: Optional(Choice { default: Delivery::ExactlyOnce, words: DELIVERIES }, "that of `[engine]`"),
     prose: "Overrides `[engine] delivery` for this topic.",
+};
+pub static TOPIC_ROWS_PER_SECOND_MAX: Setting<Reloads<Optional<Number>>> = Setting {
+    section: "topic",
+    name: "rows_per_second_max",
+    kind: Reloads(Optional(number("rows/s", 0, 1..=ROWS_PER_SECOND_MAX), "no ceiling")),
+    prose: "Most rows of the topic per second that this process writes to each shard. Other topics go on meanwhile.",
 };
 pub static TOPIC_GUARD: Setting<Text<String>> = Setting {
     section: "topic",

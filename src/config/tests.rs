@@ -611,6 +611,28 @@ fn a_connection_budget_that_cannot_work() {
 }
 
 #[test]
+fn what_a_shard_is_held_to() {
+    check(
+        SHARD,
+        "[[shard]]\nrows_per_second_max = 0\nreplica_lag_max_ms = 500",
+        &[
+            "forebay.toml:7: shard[0].rows_per_second_max: found 0, expected a whole number of rows/s from 1 to 100000000",
+            "forebay.toml:8: shard[0].replica_lag_max_ms: found a value, expected replica beside it: the application_name of the one that is meant",
+        ],
+    );
+    assert_eq!(
+        read(SMALLEST).unwrap().config.shards[0].pace,
+        Pace::default(),
+        "nothing is limited unless it is asked for"
+    );
+    let settings =
+        "[[shard]]\nrows_per_second_max = 5_000\nadaptive_limit = true\nreplica = \"near\"\nreplica_lag_max_ms = 500";
+    let config = read(&SMALLEST.replace(SHARD, settings)).unwrap().config;
+    let replica = Some(Replica { name: "near".into(), lag_max: Duration::from_millis(500) });
+    assert_eq!(config.shards[0].pace, Pace { rows_per_second_max: Some(5000), adaptive_limit: true, replica });
+}
+
+#[test]
 fn poolers_and_replicas() {
     let pooler = "[[shard]]\npooler = \"transaction\"";
     check(SHARD, pooler, &[]);

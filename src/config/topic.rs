@@ -78,11 +78,13 @@ fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
     let bad = section.table("on_bad_record", "topic.on_bad_record", &[]);
     let (on_bad_record, forward_to) = on_bad_record(&bad, delivery);
     let parent_tries = bad.get(&s::ON_BAD_RECORD_PARENT_TRIES) as u32;
+    let rows_per_second_max = section.get(&s::TOPIC_ROWS_PER_SECOND_MAX);
     if section.get(&s::TOPIC_HANDLER) {
         for setting in TABLE_SETTINGS.iter().filter(|setting| section.is_written(setting)) {
             section.problem(setting, "a value beside handler = true", "nothing: the handler decides");
         }
-        return Some(Topic { name: name?, target: Target::Handler, delivery, on_bad_record, parent_tries, forward_to });
+        let (name, target) = (name?, Target::Handler);
+        return Some(Topic { name, target, delivery, on_bad_record, rows_per_second_max, parent_tries, forward_to });
     }
     if !section.is_written("table") {
         section.problem("table", "nothing", "a table, or handler = true in a program that embeds forebay");
@@ -104,7 +106,7 @@ fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
     cross_check(section, &table);
     let name = name?;
     let target = (!table.name.is_empty()).then_some(Target::Table(table))?;
-    Some(Topic { name, target, delivery, on_bad_record, parent_tries, forward_to })
+    Some(Topic { name, target, delivery, on_bad_record, rows_per_second_max, parent_tries, forward_to })
 }
 
 /// What becomes of a bad record, and where it goes on to.

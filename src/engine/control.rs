@@ -10,12 +10,18 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use crate::clock::Clock;
 use crate::engine::Rules;
 use crate::engine::event::{Answer, Doing, Event, Request};
+use crate::engine::pace::{News, Pace};
 use crate::engine::parked::Parked;
 use crate::engine::report::Reporter;
 use crate::engine::worker::{Next, Signals};
-use crate::sink::{Control, Failure, Identity, Progress, Reason, Takeover};
+use crate::sink::{Control, Failure, Identity, Progress, Reason, Replica, Takeover};
 use crate::state::retry::{Backoff, Trying};
 use crate::types::{Generation, Lane, TopicIx, TopicPartition};
+
+/// How long after a look at the replica that failed.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How often the pace is looked after: what there is to say of it, and how far behind the replica is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// See the module's text. Requests are served in their order; one that fails goes to the back and waits.
 pub struct ControlLoop<C> {
@@ -28,6 +34,11 @@ pub struct ControlLoop<C> {
     rules: Rules,
     tasks: VecDeque<Task>,
     backoff: Backoff,
+    pace: Arc<Pace>,
+    /// When the pace is looked after, and its replica looked at.
+    look_at: Duration,
+    /// The last look at the replica failed, or it was not there.
+    blind: bool,
     /// Progress is asked for anew each time: by topic, how long it could not be stored.
     storing: BTreeMap<TopicIx, Trying>,
     /// Not before this does a failed task run again.
@@ -57,6 +68,7 @@ pub struct LoopContext {
     pub rng: fastrand::Rng,
     pub rules: Rules,
     pub backoff: Backoff,
+    pub pace: Arc<Pace>,
     pub signals: Arc<Signals>,
 }
 
@@ -77,6 +89,7 @@ impl LoopContext {
             clock: Arc::new(clock.clone()),
             rng: fastrand::Rng::with_seed(1),
             rules: Rules::ALL,
+            pace: Arc::new(Pace::unlimited(1, 1)),
             backoff,
             signals: Arc::new(Signals::new(1)),
         };
@@ -86,7 +99,7 @@ impl LoopContext {
 
 impl<C: Control> ControlLoop<C> {
     pub fn new(control: C, inbox: Receiver<Request>, parked: Arc<Parked>, context: LoopContext) -> ControlLoop<C> {
-        let LoopContext { report, clock, rng, rules, backoff, .. } = context;
+        let LoopContext { report, clock, rng, rules, backoff, pace, .. } = context;
         ControlLoop {
             control,
             report,
@@ -97,6 +110,9 @@ impl<C: Control> ControlLoop<C> {
             rules,
             tasks: VecDeque::new(),
             backoff,
+            pace,
+            look_at: Duration::ZERO,
+            blind: false,
             storing: BTreeMap::new(),
             retry_at: Duration::ZERO,
             closed: false,
@@ -108,10 +124,7 @@ impl<C: Control> ControlLoop<C> {
         loop {
             match self.step() {
                 Next::Again => {}
-                Next::Inbox => match self.inbox.recv() {
-                    Ok(request) => self.accept(request),
-                    Err(_) => return,
-                },
+                Next::Inbox => unreachable!("there is always the next look at the pace"),
                 Next::After(wait) => match self.inbox.recv_timeout(wait) {
                     Ok(request) => self.accept(request),
                     Err(error) if error.is_disconnected() => return,
@@ -122,7 +135,7 @@ impl<C: Control> ControlLoop<C> {
         }
     }
 
-    /// Serves at most one task; never waits except for the database.
+    /// Serves at most one task, and looks after the pace when that is due; never waits except for the database.
     pub fn step(&mut self) -> Next {
         loop {
             match self.inbox.try_recv() {
@@ -139,16 +152,52 @@ impl<C: Control> ControlLoop<C> {
             return Next::Done;
         }
         let now = self.clock.now();
+        if now >= self.look_at {
+            self.look_at = now + LOOK_EVERY;
+            self.look_after_pace();
+        }
         if let Some(at) = self.report.gate().probe_at() {
             return self.probe(at, now);
         }
         let due = |t: &Task| !t.failed || now >= self.retry_at;
-        let Some(index) = self.tasks.iter().position(due) else {
-            return if self.tasks.is_empty() { Next::Inbox } else { Next::After(self.retry_at.saturating_sub(now)) };
+        let Some(task) = self.tasks.iter().position(due).and_then(|index| self.tasks.remove(index)) else {
+            let next = if self.tasks.is_empty() { self.look_at } else { self.look_at.min(self.retry_at) };
+            return Next::After(next.saturating_sub(now));
         };
-        let Some(task) = self.tasks.remove(index) else { return Next::Inbox };
         self.serve(task);
         Next::Again
+    }
+
+    fn look_after_pace(&mut self) {
+        let shard = self.report.shard();
+        for said in self.pace.said() {
+            self.report.tell(Event::Pace { shard, news: News::Limit(said, self.pace.status()) });
+        }
+        let Some(name) = self.pace.replica() else {
+            self.blind = false;
+            return;
+        };
+        // Others find out when the database is there again.
+        let seen = if self.report.gate().is_open() { Ok(Replica::Unknown) } else { self.control.replica(&name) };
+        let (position, why) = match seen {
+            Ok(Replica::At(position)) => (Some(position), None),
+            Ok(Replica::Unknown) => (None, None),
+            Ok(Replica::Gone) => (None, Some("it is not connected".to_owned())),
+            Ok(Replica::Hidden) => {
+                (None, Some("this role may not see replicas: GRANT pg_read_all_stats (or pg_monitor) to it".to_owned()))
+            }
+            Err(failure) => {
+                self.look_at = self.clock.now() + LOOK_AGAIN;
+                (None, Some(failure.reason().to_string()))
+            }
+        };
+        self.pace.looked_at_replica(position);
+        let news = match (why, position) {
+            (Some(why), _) if !std::mem::replace(&mut self.blind, true) => News::NoReplica { name, why },
+            (None, Some(_)) if std::mem::take(&mut self.blind) => News::Replica { name },
+            _ => return,
+        };
+        self.report.tell(Event::Pace { shard, news });
     }
 
     /// The shard's breaker is open: nothing is tried but this, and everybody else waits for it.

@@ -2,15 +2,19 @@
 //! with their completions and are used again.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
 
-use crate::config::Affinity;
+use crate::config::{Affinity, Config};
+use crate::engine::ceiling::Ceiling;
+use crate::engine::pace::Pace;
 use crate::engine::partition::Owned;
 use crate::engine::worker::BatchLimits;
 use crate::state::chunk::{Chunk, RawRecord};
 use crate::state::lane::Loads;
+use crate::state::pace::Limits;
 use crate::state::router::lane_of;
 use crate::state::spares::Spares;
 use crate::types::{Generation, ShardIx, Token, TopicIx, TopicPartition};
@@ -28,12 +32,17 @@ pub struct Dispatcher {
     serial: u64,
     /// By topic: what a record takes, where records may be slow (handlers); `None` for tables.
     record_us: Vec<Option<u64>>,
+    /// By topic: nothing of it is written any more, and no ceiling is kept.
+    stopped: Vec<bool>,
 }
 
 /// The workers of one shard.
 struct Outlet {
     inboxes: Vec<Sender<Box<Chunk>>>,
     loads: Loads,
+    pace: Arc<Pace>,
+    /// By topic.
+    gates: Vec<Ceiling>,
     /// By worker, then by topic.
     open: Vec<Vec<Option<Open>>>,
     /// Chunks that found an inbox full, by worker.
@@ -70,28 +79,60 @@ pub enum Dispatched {
 pub struct WorkerGone;
 
 impl Dispatcher {
-    /// `slow` says by topic whether its records may take long (handlers).
+    /// `paces` and `inboxes` are by shard. `slow` says by topic whether its records may take long (handlers).
     pub fn new(
         inboxes: Vec<Vec<Sender<Box<Chunk>>>>,
+        paces: &[Arc<Pace>],
         limits: BatchLimits,
         affinity: Affinity,
         slow: &[bool],
     ) -> Dispatcher {
-        let outlet = |inboxes: Vec<Sender<Box<Chunk>>>| Outlet {
+        let outlet = |(inboxes, pace): (Vec<Sender<Box<Chunk>>>, &Arc<Pace>)| Outlet {
+            pace: Arc::clone(pace),
+            gates: slow.iter().map(|_| Ceiling::default()).collect(),
             loads: Loads::new(inboxes.len(), limits.records_max),
             open: inboxes.iter().map(|_| slow.iter().map(|_| None).collect()).collect(),
             outbox: inboxes.iter().map(|_| VecDeque::new()).collect(),
             inboxes,
             dirty: false,
         };
-        Dispatcher {
-            outlets: inboxes.into_iter().map(outlet).collect(),
+        let mut dispatcher = Dispatcher {
+            outlets: inboxes.into_iter().zip(paces).map(outlet).collect(),
             limits,
             affinity,
             spares: Spares::default(),
             serial: 0,
             record_us: slow.iter().map(|slow| slow.then_some(0)).collect(),
+            stopped: vec![false; slow.len()],
+        };
+        dispatcher.set_gates(Duration::ZERO);
+        dispatcher
+    }
+
+    /// Other limits from now on.
+    pub fn set_pace(&mut self, config: &Config, now: Duration) {
+        for (shard, outlet) in self.outlets.iter_mut().enumerate() {
+            outlet.pace.set(Limits::of(config, ShardIx(shard as u16)));
+            outlet.close_chunks();
         }
+        self.set_gates(now);
+    }
+
+    fn set_gates(&mut self, now: Duration) {
+        for outlet in &mut self.outlets {
+            let rates = outlet.pace.topic_rates();
+            outlet.gates.iter_mut().zip(rates).for_each(|(gate, rate)| gate.set(rate, now));
+        }
+    }
+
+    /// Nothing of a topic is written any more: workers give back at once what they get of it.
+    pub fn stop_topic(&mut self, topic: TopicIx) {
+        self.stopped[usize::from(topic.0)] = true;
+    }
+
+    /// It is written again.
+    pub fn start_topic(&mut self, topic: TopicIx) {
+        self.stopped[usize::from(topic.0)] = false;
     }
 
     /// Hands a record to the worker of its lane. `unroutable`: it names no shard, and why.
@@ -115,7 +156,7 @@ impl Dispatcher {
         if self.affinity == Affinity::Late
             && lane.held.is_none()
             && lane.in_flight > 0
-            && outlet.loads.uneven(usize::from(lane.worker), lane.in_flight as usize)
+            && outlet.loads.uneven(usize::from(lane.worker), lane.in_flight as usize, outlet.pace.connections())
         {
             lane.held = Some(free_place(&mut owned.held));
         }
@@ -136,7 +177,10 @@ impl Dispatcher {
         if lane.in_flight == 0 {
             lane.worker = match self.affinity {
                 Affinity::Static => (index % outlet.inboxes.len()) as u16,
-                Affinity::Late => outlet.loads.choose(pack(self.record_us[usize::from(owner.at.topic.0)])) as u16,
+                Affinity::Late => {
+                    let pack = pack(self.record_us[usize::from(owner.at.topic.0)]);
+                    outlet.loads.choose(pack, outlet.pace.connections()) as u16
+                }
             };
         }
         let worker = usize::from(lane.worker);
@@ -153,11 +197,12 @@ impl Dispatcher {
         unroutable.inspect(|why| chunk.mark_unroutable(why));
         lane.sent = raw.offset.next();
         lane.in_flight += 1;
-        outlet.loads.add(worker, 1);
         outlet.dirty = true;
-        if self.limits.reached(chunk) {
-            let (_, chunk) = open.take().expect("just filled");
-            outlet.deliver(worker, chunk);
+        let gate = &mut outlet.gates[usize::from(owner.at.topic.0)];
+        let full = self.limits.reached(chunk) || chunk.len() >= gate.piece(self.limits.records_max);
+        outlet.count(worker, owner.at.topic, 1);
+        if full {
+            outlet.close(worker, owner.at.topic);
         }
         Dispatched::Sent
     }
@@ -168,27 +213,21 @@ impl Dispatcher {
         let Some(held) = state.held.take() else { return 0 };
         let chunks = std::mem::take(&mut owned.held[held as usize]);
         let outlet = &mut self.outlets[usize::from(owner.shard.0)];
-        let worker = outlet.loads.choose(pack(self.record_us[usize::from(owner.at.topic.0)]));
+        let pack = pack(self.record_us[usize::from(owner.at.topic.0)]);
+        let worker = outlet.loads.choose(pack, outlet.pace.connections());
         let records = chunks.iter().map(|chunk| chunk.len()).sum();
         state.worker = worker as u16;
         state.in_flight = records as u32;
-        outlet.loads.add(worker, records);
-        chunks.into_iter().for_each(|chunk| outlet.deliver(worker, chunk));
+        outlet.count(worker, owner.at.topic, records);
+        chunks.into_iter().for_each(|chunk| outlet.let_through(worker, chunk));
         records
     }
 
-    /// Sends what is open to the workers.
-    pub fn flush(&mut self) -> Result<(), WorkerGone> {
+    /// Sends what is open to the workers, and what its topic's ceiling allows by now.
+    pub fn flush(&mut self, now: Duration) -> Result<(), WorkerGone> {
         for outlet in &mut self.outlets {
-            if std::mem::take(&mut outlet.dirty) {
-                for worker in 0..outlet.inboxes.len() {
-                    for topic in 0..outlet.open[worker].len() {
-                        if let Some((_, chunk)) = outlet.open[worker][topic].take() {
-                            outlet.deliver(worker, chunk);
-                        }
-                    }
-                }
-            }
+            outlet.close_chunks();
+            outlet.pass_gates(now, &self.stopped);
             for worker in 0..outlet.inboxes.len() {
                 outlet.empty_outbox(worker)?;
             }
@@ -196,10 +235,14 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Notes that a worker is done with chunks.
-    pub fn returned(&mut self, shard: ShardIx, worker: u16, chunks: &[Box<Chunk>], took_us: u64) {
+    /// Notes that a worker is done with chunks, of which so many records wrote no row.
+    pub fn returned(&mut self, shard: ShardIx, worker: u16, chunks: &[Box<Chunk>], unwritten: usize, took_us: u64) {
         let records: usize = chunks.iter().map(|c| c.len()).sum();
-        self.outlets[usize::from(shard.0)].loads.remove(usize::from(worker), records);
+        let outlet = &mut self.outlets[usize::from(shard.0)];
+        outlet.loads.remove(usize::from(worker), records);
+        if let Some(chunk) = chunks.first() {
+            outlet.gates[usize::from(chunk.topic.0)].returned(records, unwritten);
+        }
         if let (Some(topic), true) = (chunks.first().map(|c| c.topic), records > 0)
             && let Some(average) = &mut self.record_us[usize::from(topic.0)]
         {
@@ -223,14 +266,15 @@ impl Dispatcher {
         self.limits
     }
 
-    /// Records at all workers.
+    /// Records at all workers, and on their way there.
     pub fn in_flight(&self) -> usize {
-        self.outlets.iter().map(|o| o.loads.total()).sum()
+        self.outlets.iter().map(|o| o.loads.total() + o.gates.iter().map(Ceiling::records).sum::<usize>()).sum()
     }
 
     /// Whether every shard's workers have as much as is good for them: then more would only wait here.
     pub fn congested(&self) -> bool {
-        let full = |o: &Outlet| o.loads.total() >= o.inboxes.len() * self.limits.records_max * BATCHES_QUEUED;
+        let enough = |o: &Outlet| (o.pace.connections() * self.limits.records_max * BATCHES_QUEUED).min(o.pace.ahead());
+        let full = |o: &Outlet| o.loads.total() >= enough(o);
         self.outlets.iter().all(full)
     }
 }
@@ -239,6 +283,49 @@ impl Dispatcher {
 const BATCHES_QUEUED: usize = 3;
 
 impl Outlet {
+    /// Records more for a worker; those that wait for their topic's ceiling are no load yet.
+    fn count(&mut self, worker: usize, topic: TopicIx, records: usize) {
+        let gate = &mut self.gates[usize::from(topic.0)];
+        if gate.is_open() { self.loads.add(worker, records) } else { gate.expect(records) }
+    }
+
+    fn close(&mut self, worker: usize, topic: TopicIx) {
+        if let Some((_, chunk)) = self.open[worker][usize::from(topic.0)].take() {
+            self.let_through(worker, chunk);
+        }
+    }
+
+    fn close_chunks(&mut self) {
+        if std::mem::take(&mut self.dirty) {
+            for worker in 0..self.inboxes.len() {
+                for topic in 0..self.open[worker].len() {
+                    self.close(worker, TopicIx(topic as u16));
+                }
+            }
+        }
+    }
+
+    /// A chunk whose records were counted.
+    fn let_through(&mut self, worker: usize, chunk: Box<Chunk>) {
+        let gate = &mut self.gates[usize::from(chunk.topic.0)];
+        if gate.is_open() { self.deliver(worker, chunk) } else { gate.let_in(worker, chunk) }
+    }
+
+    fn pass_gates(&mut self, now: Duration, stopped: &[bool]) {
+        for (topic, stopped) in stopped.iter().enumerate() {
+            if self.gates[topic].records() == 0 {
+                continue;
+            }
+            while let Some((worker, chunk)) = self.gates[topic].let_out(now, *stopped) {
+                self.loads.add(worker, chunk.len());
+                self.deliver(worker, chunk);
+            }
+            if let Some(waited) = self.gates[topic].held(now) {
+                self.pace.topic_held(TopicIx(topic as u16), waited);
+            }
+        }
+    }
+
     fn deliver(&mut self, worker: usize, chunk: Box<Chunk>) {
         self.outbox[worker].push_back(chunk);
         // A worker that is gone shows at the next flush.
@@ -301,7 +388,8 @@ mod tests {
         let (senders, inboxes) = (0..2).map(|_| bounded(1 << 10)).unzip();
         let (zero, fences) = (NextOffset(0), vec![NextOffset(0); 2]);
         let taken = Taken { origin: zero, done: zero, created: true, fences, parked: Vec::new() };
-        let dispatcher = Dispatcher::new(vec![senders], LIMITS, Affinity::Late, &[false]);
+        let pace = Arc::new(Pace::unlimited(2, 1));
+        let dispatcher = Dispatcher::new(vec![senders], &[pace], LIMITS, Affinity::Late, &[false]);
         Bench { dispatcher, inboxes, owned: Owned::new(&taken), next: 0 }
     }
 
@@ -318,7 +406,7 @@ mod tests {
 
         /// What a worker got.
         fn got(&mut self, worker: usize) -> Vec<Box<Chunk>> {
-            self.dispatcher.flush().unwrap();
+            self.dispatcher.flush(Duration::ZERO).unwrap();
             self.inboxes[worker].try_iter().collect()
         }
     }
@@ -348,7 +436,7 @@ mod tests {
         bench.send(&hot, 30);
         assert_eq!(bench.send(&other, 34)[0], Dispatched::Held, "its worker has 30 more than the idle one without it");
         let first = bench.got(0);
-        bench.dispatcher.returned(ShardIx(0), 0, &first, 0);
+        bench.dispatcher.returned(ShardIx(0), 0, &first, 0, 0);
         let released = bench.dispatcher.release(OWNER, &mut bench.owned, 1);
         let lane = bench.owned.lanes[1];
         assert_eq!((released, lane.in_flight, lane.held), (34, 34, None));
@@ -361,5 +449,20 @@ mod tests {
         );
         assert_eq!(runs.last().map(|r| r.next), Some(lane.sent));
         assert!(bench.owned.held.iter().all(Vec::is_empty));
+    }
+
+    #[test]
+    fn a_ceiling_is_kept_again_for_a_topic_that_goes_on() {
+        let mut bench = bench();
+        let pace = Arc::clone(&bench.dispatcher.outlets[0].pace);
+        pace.set(Limits { topics: vec![Some(10)], ..Limits::default() });
+        bench.dispatcher.set_gates(Duration::ZERO);
+        bench.send(&key_of(0), 10);
+        assert_eq!(bench.got(0).len(), 2, "a full bucket of rows, one in each piece");
+        bench.dispatcher.stop_topic(AT.topic);
+        assert_eq!(bench.got(0).len(), 8, "they go back to be dropped");
+        bench.dispatcher.start_topic(AT.topic);
+        bench.send(&key_of(0), 10);
+        assert_eq!(bench.got(0).len(), 0);
     }
 }

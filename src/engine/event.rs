@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::engine::pace::News;
 use crate::sink::{Anchor, Failure, Identity, Progress, Reason, RowCounts, Taken, Takeover};
 use crate::state::chunk::Chunk;
 use crate::types::{Generation, NextOffset, Offset, ShardIx, TopicIx, TopicPartition};
@@ -28,6 +29,8 @@ pub enum Event {
     TopicStopped { topic: TopicIx, at: Option<(i32, Offset)>, reason: Reason },
     /// So many records became dead letters since the last word about them; the last of them, for people.
     DeadLetters { shard: ShardIx, topic: TopicIx, letters: u64, last: String },
+    /// What there is to say about a shard's pace.
+    Pace { shard: ShardIx, news: News },
     /// So many records were parked since the last word about them.
     Parked { shard: ShardIx, topic: TopicIx, records: u64 },
     /// From a control thread.

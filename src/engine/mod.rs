@@ -1,11 +1,13 @@
 //! Threads and loops: the poller, the workers, the control threads, and their ordered shutdown.
 
+mod ceiling;
 pub mod control;
 pub mod dispatch;
 pub mod event;
 pub mod gate;
 pub mod hot_keys;
 mod outbox;
+pub mod pace;
 pub mod parked;
 pub mod partition;
 pub mod poller;

@@ -25,6 +25,7 @@ use crate::engine::Rules;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{Answer, Event, Health, Request};
 use crate::engine::outbox::Outbox;
+use crate::engine::pace::News;
 use crate::engine::parked::Parked;
 use crate::engine::partition::{Part, Partition, Phase, Tenure};
 use crate::engine::report::Waker;
@@ -323,8 +324,8 @@ impl<S: Source> Poller<S> {
         self.poll(wait)?;
         self.serve_reports()?;
         self.serve_deferred();
-        self.core.dispatcher.flush().map_err(|_| self.core.worker_gone())?;
         let now = self.core.clock.now();
+        self.core.dispatcher.flush(now).map_err(|_| self.core.worker_gone())?;
         if std::mem::take(&mut self.core.window_full) {
             self.drive_windows();
         }
@@ -421,6 +422,7 @@ impl<S: Source> Poller<S> {
                     let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
                     tracing::warn!("{place}: {letters} records became dead letters; the last one: {last}");
                 }
+                Event::Pace { shard, news } => self.core.say_pace(shard, &news),
                 Event::Panicked { thread, message } => {
                     self.core.stop = Some(Stop::Internal(format!("thread {thread} panicked: {message}")));
                 }
@@ -564,6 +566,19 @@ impl Core {
         }
     }
 
+    fn say_pace(&self, shard: ShardIx, news: &News) {
+        let place = self.shard_name(shard);
+        match news {
+            News::NoReplica { name, why } => {
+                tracing::warn!("{place}: nothing waits for replica {name:?}, nobody knows how far it is: {why}");
+            }
+            News::Replica { name } => tracing::info!("{place}: replica {name:?} is there; its lag counts again"),
+            News::Limit(said, status) => {
+                tracing::info!("{place}: {}", said.text(status, |topic| self.topic_name(topic)));
+            }
+        }
+    }
+
     /// Another owner has the fences, or they went back: start over from the database's word.
     fn fence_lost(&mut self, at: TopicPartition, generation: Generation, what: &str) {
         let retake = self.rules.retake_when_assigned;
@@ -634,6 +649,7 @@ impl Core {
         };
         state.stopped = Some(reason.clone());
         self.signals.stop_topic(topic);
+        self.dispatcher.stop_topic(topic);
         tracing::error!(
             "topic {} stopped: {reason}. Nothing of it is lost; other topics go on",
             self.topic_name(topic)
@@ -647,6 +663,7 @@ impl Core {
 
     /// Takes over what may change while the engine runs.
     fn reload(&mut self, config: &Config) {
+        self.dispatcher.set_pace(config, self.clock.now());
         // Workers read tenants with the old one; what that means does not change.
         self.router = Arc::new(self.router.reloaded(config));
         let topics = (0..self.topics.len()).map(|t| TopicIx(t as u16));
@@ -663,6 +680,7 @@ impl Core {
         state.unmapped = false;
         state.stopped = None;
         self.signals.start_topic(topic);
+        self.dispatcher.start_topic(topic);
         let stopped = self.partitions[usize::from(topic.0)].iter().flatten().filter(|p| p.phase == Phase::Stopped);
         for at in stopped.map(|p| p.at).collect::<Vec<_>>() {
             self.rewind(at, "the map was reloaded");

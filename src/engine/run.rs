@@ -16,6 +16,7 @@ use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX, Request};
 use crate::engine::gate::Gate;
 use crate::engine::hot_keys::HotKeys;
+use crate::engine::pace::{Pace, PaceStatus};
 use crate::engine::parked::Parked;
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
 use crate::engine::reload::Reloader;
@@ -37,6 +38,7 @@ use crate::source::kafka::{KafkaSource, Options as SourceOptions};
 use crate::state::backpressure::Window;
 use crate::state::chunk::Chunk;
 use crate::state::hot_key::Top;
+use crate::state::pace::Limits;
 use crate::state::retry::Backoff;
 use crate::state::router::{Router, ShardFunction};
 use crate::types::{ShardIx, TopicIx};
@@ -95,8 +97,10 @@ pub struct Engine {
     function: Option<Arc<dyn ShardFunction>>,
     handlers: HashMap<TopicIx, HandlerFactory>,
     counters: Arc<Counters>,
+    clock: Arc<dyn Clock>,
     /// By shard.
     hot: Vec<Arc<HotKeys>>,
+    paces: Vec<Arc<Pace>>,
 }
 
 impl Engine {
@@ -104,12 +108,19 @@ impl Engine {
         let config = Arc::new(config);
         let live = Arc::new(Live::new(Arc::clone(&config)));
         let counters = Arc::new(Counters::default());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (topics, engine) = (&config.topics, &config.engine);
         let hot = |shard: &config::Shard| {
             HotKeys::new(&shard.name, topics, engine.hot_keys, engine.slow_lanes_per_shard, Arc::clone(&counters))
         };
         let hot = config.shards.iter().map(|shard| Arc::new(hot(shard))).collect();
-        Engine { config, live, function: None, handlers: HashMap::new(), counters, hot }
+        let (writers, records_max) = (engine.writers_per_shard(), engine.batch_records_max);
+        let pace = |shard: usize| {
+            let limits = Limits::of(&config, ShardIx(shard as u16));
+            Arc::new(Pace::new(limits, writers, records_max, Arc::clone(&clock), Arc::clone(&counters)))
+        };
+        let paces = (0..config.shards.len()).map(pace).collect();
+        Engine { config, live, function: None, handlers: HashMap::new(), counters, clock, hot, paces }
     }
 
     /// Applies a topic's records by `make`'s handlers, one for each worker, instead of to a table.
@@ -154,6 +165,12 @@ impl Engine {
         self.hot.get(usize::from(shard.0)).map(|hot| hot.top(topic)).unwrap_or_default()
     }
 
+    /// What holds each shard back, by the shards' names; may be asked while it runs.
+    pub fn pace(&self) -> Vec<(String, PaceStatus)> {
+        let names = self.config.shards.iter().map(|shard| shard.name.clone());
+        names.zip(self.paces.iter().map(|pace| pace.status())).collect()
+    }
+
     /// Runs until `stopper` says so, or, with `until_end`, until everything is done. Blocks the calling thread.
     ///
     /// # Errors
@@ -171,7 +188,7 @@ impl Engine {
         let source = KafkaSource::new(&self.config.kafka, &names, options.source.clone())
             .map_err(|e| EngineError::Configuration(e.to_string()))?;
         let waker = Waker::new(source.waker());
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let clock = Arc::clone(&self.clock);
         let (events_in, events) = bounded(EVENTS_MAX);
         let signals = Arc::new(Signals::new(self.config.topics.len()));
         let closing = Arc::new(AtomicBool::new(false));
@@ -197,7 +214,7 @@ impl Engine {
         let ports = Ports {
             events,
             controls,
-            dispatcher: Dispatcher::new(inboxes, limits, config.engine.affinity, &slow),
+            dispatcher: Dispatcher::new(inboxes, &self.paces, limits, config.engine.affinity, &slow),
             parked,
             signals: Arc::clone(&signals),
             counters: Arc::clone(&self.counters),
@@ -299,12 +316,14 @@ impl Threads<'_> {
                 threads.push(self.worker(writer, index, inbox, parking, &name, cores.next(), context)?);
                 shard_inboxes.push(chunks);
             }
-            for index in 0..config.engine.slow_lanes_per_shard {
+            let workers = config.engine.workers_per_shard as u16;
+            for index in 0..config.engine.slow_lanes_per_shard as u16 {
                 let name = format!("fb-s{}.{index}", shard.0);
                 let lane =
                     PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
                         .following(Arc::clone(&self.engine.live), shard);
-                threads.push(self.slow_lane(lane, self.parking(&parked, shard), &name, self.context(shard, &gate)?)?);
+                let (parking, context) = (self.parking(&parked, shard), self.context(shard, &gate)?);
+                threads.push(self.slow_lane(lane, workers + index, parking, &name, context)?);
             }
             inboxes.push(shard_inboxes);
             all_parked.push(parked);
@@ -348,6 +367,7 @@ impl Threads<'_> {
             rng: rng()?,
             rules: Rules::ALL,
             backoff: self.backoff(),
+            pace: Arc::clone(&self.engine.paces[usize::from(shard.0)]),
             signals: Arc::clone(self.signals),
         })
     }
@@ -372,6 +392,7 @@ impl Threads<'_> {
     fn slow_lane(
         &self,
         lane: PostgresWriter,
+        writer: u16,
         parking: Parking,
         name: &str,
         context: LoopContext,
@@ -380,7 +401,7 @@ impl Threads<'_> {
         let topics = config.topics.iter().map(Drain::of).collect();
         let counters = Arc::clone(&self.engine.counters);
         let limits = BatchLimits::new(&config.engine);
-        let lane = SlowLaneLoop::new(lane, counters, limits, topics, parking, context);
+        let lane = SlowLaneLoop::new(lane, writer, counters, limits, topics, parking, context);
         let closing = Arc::clone(self.closing);
         started(Thread::spawn(name, None, Some(self.events.clone()), move || lane.run(&closing)))
     }

@@ -12,6 +12,7 @@ use crate::config::{self, OnBadRecord};
 use crate::engine::control::LoopContext;
 use crate::engine::event::{Doing, Event};
 use crate::engine::hot_keys::HotKeys;
+use crate::engine::pace::Pace;
 use crate::engine::parked::{Claim, ClaimedKey, Parked};
 use crate::engine::report::Reporter;
 use crate::engine::worker::{BatchLimits, Next, Parking, Signals};
@@ -19,6 +20,7 @@ use crate::metrics::Counters;
 use crate::sink::{Drain, DrainLimits, Drained, Failure, Reason, SlowLane, Waiting};
 use crate::state::chunk::RawRecord;
 use crate::state::holds::Holds;
+use crate::state::pace::{Ask, Tried, Turn};
 use crate::state::retry::{Backoff, Trying};
 use crate::state::router::Router;
 use crate::types::{KeyHash, TopicIx};
@@ -39,7 +41,10 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// See the module's text.
 pub struct SlowLaneLoop<L> {
     lane: L,
+    /// Among all who write to the shard.
+    index: u16,
     report: Reporter,
+    pace: Arc<Pace>,
     parked: Arc<Parked>,
     router: Arc<Router>,
     hot: Arc<HotKeys>,
@@ -81,17 +86,20 @@ impl Drain {
 impl<L: SlowLane> SlowLaneLoop<L> {
     pub fn new(
         lane: L,
+        index: u16,
         counters: Arc<Counters>,
         limits: BatchLimits,
         topics: Vec<Drain>,
         parking: Parking,
         context: LoopContext,
     ) -> SlowLaneLoop<L> {
-        let LoopContext { report, clock, rng, backoff, signals, .. } = context;
+        let LoopContext { report, clock, rng, backoff, signals, pace, .. } = context;
         let Parking { parked, router, hot } = parking;
         SlowLaneLoop {
             lane,
+            index,
             report,
+            pace,
             parked,
             router,
             hot,
@@ -115,12 +123,18 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         while !closing.load(Ordering::SeqCst) {
             let wait = match self.step() {
                 Next::Again => continue,
+                Next::After(wait)
+                    if !self.report.gate().is_open() && self.pace.wait(self.index, wait.min(PATIENCE)) =>
+                {
+                    continue;
+                }
                 Next::After(wait) => wait.min(PATIENCE),
                 Next::Inbox | Next::Done => PATIENCE,
             };
             // An error is a time-out, or that nobody is left to nudge.
             let _ = self.parked.nudged().recv_timeout(wait);
         }
+        self.pace.leave(self.index);
     }
 
     /// One look at the database, or one transaction.
@@ -199,8 +213,15 @@ impl<L: SlowLane> SlowLaneLoop<L> {
     }
 
     fn drain(&mut self, claim: Claim, waiting: Vec<Waiting>) -> Next {
+        let records = waiting.iter().map(|key| key.records.len()).sum();
+        if let Turn::Later(wait) = self.pace.ask(Ask { worker: self.index, topic: claim.topic, records, whole: true }) {
+            self.work.push_front(Work::Drain(claim, waiting));
+            return Next::After(wait);
+        }
         let began = self.clock.now();
-        let outcomes = match self.lane.drain(claim.topic, &waiting, self.topics[usize::from(claim.topic.0)]) {
+        let result = self.lane.drain(claim.topic, &waiting, self.topics[usize::from(claim.topic.0)]);
+        self.pace.tried(self.index, tried(&result));
+        let outcomes = match result {
             Ok(outcomes) => outcomes,
             Err(failure) => return self.failed(claim, waiting, failure),
         };
@@ -306,5 +327,17 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         }
         claim.keys.iter().for_each(|key| self.parked.again(key, 0, self.retry_at.max(now)));
         Next::Again
+    }
+}
+
+/// For the shard's pace. How long it took tells nothing of how long a batch would.
+fn tried(result: &Result<Vec<Drained>, Failure>) -> Tried {
+    let rows = |drained: &Drained| match drained {
+        Drained::Taken { rows, .. } | Drained::Dead { rows, .. } | Drained::Waits { rows, .. } => *rows as usize,
+        Drained::Busy => 0,
+    };
+    match result {
+        Ok(outcomes) => Tried::Otherwise(outcomes.iter().map(rows).sum()),
+        Err(failure) => failure.into(),
     }
 }

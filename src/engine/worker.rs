@@ -15,11 +15,13 @@ use crate::engine::Rules;
 use crate::engine::control::LoopContext;
 use crate::engine::event::{Doing, Event};
 use crate::engine::hot_keys::HotKeys;
+use crate::engine::pace::Pace;
 use crate::engine::parked::{Parked, Sorted};
 use crate::engine::report::Reporter;
 use crate::sink::{Applied, BadRecord, Care, Failure, FenceRow, Job, Reason, RowCounts, ToPark, Writer, Written};
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::Chunk;
+use crate::state::pace::{Ask, Tried, Turn};
 use crate::state::parked::Why;
 use crate::state::retry::{Backoff, Trying};
 use crate::state::router::Router;
@@ -142,6 +144,7 @@ pub struct Worker<W> {
     rng: fastrand::Rng,
     rules: Rules,
     signals: Arc<Signals>,
+    pace: Arc<Pace>,
     limits: BatchLimits,
     /// By topic.
     topics: Vec<TopicWriting>,
@@ -157,6 +160,9 @@ pub struct Worker<W> {
     state: State,
     /// How many records to try at once: halved while one of them is at fault, without bound otherwise.
     piece_max: usize,
+    /// How many records the shard's pace lets be tried; a try is repeated as a whole, so it asks for no other number
+    /// until that was applied, or other records are to be tried.
+    granted: Option<usize>,
     /// Records of the last try.
     tried: usize,
     /// Records at the end of the batch whose lane waits, because nothing more of it may be parked.
@@ -211,7 +217,7 @@ impl<W: Writer> Worker<W> {
         parking: Parking,
         context: LoopContext,
     ) -> Worker<W> {
-        let LoopContext { report, clock, rng, rules, backoff, signals } = context;
+        let LoopContext { report, clock, rng, rules, backoff, signals, pace } = context;
         Worker {
             writer,
             report,
@@ -221,6 +227,7 @@ impl<W: Writer> Worker<W> {
             rng,
             rules,
             signals,
+            pace,
             limits,
             topics,
             parking,
@@ -232,6 +239,7 @@ impl<W: Writer> Worker<W> {
             carry: None,
             state: State::Idle,
             piece_max: usize::MAX,
+            granted: None,
             tried: 0,
             deferred: 0,
             how: How::default(),
@@ -252,6 +260,7 @@ impl<W: Writer> Worker<W> {
                     Err(_) => return,
                 },
                 Next::After(_) if self.report.gate().is_open() => self.report.gate().wait(PATIENCE),
+                Next::After(wait) if self.pace.wait(self.index, wait.min(PATIENCE)) => {}
                 Next::After(wait) => self.clock.sleep(wait.min(PATIENCE)),
                 Next::Done => return,
             }
@@ -271,7 +280,7 @@ impl<W: Writer> Worker<W> {
             State::Write { at } | State::Reread { at } if self.signals.abandoned() && at > now => self.give_back(),
             State::Write { at } | State::Reread { at } if at > now => Next::After(at - now),
             State::Write { .. } if self.stopped() => self.give_back(),
-            State::Write { .. } => self.write(),
+            State::Write { .. } => self.held_back().unwrap_or_else(|| self.write()),
             State::Reread { .. } => self.reread(),
         }
     }
@@ -325,7 +334,31 @@ impl<W: Writer> Worker<W> {
     }
 
     fn piece(&self) -> usize {
-        (self.batch.len() - self.deferred).min(self.piece_max)
+        (self.batch.len() - self.deferred).min(self.piece_max).min(self.granted.unwrap_or(usize::MAX))
+    }
+
+    /// Asks for the turn to write. Where it is not this worker's: what to do instead.
+    fn held_back(&mut self) -> Option<Next> {
+        let (topic, records) = (self.batch.topic()?, self.piece());
+        if records == 0 {
+            return None;
+        }
+        match self.pace.ask(Ask { worker: self.index, topic, records, whole: self.granted.is_some() }) {
+            Turn::Now { records, waited } => {
+                self.granted = Some(records);
+                // What a batch takes is not what it waited for.
+                self.began += waited.map_or(Duration::ZERO, |(_, waited)| waited);
+                None
+            }
+            Turn::Later(_) if self.signals.abandoned() => Some(self.give_back()),
+            Turn::Later(wait) => Some(Next::After(wait)),
+        }
+    }
+
+    /// What was granted is not what will be tried: it is asked for anew.
+    fn let_go(&mut self) {
+        self.granted = None;
+        self.pace.leave(self.index);
     }
 
     fn write(&mut self) -> Next {
@@ -346,6 +379,7 @@ impl<W: Writer> Worker<W> {
                 let closed = &self.sorted.closed;
                 self.batch.drop_runs(|run| closed.contains(&run.token.0));
                 self.deferred = 0;
+                self.let_go();
                 return Next::Again;
             }
             if let Some(index) = self.sorted.cut {
@@ -366,6 +400,7 @@ impl<W: Writer> Worker<W> {
                 self.writer.write(&Job { batch: &self.batch, range: 0..piece, moves: &self.moves, park, free })
             }
         };
+        self.pace.tried(self.index, self.tried_as(&result));
         match result {
             Ok(Written::Applied(Applied { counts, parked, took_ns })) => {
                 self.counts += counts;
@@ -397,6 +432,7 @@ impl<W: Writer> Worker<W> {
             0 => self.deferred += self.batch.defer(0),
             _ => self.piece_max = index,
         }
+        self.let_go();
         Next::Again
     }
 
@@ -404,10 +440,24 @@ impl<W: Writer> Worker<W> {
     fn wait_for_room(&mut self) -> Next {
         self.deferred = 0;
         self.piece_max = usize::MAX;
+        self.let_go();
         let limit = self.parking.parked.full();
         self.in_vain(&Reason::new(limit));
         self.state = State::Write { at: self.later() };
         Next::Again
+    }
+
+    /// For the shard's pace.
+    fn tried_as(&self, result: &Result<Written, Failure>) -> Tried {
+        match result {
+            Ok(Written::Applied(Applied { counts, .. })) => {
+                let rows = self.tried.saturating_sub(counts.folded as usize);
+                // Record by record, or into another table.
+                if self.how == How::default() { Tried::Written(rows) } else { Tried::Otherwise(rows) }
+            }
+            Ok(Written::Mismatch | Written::NotFree) => Tried::Nothing,
+            Err(failure) => failure.into(),
+        }
     }
 
     fn write_with_care(&mut self, piece: usize) -> Result<Written, Failure> {
@@ -477,6 +527,7 @@ impl<W: Writer> Worker<W> {
         let topic = self.batch.topic().expect("a batch is being written");
         self.report.in_vain(topic, Doing::Writing, self.trying.ended(self.clock.now()), None);
         self.judge(topic, piece);
+        self.granted = None;
         self.how = How::default();
         self.batch.written(piece);
         if self.batch.is_empty() {
@@ -634,6 +685,7 @@ impl<W: Writer> Worker<W> {
             partitions.iter().filter(|_| self.rules.never_adopt).map(|(p, g)| (at(*p), *g)).collect();
         self.batch.drop_runs(|run| lost.iter().any(|(l, g)| l.partition == run.partition && run.generation <= *g));
         self.deferred = 0;
+        self.let_go();
         if !lost.is_empty() {
             self.dead.extend(lost.iter().copied());
             let what = describe(&self.moves, rows);
@@ -650,6 +702,7 @@ impl<W: Writer> Worker<W> {
         let counts = std::mem::take(&mut self.counts);
         let took_us = self.clock.now().saturating_sub(self.began).as_micros() as u64;
         self.report.tell(Event::Returned { shard: self.report.shard(), worker: self.index, chunks, counts, took_us });
+        self.let_go();
         self.piece_max = usize::MAX;
         self.deferred = 0;
         self.how = How::default();
@@ -761,6 +814,7 @@ mod tests {
             delivery,
             on_bad_record: OnBadRecord::Stop,
             parent_tries: 1,
+            rows_per_second_max: None,
             forward_to: None,
         };
         let (window, hold) = (Duration::from_secs(1), Duration::from_secs(3));

@@ -31,6 +31,11 @@ pub struct Counters {
     /// Batches that came back, and the microseconds that workers spent on them.
     pub batches: Counter,
     pub writing_us: Counter,
+    /// Microseconds that workers waited because a limit of the pace held them back, by limit.
+    pub held_by_shard_rows_us: Counter,
+    pub held_by_topic_rows_us: Counter,
+    pub held_by_latency_us: Counter,
+    pub held_by_replica_us: Counter,
     /// Partitions started over from the database's word.
     pub rewinds: Counter,
     pub rebalances: Counter,

@@ -325,6 +325,7 @@ mod tests {
             statement_timeout: Duration::from_secs(20),
             lock_timeout: Duration::from_secs(2),
             connections_max: None,
+            pace: config::Pace::default(),
             pooler: config::Pooler::None,
             commit_gate: None,
             connections_share_percent: 100,

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use postgres::types::Type;
 use postgres::{Client, Error, IsolationLevel, Row, Transaction};
@@ -12,8 +13,9 @@ use crate::sink::fence::Sql;
 use crate::sink::postgres::SourceIds;
 use crate::sink::replicas::{self, Positions, Replicas};
 use crate::sink::session::{Live, Param, Ready, Session, Text, own_failure};
-use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Taken, Takeover, fence, parked};
+use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Replica, Taken, Takeover, fence, parked};
 use crate::state::holds::Holds;
+use crate::state::replica::Position;
 use crate::types::{Lane, NextOffset, ShardIx, TopicIx};
 
 /// Statements are named by their text.
@@ -27,6 +29,8 @@ pub struct PostgresControl {
     /// What the brokers say of each topic, as last heard: a takeover or a new connection compares it again.
     identities: HashMap<TopicIx, Identity>,
     taken_by: String,
+    /// A look at the pace's replica opened the connection: no progress was stored over it yet.
+    fresh: bool,
     /// Where they have a say in what is committed to Kafka.
     replicas: Option<Replicas>,
 }
@@ -38,7 +42,7 @@ impl PostgresControl {
         let taken_by = format!("{host} pid {}", std::process::id());
         let settings = &config.shards[usize::from(shard.0)];
         let replicas = settings.commit_gate.clone().map(|gate| Replicas::new(gate, &settings.name));
-        PostgresControl { config, ids, session, identities: HashMap::new(), taken_by, replicas }
+        PostgresControl { config, ids, session, identities: HashMap::new(), taken_by, fresh: false, replicas }
     }
 
     /// Takes over what reloads of the configuration.
@@ -99,6 +103,7 @@ impl PostgresControl {
     fn progressed(&mut self, topic: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure> {
         // A connection that is new to us may lead to a database that fell back.
         let (_, fresh) = self.session.open()?;
+        let fresh = std::mem::take(&mut self.fresh) || fresh;
         let source = match self.ids.get(topic) {
             known if known != 0 && !fresh => known,
             _ => self.resolve(topic)?,
@@ -149,6 +154,23 @@ impl PostgresControl {
     }
 }
 
+impl PostgresControl {
+    fn replica_seen(&mut self, name: &str) -> Result<Replica, Failure> {
+        let (live, fresh) = self.session.open()?;
+        self.fresh |= fresh;
+        let rows = live.query(&REPLICA, &[&name])?;
+        let [row] = &rows[..] else { unreachable!("aggregates without groups are one row") };
+        let bytes = |column: usize| row.get::<_, Option<i64>>(column).map(|n| n.max(0) as u64);
+        Ok(match (bytes(1), bytes(2)) {
+            (Some(written), Some(replayed)) => {
+                Replica::At(Position { written, replayed, measured: bytes(3).map(Duration::from_millis) })
+            }
+            _ if row.get(0) => Replica::Gone,
+            _ => Replica::Hidden,
+        })
+    }
+}
+
 impl Control for PostgresControl {
     fn probe(&mut self) -> Result<(), Failure> {
         self.session.probe()
@@ -176,11 +198,27 @@ impl Control for PostgresControl {
         self.session.settle(result)
     }
 
+    fn replica(&mut self, name: &str) -> Result<Replica, Failure> {
+        let result = self.replica_seen(name);
+        self.session.settle(result)
+    }
+
     fn holds(&mut self, topic: TopicIx) -> Result<Holds, Failure> {
         let result = self.held(topic);
         self.session.settle(result)
     }
 }
+
+/// Always one row; the positions are null where no such replica is connected, or this role may not see it. On a
+/// server that is a replica itself nothing is written.
+pub(crate) const REPLICA: Sql = Sql {
+    text: "SELECT coalesce(pg_has_role('pg_read_all_stats', 'USAGE'), false), \
+           CASE WHEN pg_is_in_recovery() THEN NULL ELSE (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint END, \
+           min(replay_lsn - '0/0'::pg_lsn)::bigint, \
+           (extract(epoch FROM max(replay_lag)) * 1000)::bigint \
+           FROM pg_stat_replication WHERE application_name = $1",
+    types: &[Type::TEXT],
+};
 
 impl Live<Name> {
     fn ready(&mut self, sql: &Sql) -> Result<Ready, Error> {

@@ -42,6 +42,7 @@ use crate::config::Then;
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::holds::Holds;
 use crate::state::parked::{Tail, Why};
+use crate::state::replica::Position;
 pub use crate::types::Anchor;
 use crate::types::{KeyHash, Lane, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
@@ -338,6 +339,18 @@ pub struct Progress {
     pub fences: Vec<NextOffset>,
 }
 
+/// What a primary says of one of its replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replica {
+    At(Position),
+    /// No replica of that name is connected.
+    Gone,
+    /// This role may not see any.
+    Hidden,
+    /// Nobody was asked.
+    Unknown,
+}
+
 /// A shard's control connection.
 pub trait Control {
     /// Whether the database takes new connections now, and writes: asked while nobody else tries.
@@ -356,6 +369,10 @@ pub trait Control {
     /// the progress that is stored now and may be relied on: where replicas have a say, as far as they have it. One that does not
     /// come back has another owner, or its database went back.
     fn progress(&mut self, topic: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure>;
+    /// How far the replica with this `application_name` is; of several, the last one. What has no replicas knows of none.
+    fn replica(&mut self, _name: &str) -> Result<Replica, Failure> {
+        Ok(Replica::Gone)
+    }
     /// What a person holds of a topic.
     fn holds(&mut self, topic: TopicIx) -> Result<Holds, Failure>;
 }

@@ -56,26 +56,31 @@ impl Loads {
         Loads { outstanding: vec![0; workers], total: 0, pack: batch_records_max, slack: 2 * batch_records_max }
     }
 
-    /// The worker for a lane without records in flight. `pack` limits how many records a worker may have and still be
-    /// preferred: the number of a batch, or less where single records take long.
-    pub fn choose(&self, pack: usize) -> usize {
+    /// The worker for a lane without records in flight, one of the first `of`: no more than those may work at once. `pack`
+    /// limits how many records a worker may have and still be preferred: the number of a batch, or less where single records
+    /// take long.
+    pub fn choose(&self, pack: usize, of: usize) -> usize {
         let pack = pack.min(self.pack).max(1);
-        match self.outstanding.iter().position(|&n| n < pack) {
+        match self.first(of).iter().position(|&n| n < pack) {
             Some(first) => first,
-            None => self.least().0,
+            None => self.least(of).0,
         }
     }
 
-    fn least(&self) -> (usize, usize) {
-        let least = self.outstanding.iter().enumerate().min_by_key(|(_, n)| **n);
+    fn least(&self, of: usize) -> (usize, usize) {
+        let least = self.first(of).iter().enumerate().min_by_key(|(_, n)| **n);
         least.map(|(worker, n)| (worker, *n)).unwrap_or_default()
+    }
+
+    fn first(&self, of: usize) -> &[usize] {
+        &self.outstanding[..of.clamp(1, self.outstanding.len())]
     }
 
     /// Whether a lane bound to `worker`, with `of_lane` records there, should be held back until it is empty, to even out the
     /// loads. What counts is what the worker has besides: one that has nothing else would only take the load elsewhere.
-    pub fn uneven(&self, worker: usize, of_lane: usize) -> bool {
+    pub fn uneven(&self, worker: usize, of_lane: usize, of: usize) -> bool {
         let others = self.outstanding[worker].saturating_sub(of_lane);
-        others > self.slack && others > self.least().1 + self.slack
+        others > self.slack && others > self.least(of).1 + self.slack
     }
 
     pub fn add(&mut self, worker: usize, records: usize) {
@@ -100,25 +105,37 @@ mod tests {
     #[test]
     fn fills_one_worker_before_it_wakes_the_next_and_spreads_when_all_have_enough() {
         let mut loads = Loads::new(3, 10);
-        assert_eq!(loads.choose(usize::MAX), 0);
+        assert_eq!(loads.choose(usize::MAX, 3), 0);
         loads.add(0, 9);
-        assert_eq!(loads.choose(usize::MAX), 0);
+        assert_eq!(loads.choose(usize::MAX, 3), 0);
         loads.add(0, 1);
-        assert_eq!(loads.choose(usize::MAX), 1);
+        assert_eq!(loads.choose(usize::MAX, 3), 1);
         loads.add(1, 30);
         loads.add(2, 12);
-        assert_eq!(loads.choose(usize::MAX), 0, "the least loaded");
-        assert!(!loads.uneven(1, 0), "20 more is within the slack");
+        assert_eq!(loads.choose(usize::MAX, 3), 0, "the least loaded");
+        assert!(!loads.uneven(1, 0, 3), "20 more is within the slack");
         loads.add(1, 1);
-        assert!(loads.uneven(1, 0));
-        assert!(!loads.uneven(1, 1), "the lane's own records do not count");
+        assert!(loads.uneven(1, 0, 3));
+        assert!(!loads.uneven(1, 1, 3), "the lane's own records do not count");
         assert_eq!(loads.total(), 53);
+    }
+
+    #[test]
+    fn who_may_not_work_now_gets_no_new_lanes() {
+        let mut loads = Loads::new(3, 10);
+        loads.add(0, 30);
+        loads.add(1, 20);
+        assert_eq!(loads.choose(usize::MAX, 2), 1);
+        assert_eq!(loads.choose(usize::MAX, 1), 0);
+        assert_eq!(loads.choose(usize::MAX, 3), 2);
+        loads.add(2, 51);
+        assert!(loads.uneven(2, 0, 1), "what it has from before goes to those who may");
     }
 
     #[test]
     fn slow_records_spread_at_once() {
         let mut loads = Loads::new(2, 500);
         loads.add(0, 1);
-        assert_eq!(loads.choose(1), 1);
+        assert_eq!(loads.choose(1, 2), 1);
     }
 }

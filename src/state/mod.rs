@@ -1,15 +1,19 @@
 //! Decisions: value in, value out. No IO, no threads, no clock.
 
+pub mod adaptive;
 pub mod assignment;
 pub mod backpressure;
 pub mod batch;
 pub mod breaker;
+pub mod bucket;
 pub mod chunk;
 pub mod gate;
 pub mod holds;
 pub mod hot_key;
 pub mod lane;
+pub mod pace;
 pub mod parked;
+pub mod replica;
 pub mod retry;
 pub mod router;
 pub mod spares;

@@ -114,7 +114,7 @@ fn privileges() {
          GRANT SELECT, INSERT, UPDATE, DELETE ON w TO {role}"
     ));
     let text = format!(
-        "{}[[shard]]\nname = \"main\"\ndsn = \"{} options='-c role={role}'\"\n\
+        "{}[[shard]]\nname = \"main\"\ndsn = \"{} options='-c role={role}'\"\nreplica = \"near\"\n\
          [[topic]]\nname = \"no-r\"\ntable = \"r\"\ninsert_mode = \"upsert\"\npk_fields = [\"id\"]\ndelete_enabled = true\n\
          [[topic]]\nname = \"no-w\"\ntable = \"w\"\ninsert_mode = \"upsert\"\npk_fields = [\"id\"]\ndelete_enabled = true\n\
          [[topic]]\nname = \"no-h\"\ntable = \"hidden.h\"\n",
@@ -130,6 +130,7 @@ fn privileges() {
     assert!(h.contains("permission denied for schema hidden"), "{h}");
     let shard = said(&report, "shard[0]").join("\n");
     assert!(shard.contains("no privilege CREATE on the database"), "{shard}");
+    assert!(shard.contains("a role that may not see replicas"), "{shard}");
 }
 
 #[test]

@@ -137,7 +137,7 @@ impl Core {
     }
 
     fn returned(&mut self, shard: ShardIx, worker: u16, chunks: Vec<Box<Chunk>>, counts: RowCounts, took_us: u64) {
-        self.dispatcher.returned(shard, worker, &chunks, took_us);
+        self.dispatcher.returned(shard, worker, &chunks, counts.folded as usize, took_us);
         self.counters.batches.add(1);
         self.counters.writing_us.add(took_us);
         self.counters.folded.add(u64::from(counts.folded));

@@ -9,6 +9,7 @@ mod forwarding;
 mod groups;
 mod hot_keys;
 mod maps;
+mod pace;
 mod parked_commands;
 mod parking;
 mod shards;

@@ -1,7 +1,9 @@
 //! What a seed decides before anything happens: the deployment, how often what goes wrong, which troubles come up.
 
+use std::time::Duration;
+
 use fastrand::Rng;
-use forebay::config::{Affinity, BadLimit, OnBadRecord, ParkingLimits, Then};
+use forebay::config::{Affinity, BadLimit, OnBadRecord, Pace, ParkingLimits, Replica, Then};
 
 use super::broker::ShardOf;
 use super::process::Setup;
@@ -76,9 +78,26 @@ pub fn setup(plan: &Plan, rng: &mut Rng) -> Setup {
         lanes: 1 << rng.u16(0..=3),
         affinity: if rng.u8(0..4) == 0 { Affinity::Static } else { Affinity::Late },
         batch_records_max: rng.usize(1..12),
+        pace: pace(rng),
+        topic_rows_per_second_max: ceiling(rng),
         slow_lanes: rng.usize(1..=2),
         ..plan.setup()
     }
+}
+
+/// Most processes are held to nothing, some to several things at once.
+pub fn pace(rng: &mut Rng) -> Pace {
+    let replica = Replica { name: "replica".into(), lag_max: Duration::from_millis(200) };
+    Pace {
+        rows_per_second_max: ceiling(rng),
+        adaptive_limit: rng.u8(0..4) == 0,
+        replica: (rng.u8(0..6) == 0).then_some(replica),
+    }
+}
+
+/// The lowest of them makes workers wait much longer than anything else here takes.
+pub fn ceiling(rng: &mut Rng) -> Option<usize> {
+    (rng.u8(0..4) == 0).then(|| 20 << rng.u32(0..8))
 }
 
 pub fn faults(rng: &mut Rng) -> Faults {
@@ -99,6 +118,7 @@ pub fn faults(rng: &mut Rng) -> Faults {
         commit_lost: rate(300),
         commit_late: rate(300),
         event_late: rate(500),
+        replica_behind: rate(1000),
         handed_out_twice: rate(100),
     }
 }

@@ -20,6 +20,7 @@ use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
 use forebay::engine::gate::Gate;
 use forebay::engine::hot_keys::HotKeys;
+use forebay::engine::pace::Pace;
 use forebay::engine::parked::Parked;
 use forebay::engine::poller::{Flow, Poller, Ports, Settings, TopicSettings};
 use forebay::engine::report::{Reporter, Waker};
@@ -28,6 +29,7 @@ use forebay::engine::worker::{BatchLimits, Parking, Signals, TopicWriting, Worke
 use forebay::metrics::Counters;
 use forebay::sink::Drain;
 use forebay::state::backpressure::Window;
+use forebay::state::pace::Limits;
 use forebay::state::retry::Backoff;
 use forebay::state::router::Router;
 use forebay::types::{Lane, ShardIx};
@@ -51,6 +53,9 @@ pub struct Setup {
     pub until_end: bool,
     pub first_start: FirstStart,
     pub on_bad_record: OnBadRecord,
+    /// Of each shard, in each topic's rows per second, too.
+    pub pace: config::Pace,
+    pub topic_rows_per_second_max: Option<usize>,
     pub parking: ParkingLimits,
     pub slow_lanes: usize,
     pub hot_keys: HotKeyRule,
@@ -77,6 +82,7 @@ pub struct Process {
     controls: Vec<ControlLoop<FakeControl>>,
     slow_lanes: Vec<SlowLaneLoop<FakeSlowLane>>,
     counters: Arc<Counters>,
+    live: Arc<Live>,
     held: (usize, usize),
     /// Topics that it gave up.
     pub stopped: BTreeMap<u16, String>,
@@ -97,19 +103,33 @@ impl Process {
         let signals = Arc::new(Signals::new(topics));
         let limits = BatchLimits { records_max: setup.batch_records_max, bytes_max: 1 << 20 };
         let (events_in, events) = bounded(EVENTS_MAX);
+        let counters = Arc::new(Counters::default());
+        let limits_of = Limits { shard: setup.pace.clone(), topics: vec![setup.topic_rows_per_second_max; topics] };
+        let pace = || {
+            let (clock, counters) = (Arc::clone(&clock), Arc::clone(&counters));
+            Arc::new(Pace::new(
+                limits_of.clone(),
+                setup.workers + setup.slow_lanes,
+                setup.batch_records_max,
+                clock,
+                counters,
+            ))
+        };
+        let paces: Vec<Arc<Pace>> = (0..shards).map(|_| pace()).collect();
         let backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         let mut gate = |_| Arc::new(Gate::new(Arc::clone(&clock), rng.fork(), backoff.clone()));
         let gates: Vec<Arc<Gate>> = (0..shards).map(&mut gate).collect();
         let mut context = |shard: ShardIx| LoopContext {
             report: Reporter::new(shard, events_in.clone(), waker.clone(), Arc::clone(&gates[usize::from(shard.0)])),
+            pace: Arc::clone(&paces[usize::from(shard.0)]),
             clock: Arc::clone(&clock),
             rng: rng.fork(),
             rules: setup.rules,
             backoff: backoff.clone(),
             signals: Arc::clone(&signals),
         };
-        let counters = Arc::new(Counters::default());
-        let config = config(routing, shards);
+        let mut config = config(routing, shards);
+        config.topics = vec![topic(setup.on_bad_record); topics];
         let router = Arc::new(Router::new(&config));
         let (mut inboxes, mut requests, mut workers, mut controls) = (vec![], vec![], vec![], vec![]);
         let (mut all_parked, mut slow_lanes) = (vec![], vec![]);
@@ -124,11 +144,20 @@ impl Process {
             let parking =
                 || Parking { parked: Arc::clone(&parked), router: Arc::clone(&router), hot: Arc::clone(&hot) };
             controls.push(ControlLoop::new(control, inbox, Arc::clone(&parked), context(index)));
-            for _ in 0..setup.slow_lanes {
+            for lane in 0..setup.slow_lanes {
+                let number_of = (setup.workers + lane) as u16;
                 let lane = FakeSlowLane::new(world.clone(), shard, number);
                 let counters = Arc::clone(&counters);
                 let topics = vec![Drain::of(&topic(setup.on_bad_record)); topics];
-                slow_lanes.push(SlowLaneLoop::new(lane, counters, limits, topics, parking(), context(index)));
+                slow_lanes.push(SlowLaneLoop::new(
+                    lane,
+                    number_of,
+                    counters,
+                    limits,
+                    topics,
+                    parking(),
+                    context(index),
+                ));
             }
             requests.push(request);
             let (mut shard_inboxes, mut shard_workers) = (vec![], vec![]);
@@ -144,15 +173,16 @@ impl Process {
             workers.push(shard_workers);
             all_parked.push(parked);
         }
+        let live = Arc::new(Live::new(Arc::new(config)));
         let ports = Ports {
             events,
             controls: requests,
-            dispatcher: Dispatcher::new(inboxes, limits, setup.affinity, &vec![false; topics]),
+            dispatcher: Dispatcher::new(inboxes, &paces, limits, setup.affinity, &vec![false; topics]),
             parked: all_parked,
             signals,
             counters: Arc::clone(&counters),
             waker,
-            live: Arc::new(Live::new(Arc::new(config))),
+            live: Arc::clone(&live),
         };
         let settings = settings(setup, topics, shards);
         let source = FakeSource::new(world.clone(), number);
@@ -166,6 +196,7 @@ impl Process {
             controls,
             slow_lanes,
             counters,
+            live,
             held: (0, 0),
             stopped,
             finished: false,
@@ -225,6 +256,14 @@ impl Process {
         }
     }
 
+    /// As on SIGHUP, with other limits in the configuration.
+    pub fn set_pace(&mut self, pace: &config::Pace, topic_rows_per_second_max: Option<usize>) {
+        let mut config = Config::clone(&self.live.get());
+        config.shards.iter_mut().for_each(|shard| shard.pace = pace.clone());
+        config.topics.iter_mut().for_each(|topic| topic.rows_per_second_max = topic_rows_per_second_max);
+        self.live.replace(Arc::new(config));
+    }
+
     /// As on SIGTERM.
     pub fn close(&mut self) {
         self.poller.close();
@@ -253,7 +292,15 @@ pub fn settings(setup: &Setup, topics: usize, shards: usize) -> Settings {
 /// A topic's configuration, as far as the router and the workers look at it.
 fn topic(on_bad_record: OnBadRecord) -> config::Topic {
     let (name, target, delivery) = ("t0".into(), Target::Handler, Delivery::ExactlyOnce);
-    config::Topic { name, target, delivery, on_bad_record, parent_tries: 3, forward_to: None }
+    config::Topic {
+        name,
+        target,
+        delivery,
+        on_bad_record,
+        rows_per_second_max: None,
+        parent_tries: 3,
+        forward_to: None,
+    }
 }
 
 /// A configuration, as far as the router looks at one.
@@ -270,6 +317,7 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         statement_timeout: Duration::ZERO,
         lock_timeout: Duration::ZERO,
         connections_max: None,
+        pace: config::Pace::default(),
         pooler: forebay::config::Pooler::None,
         commit_gate: None,
         connections_share_percent: 100,

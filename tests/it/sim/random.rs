@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use forebay::types::NextOffset;
 
-use super::draw::{Troubles, faults, plan, setup, troubles};
+use super::draw::{Troubles, ceiling, faults, pace, plan, setup, troubles};
 use super::process::{Process, SESSION_TIMEOUT, Setup};
 use super::scenario::{Plan, Sim, Slot};
 use super::world::{Faults, World};
@@ -106,7 +106,8 @@ impl Scenario {
             490..570 => self.sim.step(slot, |p| p.step_slow_lane(index)),
             570..720 => self.sim.step(slot, |p| p.step_control(index)),
             720..800 => self.sim.step(slot, Process::step_all),
-            800..890 => self.sim.pass(Duration::from_micros(self.rng.u64(100..30_000))),
+            800..805 => self.reload(slot),
+            805..890 => self.sim.pass(Duration::from_micros(self.rng.u64(100..30_000))),
             890..940 => self.publish(),
             940..950 => {
                 let mut w = self.sim.world.borrow_mut();
@@ -118,6 +119,11 @@ impl Scenario {
             975..990 => self.database_trouble(),
             _ => self.broker_trouble(),
         }
+    }
+
+    fn reload(&mut self, slot: usize) {
+        let (pace, topic) = (pace(&mut self.rng), ceiling(&mut self.rng));
+        self.sim.step(slot, |p| p.set_pace(&pace, topic));
     }
 
     fn publish(&mut self) {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use forebay::config::{Affinity, FirstStart, OnBadRecord, ParkingLimits};
+use forebay::config::{Affinity, FirstStart, OnBadRecord, Pace, ParkingLimits};
 use forebay::engine::Rules;
 use forebay::types::{NextOffset, TopicIx, TopicPartition};
 
@@ -69,6 +69,8 @@ impl Plan {
             until_end: false,
             first_start: FirstStart::Earliest,
             on_bad_record: self.on_bad_record,
+            pace: Pace::default(),
+            topic_rows_per_second_max: None,
             parking: self.parking,
             slow_lanes: 1,
             hot_keys: HOT_KEYS,

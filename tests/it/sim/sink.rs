@@ -5,15 +5,18 @@
 //! that it holds waits for its end or gives up after a while, as `lock_timeout` makes it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use forebay::clock::Clock;
 use forebay::config::Then;
 use forebay::sink::{
     Anchor, BadRecord, Care, Control, Drain, DrainLimits, Drained, Failure, FenceRow, Identity, Job, ParkedRecord,
-    Progress, Reason, RowCounts, SlowLane, Taken, Takeover, ToPark, Waiting, Writer, Written,
+    Progress, Reason, Replica, RowCounts, SlowLane, Taken, Takeover, ToPark, Waiting, Writer, Written,
 };
 use forebay::state::batch::{Batch, LaneMove};
 use forebay::state::holds::Holds;
 use forebay::state::parked::{Tail, Why};
+use forebay::state::replica::Position;
 use forebay::types::{KeyHash, Lane, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
 use super::broker::Id;
@@ -519,6 +522,16 @@ fn drain_key(
 }
 
 impl Control for FakeControl {
+    /// Up to date, or a second behind.
+    fn replica(&mut self, _: &str) -> Result<Replica, Failure> {
+        self.0.connect()?;
+        let mut w = self.0.world.borrow_mut();
+        let (written, behind) = (w.clock.now().as_millis() as u64, w.faults.replica_behind);
+        let lag = if w.chance(behind) { Duration::from_secs(1) } else { Duration::ZERO };
+        let replayed = written.saturating_sub(lag.as_millis() as u64);
+        Ok(Replica::At(Position { written, replayed, measured: Some(lag) }))
+    }
+
     fn probe(&mut self) -> Result<(), Failure> {
         self.0.world.borrow_mut().probes += 1;
         self.0.connect()

@@ -10,6 +10,7 @@ use forebay::config::{Affinity, Delivery};
 use forebay::engine::Rules;
 use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, Event};
+use forebay::engine::pace::Pace;
 use forebay::engine::poller::{Poller, Ports, Settings};
 use forebay::engine::report::Waker;
 use forebay::engine::worker::{BatchLimits, Signals};
@@ -128,7 +129,13 @@ impl Bench {
         let ports = Ports {
             events: events_out,
             controls: vec![control],
-            dispatcher: Dispatcher::new(vec![inboxes], limits, Affinity::Late, &[false]),
+            dispatcher: Dispatcher::new(
+                vec![inboxes],
+                &[Arc::new(Pace::unlimited(2, 1))],
+                limits,
+                Affinity::Late,
+                &[false],
+            ),
             parked: Vec::new(),
             signals: Arc::new(Signals::new(1)),
             counters: Arc::new(Counters::default()),

@@ -64,6 +64,8 @@ pub struct Faults {
     pub commit_late: u32,
     /// A group event waits for a later poll.
     pub event_late: u32,
+    /// A look at the replica finds it behind.
+    pub replica_behind: u32,
     pub handed_out_twice: u32,
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use forebay::config::live::Readings;
 use forebay::config::secret::Secret;
 use forebay::config::{
-    Admin, Affinity, Config, Delivery, Engine, FirstStart, HotKeyRule, Kafka, OnBadRecord, ParkingLimits, Pooler,
+    Admin, Affinity, Config, Delivery, Engine, FirstStart, HotKeyRule, Kafka, OnBadRecord, Pace, ParkingLimits, Pooler,
     RouteBy, Routing, Shard, Target, Tenant, Topic,
 };
 
@@ -27,6 +27,7 @@ pub fn handler_config(group: &str, dsns: &[&str], topics: &[&str]) -> Config {
                 target: Target::Handler,
                 delivery: Delivery::ExactlyOnce,
                 on_bad_record: OnBadRecord::Stop,
+                rows_per_second_max: None,
                 parent_tries: 3,
                 forward_to: None,
             })
@@ -44,6 +45,7 @@ pub fn shard(name: &str, dsn: &str) -> Shard {
         statement_timeout: Duration::from_secs(60),
         lock_timeout: Duration::from_secs(30),
         connections_max: None,
+        pace: Pace::default(),
         pooler: Pooler::None,
         commit_gate: None,
         connections_share_percent: 100,

@@ -80,6 +80,7 @@ pub fn plan(client: &mut Client, table: &Table) -> Result<TablePlan, Vec<String>
         target: Target::Table(table.clone()),
         delivery: Delivery::ExactlyOnce,
         on_bad_record: OnBadRecord::Stop,
+        rows_per_second_max: None,
         parent_tries: 3,
         forward_to: None,
     };
