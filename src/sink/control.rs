@@ -29,8 +29,8 @@ pub struct PostgresControl {
     /// What the brokers say of each topic, as last heard: a takeover or a new connection compares it again.
     identities: HashMap<TopicIx, Identity>,
     taken_by: String,
-    /// A look at the pace's replica opened the connection: no progress was stored over it yet.
-    fresh: bool,
+    /// The connection over which progress was stored last.
+    progress_over: u64,
     /// Where they have a say in what is committed to Kafka.
     replicas: Option<Replicas>,
 }
@@ -42,7 +42,7 @@ impl PostgresControl {
         let taken_by = format!("{host} pid {}", std::process::id());
         let settings = &config.shards[usize::from(shard.0)];
         let replicas = settings.commit_gate.clone().map(|gate| Replicas::new(gate, &settings.name));
-        PostgresControl { config, ids, session, identities: HashMap::new(), taken_by, fresh: false, replicas }
+        PostgresControl { config, ids, session, identities: HashMap::new(), taken_by, progress_over: 0, replicas }
     }
 
     /// Takes over what reloads of the configuration.
@@ -101,9 +101,10 @@ impl PostgresControl {
     }
 
     fn progressed(&mut self, topic: TopicIx, of: &[Progress]) -> Result<Vec<(i32, NextOffset)>, Failure> {
-        // A connection that is new to us may lead to a database that fell back.
-        let (_, fresh) = self.session.open()?;
-        let fresh = std::mem::take(&mut self.fresh) || fresh;
+        // A connection over which no progress was stored yet, whoever opened it, may lead to a database that fell back.
+        self.session.open()?;
+        let this = self.session.number();
+        let fresh = std::mem::replace(&mut self.progress_over, this) != this;
         let source = match self.ids.get(topic) {
             known if known != 0 && !fresh => known,
             _ => self.resolve(topic)?,
@@ -156,8 +157,7 @@ impl PostgresControl {
 
 impl PostgresControl {
     fn replica_seen(&mut self, name: &str) -> Result<Replica, Failure> {
-        let (live, fresh) = self.session.open()?;
-        self.fresh |= fresh;
+        let (live, _) = self.session.open()?;
         let rows = live.query(&REPLICA, &[&name])?;
         let [row] = &rows[..] else { unreachable!("aggregates without groups are one row") };
         let bytes = |column: usize| row.get::<_, Option<i64>>(column).map(|n| n.max(0) as u64);

@@ -27,6 +27,8 @@ pub struct Session<K> {
     expected: Expected,
     pooler: Pooler,
     follows: Option<Follows>,
+    /// How many connections were opened.
+    opened: u64,
     live: Option<Live<K>>,
 }
 
@@ -60,7 +62,7 @@ impl<K: Hash + Eq> Session<K> {
         let connector = Connector::new(settings, &config.kafka.group_id, thread);
         let expected = Expected::new(config, shard);
         let (shard, pooler) = (settings.name.clone(), settings.pooler);
-        Session { shard, connector, expected, pooler, follows: None, live: None }
+        Session { shard, connector, expected, pooler, follows: None, opened: 0, live: None }
     }
 
     /// What is read again holds for its connections, too, the open one included.
@@ -98,6 +100,7 @@ impl<K: Hash + Eq> Session<K> {
             let opened = schema::connect(connector, &self.expected).map_err(|failure| self.named(failure))?;
             let Opened { client, watch, .. } = opened;
             self.live = Some(Live { client, statements: Statements::new(self.pooler), watch, unusable: false });
+            self.opened += 1;
         }
         match &mut self.live {
             Some(live) => {
@@ -106,6 +109,11 @@ impl<K: Hash + Eq> Session<K> {
             }
             None => unreachable!("opened above"),
         }
+    }
+
+    /// The number of the connection that was opened last, from 1.
+    pub fn number(&self) -> u64 {
+        self.opened
     }
 
     /// Whether the database takes new connections, and writes on them. One that is open says nothing about that.
