@@ -13,6 +13,7 @@ use openssl::x509::store::X509StoreBuilder;
 use postgres::config::SslMode;
 use postgres::{Client, SimpleQueryMessage};
 use postgres_openssl::MakeTlsConnector;
+use r2d2_postgres::PostgresConnectionManager;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::dsn::{self, Tls};
@@ -101,6 +102,19 @@ impl Connector {
                 Err(failure)
             }
         }
+    }
+
+    /// What r2d2_postgres calls a manager of such connections.
+    pub fn manager(&self) -> Result<PostgresConnectionManager<MakeTlsConnector>, Failure> {
+        let tls = match &self.tls {
+            Some(tls) => tls.clone(),
+            // Not used: the mode is `disable`. A pool wants one type for both.
+            None => match SslConnector::builder(SslMethod::tls_client()) {
+                Ok(builder) => MakeTlsConnector::new(builder.build()),
+                Err(error) => return Err(Failure::Shard(Reason::new(format!("OpenSSL: {error}")))),
+            },
+        };
+        Ok(PostgresConnectionManager::new(self.config.clone(), tls))
     }
 
     /// Connects within twice `connect_timeout` for each host of the DSN and makes sure that the session is bounded.

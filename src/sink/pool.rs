@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use postgres::Client;
+use postgres_openssl::MakeTlsConnector;
 use r2d2::{HandleError, ManageConnection, PooledConnection};
+use r2d2_postgres::PostgresConnectionManager;
 
 use crate::config::Shard;
 use crate::sink::connect::{Connector, Opened};
-use crate::sink::{Failure, Reason};
+use crate::sink::{Failure, Reason, sqlstate};
 
 /// A few connections to one shard. Nothing is opened before it is asked for.
 pub struct Pool {
@@ -20,8 +22,11 @@ pub struct Pool {
     wait: Duration,
 }
 
-/// Opens connections one after the other.
-pub struct Manager(Mutex<Connector>);
+/// Opens connections one after the other, in bounded time, which r2d2_postgres does not know; it knows whether they work.
+pub struct Manager {
+    connector: Mutex<Connector>,
+    checks: PostgresConnectionManager<MakeTlsConnector>,
+}
 
 /// A connection to look with: it need not accept writes.
 pub struct Lent(Option<Opened>);
@@ -40,16 +45,15 @@ impl ManageConnection for Manager {
     type Error = NotOpened;
 
     fn connect(&self) -> Result<Lent, NotOpened> {
-        self.0.lock().open().map(|opened| Lent(Some(opened))).map_err(NotOpened)
+        self.connector.lock().open().map(|opened| Lent(Some(opened))).map_err(NotOpened)
     }
 
     fn is_valid(&self, lent: &mut Lent) -> Result<(), NotOpened> {
-        let answer = lent.simple_query("");
-        answer.map(|_| ()).map_err(|error| NotOpened(crate::sink::sqlstate::connect_failure(&error)))
+        self.checks.is_valid(lent).map_err(|error| NotOpened(sqlstate::connect_failure(&error)))
     }
 
     fn has_broken(&self, lent: &mut Lent) -> bool {
-        lent.is_closed()
+        self.checks.has_broken(lent)
     }
 }
 
@@ -94,7 +98,8 @@ impl Pool {
     /// # Errors
     /// [`Failure::Shard`] for a connection string or certificate that cannot be read.
     pub fn new(shard: &Shard, group: &str, purpose: &str, connections_max: u32) -> Result<Pool, Failure> {
-        let manager = Manager(Mutex::new(Connector::new(shard, group, purpose)?));
+        let connector = Connector::new(shard, group, purpose)?;
+        let manager = Manager { checks: connector.manager()?, connector: Mutex::new(connector) };
         let last = LastFailure::default();
         let pool = r2d2::Pool::builder()
             .max_size(connections_max)
