@@ -32,7 +32,7 @@
 //! - Threads are named, owned and joined; a panic in one ends the process with exit code 70. (Those that open, close and watch
 //!   connections belong to the connections, and end with them.)
 //! - Nobody waits for a database without an end: not for a statement, a lock, a connection, or an answer that never comes.
-//! - A shard that is away is tried by its control thread alone, until a probe works.
+//! - A shard that is away is tried by its control thread alone, until a probe works; workers and slow lanes wait for it.
 //! - Nothing but the rust-postgres family may bring an async runtime in.
 //!
 //! # Modules, in reading order

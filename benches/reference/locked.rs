@@ -97,7 +97,7 @@ fn watch(a: &Arguments, lock: bool, subscription: &str) -> Outcome<(f64, (f64, f
     let begin = client.query_one(now, &[])?.get(0);
     let (began, mut moved, mut done, mut still) = (Instant::now(), Instant::now(), 0, Duration::ZERO);
     while began.elapsed() < Duration::from_secs(a.lock_seconds) {
-        let now: i64 = client.query_one("SELECT coalesce(max(done), 0) FROM forebay.partition", &[])?.get(0);
+        let now: i64 = client.query_one("SELECT coalesce(sum(done), 0)::bigint FROM forebay.partition", &[])?.get(0);
         still = still.max(moved.elapsed());
         if now != done {
             (done, moved) = (now, Instant::now());

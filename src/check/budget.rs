@@ -1,5 +1,5 @@
-//! The connection budget: a process needs one connection for each worker of a shard and two more, three where dead letters are
-//! forwarded. PostgreSQL decides how many there are.
+//! The connection budget: a process needs one connection for each worker and slow lane of a shard and two more, three where dead
+//! letters are forwarded. PostgreSQL decides how many there are.
 
 use std::time::{Duration, Instant};
 

@@ -261,13 +261,13 @@ pub static PARKED_RECORDS_MAX: Setting<Number> = Setting {
     section: "engine",
     name: "parked_records_max",
     kind: number("records", 1_000_000, 1..=1_000_000_000),
-    prose: "Most records that this process keeps parked in each shard; beyond, the lanes that would park more wait.",
+    prose: "Most records that this process keeps parked in each shard; beyond, the workers that would park more wait.",
 };
 pub static PARKED_KEY_RECORDS_MAX: Setting<Number> = Setting {
     section: "engine",
     name: "parked_key_records_max",
     kind: number("records", 100_000, 1..=1_000_000_000),
-    prose: "Most parked records of one key; beyond, its lane waits.",
+    prose: "Most parked records of one key; beyond, the worker that would park more waits.",
 };
 pub static HOT_KEY_PERCENT: Setting<Number> = Setting {
     section: "engine",
@@ -392,7 +392,7 @@ pub static SHARD_CONNECTIONS_MAX: Setting<Optional<Number>> = Setting {
     section: "shard",
     name: "connections_max",
     kind: Optional(number("connections", 0, 1..=100_000), "what the server allows"),
-    prose: "Most connections that this process may open to the shard: it needs one for each worker and two more, three where dead letters are forwarded.",
+    prose: "Most connections that this process may open to the shard: it needs one for each worker and slow lane and two more, three where dead letters are forwarded.",
 };
 pub static SHARD_POOLER: Setting<Choice<Pooler>> = Setting {
     section: "shard",

@@ -23,7 +23,7 @@ use crate::types::{Generation, KeyHash, Lane, Offset, Token, TopicIx, TopicParti
 /// forgotten beyond so many.
 const CLOSED_MAX: usize = 1 << 16;
 
-/// Keys that one transaction makes sure of.
+/// Keys beside its own that one transaction makes sure of.
 const FREE_MAX: usize = 256;
 
 /// See the module's text.
@@ -107,9 +107,9 @@ impl Parked {
         self.quiet.load(Ordering::Acquire)
     }
 
-    /// Whether this many more rows may be parked.
-    pub fn has_room(&self, records: usize) -> bool {
-        self.inner.lock().rows() + records as u64 <= self.limits.records_max
+    /// How many more rows may be parked.
+    pub fn room(&self) -> u64 {
+        self.limits.records_max.saturating_sub(self.inner.lock().rows())
     }
 
     /// What keeps lanes from parking more, for people.
@@ -185,6 +185,7 @@ impl Parked {
         let Some(topic) = batch.topic() else { return };
         let holds = inner.holds.get(&topic);
         let mut parked_now: BTreeMap<Key, (Why, u64)> = BTreeMap::new();
+        let mut passes: BTreeMap<Key, i32> = BTreeMap::new();
         let mut total = inner.rows();
         for index in 0..upto {
             let (meta, run) = batch.meta(index);
@@ -202,6 +203,10 @@ impl Parked {
                 (Standing::Free | Standing::Gone, _) if held() => Why::Held,
                 // Also one that is believed gone: it would come and go as long as it is hot.
                 (Standing::Free | Standing::Gone, _) if hot.contains(&meta.hash) => Why::Hot,
+                (Standing::Gone, _) => {
+                    passes.insert(key, run.partition);
+                    continue;
+                }
                 _ => continue,
             };
             let of_key = tenure.keys.rows_of(meta.hash) + before.map_or(0, |(_, records)| records);
@@ -213,16 +218,18 @@ impl Parked {
             parked_now.entry(key).or_insert((why, 0)).1 += 1;
             into.park.push(ToPark { index, why });
         }
+        // What goes past must be made sure of, however much that is; of others some, so that they are forgotten in time.
+        let free_key = |partition, token, hash| FreeKey { partition, token, hash };
+        into.free.extend(passes.iter().map(|((token, hash), partition)| free_key(*partition, Token(*token), *hash)));
         for lane in moves {
             let Some(tenure) = inner.tenures.get(&lane.token.0).filter(|t| t.keys.has_gone()) else { continue };
-            let gone = tenure.keys.gone_of(lane.lane, tenure.lanes);
-            let free = gone.filter(|hash| !parked_now.contains_key(&(lane.token.0, *hash)));
-            let room = FREE_MAX - into.free.len();
-            into.free.extend(free.take(room).map(|hash| FreeKey {
-                partition: lane.partition,
-                token: lane.token,
-                hash,
-            }));
+            let known = |hash: &KeyHash| {
+                let key = (lane.token.0, *hash);
+                parked_now.contains_key(&key) || passes.contains_key(&key)
+            };
+            let free = tenure.keys.gone_of(lane.lane, tenure.lanes).filter(|hash| !known(hash));
+            let room = FREE_MAX.saturating_sub(into.free.len());
+            into.free.extend(free.take(room).map(|hash| free_key(lane.partition, lane.token, hash)));
         }
     }
 
@@ -285,10 +292,13 @@ impl Parked {
         let due = |t: &Tenure| t.keys.next_due().filter(|at| *at <= now && !skip(t.at.topic));
         let (_, topic) = inner.tenures.values().filter_map(|t| Some((due(t)?, t.at.topic))).min()?;
         let mut keys = Vec::new();
-        for (token, tenure) in inner.tenures.iter_mut().filter(|(_, t)| t.at.topic == topic) {
-            let claimed = tenure.keys.claim(now, max - keys.len());
-            let key = |(hash, tail)| ClaimedKey { token: Token(*token), partition: tenure.at.partition, hash, tail };
-            keys.extend(claimed.into_iter().map(key));
+        // Whoever has waited longest, of whichever partition: one of them must not keep the others waiting.
+        while keys.len() < max {
+            let of_topic = inner.tenures.iter_mut().filter(|(_, t)| t.at.topic == topic);
+            let due = of_topic.filter_map(|(token, t)| Some((t.keys.next_due().filter(|at| *at <= now)?, *token, t)));
+            let Some((_, token, tenure)) = due.min_by_key(|(at, ..)| *at) else { break };
+            let key = |(hash, tail)| ClaimedKey { token: Token(token), partition: tenure.at.partition, hash, tail };
+            keys.extend(tenure.keys.claim(now, 1).into_iter().map(key));
         }
         Some(Claim { topic, keys })
     }
@@ -307,6 +317,11 @@ impl Parked {
     /// The slow lane took so many rows of a key out, and comes again at this time.
     pub fn again(&self, key: &ClaimedKey, taken: u64, at: Duration) {
         self.with_key(key, |keys| keys.again(key.hash, taken, at));
+    }
+
+    /// Whether the key's tenure is not over yet.
+    pub fn is_ours(&self, key: &ClaimedKey) -> bool {
+        self.inner.lock().tenures.contains_key(&key.token.0)
     }
 
     /// The slow lane saw no row of this key.
@@ -371,5 +386,68 @@ impl Inner {
             Some(tenure) => then(&mut tenure.keys),
             None => self.remember_closed(run.token.0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::chunk::Chunk;
+    use crate::types::NextOffset;
+
+    const NOW: Duration = Duration::from_secs(60);
+
+    fn at(partition: i32) -> TopicPartition {
+        TopicPartition { topic: TopicIx(0), partition }
+    }
+
+    fn tail(hash: KeyHash) -> Tail {
+        Tail { hash, offset: Offset(1), rows: 1, why: Why::Blocked }
+    }
+
+    fn never(_: TopicIx) -> bool {
+        false
+    }
+
+    /// However many keys are believed gone: what a record goes past is looked at by its own transaction.
+    #[test]
+    fn every_key_that_is_applied_again_is_made_sure_of() {
+        let parked = Parked::of_test();
+        let record = |n: i64| format!("key {n}").into_bytes();
+        let hash = |n: i64| crate::state::router::key_hash(Some(&record(n)), Offset(0));
+        parked.install(at(0), Generation(1), Token(7), 1, (0..600).map(|n| tail(hash(n))).collect());
+        let mut left = 600;
+        while left > 0 {
+            let claim = parked.claim(NOW, 64, &never).expect("keys are due");
+            claim.keys.iter().for_each(|key| parked.seen_gone(key, NOW));
+            left -= claim.keys.len();
+        }
+        let mut chunk = Chunk::new(TopicIx(0));
+        let run = chunk.open_run(at(0), 0, Generation(1), Token(7), NextOffset(0));
+        for n in 0..600 {
+            let key = record(n);
+            let raw = RawRecord { offset: Offset(10 + n), timestamp_ms: 0, key: Some(&key), value: None, headers: &[] };
+            chunk.push(run, 0, 0, &raw);
+        }
+        let (mut batch, mut moves, mut sorted) = (Batch::new(), Vec::new(), Sorted::default());
+        batch.push(Box::new(chunk));
+        batch.moves(600, &mut moves);
+        parked.sort(&batch, 600, &moves, &Router::of_one_shard(), &BTreeSet::new(), &mut sorted);
+        let free: BTreeSet<KeyHash> = sorted.free.iter().map(|key| key.hash).collect();
+        assert_eq!((free.len(), sorted.free.len(), sorted.park.len()), (600, 600, 0));
+    }
+
+    /// A partition with many keys that are always due is not the only one that is served.
+    #[test]
+    fn the_slow_lane_takes_those_first_that_have_waited_longest() {
+        let parked = Parked::of_test();
+        parked.install(at(0), Generation(1), Token(1), 1, (0..100).map(tail).collect());
+        parked.install(at(1), Generation(1), Token(2), 1, vec![tail(1000)]);
+        let served = (0..3).any(|_| {
+            let claim = parked.claim(NOW, 64, &never).expect("keys are due");
+            claim.keys.iter().for_each(|key| parked.again(key, 0, NOW));
+            claim.keys.iter().any(|key| key.partition == 1)
+        });
+        assert!(served, "one partition's keys were always taken first");
     }
 }

@@ -31,7 +31,7 @@ use crate::engine::partition::{Part, Partition, Phase, Tenure};
 use crate::engine::report::Waker;
 use crate::engine::worker::Signals;
 use crate::metrics::Counters;
-use crate::sink::{Failure, Identity, Reason};
+use crate::sink::{Failure, Identity, Reason, schema};
 use crate::source::{Source, SourceError, SourceEvent};
 use crate::state::backpressure::Window;
 use crate::state::retry::{Backoff, Notices, Trying};
@@ -283,7 +283,8 @@ impl<S: Source> Poller<S> {
             signals,
             counters,
             waker,
-            version: live.version(),
+            // What was reloaded before this began is looked at first.
+            version: 0,
             live,
             generation: 0,
             deferred: VecDeque::new(),
@@ -554,7 +555,8 @@ impl Core {
         match health {
             Health::Up => tracing::info!("{}: database reached", self.shard_name(shard)),
             // Whoever waits for the end would wait for ever; what is not durable is done by the next run.
-            Health::Down(Failure::Shard(reason)) if self.settings.until_end => {
+            // One that never heard of this group would take what belongs elsewhere.
+            Health::Down(Failure::Shard(reason)) if self.settings.until_end || schema::is_disagreement(reason) => {
                 self.stop = Some(Stop::Configuration(format!("{}: {reason}", self.shard_name(shard))));
             }
             Health::Down(Failure::Shard(reason)) => {

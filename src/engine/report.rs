@@ -41,12 +41,13 @@ pub struct Reporter {
     events: Sender<Event>,
     waker: Waker,
     gate: Arc<Gate>,
-    down: bool,
+    /// What kind of trouble was told last.
+    down: Option<std::mem::Discriminant<Failure>>,
 }
 
 impl Reporter {
     pub fn new(shard: ShardIx, events: Sender<Event>, waker: Waker, gate: Arc<Gate>) -> Reporter {
-        Reporter { shard, events, waker, gate, down: false }
+        Reporter { shard, events, waker, gate, down: None }
     }
 
     /// The shard's breaker.
@@ -69,7 +70,8 @@ impl Reporter {
         if self.gate.failed() {
             self.tell(Event::Opened { shard: self.shard });
         }
-        if !std::mem::replace(&mut self.down, true) {
+        let kind = std::mem::discriminant(failure);
+        if self.down.replace(kind) != Some(kind) {
             self.tell(Event::Shard { shard: self.shard, health: Health::Down(failure.clone()) });
         }
     }
@@ -82,7 +84,7 @@ impl Reporter {
     }
 
     pub fn well(&mut self) {
-        if std::mem::replace(&mut self.down, false) {
+        if self.down.take().is_some() {
             self.tell(Event::Shard { shard: self.shard, health: Health::Up });
         }
     }

@@ -17,7 +17,7 @@ use crate::engine::parked::{Claim, ClaimedKey, Parked};
 use crate::engine::report::Reporter;
 use crate::engine::worker::{BatchLimits, Next, Parking, Signals};
 use crate::metrics::Counters;
-use crate::sink::{Drain, DrainLimits, Drained, Failure, Reason, SlowLane, Waiting};
+use crate::sink::{Drain, DrainLimits, Drained, Failure, ParkedRecord, Reason, SlowLane, Waiting};
 use crate::state::chunk::RawRecord;
 use crate::state::holds::Holds;
 use crate::state::pace::{Ask, Tried, Turn};
@@ -58,7 +58,7 @@ pub struct SlowLaneLoop<L> {
     topics: Vec<Drain>,
     work: VecDeque<Work>,
     /// Keys that cannot go on yet, and the pauses between their tries.
-    waiting: BTreeMap<(i64, KeyHash), Backoff>,
+    waiting: BTreeMap<(TopicIx, i64, KeyHash), Backoff>,
     /// By topic: how long some key of it has waited.
     trying: BTreeMap<TopicIx, Trying>,
     /// Not before this is anything tried: the database was away.
@@ -192,10 +192,14 @@ impl<L: SlowLane> SlowLaneLoop<L> {
                 self.parked.seen_gone(&key, now);
                 continue;
             };
-            if rows.dead || self.holds(&holds, &rows) {
+            let mut rows = rows;
+            // A hold may be about some records of a key only: a tenant that is read from a field.
+            let held = rows.records.iter().position(|record| self.holds(&holds, rows.hash, record));
+            if rows.dead || held == Some(0) {
                 self.parked.again(&key, 0, now + LOOK_AGAIN);
                 continue;
             }
+            rows.records.truncate(held.unwrap_or(usize::MAX));
             keys.push(key);
             waiting.push(rows);
         }
@@ -205,11 +209,13 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         Next::Again
     }
 
-    fn holds(&self, holds: &Holds, rows: &Waiting) -> bool {
-        let Some(first) = rows.records.first().filter(|_| !holds.is_empty()) else { return false };
-        let (offset, timestamp_ms, headers) = (first.offset, first.timestamp_ms, &first.headers);
-        let (key, value) = (first.key.as_deref(), first.value.as_deref());
-        holds.hold(&RawRecord { offset, timestamp_ms, key, value, headers }, rows.hash, &self.router)
+    fn holds(&self, holds: &Holds, hash: KeyHash, record: &ParkedRecord) -> bool {
+        if holds.is_empty() {
+            return false;
+        }
+        let (offset, timestamp_ms, headers) = (record.offset, record.timestamp_ms, &record.headers);
+        let (key, value) = (record.key.as_deref(), record.value.as_deref());
+        holds.hold(&RawRecord { offset, timestamp_ms, key, value, headers }, hash, &self.router)
     }
 
     fn drain(&mut self, claim: Claim, waiting: Vec<Waiting>) -> Next {
@@ -266,8 +272,9 @@ impl<L: SlowLane> SlowLaneLoop<L> {
     }
 
     fn went_on(&mut self, topic: TopicIx, key: &ClaimedKey, now: Duration) {
-        self.waiting.remove(&(key.token.0, key.hash));
-        if self.waiting.is_empty()
+        self.waiting.remove(&(topic, key.token.0, key.hash));
+        let of_topic = (topic, i64::MIN, KeyHash::MIN)..=(topic, i64::MAX, KeyHash::MAX);
+        if self.waiting.range(of_topic).next().is_none()
             && let Some(mut trying) = self.trying.remove(&topic)
         {
             self.report.in_vain(topic, Doing::Draining, trying.ended(now), None);
@@ -277,13 +284,17 @@ impl<L: SlowLane> SlowLaneLoop<L> {
     /// The key comes again after a pause, which grows.
     fn waits(&mut self, topic: TopicIx, key: &ClaimedKey, rows: u64, reason: &Reason) {
         let now = self.clock.now();
-        let pauses = self.waiting.entry((key.token.0, key.hash)).or_insert_with(|| {
+        let pauses = self.waiting.entry((topic, key.token.0, key.hash)).or_insert_with(|| {
             let mut pauses = self.backoff.clone();
             pauses.reset();
             pauses
         });
         let at = now + pauses.next(self.rng.f64());
         self.parked.again(key, rows, at);
+        if !self.parked.is_ours(key) {
+            // Somebody else looks after it.
+            return self.went_on(topic, key, now);
+        }
         let lasted = self.trying.entry(topic).or_default().failed(now);
         self.report.in_vain(topic, Doing::Draining, lasted, Some(reason));
     }
@@ -293,7 +304,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         let now = self.clock.now();
         match &failure {
             // Each key by itself: the one that is in the way must not keep the others.
-            Failure::LockWait(_) | Failure::TooLong(_) if waiting.len() > 1 => {
+            Failure::LockWait(_) | Failure::TooLong(_) | Failure::Transient(_) if waiting.len() > 1 => {
                 let topic = claim.topic;
                 let one = |(key, rows)| Work::Drain(Claim { topic, keys: vec![key] }, vec![rows]);
                 self.work.extend(claim.keys.into_iter().zip(waiting).map(one));
@@ -305,7 +316,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
                 self.work.push_back(Work::Drain(claim, waiting));
                 return Next::Again;
             }
-            Failure::LockWait(reason) | Failure::TooLong(reason) if waiting.len() == 1 => {
+            Failure::LockWait(reason) | Failure::TooLong(reason) | Failure::Transient(reason) if waiting.len() == 1 => {
                 self.waits(claim.topic, &claim.keys[0], 0, reason);
                 return Next::Again;
             }

@@ -476,8 +476,9 @@ impl<W: Writer> Worker<W> {
         };
         let Sorted { park, free, .. } = &self.sorted;
         let job = Job { batch: &self.batch, range: 0..piece, moves: &self.moves, park, free };
+        let room = self.parking.parked.room().saturating_sub(park.len() as u64);
         let How { probe, refused, .. } = self.how;
-        let result = self.writer.write_with_care(&job, Care { probe, refused, then, tolerates: &mut tolerates });
+        let result = self.writer.write_with_care(&job, Care { probe, refused, then, room, tolerates: &mut tolerates });
         self.judged = judged;
         match (result, self.judged.as_ref().map(|judged| &judged.after)) {
             (Err(Failure::Record(index, mut reason)), Some(Err(limit))) => {
@@ -551,8 +552,17 @@ impl<W: Writer> Worker<W> {
                 self.state = State::Write { at: self.clock.now() };
             }
             // Once a probe has shown whose rows are locked, another lock is in the way: a parent's, or one of a unique index.
-            Failure::LockWait(_) if self.may_park(piece) && !self.how.park_all => {
-                self.how = How { probe: true, park_all: self.how.probe, ..self.how };
+            Failure::LockWait(_) if self.may_park() && !self.how.probe => {
+                self.how.probe = true;
+                self.state = State::Write { at: Duration::ZERO };
+            }
+            Failure::LockWait(_) if self.may_park() && !self.how.park_all => {
+                // All of the piece, or as much of it as there is room for.
+                let room = self.parking.parked.room();
+                match piece as u64 <= room {
+                    true => self.how.park_all = true,
+                    false => self.piece_max = room as usize,
+                }
                 self.state = State::Write { at: Duration::ZERO };
             }
             Failure::Transient(reason) | Failure::LockWait(reason) | Failure::LockedOut(reason) => {
@@ -589,8 +599,8 @@ impl<W: Writer> Worker<W> {
         Next::Again
     }
 
-    fn may_park(&mut self, records: usize) -> bool {
-        self.exactly_once() && self.parking.parked.has_room(records)
+    fn may_park(&mut self) -> bool {
+        self.exactly_once() && self.parking.parked.room() > 0
     }
 
     /// Nothing says how long this may go on: a table that is locked, a handler that asks for another try.

@@ -40,7 +40,7 @@ pub enum Replayed {
 /// Sets letters that block their keys back to waiting, as far as they are letters still.
 fn set_back() -> String {
     format!(
-        "WITH {} UPDATE forebay.parked q SET state = 'w', sqlstate = NULL, error = NULL FROM found f WHERE {IS_FOUND} \
+        "WITH {} UPDATE forebay.parked q SET state = 'w', sqlstate = NULL, error = CASE q.reason WHEN 'u' THEN q.error END FROM found f WHERE {IS_FOUND} \
          RETURNING q.partition, q.\"offset\"",
         found()
     )

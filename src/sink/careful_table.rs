@@ -76,6 +76,7 @@ impl Careful<'_, '_, '_> {
             }
         }
         let (rows, newly) = aside.rows(batch, job.to_apply().into_iter());
+        care.fits(newly.len())?;
         counts.parked = (job.park.len() + newly.len()) as u32;
         let rows = [&job.rows_to_park()[..], &rows].concat();
         parked::park(&mut live.client, of.source, batch, router, &rows)?;

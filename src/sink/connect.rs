@@ -104,6 +104,15 @@ impl Connector {
         }
     }
 
+    fn hosts(&self) -> usize {
+        self.config.get_hosts().len().max(self.config.get_hostaddrs().len()).max(1)
+    }
+
+    /// The longest that [`open`](Connector::open) takes.
+    pub fn connect_max(&self) -> Duration {
+        self.shard.connect_timeout * 2 * self.hosts() as u32
+    }
+
     /// What r2d2_postgres calls a manager of such connections.
     pub fn manager(&self) -> Result<PostgresConnectionManager<MakeTlsConnector>, Failure> {
         let tls = match &self.tls {
@@ -145,8 +154,7 @@ impl Connector {
                 Ok(Err(_)) | Err(TryRecvError::Disconnected) => self.begin(),
             },
         };
-        let hosts = self.config.get_hosts().len().max(self.config.get_hostaddrs().len());
-        for _ in 0..hosts.max(1) {
+        for _ in 0..self.hosts() {
             match attempt.result.recv_timeout(self.shard.connect_timeout * 2) {
                 Ok(Ok(client)) => return Ok(watched(attempt.mark, client)),
                 Ok(Err(_)) if attempt.cut => return Err(outage(NO_ANSWER)),

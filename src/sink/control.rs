@@ -173,7 +173,8 @@ impl PostgresControl {
 
 impl Control for PostgresControl {
     fn probe(&mut self) -> Result<(), Failure> {
-        self.session.probe()
+        let result = self.session.probe();
+        self.session.settle(result)
     }
 
     fn locate(

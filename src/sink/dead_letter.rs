@@ -94,7 +94,7 @@ impl<'a> Letters<'a> {
             of,
             partitions: records().map(|r| r.partition).collect(),
             offsets: records().map(|r| r.offset.0).collect(),
-            timestamps: records().map(|r| Some(r.timestamp_ms).filter(|ms| *ms >= 0)).collect(),
+            timestamps: records().map(|r| timestamp(r.timestamp_ms)).collect(),
             codes: bad.iter().map(|b| b.reason.sqlstate.as_deref()).collect(),
             errors: bad.iter().map(|b| error_text(&b.reason)).collect(),
             keys: records().map(|r| r.key).collect(),
@@ -121,9 +121,22 @@ impl<'a> Letters<'a> {
     }
 }
 
+/// The end of the year 294275: PostgreSQL's timestamps reach a little further.
+const TIMESTAMP_MS_MAX: i64 = 9_224_286_393_600_000;
+
+/// A record's time as a table takes it: none where the broker gave none, or where its producer meant something else than
+/// milliseconds.
+pub fn timestamp(ms: i64) -> Option<i64> {
+    (0..=TIMESTAMP_MS_MAX).contains(&ms).then_some(ms)
+}
+
 /// What went wrong, as a table takes it: a handler's own words may hold anything, PostgreSQL's text holds no NUL.
 pub fn error_text(reason: &Reason) -> String {
-    reason.text.replace('\0', "\u{fffd}")
+    plain(&reason.text)
+}
+
+pub fn plain(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// Cuts what is kept of records so that no piece of several is larger than a statement may be.

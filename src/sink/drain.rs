@@ -21,6 +21,9 @@ use crate::state::batch::Batch;
 use crate::state::chunk::{Chunk, RawRecord};
 use crate::types::{Generation, KeyHash, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
+/// Rows that are locked are seen by the probe; a lock that it does not show is not waited for long, because other keys wait, too.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '100ms'";
+
 impl SlowLane for PostgresWriter {
     fn read(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)], limits: DrainLimits) -> Result<Vec<Waiting>, Failure> {
         let result = self.read_waiting(topic, keys, limits);
@@ -91,10 +94,11 @@ impl PostgresWriter {
         if fresh {
             self.tables.clear();
         }
+        let every: BTreeSet<usize> = (0..lot.keys.len()).collect();
         let mut drain = || -> Result<Vec<Drained>, Stop> {
-            // The catalog is read in a transaction of its own.
-            let known = known(&mut self.tables, lot.topic, &mut live.client, settings, table)?;
-            live.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")?;
+            // The catalog is read in a transaction of its own, and again where a record does not fit an old view of the table.
+            let known = known(&mut self.tables, lot.topic, live, settings, table, &lot.batch, &lot.to_apply(&every).0)?;
+            live.client.batch_execute(BEGIN)?;
             let locked = lot.lock(&mut live.client, source)?;
             let (records, mut undecoded) = lot.to_apply(&locked);
             known.load(&lot.batch, records.iter().copied(), &mut undecoded);
@@ -111,11 +115,13 @@ impl PostgresWriter {
         let result = drain();
         live.roll_back_unless(result.is_ok());
         result.map_err(|stop| match stop {
-            // The next try reads the catalog again.
+            // The next try reads the catalog again; if it was read only now, there is something else wrong.
             Stop::Altered(failure) => {
-                self.tables.remove(&lot.topic);
                 live.statements.forget(|name| name.topic() == Some(lot.topic));
-                Failure::Transient(failure.reason().clone())
+                match self.tables.remove(&lot.topic).is_some_and(|known| known.is_old()) {
+                    true => Failure::Transient(failure.reason().clone()),
+                    false => failure,
+                }
             }
             Stop::Failed(failure) => failure,
         })

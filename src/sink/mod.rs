@@ -116,6 +116,8 @@ pub struct Care<'a, 't> {
     pub refused: bool,
     /// What becomes of a dead letter's key.
     pub then: Then,
+    /// How many more records may be parked.
+    pub room: u64,
     pub tolerates: &'a mut Tolerates<'t>,
 }
 
@@ -158,7 +160,7 @@ pub enum Failure {
     Transient(Reason),
     /// A lock could not be had in time.
     LockWait(Reason),
-    /// Likewise, and it is no row's: the table is locked as a whole, or the fences are.
+    /// Likewise, and parking does not help: the table is locked as a whole, or the fences are; or nothing more may be parked.
     LockedOut(Reason),
     /// A statement took longer than it may.
     TooLong(Reason),
@@ -241,6 +243,19 @@ pub trait SlowLane {
     fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: Drain) -> Result<Vec<Drained>, Failure>;
     /// Many rows were taken out: their place is made free for others.
     fn tidy(&mut self) -> Result<(), Failure>;
+}
+
+impl Care<'_, '_> {
+    /// Whether so many records more may be parked.
+    fn fits(&self, records: usize) -> Result<(), Failure> {
+        match records as u64 > self.room {
+            false => Ok(()),
+            true => Err(Failure::LockedOut(Reason::new(format!(
+                "{records} records would have to be parked, and there is room for {} more (parked_records_max)",
+                self.room
+            )))),
+        }
+    }
 }
 
 /// How much the slow lane takes at a time.

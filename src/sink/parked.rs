@@ -190,7 +190,7 @@ impl<'a> Rows<'a> {
         let unroutable = |row: &Row<'_>| batch.unroutable(row.index);
         let reason = |row: &Row<'_>| unroutable(row).map_or(row.why.letter() as i8, |_| UNROUTABLE);
         let error = |row: &Row<'_>| match unroutable(row) {
-            Some(why) => Some(why.to_owned()),
+            Some(why) => Some(dead_letter::plain(why)),
             None => row.reason.map(dead_letter::error_text),
         };
         let tenant = |record| router.tenant_of(&RawRecord::from(record)).map(|tenant| tenant.into_owned());
@@ -199,7 +199,7 @@ impl<'a> Rows<'a> {
             partitions: records().map(|r| r.partition).collect(),
             hashes: rows.iter().map(|row| batch.meta(row.index).0.hash).collect(),
             offsets: records().map(|r| r.offset.0).collect(),
-            timestamps: records().map(|r| Some(r.timestamp_ms).filter(|ms| *ms >= 0)).collect(),
+            timestamps: records().map(|r| dead_letter::timestamp(r.timestamp_ms)).collect(),
             states: rows.iter().map(|row| row.state.letter()).collect(),
             reasons: rows.iter().map(reason).collect(),
             codes: rows.iter().map(|row| row.reason.and_then(|reason| reason.sqlstate.as_deref())).collect(),

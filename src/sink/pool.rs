@@ -99,6 +99,7 @@ impl Pool {
     /// [`Failure::Shard`] for a connection string or certificate that cannot be read.
     pub fn new(shard: &Shard, group: &str, purpose: &str, connections_max: u32) -> Result<Pool, Failure> {
         let connector = Connector::new(shard, group, purpose)?;
+        let wait = connector.connect_max();
         let manager = Manager { checks: connector.manager()?, connector: Mutex::new(connector) };
         let last = LastFailure::default();
         let pool = r2d2::Pool::builder()
@@ -106,10 +107,10 @@ impl Pool {
             .min_idle(Some(0))
             .error_handler(Box::new(last.clone()))
             .build_unchecked(manager);
-        Ok(Pool { pool, last, wait: shard.connect_timeout })
+        Ok(Pool { pool, last, wait })
     }
 
-    /// A connection, within the shard's `connect_timeout`. It need not accept writes.
+    /// A connection, as soon as [`Connector::open`] has one. It need not accept writes.
     pub fn get(&self) -> Result<PooledConnection<Manager>, Failure> {
         self.pool.get_timeout(self.wait).map_err(|_| {
             let last = self.last.0.lock().take();

@@ -265,6 +265,14 @@ impl Meta {
     }
 }
 
+/// What follows where processes of a group spread its records differently.
+const DISAGREES: &str = "a row could end up in two databases";
+
+/// Whether a shard refuses this process because of how it spreads records: then no other shard may take any of it either.
+pub fn is_disagreement(reason: &Reason) -> bool {
+    reason.text.contains(DISAGREES)
+}
+
 /// What a connection makes sure of before anything else is sent over it.
 #[derive(Debug, Clone)]
 pub struct Expected {
@@ -295,7 +303,7 @@ impl Expected {
     fn refused(&self, contradiction: &tenants::Contradiction) -> Failure {
         let forget = format!("`DELETE FROM forebay.meta WHERE key = '{}'` in every shard", self.map_key());
         Failure::Shard(Reason::new(format!(
-            "as this database remembers, {contradiction} by this process's map. {}",
+            "as this database remembers, {contradiction} by this process's map: {DISAGREES}. {}",
             tenants::procedure(&forget)
         )))
     }
@@ -312,7 +320,7 @@ impl Expected {
         let routing = |found: &str| {
             format!(
                 "records of this group were spread over the shards by `{found}`, and this process would spread them by \
-                 `{}`: a row could end up in two databases. If the rows have been moved: stop and drain the whole group, \
+                 `{}`: {DISAGREES}. If the rows have been moved: stop and drain the whole group, \
                  then DELETE FROM forebay.meta WHERE key = 'routing {}' in every shard",
                 self.routing, self.group
             )

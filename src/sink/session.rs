@@ -93,6 +93,9 @@ impl<K: Hash + Eq> Session<K> {
         if self.live.as_ref().is_some_and(|live| live.unusable || live.client.is_closed()) {
             self.close();
         }
+        if let Some(Live { watch: Some(watch), .. }) = &self.live {
+            watch.begin();
+        }
         self.catch_up()?;
         let fresh = self.live.is_none();
         if fresh {

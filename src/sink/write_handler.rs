@@ -55,10 +55,10 @@ impl PostgresWriter {
         let of = Of::new(self.fences.source(), &config, topic);
         let batch = job.batch;
         self.handled(topic, job, |call, transaction| {
-            let (to_apply, alone) = (job.to_apply(), job.range.len() == 1);
+            let (all, alone) = (job.to_apply(), job.range.len() == 1);
             let mut pieces = HandlerPieces::new(call, transaction, batch, care.then, alone);
             unroutable(job).into_iter().for_each(|bad| pieces.bad(bad));
-            let to_apply: Vec<usize> = to_apply.into_iter().filter(|i| batch.unroutable(*i).is_none()).collect();
+            let to_apply: Vec<usize> = all.iter().copied().filter(|i| batch.unroutable(*i).is_none()).collect();
             pieces.apply(&to_apply, care.probe)?;
             let HandlerPieces { mut aside, .. } = pieces;
             if let Some(first) = aside.settle(batch).first().cloned()
@@ -72,7 +72,9 @@ impl PostgresWriter {
                     letters.execute(transaction, &piece.params()).map_err(|e| own_failure(&e))?;
                 }
             }
-            let (rows, newly) = aside.rows(batch, to_apply.iter().copied());
+            // What names no shard may wait behind others of its key, too.
+            let (rows, newly) = aside.rows(batch, all.iter().copied());
+            care.fits(newly.len())?;
             let rows = [&job.rows_to_park()[..], &rows].concat();
             parked::park(transaction, of.source, batch, &router, &rows)?;
             let upserted = to_apply.iter().filter(|index| !aside.has(batch, **index)).count() as u32;

@@ -19,6 +19,7 @@ use crate::sink::session::{Live, Ready, Text};
 use crate::sink::table::{TablePlan, TableWriter};
 use crate::sink::writer::{FenceArrays, Name, PostgresWriter, unroutable};
 use crate::sink::{BadRecord, Care, Failure, Job, Reason, RowCounts, Written, dead_letter, fence, parked, sqlstate};
+use crate::state::batch::Batch;
 use crate::state::router::Router;
 use crate::types::TopicIx;
 
@@ -92,7 +93,7 @@ impl PostgresWriter {
         };
         let mut bad = Vec::new();
         known.load(job, &mut bad);
-        if !bad.is_empty() && known.read_at.elapsed() > PLAN_TRUSTED {
+        if !bad.is_empty() && known.is_old() {
             *known = KnownTable::read(&mut live.client, settings, table)?;
             // What the old plan called a shape is another one now.
             live.statements.forget(|name| name.topic() == Some(topic));
@@ -145,12 +146,17 @@ impl PostgresWriter {
 
 impl Care<'_, '_> {
     fn again<'s, 't>(care: &'s mut Care<'_, 't>) -> Care<'s, 't> {
-        let Care { probe, refused, then, tolerates } = care;
-        Care { probe: *probe, refused: *refused, then: *then, tolerates: &mut **tolerates }
+        let Care { probe, refused, then, room, tolerates } = care;
+        Care { probe: *probe, refused: *refused, then: *then, room: *room, tolerates: &mut **tolerates }
     }
 }
 
 impl KnownTable {
+    /// Whether a record that does not fit may be told by an outdated view of the table.
+    pub(super) fn is_old(&self) -> bool {
+        self.read_at.elapsed() > PLAN_TRUSTED
+    }
+
     fn load(&mut self, job: &Job<'_>, bad: &mut Vec<BadRecord>) {
         let unroutable = unroutable(job);
         match (job.park, &unroutable[..]) {
@@ -359,18 +365,27 @@ impl Live<Name> {
     }
 }
 
-/// The table as the catalog described it, or describes it now.
+/// The table as the catalog described it, or describes it now: asked again where some of these records do not fit what it said a
+/// while ago.
 pub(super) fn known<'k>(
     tables: &'k mut HashMap<TopicIx, KnownTable>,
     topic: TopicIx,
-    client: &mut Client,
+    live: &mut Live<Name>,
     settings: &config::Topic,
     table: &config::Table,
+    batch: &Batch,
+    records: &[usize],
 ) -> Result<&'k mut TableWriter, Failure> {
     let known = match tables.entry(topic) {
         Entry::Occupied(known) => known.into_mut(),
-        Entry::Vacant(unknown) => unknown.insert(KnownTable::read(client, settings, table)?),
+        Entry::Vacant(unknown) => unknown.insert(KnownTable::read(&mut live.client, settings, table)?),
     };
+    let mut bad = Vec::new();
+    known.writer.load(batch, records.iter().copied(), &mut bad);
+    if !bad.is_empty() && known.is_old() {
+        *known = KnownTable::read(&mut live.client, settings, table)?;
+        live.statements.forget(|name| name.topic() == Some(topic));
+    }
     Ok(&mut known.writer)
 }
 

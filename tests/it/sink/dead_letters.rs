@@ -72,7 +72,8 @@ fn sift(
         shown = bad.iter().map(|b| b.index).collect();
         tolerated
     };
-    let care = Care { probe: false, refused: false, then: Then::Skip, tolerates: &mut tolerates };
+    let (then, room) = (Then::Skip, 1000);
+    let care = Care { probe: false, refused: false, then, room, tolerates: &mut tolerates };
     let result = writer.write_with_care(&Job::plain(&batch, 0..batch.len(), &moves), care);
     (result, shown)
 }

@@ -20,6 +20,7 @@ use forebay::types::{Generation, KeyHash, NextOffset, Offset, Token};
 use postgres::{Client, Transaction};
 
 use crate::statements::{AT, TOPIC, World, takeover};
+use crate::support::wait_until;
 
 const LIMITS: DrainLimits = DrainLimits { records_max: 500, bytes_max: 1 << 20 };
 const SKIP: Drain = Drain { then: Some(Then::Skip), parent_tries: 2 };
@@ -52,14 +53,15 @@ fn world(name: &str) -> (World, PostgresWriter) {
     (world, writer)
 }
 
-/// Records (key, payload) of lane 0, from offset `from` on. One whose payload begins with a space names no tenant.
+/// Records (key, payload) of lane 0, from offset `from` on. One whose payload begins with a space names no tenant; one that ends with
+/// a space was stamped in nanoseconds.
 fn batch(from: i64, records: &[(&str, &str)]) -> Batch {
     let mut chunk = Chunk::new(TOPIC);
     let run = chunk.open_run(AT, 0, Generation(1), Token(1), NextOffset(from));
     for (at, (key, payload)) in records.iter().enumerate() {
         let (key, value) = ((!key.is_empty()).then_some(key.as_bytes()), Some(payload.as_bytes()));
-        let record =
-            RawRecord { offset: Offset(from + at as i64), timestamp_ms: 1_700_000_000_123, key, value, headers: &[] };
+        let timestamp_ms = if payload.ends_with(' ') { 1_700_000_000_123_456_789 } else { 1_700_000_000_123 };
+        let record = RawRecord { offset: Offset(from + at as i64), timestamp_ms, key, value, headers: &[] };
         chunk.push(run, at as u64, 0, &record);
         if payload.starts_with(' ') {
             chunk.mark_unroutable("the tenant cannot be read: no field");
@@ -81,11 +83,12 @@ struct Try<'a> {
     park: &'a [usize],
     free: &'a [&'a str],
     care: Option<(bool, Then)>,
+    room: u64,
 }
 
 impl<'a> Try<'a> {
     fn new(from: i64, records: &'a [(&'a str, &'a str)]) -> Try<'a> {
-        Try { from, records, park: &[], free: &[], care: None }
+        Try { from, records, park: &[], free: &[], care: None, room: 1000 }
     }
 
     fn probing(from: i64, records: &'a [(&'a str, &'a str)], then: Then) -> Try<'a> {
@@ -103,7 +106,8 @@ impl<'a> Try<'a> {
             None => writer.write(&job),
             Some((probe, then)) => {
                 let mut all = |_: &[BadRecord]| true;
-                writer.write_with_care(&job, Care { probe, refused: false, then, tolerates: &mut all })
+                let care = Care { probe, refused: false, then, room: self.room, tolerates: &mut all };
+                writer.write_with_care(&job, care)
             }
         }
     }
@@ -365,6 +369,48 @@ pub fn a_key_is_free_only_when_nothing_of_it_is_parked() {
     check(&world, "1:2", "", "", 2);
 }
 
+/// What would be parked beyond the limit is not: nothing of its batch happens.
+#[test]
+fn no_more_is_parked_than_there_is_room_for() {
+    let (world, mut writer) = world("parking_room");
+    let records = [("a", r#"{"id": 20, "p": 30}"#), ("b", r#"{"id": 21, "p": 31}"#), ("c", r#"{"id": 1, "v": 1}"#)];
+    let care = Some((false, Then::Skip));
+    let full = Try { care, room: 1, ..Try::new(0, &records) }.run(&mut writer);
+    let Err(Failure::LockedOut(reason)) = full else { panic!("{full:?}") };
+    assert!(reason.text.contains("room for 1 more"), "{reason}");
+    check(&world, "", "", "", 0);
+    assert_eq!(Try { care, room: 2, ..Try::new(0, &records) }.parks(&mut writer), [0, 1]);
+}
+
+/// A producer that means nanoseconds writes a time that no table takes. That is no reason to stop.
+#[test]
+fn an_absurd_timestamp_is_none() {
+    let (world, mut writer) = world("parking_time");
+    let records = [("a", r#"{"id": 1, "v": 1} "#), ("a", r#"{"id": 2, "v": 500} "#)];
+    Try { park: &[0, 1], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
+    assert_eq!(drain(&mut world.writer("s0"), &["a"], SKIP), Ok(vec![Drained::Taken { rows: 2, dead: 1 }]));
+    check(&world, "1:1", "", "1", 2);
+}
+
+/// A dead letter is replayed when its table has been mended: the slow lane looks at the table again.
+#[test]
+fn the_slow_lane_sees_that_a_table_was_altered() {
+    let (world, mut writer) = world("parking_altered");
+    let care = Some((false, Then::Park));
+    let records = [("a", r#"{"id": 1, "u": "x"}"#), ("a", r#"{"id": 2, "v": 2}"#)];
+    assert_eq!(Try { care, ..Try::new(0, &records) }.parks(&mut writer), [0, 1]);
+    let mut lane = world.writer("s0");
+    let replay = || world.database.execute("UPDATE forebay.parked SET state = 'w' WHERE state = 'd'");
+    replay();
+    assert!(matches!(drain(&mut lane, &["a"], PARK).as_deref(), Ok([Drained::Dead { rows: 0, .. }])));
+    world.database.execute("ALTER TABLE target ALTER u TYPE text");
+    wait_until(Duration::from_secs(30), "the record to fit", || {
+        replay();
+        drain(&mut lane, &["a"], PARK) == Ok(vec![taken(2)])
+    });
+    check(&world, "2:2", "", "", 2);
+}
+
 /// It follows its key into the table, and what it is, it is there, too.
 #[test]
 fn what_names_no_shard_is_applied_by_nobody() {
@@ -460,4 +506,28 @@ pub fn a_handlers_key_that_waits_for_a_lock_is_parked() {
     other.batch_execute("ROLLBACK").unwrap();
     assert_eq!(drain(&mut lane, &["a"], SKIP), Ok(vec![taken(3)]));
     check(&world, "1:3 2:1 3:2 4:4 5:5", "", "", 5);
+}
+
+/// What names no shard is no record for a handler either: a letter, or it waits where its key waits.
+#[test]
+fn a_handler_is_not_given_what_names_no_shard() {
+    let world = World::with("parking_handler_unroutable", |config| {
+        config.shards[0].lock_timeout = Duration::from_millis(300);
+    });
+    world.database.execute(
+        "CREATE TABLE target (id int PRIMARY KEY, v int); INSERT INTO target SELECT i, 0 FROM generate_series(1, 9) i",
+    );
+    world.located().takeover(&takeover(1, 1, 0)).expect("a takeover");
+    let mut writer = world.writer_of("w0", Arc::new(|| Box::new(Updating)));
+    let mut other = holding(&world, "UPDATE target SET v = 50 WHERE id = 1");
+    let records = [("a", "1"), ("a", " 2"), ("b", " 3"), ("c", "4")];
+    assert_eq!(Try::probing(0, &records, Then::Skip).parks(&mut writer), [0, 1]);
+    check(&world, "4:4", "a:0 a:1", "2", 4);
+    let care = Some((false, Then::Park));
+    assert_eq!(Try { care, ..Try::new(4, &[("d", " 5"), ("d", "6")]) }.parks(&mut writer), [0, 1]);
+    check(&world, "4:4", "a:0 a:1 d:4! d:5", "2", 6);
+    other.batch_execute("ROLLBACK").unwrap();
+    let mut lane = world.writer_of("s0", Arc::new(|| Box::new(Updating)));
+    assert_eq!(drain(&mut lane, &["a"], SKIP), Ok(vec![Drained::Taken { rows: 2, dead: 1 }]));
+    check(&world, "1:1 4:4", "d:4! d:5", "1 2", 6);
 }
