@@ -152,6 +152,37 @@ fn a_process_with_another_map_is_refused() {
     first.terminate().expect(0);
 }
 
+/// One more database, which never heard of the group, would take what lives in the others.
+#[test]
+fn a_process_that_spreads_records_otherwise_stops_though_a_shard_remembers_nothing() {
+    let shards = [Server::A, Server::B, Server::A].map(|server| Database::create(server, "maps"));
+    shards.iter().for_each(|shard| shard.execute(LEDGER));
+    let topic = Topic::create("maps", 2);
+    let toml = |n: usize| {
+        let shards: String = (0..n).map(|i| shard(&format!("s{i}"), shards[i].dsn())).collect();
+        let engine = "[engine]\ncommit_interval_ms = 100\nlocate_deadline_ms = 300\n[shards]\nby = \"hash\"\n";
+        format!("{engine}{shards}{}", ledger_topic(topic.name()))
+    };
+    let publish = |numbers: std::ops::Range<i64>| {
+        let record = |seq: i64| ((seq % 2) as i32, Some(format!("key {seq}")), Some(format!("{{\"seq\":{seq}}}")));
+        publish_all(&topic, &numbers.map(record).collect::<Vec<_>>());
+    };
+    let rows = || shards.each_ref().map(|shard| count(&mut shard.connect(), "ledger"));
+    publish(0..100);
+    let rig = Rig::new(&toml(2));
+    rig.until_end().expect(0);
+    let before = rows();
+    assert_eq!((before[0] + before[1], before[2]), (100, 0));
+    publish(100..200);
+    rig.configure(&[], &toml(3));
+    // Not told to end by itself.
+    rig.start().ended().expect_log(78, &["a row could end up in two databases"]);
+    assert_eq!(rows(), before);
+    rig.configure(&[], &toml(2));
+    rig.until_end().expect(0);
+    assert_eq!(rows()[0] + rows()[1], 200);
+}
+
 #[test]
 fn a_default_takes_whom_the_map_lacks_for_ever() {
     let s = Setup::new("x = \"a\"\n");
