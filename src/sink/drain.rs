@@ -69,17 +69,17 @@ impl PostgresWriter {
             if waiting.last().is_none_or(|(last, _)| *last != n) {
                 let (partition, hash) = keys[(n - 1) as usize];
                 let (dead, tries) = (row.get::<_, i8>(3) == State::Dead.letter(), row.get::<_, i32>(4) as u32);
-                waiting.push((n, Waiting { partition, hash, dead, tries, tenant: row.get(5), records: Vec::new() }));
+                waiting.push((n, Waiting { partition, hash, dead, tries, records: Vec::new() }));
             }
             let Some((_, key)) = waiting.last_mut().filter(|(_, key)| !key.dead) else { continue };
             key.records.push(ParkedRecord {
                 offset: Offset(row.get(1)),
                 timestamp_ms: row.get::<_, Option<i64>>(2).unwrap_or(-1),
-                key: row.get(6),
-                value: row.get(7),
-                headers: row.get::<_, Option<Vec<u8>>>(8).unwrap_or_default(),
-                unroutable: (row.get::<_, i8>(9) == parked::UNROUTABLE)
-                    .then(|| row.get::<_, Option<String>>(10).unwrap_or_default()),
+                key: row.get(5),
+                value: row.get(6),
+                headers: row.get::<_, Option<Vec<u8>>>(7).unwrap_or_default(),
+                unroutable: (row.get::<_, i8>(8) == parked::UNROUTABLE)
+                    .then(|| row.get::<_, Option<String>>(9).unwrap_or_default()),
             });
         }
         Ok(waiting.into_iter().map(|(_, key)| key).collect())

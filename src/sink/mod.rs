@@ -283,7 +283,6 @@ pub struct Waiting {
     pub dead: bool,
     /// Tries of the first record so far.
     pub tries: u32,
-    pub tenant: Option<Vec<u8>>,
     /// In order; none where it is dead.
     pub records: Vec<ParkedRecord>,
 }

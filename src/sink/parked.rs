@@ -86,10 +86,10 @@ pub const KEYS: [Type; 3] = [Type::INT4, Type::INT4_ARRAY, Type::INT8_ARRAY];
 /// What a person holds of a topic: scope, value. $1 source.
 pub const HOLDS: Sql = Sql { text: "SELECT scope, value FROM forebay.hold WHERE source = $1", types: &[Type::INT4] };
 
-/// The first rows of some keys: number of the key, offset, timestamp (ms), state, attempts, tenant, key, payload, headers, reason, error.
+/// The first rows of some keys: number of the key, offset, timestamp (ms), state, attempts, key, payload, headers, reason, error.
 /// $1 source, $2 partitions, $3 hashes, $4 rows a key, $5 bytes a key (the row that goes beyond it is the last).
 pub const READ: &str = "\
-SELECT k.n, q.\"offset\", (extract(epoch FROM q.ts) * 1000)::bigint, q.state, q.attempts, q.tenant, q.key, q.payload, q.headers, q.reason, q.error \
+SELECT k.n, q.\"offset\", (extract(epoch FROM q.ts) * 1000)::bigint, q.state, q.attempts, q.key, q.payload, q.headers, q.reason, q.error \
 FROM UNNEST($2, $3) WITH ORDINALITY AS k(p, h, n), LATERAL (\
 SELECT s.*, sum(s.bytes) OVER (ORDER BY s.\"offset\") - s.bytes AS before FROM (\
 SELECT r.*, coalesce(octet_length(r.key), 0)::bigint + coalesce(octet_length(r.payload), 0) + coalesce(octet_length(r.headers), 0) AS bytes \

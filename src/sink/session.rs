@@ -265,15 +265,6 @@ impl<K: Hash + Eq> Statements<K> {
         Ok(self.keep(name, ready))
     }
 
-    /// As [`get`](Statements::get), but never prepared: for a table that grows from nothing to millions of rows and back. A
-    /// plan made for all parameters while it was empty reads all of it later on.
-    pub fn unnamed(&mut self, name: K, make: impl FnOnce() -> Text) -> Ready {
-        match self.ready.get(&name) {
-            Some(ready) => ready.clone(),
-            None => self.keep(name, Ready::unnamed(make())),
-        }
-    }
-
     fn keep(&mut self, name: K, ready: Ready) -> Ready {
         if self.ready.len() >= STATEMENTS_MAX {
             self.ready.clear();

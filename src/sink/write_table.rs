@@ -164,11 +164,7 @@ impl KnownTable {
             (_, []) => self.writer.load(job.batch, job.to_apply().into_iter(), bad),
             _ => {
                 let named = |index: &usize| job.batch.unroutable(*index).is_none();
-                self.writer.load(
-                    job.batch,
-                    job.to_apply().into_iter().filter(named).collect::<Vec<_>>().into_iter(),
-                    bad,
-                );
+                self.writer.load(job.batch, job.to_apply().into_iter().filter(named), bad);
                 bad.extend(unroutable);
                 bad.sort_by_key(|b| b.index);
             }

@@ -442,7 +442,7 @@ impl SlowLane for FakeSlowLane {
                 unroutable: None,
             };
             let records = if dead { Vec::new() } else { rows.iter().take(each).map(record).collect() };
-            Some(Waiting { partition, hash, dead, tries: 0, tenant: None, records })
+            Some(Waiting { partition, hash, dead, tries: 0, records })
         };
         Ok(keys.iter().filter_map(waiting).collect())
     }
