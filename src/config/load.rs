@@ -4,12 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use super::problem::{Problem, Problems};
-use super::raw::{Environment, Places, Report, Section, is_world_readable};
+use super::raw::{Environment, Places, Report, Section, describe, is_world_readable};
 use super::secret::{Secret, is_secret_property, shown};
-use super::settings::{self as s, By, Described};
+use super::settings::{self as s, By, Described, Kind};
 use super::{
-    Admin, CommitGate, Config, Engine, HotKeyRule, Pace, ParkingLimits, Pooler, Replica, RouteBy, Routing, Shard,
-    Target, Tenant, connections_besides_writers, dsn, kafka, topic,
+    Admin, CommitGate, Config, Delivery, Engine, HotKeyRule, Pace, ParkingLimits, Pooler, Replica, RouteBy, Routing,
+    Shard, Target, Tenant, TenantCeilings, Topic, connections_besides_writers, dsn, kafka, topic,
 };
 
 /// A configuration that may be run, and what else there is to say about it.
@@ -84,7 +84,9 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
     let topics = topic::read_all(&root, engine.delivery);
     let besides = connections_besides_writers(topics.as_deref().unwrap_or_default());
     let shards = shards(&root, engine.writers_per_shard(), besides);
-    let routing = routing(&root.table("shards", "shards", &[]), &shards);
+    let section = root.table("shards", "shards", &[TENANT_CEILINGS]);
+    let tenant_ceilings = tenant_ceilings(&section, topics.as_deref().unwrap_or_default());
+    let routing = routing(&section, &shards);
     Some(Config {
         file: file.to_owned(),
         kafka: kafka?,
@@ -92,6 +94,7 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
         admin: Admin { listen: None },
         shards: shards.into_iter().collect::<Option<Vec<_>>>()?,
         routing: routing?,
+        tenant_ceilings,
         topics: topics?,
         readings: report.readings(),
     })
@@ -272,18 +275,39 @@ fn shard_dsn(section: &Section<'_>) -> Option<Secret> {
     }
 }
 
+const TENANT_CEILINGS: &str = "tenant_rows_per_second";
+
+/// Topics whose records cannot be parked cannot have them.
+fn tenant_ceilings(section: &Section<'_>, topics: &[Topic]) -> TenantCeilings {
+    let setting = &s::SHARDS_TENANT_ROWS_PER_SECOND_MAX;
+    let named = section.open_table(TENANT_CEILINGS, "shards.tenant_rows_per_second");
+    let mut ceilings = TenantCeilings { each: section.get(setting), of: Default::default() };
+    for (tenant, value) in named.entries() {
+        match setting.kind.read(value).flatten() {
+            Some(records) => {
+                section.report.reading(&named.key(&tenant), setting.kind.reloads(), &records);
+                ceilings.of.insert(tenant, records);
+            }
+            None => named.problem(&tenant, describe(&tenant, value), setting.kind.expected()),
+        }
+    }
+    let written = [(ceilings.each.is_some(), setting.name), (!ceilings.of.is_empty(), TENANT_CEILINGS)];
+    let unparked = topics.iter().find(|topic| topic.delivery == Delivery::AtLeastOnce);
+    if let (Some((_, name)), Some(topic)) = (written.iter().find(|(written, _)| *written), unparked) {
+        let found = format!("a value, and topic {:?} with at_least_once", topic.name);
+        section.problem(name, found, "exactly_once for every topic: what is above a tenant's ceiling is parked");
+    }
+    ceilings
+}
+
 fn routing(section: &Section<'_>, shards: &[Option<Shard>]) -> Option<Routing> {
     let by = section.get(&s::SHARDS_BY);
     let tenant = section.get(&s::SHARDS_TENANT);
     let delimiter = section.get(&s::SHARDS_DELIMITER);
     let map_file = section.get(&s::SHARDS_MAP_FILE);
     let default = section.get(&s::SHARDS_DEFAULT);
-    let serves = |name: &str| match name {
-        "tenant" | "delimiter" => by != By::Partition,
-        _ => by == By::Map,
-    };
-    for name in ["tenant", "delimiter", "map_file", "default"] {
-        if section.is_written(name) && !serves(name) {
+    for name in ["map_file", "default"] {
+        if section.is_written(name) && by != By::Map {
             section.problem(name, "a value", "nothing: it does not serve this choice of shards.by");
         }
     }

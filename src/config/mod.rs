@@ -30,6 +30,7 @@ pub struct Config {
     pub admin: Admin,
     pub shards: Vec<Shard>,
     pub routing: Routing,
+    pub tenant_ceilings: TenantCeilings,
     pub topics: Vec<Topic>,
     /// What each setting came to, to be compared with a later reading.
     pub readings: live::Readings,
@@ -233,6 +234,14 @@ pub struct Routing {
     pub by: RouteBy,
     pub tenant: Tenant,
     pub delimiter: String,
+}
+
+/// What each tenant is held to, in records per second in its shard; by default to nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TenantCeilings {
+    /// Those that are not named.
+    pub each: Option<usize>,
+    pub of: BTreeMap<String, usize>,
 }
 
 #[derive(Debug, Clone)]

@@ -61,6 +61,7 @@ pub static ALL: &[&dyn Described] = &[
     &SHARDS_DELIMITER,
     &SHARDS_MAP_FILE,
     &SHARDS_DEFAULT,
+    &SHARDS_TENANT_ROWS_PER_SECOND_MAX,
     &SHARD_NAME,
     &SHARD_DSN,
     &SHARD_DSN_FILE,
@@ -310,7 +311,7 @@ pub static SHARDS_TENANT: Setting<Text<Tenant>> = Setting {
         parse: tenant,
         absent: "`\"key\"`",
     },
-    prose: "What of a record names its tenant: the key, the key's part N (from 0), a header, or a field of the payload.",
+    prose: "What of a record names its tenant: the key, the key's part N (from 0), a header, or a field of the payload. It serves the choice of a shard, tenants' ceilings, and `forebay park --tenant`.",
 };
 pub static SHARDS_DELIMITER: Setting<Text<String>> = Setting {
     section: "shards",
@@ -334,6 +335,14 @@ pub static SHARDS_DEFAULT: Setting<Reloads<Text<String>>> = Setting {
     name: "default",
     kind: Reloads(text("the name of a shard")),
     prose: "For `by = \"map\"`: the shard of tenants that the map lacks; without it they stop the topic.",
+};
+pub static SHARDS_TENANT_ROWS_PER_SECOND_MAX: Setting<Reloads<Optional<Number>>> = Setting {
+    section: "shards",
+    name: "tenant_rows_per_second_max",
+    kind: Reloads(Optional(number("records/s", 0, 1..=ROWS_PER_SECOND_MAX), "no ceiling")),
+    prose: "Most records of each tenant per second that this process applies in each shard; what is more is parked, and applied in order as \
+            the ceiling allows. A table `[shards.tenant_rows_per_second]` of lines `\"tenant\" = records` sets it for some of them. Records \
+            that others of their batch made superfluous count, too.",
 };
 pub static SHARD_NAME: Setting<Text<String>> = Setting {
     section: "shard",

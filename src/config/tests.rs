@@ -476,9 +476,9 @@ fn shards_and_routing() {
     );
     check(
         SHARD,
-        "[shards]\nby = \"partition\"\ntenant = \"key\"\ndefault = \"main\"\n[[shard]]",
+        "[shards]\nby = \"partition\"\nmap_file = \"m\"\ndefault = \"main\"\n[[shard]]",
         &[
-            "forebay.toml:8: shards.tenant: found a value, expected nothing: it does not serve this choice of shards.by",
+            "forebay.toml:8: shards.map_file: found a value, expected nothing: it does not serve this choice of shards.by",
             "forebay.toml:9: shards.default: found a value, expected nothing: it does not serve this choice of shards.by",
         ],
     );
@@ -722,4 +722,28 @@ fn every_setting_has_prose_and_a_default_within_its_range() {
             assert!(bounds.contains(&default), "{}", setting.name());
         }
     }
+}
+
+#[test]
+fn ceilings_of_tenants() {
+    let ceilings = "[shards]\ntenant = \"key:0\"\ntenant_rows_per_second_max = 500\n\
+                    [shards.tenant_rows_per_second]\nacme = 20\n\"a.b\" = 30\n[[shard]]";
+    let of = [("a.b", 30), ("acme", 20)].map(|(name, records)| (name.to_owned(), records));
+    let config = valid(&SMALLEST.replacen(SHARD, ceilings, 1)).config;
+    assert_eq!(config.tenant_ceilings, TenantCeilings { each: Some(500), of: of.into() });
+    let expected = "expected a whole number from 1 to 100000000 (records/s)";
+    check(
+        SHARD,
+        "[shards.tenant_rows_per_second]\nacme = 0\nb = \"x\"\n[[shard]]",
+        &[
+            &format!("forebay.toml:7: shards.tenant_rows_per_second.acme: found 0, {expected}"),
+            &format!("forebay.toml:8: shards.tenant_rows_per_second.b: found \"x\", {expected}"),
+        ],
+    );
+    check(
+        SHARD,
+        "[engine]\ndelivery = \"at_least_once\"\n[shards]\ntenant_rows_per_second_max = 5\n[[shard]]",
+        &["forebay.toml:9: shards.tenant_rows_per_second_max: found a value, and topic \"subscription-updates\" with \
+           at_least_once, expected exactly_once for every topic: what is above a tenant's ceiling is parked"],
+    );
 }

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::{Clock, SystemClock};
+use crate::config::TenantCeilings;
 use crate::metrics::{Counter, Counters};
 use crate::sink::Failure;
+use crate::state::chunk::RawRecord;
 use crate::state::pace::{Active, Ask, Limit, Limits, Pacing, Said, Tried, Turn};
 use crate::state::replica::{Position, ReplayLag};
+use crate::state::router::Router;
+use crate::state::tenant_pace::{Tally, TenantHash, TenantPace};
 use crate::types::TopicIx;
 
 /// How much a shard's workers should have under a ceiling: what they can write in this time. It bounds how long draining takes.
@@ -27,6 +31,9 @@ pub struct Pace {
     connections: AtomicUsize,
     ahead: AtomicUsize,
     inner: Mutex<Inner>,
+    /// No tenant has a ceiling.
+    tenants_free: AtomicBool,
+    tenants: Mutex<TenantPace>,
     /// By worker: something changed, and it is its turn.
     turns: Vec<Condvar>,
 }
@@ -67,6 +74,7 @@ impl Said {
         let name = |limit: &Limit| match limit {
             Limit::ShardRows => "rows_per_second_max".to_owned(),
             Limit::TopicRows(index) => format!("rows_per_second_max of topic {}", topic(*index)),
+            Limit::TenantRows => "tenant_rows_per_second_max".to_owned(),
             Limit::Latency => "adaptive_limit".to_owned(),
             Limit::Replica => "replica_lag_max_ms".to_owned(),
         };
@@ -78,6 +86,7 @@ impl Said {
                 let what = match limit {
                     Limit::ShardRows => rows_text(status.limits.shard.rows_per_second_max),
                     Limit::TopicRows(index) => rows_text(status.limits.topics[usize::from(index.0)]),
+                    Limit::TenantRows => "what tenants send above it is parked".to_owned(),
                     Limit::Latency => format!("{:.2} connections at work", status.connections),
                     Limit::Replica => {
                         let lag = status.replica_lag.unwrap_or_default();
@@ -87,6 +96,40 @@ impl Said {
                 format!("held back by {} ({what})", name(limit))
             }
         }
+    }
+}
+
+/// A look at records' tenants, for as long as one batch is sorted.
+pub struct Tenants<'p> {
+    router: &'p Router,
+    now: Duration,
+    pace: MutexGuard<'p, TenantPace>,
+}
+
+impl Tenants<'_> {
+    /// None of a record that names none: nothing holds it back.
+    pub fn of(&self, record: &RawRecord<'_>) -> Option<TenantHash> {
+        self.router.tenant_of(record).map(|name| TenantHash::new(&name))
+    }
+
+    /// Whether a record that arrives may be applied now, beside those of `tally`. If so, it is added to them.
+    pub fn goes(&mut self, record: &RawRecord<'_>, tally: &mut Tally) -> bool {
+        self.of(record).is_none_or(|tenant| self.pace.goes(tenant, tally, self.now))
+    }
+
+    /// See [`TenantPace::turn`].
+    pub fn turn(&mut self, tenant: TenantHash, records: usize, tally: &mut Tally) -> Result<usize, Duration> {
+        self.pace.turn(tenant, records, tally, self.now)
+    }
+
+    /// The most records of one key that are worth reading at once.
+    pub fn piece_max(&self) -> usize {
+        self.pace.piece_max()
+    }
+
+    /// These were applied.
+    pub fn applied(&mut self, tally: &Tally) {
+        self.pace.applied(tally, self.now);
     }
 }
 
@@ -120,9 +163,12 @@ impl Pace {
             connections: AtomicUsize::new(workers),
             ahead: AtomicUsize::new(usize::MAX),
             inner: Mutex::new(Inner { pacing, replay: ReplayLag::default(), lag: None }),
+            tenants_free: AtomicBool::new(true),
+            tenants: Mutex::default(),
             turns: (0..workers).map(|_| Condvar::new()).collect(),
         };
         pace.publish(&pace.inner.lock().pacing);
+        pace.set_tenants(&limits.tenants);
         pace
     }
 
@@ -134,6 +180,7 @@ impl Pace {
 
     /// Other limits from now on, for those who wait, too.
     pub fn set(&self, limits: Limits) {
+        self.set_tenants(&limits.tenants);
         let mut inner = self.inner.lock();
         if limits.shard.replica != inner.pacing.limits().shard.replica {
             (inner.replay, inner.lag) = (ReplayLag::default(), None);
@@ -143,6 +190,11 @@ impl Pace {
         for turn in &self.turns {
             turn.notify_one();
         }
+    }
+
+    fn set_tenants(&self, ceilings: &TenantCeilings) {
+        self.tenants.lock().set(ceilings.clone(), self.clock.now());
+        self.tenants_free.store(*ceilings == TenantCeilings::default(), Ordering::Relaxed);
     }
 
     /// In front of a try: may it be made, and with how many of the records. Who may not asks again.
@@ -240,6 +292,23 @@ impl Pace {
         self.inner.lock().pacing.held_elsewhere(Limit::TopicRows(topic), self.clock.now());
     }
 
+    /// For a look at records' tenants; none where no tenant has a ceiling.
+    pub fn tenants<'p>(&'p self, router: &'p Router) -> Option<Tenants<'p>> {
+        (!self.tenants_free.load(Ordering::Relaxed)).then(|| Tenants {
+            router,
+            now: self.clock.now(),
+            pace: self.tenants.lock(),
+        })
+    }
+
+    /// So many records were parked because their tenants are over their ceilings.
+    pub fn tenants_held(&self, records: u64) {
+        if records > 0 {
+            self.counters.held_by_tenant_rows.add(records);
+            self.inner.lock().pacing.held_elsewhere(Limit::TenantRows, self.clock.now());
+        }
+    }
+
     /// What there is to say since the last time.
     pub fn said(&self) -> Vec<Said> {
         self.inner.lock().pacing.said(self.clock.now())
@@ -260,6 +329,7 @@ impl Pace {
         match limit {
             Limit::ShardRows => &self.counters.held_by_shard_rows_us,
             Limit::TopicRows(_) => &self.counters.held_by_topic_rows_us,
+            Limit::TenantRows => unreachable!("nobody waits for a tenant's ceiling: its records are parked"),
             Limit::Latency => &self.counters.held_by_latency_us,
             Limit::Replica => &self.counters.held_by_replica_us,
         }

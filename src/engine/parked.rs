@@ -11,12 +11,14 @@ use parking_lot::Mutex;
 
 use crate::config::ParkingLimits;
 use crate::engine::Rules;
+use crate::engine::pace::Tenants;
 use crate::sink::{FreeKey, ToPark};
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::{LaneRun, RawRecord};
 use crate::state::holds::Holds;
 use crate::state::parked::{ParkedKeys, Standing, Tail, Why};
 use crate::state::router::Router;
+use crate::state::tenant_pace::Tally;
 use crate::types::{Generation, KeyHash, Lane, Offset, Token, TopicIx, TopicPartition};
 
 /// Tenures that ended with parked keys are remembered, so that no record of theirs overtakes the parked ones; the oldest are
@@ -73,6 +75,8 @@ pub struct ClaimedKey {
 pub struct Sorted {
     pub park: Vec<ToPark>,
     pub free: Vec<FreeKey>,
+    /// The records that are to be applied, by their tenants; nothing where no tenant has a ceiling.
+    pub tally: Tally,
     /// Tenures that are over: nothing of theirs may be written.
     pub closed: BTreeSet<i64>,
     /// The first record that a limit keeps from being parked.
@@ -83,9 +87,20 @@ impl Sorted {
     pub fn clear(&mut self) {
         self.park.clear();
         self.free.clear();
+        self.tally.clear();
         self.closed.clear();
         self.cut = None;
     }
+}
+
+/// What a free key may be parked for, beside what persons hold.
+pub struct Grounds<'a> {
+    /// Finds tenants.
+    pub router: &'a Router,
+    /// Keys that take too much.
+    pub hot: &'a BTreeSet<KeyHash>,
+    /// Where tenants have ceilings.
+    pub tenants: Option<Tenants<'a>>,
 }
 
 /// A key of one tenure, where several meet in a batch.
@@ -169,18 +184,10 @@ impl Parked {
 
     // --- A worker -------------------------------------------------------------------------------------------------------
 
-    /// Which of the first `upto` records are parked with their keys, and which keys are to be made sure of. `hot` names those
-    /// that are to be parked for taking too much.
-    pub fn sort(
-        &self,
-        batch: &Batch,
-        upto: usize,
-        moves: &[LaneMove],
-        router: &Router,
-        hot: &BTreeSet<KeyHash>,
-        into: &mut Sorted,
-    ) {
+    /// Which of the first `upto` records are parked with their keys, and which keys are to be made sure of.
+    pub fn sort(&self, batch: &Batch, upto: usize, moves: &[LaneMove], grounds: Grounds<'_>, into: &mut Sorted) {
         into.clear();
+        let Grounds { router, hot, mut tenants } = grounds;
         let inner = self.inner.lock();
         let Some(topic) = batch.topic() else { return };
         let holds = inner.holds.get(&topic);
@@ -197,12 +204,15 @@ impl Parked {
             };
             let key = (run.token.0, meta.hash);
             let before = parked_now.get(&key).copied();
-            let held = || holds.is_some_and(|h| h.hold(&RawRecord::from(batch.record(index)), meta.hash, router));
+            let record = || RawRecord::from(batch.record(index));
+            let held = || holds.is_some_and(|h| h.hold(&record(), meta.hash, router));
+            let mut paced = || tenants.as_mut().is_some_and(|t| !t.goes(&record(), &mut into.tally));
             let why = match (tenure.keys.standing(meta.hash), before) {
                 (Standing::Parked(why), _) | (_, Some((why, _))) if self.rules.parked_follow => why,
                 (Standing::Free | Standing::Gone, _) if held() => Why::Held,
                 // Also one that is believed gone: it would come and go as long as it is hot.
                 (Standing::Free | Standing::Gone, _) if hot.contains(&meta.hash) => Why::Hot,
+                (Standing::Free | Standing::Gone, _) if paced() => Why::Paced,
                 (Standing::Gone, _) => {
                     passes.insert(key, run.partition);
                     continue;
@@ -432,7 +442,8 @@ mod tests {
         let (mut batch, mut moves, mut sorted) = (Batch::new(), Vec::new(), Sorted::default());
         batch.push(Box::new(chunk));
         batch.moves(600, &mut moves);
-        parked.sort(&batch, 600, &moves, &Router::of_one_shard(), &BTreeSet::new(), &mut sorted);
+        let grounds = Grounds { router: &Router::of_one_shard(), hot: &BTreeSet::new(), tenants: None };
+        parked.sort(&batch, 600, &moves, grounds, &mut sorted);
         let free: BTreeSet<KeyHash> = sorted.free.iter().map(|key| key.hash).collect();
         assert_eq!((free.len(), sorted.free.len(), sorted.park.len()), (600, 600, 0));
     }

@@ -18,11 +18,11 @@ use crate::engine::report::Reporter;
 use crate::engine::worker::{BatchLimits, Next, Parking, Signals};
 use crate::metrics::Counters;
 use crate::sink::{Drain, DrainLimits, Drained, Failure, ParkedRecord, Reason, SlowLane, Waiting};
-use crate::state::chunk::RawRecord;
 use crate::state::holds::Holds;
 use crate::state::pace::{Ask, Tried, Turn};
 use crate::state::retry::{Backoff, Trying};
 use crate::state::router::Router;
+use crate::state::tenant_pace::Tally;
 use crate::types::{KeyHash, TopicIx};
 
 /// Keys that one transaction takes.
@@ -178,14 +178,16 @@ impl<L: SlowLane> SlowLaneLoop<L> {
 
     fn read(&mut self, claim: Claim) -> Next {
         let asked: Vec<(i32, KeyHash)> = claim.keys.iter().map(|key| (key.partition, key.hash)).collect();
-        let found = match self.lane.read(claim.topic, &asked, self.limits) {
+        let piece_max = self.pace.tenants(&self.router).map_or(usize::MAX, |tenants| tenants.piece_max());
+        let limits = DrainLimits { records_max: self.limits.records_max.min(piece_max), ..self.limits };
+        let found = match self.lane.read(claim.topic, &asked, limits) {
             Ok(found) => found,
             Err(failure) => return self.failed(claim, Vec::new(), failure),
         };
         self.report.well();
         let (now, holds) = (self.clock.now(), self.parked.holds(claim.topic));
         let mut found = found.into_iter().peekable();
-        let (mut keys, mut waiting) = (Vec::new(), Vec::new());
+        let (mut keys, mut waiting, mut tally) = (Vec::new(), Vec::new(), Tally::default());
         for key in claim.keys {
             let Some(rows) = found.next_if(|w| (w.partition, w.hash) == (key.partition, key.hash)) else {
                 self.went_on(claim.topic, &key, now);
@@ -200,6 +202,10 @@ impl<L: SlowLane> SlowLaneLoop<L> {
                 continue;
             }
             rows.records.truncate(held.unwrap_or(usize::MAX));
+            if let Err(wait) = self.pace_tenant(&mut rows.records, &mut tally) {
+                self.parked.again(&key, 0, now + wait);
+                continue;
+            }
             keys.push(key);
             waiting.push(rows);
         }
@@ -209,13 +215,34 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         Next::Again
     }
 
+    /// Leaves those of a key's records that its tenant's ceiling lets go now, beside those of `tally`; or says how long they wait.
+    fn pace_tenant(&self, records: &mut Vec<ParkedRecord>, tally: &mut Tally) -> Result<(), Duration> {
+        let Some(mut tenants) = self.pace.tenants(&self.router) else { return Ok(()) };
+        let Some(tenant) = records.first().and_then(|first| tenants.of(&first.into())) else { return Ok(()) };
+        // A tenant that is read from a field may change within a key.
+        let others = records.iter().position(|record| tenants.of(&record.into()) != Some(tenant));
+        let go = tenants.turn(tenant, others.unwrap_or(records.len()), tally)?;
+        records.truncate(go);
+        Ok(())
+    }
+
+    /// So many records of these keys were applied: their tenants pay for them.
+    fn pay<'w>(&self, applied: impl Iterator<Item = (&'w Waiting, u64)>) {
+        let Some(mut tenants) = self.pace.tenants(&self.router) else { return };
+        let mut tally = Tally::default();
+        for (key, rows) in applied {
+            if let Some(tenant) = key.records.first().and_then(|first| tenants.of(&first.into())) {
+                tally.add(tenant, rows as usize);
+            }
+        }
+        tenants.applied(&tally);
+    }
+
     fn holds(&self, holds: &Holds, hash: KeyHash, record: &ParkedRecord) -> bool {
         if holds.is_empty() {
             return false;
         }
-        let (offset, timestamp_ms, headers) = (record.offset, record.timestamp_ms, &record.headers);
-        let (key, value) = (record.key.as_deref(), record.value.as_deref());
-        holds.hold(&RawRecord { offset, timestamp_ms, key, value, headers }, hash, &self.router)
+        holds.hold(&record.into(), hash, &self.router)
     }
 
     fn drain(&mut self, claim: Claim, waiting: Vec<Waiting>) -> Next {
@@ -237,6 +264,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         // The keys of one transaction share its time by their records.
         let all: usize = waiting.iter().map(|w| w.records.len()).sum();
         let record = (now - began) / all.max(1) as u32;
+        self.pay(waiting.iter().zip(outcomes.iter().map(Drained::rows)));
         for (key, outcome) in claim.keys.iter().zip(outcomes) {
             match outcome {
                 Drained::Taken { rows, dead } => {
@@ -343,12 +371,8 @@ impl<L: SlowLane> SlowLaneLoop<L> {
 
 /// For the shard's pace. How long it took tells nothing of how long a batch would.
 fn tried(result: &Result<Vec<Drained>, Failure>) -> Tried {
-    let rows = |drained: &Drained| match drained {
-        Drained::Taken { rows, .. } | Drained::Dead { rows, .. } | Drained::Waits { rows, .. } => *rows as usize,
-        Drained::Busy => 0,
-    };
     match result {
-        Ok(outcomes) => Tried::Otherwise(outcomes.iter().map(rows).sum()),
+        Ok(outcomes) => Tried::Otherwise(outcomes.iter().map(|drained| drained.rows() as usize).sum()),
         Err(failure) => failure.into(),
     }
 }

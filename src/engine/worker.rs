@@ -16,7 +16,7 @@ use crate::engine::control::LoopContext;
 use crate::engine::event::{Doing, Event};
 use crate::engine::hot_keys::HotKeys;
 use crate::engine::pace::Pace;
-use crate::engine::parked::{Parked, Sorted};
+use crate::engine::parked::{Grounds, Parked, Sorted};
 use crate::engine::report::Reporter;
 use crate::sink::{Applied, BadRecord, Care, Failure, FenceRow, Job, Reason, RowCounts, ToPark, Writer, Written};
 use crate::state::batch::{Batch, LaneMove};
@@ -370,11 +370,7 @@ impl<W: Writer> Worker<W> {
             return self.wait_for_room();
         }
         self.batch.moves(piece, &mut self.moves);
-        self.sorted.clear();
-        let hot = self.batch.topic().map(|topic| self.parking.hot.of(topic)).unwrap_or_default();
-        if self.exactly_once() && !(self.parking.parked.is_quiet() && hot.is_empty()) {
-            let Parking { parked, router, .. } = &self.parking;
-            parked.sort(&self.batch, piece, &self.moves, router, &hot, &mut self.sorted);
+        if self.sort(piece) {
             if !self.sorted.closed.is_empty() {
                 let closed = &self.sorted.closed;
                 self.batch.drop_runs(|run| closed.contains(&run.token.0));
@@ -424,6 +420,21 @@ impl<W: Writer> Worker<W> {
             }
             Err(failure) => self.failed(piece, failure),
         }
+    }
+
+    /// Finds out what of the piece is to be parked. False: nothing can be.
+    fn sort(&mut self, piece: usize) -> bool {
+        self.sorted.clear();
+        let exactly_once = self.exactly_once();
+        let Parking { parked, router, hot } = &self.parking;
+        let hot = self.batch.topic().map(|topic| hot.of(topic)).unwrap_or_default();
+        let tenants = self.pace.tenants(router);
+        if !exactly_once || parked.is_quiet() && hot.is_empty() && tenants.is_none() {
+            return false;
+        }
+        let grounds = Grounds { router, hot: &hot, tenants };
+        parked.sort(&self.batch, piece, &self.moves, grounds, &mut self.sorted);
+        true
     }
 
     /// The record at `index` can be neither written nor parked: first what is before it, then what is of other lanes.
@@ -527,6 +538,7 @@ impl<W: Writer> Worker<W> {
         self.backoff.reset();
         let topic = self.batch.topic().expect("a batch is being written");
         self.report.in_vain(topic, Doing::Writing, self.trying.ended(self.clock.now()), None);
+        self.pay();
         self.judge(topic, piece);
         self.granted = None;
         self.how = How::default();
@@ -536,6 +548,15 @@ impl<W: Writer> Worker<W> {
         }
         self.state = State::Write { at: Duration::ZERO };
         Next::Again
+    }
+
+    /// Tenants pay for what was applied of theirs.
+    fn pay(&mut self) {
+        let Sorted { park, tally, .. } = &self.sorted;
+        if let Some(mut tenants) = self.pace.tenants(&self.parking.router).filter(|_| !tally.is_empty()) {
+            tenants.applied(tally);
+        }
+        self.pace.tenants_held(park.iter().filter(|p| p.why == Why::Paced).count() as u64);
     }
 
     fn failed(&mut self, piece: usize, failure: Failure) -> Next {

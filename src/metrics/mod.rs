@@ -36,6 +36,8 @@ pub struct Counters {
     pub held_by_topic_rows_us: Counter,
     pub held_by_latency_us: Counter,
     pub held_by_replica_us: Counter,
+    /// Records that were parked because their tenant was over its ceiling.
+    pub held_by_tenant_rows: Counter,
     /// Partitions started over from the database's word.
     pub rewinds: Counter,
     pub rebalances: Counter,

@@ -40,6 +40,7 @@ use std::ops::Range;
 
 use crate::config::Then;
 use crate::state::batch::{Batch, LaneMove};
+use crate::state::chunk::RawRecord;
 use crate::state::holds::Holds;
 use crate::state::parked::{Tail, Why};
 use crate::state::replica::Position;
@@ -310,6 +311,24 @@ pub enum Drained {
     Waits { rows: u64, reason: Reason },
     /// Another slow lane has it, or has changed it since.
     Busy,
+}
+
+impl Drained {
+    /// How many of the key's rows left.
+    pub fn rows(&self) -> u64 {
+        match self {
+            Drained::Taken { rows, .. } | Drained::Dead { rows, .. } | Drained::Waits { rows, .. } => *rows,
+            Drained::Busy => 0,
+        }
+    }
+}
+
+impl<'r> From<&'r ParkedRecord> for RawRecord<'r> {
+    fn from(record: &'r ParkedRecord) -> RawRecord<'r> {
+        let ParkedRecord { offset, timestamp_ms, key, value, headers, .. } = record;
+        let (key, value) = (key.as_deref(), value.as_deref());
+        RawRecord { offset: *offset, timestamp_ms: *timestamp_ms, key, value, headers }
+    }
 }
 
 /// Which incarnation of a topic this is.

@@ -120,7 +120,7 @@ CREATE TABLE IF NOT EXISTS forebay.parked (
   parked_at timestamptz NOT NULL DEFAULT now(),
   ts timestamptz,                -- the record's own time
   state "char" NOT NULL DEFAULT 'w' CHECK (state IN ('w', 'd')),  -- waiting; a dead letter at its key's head, which waits for a person
-  reason "char" NOT NULL,        -- b: a lock of somebody else's; r: the record; o: a person said so; h: a hot key; u: it names no shard
+  reason "char" NOT NULL,        -- b: a lock of somebody else's; r: the record; o: a person said so; h: a hot key; p: its tenant's ceiling; u: it names no shard
   sqlstate text,
   error text,
   attempts int NOT NULL DEFAULT 0,

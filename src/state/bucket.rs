@@ -65,6 +65,23 @@ impl Bucket {
         (missing > 0).then(|| Duration::from_nanos((missing as u64).div_ceil(self.rate as u64)))
     }
 
+    /// How many may be taken now.
+    pub fn there(&mut self, now: Duration) -> usize {
+        self.fill(now);
+        (self.level.max(0) / ROW) as usize
+    }
+
+    /// Whether waiting brings no more.
+    pub fn is_full(&mut self, now: Duration) -> bool {
+        self.fill(now);
+        self.level >= self.capacity()
+    }
+
+    /// How long so many take to come in.
+    pub fn time_of(&self, rows: usize) -> Duration {
+        Duration::from_nanos((rows as u64 * ROW as u64).div_ceil(self.rate as u64))
+    }
+
     pub fn take(&mut self, rows: usize) {
         self.level -= rows as i64 * ROW;
     }

@@ -17,6 +17,7 @@ pub mod replica;
 pub mod retry;
 pub mod router;
 pub mod spares;
+pub mod tenant_pace;
 pub mod tenants;
 pub mod tolerance;
 pub mod tracker;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::config::{Config, Pace};
+use crate::config::{Config, Pace, TenantCeilings};
 use crate::state::adaptive::Adaptive;
 use crate::state::bucket::Bucket;
 use crate::state::replica::Slowdown;
@@ -31,6 +31,8 @@ pub enum Limit {
     ShardRows,
     /// A topic's. Its records wait at the poller.
     TopicRows(TopicIx),
+    /// Tenants'. Their records are parked: see [`tenant_pace`](super::tenant_pace).
+    TenantRows,
     /// Batches take longer than at best.
     Latency,
     /// The replica is too far behind.
@@ -43,6 +45,7 @@ pub struct Limits {
     pub shard: Pace,
     /// By topic: rows per second.
     pub topics: Vec<Option<usize>>,
+    pub tenants: TenantCeilings,
 }
 
 impl Limits {
@@ -50,6 +53,7 @@ impl Limits {
         Limits {
             shard: config.shards[usize::from(shard.0)].pace.clone(),
             topics: config.topics.iter().map(|topic| topic.rows_per_second_max).collect(),
+            tenants: config.tenant_ceilings.clone(),
         }
     }
 
@@ -158,7 +162,7 @@ type Obstacle = (Limit, Option<Duration>);
 impl Pacing {
     pub fn new(limits: Limits, workers: usize, batch_records_max: usize, now: Duration) -> Pacing {
         let mut pacing = Pacing {
-            limits: Limits { shard: Pace::default(), topics: vec![None; limits.topics.len()] },
+            limits: Limits { topics: vec![None; limits.topics.len()], ..Limits::default() },
             workers,
             batch_records_max,
             shard: None,
@@ -359,12 +363,16 @@ mod tests {
     const B: TopicIx = TopicIx(1);
 
     fn rows(shard: Option<usize>) -> Limits {
-        Limits { shard: Pace { rows_per_second_max: shard, ..Pace::default() }, topics: vec![None; 2] }
+        Limits {
+            shard: Pace { rows_per_second_max: shard, ..Pace::default() },
+            topics: vec![None; 2],
+            ..Limits::default()
+        }
     }
 
     fn replica() -> Limits {
         let replica = Some(Replica { name: "r".into(), lag_max: S });
-        Limits { shard: Pace { replica, ..Pace::default() }, topics: vec![None; 2] }
+        Limits { shard: Pace { replica, ..Pace::default() }, topics: vec![None; 2], ..Limits::default() }
     }
 
     fn pacing(limits: Limits) -> Pacing {
@@ -419,7 +427,11 @@ mod tests {
         p.leave(1);
         assert_eq!(ask(&mut p, 1, A, 100, S), Err(MS * 100), "what was used is not there any more");
 
-        let mut p = pacing(Limits { shard: Pace { adaptive_limit: true, ..Pace::default() }, topics: vec![None; 2] });
+        let mut p = pacing(Limits {
+            shard: Pace { adaptive_limit: true, ..Pace::default() },
+            topics: vec![None; 2],
+            ..Limits::default()
+        });
         assert_eq!(ask(&mut p, 0, A, 100, S), Ok(100));
         assert_eq!(ask(&mut p, 1, A, 100, S), Err(ASK_AGAIN), "it begins with one connection");
         p.leave(0);
@@ -516,7 +528,7 @@ mod tests {
             let mut rng = fastrand::Rng::with_seed(seed);
             let rate = rng.usize(100..5000);
             let pace = Pace { rows_per_second_max: Some(rate), adaptive_limit: rng.bool(), replica: None };
-            let mut p = pacing(Limits { shard: pace, topics: vec![None; 2] });
+            let mut p = pacing(Limits { shard: pace, topics: vec![None; 2], ..Limits::default() });
             let mut now = S;
             let mut work: Vec<Option<usize>> = vec![None; 4];
             let (mut written, mut last) = (0, [now; 4]);

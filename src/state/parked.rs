@@ -20,6 +20,8 @@ pub enum Why {
     Held,
     /// It takes more than its share.
     Hot,
+    /// Its tenant is over its ceiling.
+    Paced,
 }
 
 impl Why {
@@ -30,6 +32,7 @@ impl Why {
             Why::Record => 'r',
             Why::Held => 'o',
             Why::Hot => 'h',
+            Why::Paced => 'p',
         }
     }
 
@@ -39,6 +42,7 @@ impl Why {
             'r' => Why::Record,
             'o' => Why::Held,
             'h' => Why::Hot,
+            'p' => Why::Paced,
             _ => Why::Blocked,
         }
     }
@@ -51,6 +55,7 @@ impl std::fmt::Display for Why {
             Why::Record => "a record was at fault, or waited for another one",
             Why::Held => "it was held",
             Why::Hot => "it took more than its share",
+            Why::Paced => "its tenant sent more than its ceiling",
         })
     }
 }

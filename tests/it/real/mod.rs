@@ -13,6 +13,7 @@ mod pace;
 mod parked_commands;
 mod parking;
 mod shards;
+mod tenants;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

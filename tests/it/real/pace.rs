@@ -12,21 +12,21 @@ use super::{assert_complete, count, ends, ledger, ledger_topic, publish, shard};
 use crate::support::{Database, OwnServices, PATIENCE, Rig, Server, Service, Topic, wait_until};
 
 /// A ledger whose rows say when they were written.
-const CLOCKED: &str = "CREATE TABLE ledger (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, p int NOT NULL, \
+pub const CLOCKED: &str = "CREATE TABLE ledger (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, p int NOT NULL, \
                        o bigint NOT NULL, k text, seq bigint NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp())";
 
 /// What the poller and a busy machine may add to what a ceiling allows within a few seconds.
 const TOLERANCE: f64 = 1.2;
 
 /// When each row was written, in seconds since the first one of all.
-fn times(client: &mut Client, table: &str) -> Vec<f64> {
+pub fn times(client: &mut Client, table: &str) -> Vec<f64> {
     let sql = format!("SELECT extract(epoch FROM at - min(at) OVER ())::float8 FROM {table} ORDER BY at");
     client.query(&sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
 }
 
 /// No three seconds hold more rows than the ceiling allows; and all of it is used.
 #[track_caller]
-fn assert_kept(times: &[f64], rows_per_second: f64) {
+pub fn assert_kept(times: &[f64], rows_per_second: f64) {
     const WINDOW: f64 = 3.0;
     let allowed = rows_per_second * WINDOW * TOLERANCE;
     let most = times.iter().enumerate().map(|(i, from)| times[i..].partition_point(|at| at - from < WINDOW));

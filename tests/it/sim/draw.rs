@@ -80,6 +80,7 @@ pub fn setup(plan: &Plan, rng: &mut Rng) -> Setup {
         batch_records_max: rng.usize(1..12),
         pace: pace(rng),
         topic_rows_per_second_max: ceiling(rng),
+        tenant_rows_per_second_max: ceiling(rng),
         slow_lanes: rng.usize(1..=2),
         ..plan.setup()
     }

@@ -12,7 +12,7 @@ use forebay::config::live::{Live, Readings};
 use forebay::config::secret::Secret;
 use forebay::config::{
     self, Affinity, Config, Delivery, FirstStart, HotKeyRule, OnBadRecord, ParkingLimits, RouteBy, Routing, Target,
-    Tenant,
+    Tenant, TenantCeilings,
 };
 use forebay::engine::Rules;
 use forebay::engine::control::{ControlLoop, LoopContext};
@@ -56,6 +56,7 @@ pub struct Setup {
     /// Of each shard, in each topic's rows per second, too.
     pub pace: config::Pace,
     pub topic_rows_per_second_max: Option<usize>,
+    pub tenant_rows_per_second_max: Option<usize>,
     pub parking: ParkingLimits,
     pub slow_lanes: usize,
     pub hot_keys: HotKeyRule,
@@ -104,7 +105,9 @@ impl Process {
         let limits = BatchLimits { records_max: setup.batch_records_max, bytes_max: 1 << 20 };
         let (events_in, events) = bounded(EVENTS_MAX);
         let counters = Arc::new(Counters::default());
-        let limits_of = Limits { shard: setup.pace.clone(), topics: vec![setup.topic_rows_per_second_max; topics] };
+        let tenants = TenantCeilings { each: setup.tenant_rows_per_second_max, ..Default::default() };
+        let topic_rates = vec![setup.topic_rows_per_second_max; topics];
+        let limits_of = Limits { shard: setup.pace.clone(), topics: topic_rates, tenants };
         let pace = || {
             let (clock, counters) = (Arc::clone(&clock), Arc::clone(&counters));
             Arc::new(Pace::new(
@@ -257,10 +260,11 @@ impl Process {
     }
 
     /// As on SIGHUP, with other limits in the configuration.
-    pub fn set_pace(&mut self, pace: &config::Pace, topic_rows_per_second_max: Option<usize>) {
+    pub fn set_pace(&mut self, pace: &config::Pace, topic: Option<usize>, tenant: Option<usize>) {
         let mut config = Config::clone(&self.live.get());
         config.shards.iter_mut().for_each(|shard| shard.pace = pace.clone());
-        config.topics.iter_mut().for_each(|topic| topic.rows_per_second_max = topic_rows_per_second_max);
+        config.topics.iter_mut().for_each(|of| of.rows_per_second_max = topic);
+        config.tenant_ceilings.each = tenant;
         self.live.replace(Arc::new(config));
     }
 
@@ -351,6 +355,7 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         admin: config::Admin { listen: None },
         shards: (0..shards).map(shard).collect(),
         routing: Routing { by, tenant: Tenant::Key, delimiter: ":".into() },
+        tenant_ceilings: TenantCeilings::default(),
         topics: vec![topic(OnBadRecord::Stop)],
         readings: Readings::default(),
     }

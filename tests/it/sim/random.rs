@@ -122,8 +122,8 @@ impl Scenario {
     }
 
     fn reload(&mut self, slot: usize) {
-        let (pace, topic) = (pace(&mut self.rng), ceiling(&mut self.rng));
-        self.sim.step(slot, |p| p.set_pace(&pace, topic));
+        let (pace, topic, tenant) = (pace(&mut self.rng), ceiling(&mut self.rng), ceiling(&mut self.rng));
+        self.sim.step(slot, |p| p.set_pace(&pace, topic, tenant));
     }
 
     fn publish(&mut self) {

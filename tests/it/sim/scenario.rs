@@ -71,6 +71,7 @@ impl Plan {
             on_bad_record: self.on_bad_record,
             pace: Pace::default(),
             topic_rows_per_second_max: None,
+            tenant_rows_per_second_max: None,
             parking: self.parking,
             slow_lanes: 1,
             hot_keys: HOT_KEYS,

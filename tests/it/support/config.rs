@@ -20,6 +20,7 @@ pub fn handler_config(group: &str, dsns: &[&str], topics: &[&str]) -> Config {
         admin: Admin { listen: None },
         shards: dsns.iter().enumerate().map(|(n, dsn)| shard(&format!("s{n}"), dsn)).collect(),
         routing: Routing { by: RouteBy::Partition, tenant: Tenant::Key, delimiter: ":".to_owned() },
+        tenant_ceilings: Default::default(),
         topics: topics
             .iter()
             .map(|name| Topic {

@@ -1,0 +1,83 @@
+//! Tenants' ceilings: what one sends above its own is parked and applied in order as the ceiling allows, and nobody else waits.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use postgres::Client;
+use rustix::process::Signal;
+
+use super::pace::{CLOCKED, assert_kept, times};
+use super::{assert_complete, count, ends, ledger, ledger_topic, publish_all, shard};
+use crate::support::{Database, PATIENCE, Rig, Server, Topic, wait_until};
+
+/// In turn: a record of tenant `busy` and two of tenant `calm`, each with ten keys.
+fn publish(topic: &Topic, numbers: Range<i64>) {
+    let record = |seq: i64| {
+        let (tenant, key) = (if seq % 3 == 0 { "busy" } else { "calm" }, seq / 3 % 10);
+        ((key % 2) as i32, Some(format!("{tenant}:{key}")), Some(format!("{{\"seq\":{seq}}}")))
+    };
+    publish_all(topic, &numbers.map(record).collect::<Vec<_>>());
+}
+
+fn configuration(database: &Database, topic: &Topic, ceilings: &str) -> String {
+    let shards = format!("[shards]\ntenant = \"key:0\"\n{ceilings}{}", shard("main", database.dsn()));
+    format!("[engine]\ncommit_interval_ms = 200\n{shards}{}", ledger_topic(topic.name()))
+}
+
+/// How many rows each tenant has.
+fn rows(client: &mut Client) -> BTreeMap<String, i64> {
+    let rows = client.query("SELECT split_part(k, ':', 1), count(*) FROM ledger GROUP BY 1", &[]).unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+#[test]
+fn a_tenant_keeps_its_ceiling_and_slows_no_other() {
+    let database = Database::create(Server::A, "tenants");
+    database.execute(CLOCKED);
+    let topic = Topic::create("tenants", 2);
+    let rig = Rig::new(&configuration(&database, &topic, "[shards.tenant_rows_per_second]\nbusy = 300\n"));
+    publish(&topic, 0..9000);
+    let process = rig.start();
+    let mut client = database.connect();
+    wait_until(PATIENCE, "the rows of the tenant without a ceiling", || rows(&mut client).get("calm") == Some(&6000));
+    for (partition, end) in ends(&topic) {
+        wait_until(PATIENCE, "the commit", || rig.committed(topic.name(), partition) == Some(end));
+    }
+    let busy = rows(&mut client)["busy"];
+    assert!(busy < 1500, "{busy} rows of the busy tenant, and the commit waits for none of the other");
+    let parked = count(&mut client, "forebay.parked WHERE reason = 'p'");
+    assert!(parked > 500, "{parked} records are parked for its ceiling");
+    process.wait_for_log(&["shard main", "held back by tenant_rows_per_second_max"]);
+    wait_until(PATIENCE, "all rows", || count(&mut client, "ledger") == 9000);
+    assert_kept(&times(&mut client, "(SELECT at FROM ledger WHERE k LIKE 'busy:%') AS busy"), 300.0);
+    wait_until(PATIENCE, "nothing to be parked", || count(&mut client, "forebay.parked") == 0);
+    // What comes below the ceiling goes past the table.
+    publish(&topic, 9000..9030);
+    wait_until(PATIENCE, "the last rows", || count(&mut client, "ledger") == 9030);
+    process.terminate().expect(0);
+    assert_complete(&ledger(&mut client), &ends(&topic));
+}
+
+#[test]
+fn a_tenants_ceiling_holds_behind_a_kill_and_changes_while_it_runs() {
+    let database = Database::create(Server::A, "tenants");
+    database.execute(CLOCKED);
+    let topic = Topic::create("tenants", 2);
+    let rig = Rig::new(&configuration(&database, &topic, "tenant_rows_per_second_max = 40\n"));
+    publish(&topic, 0..6000);
+    let mut client = database.connect();
+    let process = rig.start();
+    wait_until(PATIENCE, "some rows", || count(&mut client, "ledger") >= 200);
+    process.kill();
+    let before = rows(&mut client);
+    let process = rig.start();
+    wait_until(PATIENCE, "some more", || count(&mut client, "ledger") >= before.values().sum::<i64>() + 200);
+    let each = rows(&mut client).values().copied().min().unwrap_or_default();
+    assert!(each >= 90, "{before:?} and then {:?}: both tenants go on", rows(&mut client));
+    rig.configure(&[], &configuration(&database, &topic, ""));
+    process.signal(Signal::HUP);
+    process.wait_for_log(&["reloaded", "shards.tenant_rows_per_second_max"]);
+    wait_until(PATIENCE, "all rows", || count(&mut client, "ledger") == 6000);
+    process.terminate().expect(0);
+    assert_complete(&ledger(&mut client), &ends(&topic));
+}
