@@ -134,6 +134,7 @@ fn engine(section: &Section<'_>) -> Engine {
         retry_backoff_min: section.get(&s::RETRY_BACKOFF_MIN),
         retry_backoff_max: section.get(&s::RETRY_BACKOFF_MAX),
         slow_lanes_per_shard: section.get(&s::SLOW_LANES_PER_SHARD),
+        park_after: section.get(&s::PARK_AFTER),
         parking: ParkingLimits {
             records_max: section.get(&s::PARKED_RECORDS_MAX) as u64,
             key_records_max: section.get(&s::PARKED_KEY_RECORDS_MAX) as u64,

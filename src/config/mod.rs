@@ -157,6 +157,8 @@ pub struct Engine {
     pub retry_backoff_max: Duration,
     /// For each shard: threads, and connections, that apply parked records.
     pub slow_lanes_per_shard: usize,
+    /// The longest wait for a lock of a batch whose keys can be parked.
+    pub park_after: Duration,
     pub parking: ParkingLimits,
     pub hot_keys: HotKeyRule,
 }

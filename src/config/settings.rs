@@ -51,6 +51,7 @@ pub static ALL: &[&dyn Described] = &[
     &RETRY_BACKOFF_MIN,
     &RETRY_BACKOFF_MAX,
     &SLOW_LANES_PER_SHARD,
+    &PARK_AFTER,
     &PARKED_RECORDS_MAX,
     &PARKED_KEY_RECORDS_MAX,
     &HOT_KEY_PERCENT,
@@ -257,6 +258,13 @@ pub static SLOW_LANES_PER_SHARD: Setting<Number> = Setting {
     name: "slow_lanes_per_shard",
     kind: number("threads", 1, 1..=64),
     prose: "Threads that apply parked records in each shard; each has one connection, which it opens when something is parked.",
+};
+pub static PARK_AFTER: Setting<Millis> = Setting {
+    section: "engine",
+    name: "park_after_ms",
+    kind: millis(100, 1..=600_000),
+    prose: "How long a batch waits for a lock that somebody else holds before the keys that need it are parked, so that others need not \
+            wait. `at_least_once` cannot park: there, for everything else, and behind a pooler, `lock_timeout_ms` holds alone.",
 };
 pub static PARKED_RECORDS_MAX: Setting<Number> = Setting {
     section: "engine",

@@ -731,7 +731,7 @@ fn ceilings_of_tenants() {
     let of = [("a.b", 30), ("acme", 20)].map(|(name, records)| (name.to_owned(), records));
     let config = valid(&SMALLEST.replacen(SHARD, ceilings, 1)).config;
     assert_eq!(config.tenant_ceilings, TenantCeilings { each: Some(500), of: of.into() });
-    let expected = "expected a whole number from 1 to 100000000 (records/s)";
+    let expected = "expected a whole number of records/s from 1 to 100000000";
     check(
         SHARD,
         "[shards.tenant_rows_per_second]\nacme = 0\nb = \"x\"\n[[shard]]",

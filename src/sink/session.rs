@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use postgres::types::{ToSql, Type};
 use postgres::{Client, Error, GenericClient, Row, Statement};
@@ -27,6 +28,7 @@ pub struct Session<K> {
     expected: Expected,
     pooler: Pooler,
     follows: Option<Follows>,
+    lock_wait: Option<Duration>,
     /// How many connections were opened.
     opened: u64,
     live: Option<Live<K>>,
@@ -44,11 +46,31 @@ pub struct Live<K> {
     pub statements: Statements<K>,
     pub client: Client,
     watch: Option<Watch>,
+    /// See [`Session::wait_for_locks`].
+    lock_wait: Option<Duration>,
     /// A transaction could not be ended: nothing more may be sent over it.
     pub unusable: bool,
 }
 
 impl<K> Live<K> {
+    fn wait_for_locks(&mut self, at_most: Option<Duration>) -> Result<(), Failure> {
+        if self.lock_wait == at_most {
+            return Ok(());
+        }
+        let sql = match at_most {
+            // What the connection began with is 0 where there is no limit.
+            Some(most) => format!(
+                "SELECT set_config('lock_timeout', least(nullif(reset_val::bigint, 0), {})::text, false) \
+                 FROM pg_settings WHERE name = 'lock_timeout'",
+                most.as_millis()
+            ),
+            None => "RESET lock_timeout".to_owned(),
+        };
+        self.client.batch_execute(&sql).map_err(|error| own_failure(&error))?;
+        self.lock_wait = at_most;
+        Ok(())
+    }
+
     fn discard(self) {
         let Live { client, statements, watch, .. } = self;
         drop(statements);
@@ -62,7 +84,7 @@ impl<K: Hash + Eq> Session<K> {
         let connector = Connector::new(settings, &config.kafka.group_id, thread);
         let expected = Expected::new(config, shard);
         let (shard, pooler) = (settings.name.clone(), settings.pooler);
-        Session { shard, connector, expected, pooler, follows: None, opened: 0, live: None }
+        Session { shard, connector, expected, pooler, follows: None, lock_wait: None, opened: 0, live: None }
     }
 
     /// What is read again holds for its connections, too, the open one included.
@@ -70,6 +92,12 @@ impl<K: Hash + Eq> Session<K> {
         let version = current.version();
         self.expected = Expected::new(&current.get(), shard);
         self.follows = Some(Follows { current, shard, version });
+    }
+
+    /// How long whatever is sent from now on waits for a lock at most; none, or longer than the connection's own `lock_timeout`:
+    /// that. Behind a pooler that one always holds: nothing is set there.
+    pub fn wait_for_locks(&mut self, at_most: Option<Duration>) {
+        self.lock_wait = at_most.filter(|_| self.pooler == Pooler::None);
     }
 
     /// Before a record of a tenant that is new is written, its map is one that the database lets in.
@@ -102,12 +130,19 @@ impl<K: Hash + Eq> Session<K> {
             let connector = self.connector.as_mut().map_err(|failure| failure.clone())?;
             let opened = schema::connect(connector, &self.expected).map_err(|failure| self.named(failure))?;
             let Opened { client, watch, .. } = opened;
-            self.live = Some(Live { client, statements: Statements::new(self.pooler), watch, unusable: false });
+            self.live = Some(Live {
+                client,
+                statements: Statements::new(self.pooler),
+                watch,
+                lock_wait: None,
+                unusable: false,
+            });
             self.opened += 1;
         }
         match &mut self.live {
             Some(live) => {
                 live.watch.iter().for_each(Watch::begin);
+                live.wait_for_locks(self.lock_wait)?;
                 Ok((live, fresh))
             }
             None => unreachable!("opened above"),

@@ -88,10 +88,12 @@ impl PostgresWriter {
         self
     }
 
-    /// Lays out the fences' parameters.
+    /// Lays out the fences' parameters. Where keys can be parked, nobody waits long for their locks.
     fn begin(&mut self, topic: TopicIx, moves: &[LaneMove]) -> &Target {
         let settings = &self.config.topics[usize::from(topic.0)];
-        if settings.delivery == Delivery::ExactlyOnce {
+        let may_park = settings.delivery == Delivery::ExactlyOnce;
+        self.session.wait_for_locks(may_park.then_some(self.config.engine.park_after));
+        if may_park {
             self.fences.fill(self.ids.get(topic), moves);
         }
         &settings.target

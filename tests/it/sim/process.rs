@@ -349,6 +349,7 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
             retry_backoff_min: RETRY_MIN,
             retry_backoff_max: RETRY_MAX,
             slow_lanes_per_shard: 1,
+            park_after: Duration::ZERO,
             parking: ParkingLimits { records_max: 1, key_records_max: 1 },
             hot_keys: HOT_KEYS,
         },

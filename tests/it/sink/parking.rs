@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay::config::{InsertMode, Table, Target, Then, UnknownFields};
+use forebay::config::{Delivery, InsertMode, Table, Target, Then, UnknownFields};
 use forebay::sink::handler::{Handler, HandlerError};
 use forebay::sink::postgres::PostgresWriter;
 use forebay::sink::{
@@ -26,23 +26,27 @@ const LIMITS: DrainLimits = DrainLimits { records_max: 500, bytes_max: 1 << 20 }
 const SKIP: Drain = Drain { then: Some(Then::Skip), parent_tries: 2 };
 const PARK: Drain = Drain { then: Some(Then::Park), parent_tries: 2 };
 
+fn upserts() -> Target {
+    Target::Table(Table {
+        schema: None,
+        name: "target".to_owned(),
+        insert_mode: InsertMode::Upsert,
+        pk_fields: vec!["id".to_owned()],
+        delete_enabled: false,
+        delete_field: Some("gone".to_owned()),
+        key_format: None,
+        guard: None,
+        skip_unchanged: false,
+        unknown_fields: UnknownFields::Ignore,
+        columns: BTreeMap::new(),
+    })
+}
+
 /// Rows 1 to 9 are there. Locks are waited for as long as it takes to tell.
 fn world(name: &str) -> (World, PostgresWriter) {
     let world = World::with(name, |config| {
         config.shards[0].lock_timeout = Duration::from_millis(300);
-        config.topics[0].target = Target::Table(Table {
-            schema: None,
-            name: "target".to_owned(),
-            insert_mode: InsertMode::Upsert,
-            pk_fields: vec!["id".to_owned()],
-            delete_enabled: false,
-            delete_field: Some("gone".to_owned()),
-            key_format: None,
-            guard: None,
-            skip_unchanged: false,
-            unknown_fields: UnknownFields::Ignore,
-            columns: BTreeMap::new(),
-        });
+        config.topics[0].target = upserts();
     });
     world.database.execute(
         "CREATE TABLE target (id int PRIMARY KEY, v int CHECK (v < 100), u int UNIQUE, p int REFERENCES target); \
@@ -51,6 +55,33 @@ fn world(name: &str) -> (World, PostgresWriter) {
     world.located().takeover(&takeover(1, 1, 0)).expect("a takeover");
     let writer = world.writer("w0");
     (world, writer)
+}
+
+/// What a batch waits for a locked row is bounded by what else could be done, and never longer than the connection itself allows.
+#[test]
+fn nobody_waits_long_for_a_lock_where_keys_can_be_parked() {
+    let waits = |delivery, lock_ms, own: &str, park_ms| {
+        let world = World::with("park_after", |config| {
+            config.shards[0].lock_timeout = Duration::from_millis(lock_ms);
+            config.shards[0].dsn.0.push_str(own);
+            config.engine.park_after = Duration::from_millis(park_ms);
+            config.topics[0].delivery = delivery;
+            config.topics[0].target = upserts();
+        });
+        world.database.execute("CREATE TABLE target (id int PRIMARY KEY, v int); INSERT INTO target VALUES (1, 0)");
+        world.located().takeover(&takeover(1, 1, 0)).expect("a takeover");
+        let mut holder = world.database.connect();
+        let mut lock = holder.transaction().unwrap();
+        lock.execute("UPDATE target SET v = 1", &[]).unwrap();
+        let (mut writer, start) = (world.writer("w0"), Instant::now());
+        let refused = Try::new(0, &[("a", r#"{"id":1,"v":2}"#)]).run(&mut writer);
+        assert!(matches!(refused, Err(Failure::LockWait(_))), "{refused:?}");
+        start.elapsed().as_millis()
+    };
+    let (once, least) = (Delivery::ExactlyOnce, Delivery::AtLeastOnce);
+    assert!(waits(once, 20_000, "", 100) < 5000);
+    assert!(waits(once, 20_000, " options='-c lock_timeout=50'", 15_000) < 5000);
+    assert!(waits(least, 1000, "", 100) >= 1000);
 }
 
 /// Records (key, payload) of lane 0, from offset `from` on. One whose payload begins with a space names no tenant; one that ends with

@@ -73,6 +73,7 @@ fn engine() -> Engine {
         retry_backoff_min: Duration::from_millis(10),
         retry_backoff_max: Duration::from_secs(1),
         slow_lanes_per_shard: 1,
+        park_after: Duration::from_millis(100),
         parking: ParkingLimits { records_max: 1_000_000, key_records_max: 1_000_000 },
         hot_keys: HotKeyRule { percent: 30, window: Duration::from_secs(2), hold: Duration::from_secs(10) },
     }
