@@ -17,6 +17,8 @@ pub struct Arguments {
     pub linger: String,
     /// Per cent of the records that one key has.
     pub skew: u64,
+    /// From which share of a worker's time on a key is hot; 0: none is.
+    pub hot_percent: u64,
     /// What a record takes in the handler of `hot`.
     pub slow_ms: u64,
     /// For how long the row of `locked` is locked.
@@ -44,6 +46,7 @@ impl Arguments {
             seconds: 20,
             linger: "5".to_owned(),
             skew: 0,
+            hot_percent: 30,
             slow_ms: 5,
             lock_seconds: 30,
             adaptive: false,
@@ -67,6 +70,7 @@ impl Arguments {
                 "--seconds" => a.seconds = value()?.parse()?,
                 "--linger" => a.linger = value()?,
                 "--skew" => a.skew = value()?.parse()?,
+                "--hot-percent" => a.hot_percent = value()?.parse()?,
                 "--slow-ms" => a.slow_ms = value()?.parse()?,
                 "--lock-seconds" => a.lock_seconds = value()?.parse()?,
                 "--adaptive" => a.adaptive = value()?.parse()?,

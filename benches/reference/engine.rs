@@ -134,7 +134,7 @@ impl Running {
             .args([mode, job.target.word(), "--topic", job.topic, "--affinity", job.affinity])
             .args(["--records", &job.records.to_string(), "--workers", &a.workers.to_string()])
             .args(["--batch", &a.batch.to_string(), "--dsn", &a.dsn, "--slow-ms", &a.slow_ms.to_string()])
-            .args(["--adaptive", &a.adaptive.to_string()])
+            .args(["--adaptive", &a.adaptive.to_string(), "--hot-percent", &a.hot_percent.to_string()])
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(Running(Some(child)))
@@ -170,7 +170,7 @@ impl Drop for Running {
 pub fn config(a: &Arguments, target: Target) -> Outcome<Config> {
     let text = format!(
         "[kafka]\n\"bootstrap.servers\" = \"{}\"\n\"group.id\" = \"reference-{}\"\n\n[engine]\nworkers_per_shard = {}\n\
-         batch_records_max = {}\naffinity = \"{}\"\n\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n\
+         batch_records_max = {}\naffinity = \"{}\"\nhot_key_percent = {}\n\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n\
          adaptive_limit = {}\n\n\
          [[topic]]\nname = \"{}\"\n{}",
         a.kafka,
@@ -178,6 +178,7 @@ pub fn config(a: &Arguments, target: Target) -> Outcome<Config> {
         a.workers,
         a.batch,
         a.affinity,
+        a.hot_percent,
         a.dsn,
         a.adaptive,
         a.topic,

@@ -15,19 +15,28 @@ const SKEW: u64 = 50;
 /// How much of one thread's time the hot key asks for, in thousandths: a slow lane must bear it.
 const ASKS: u64 = 600;
 
+/// As few workers as bear the records, so that the hot key does meet others.
+const WORKERS: usize = 2;
+
 pub fn hot(a: &Arguments) -> Outcome<()> {
     let rate = ASKS * 100 / SKEW / a.slow_ms.max(1);
-    println!("hot: {rate} records/s of {} ms for {} s; other keys' latencies in ms", a.slow_ms, a.seconds);
-    let (mut p99s, mut rates) = (Rounds::default(), Rounds::default());
+    println!(
+        "hot: {rate} records/s of {} ms for {} s on {WORKERS} workers; other keys' p50, p99 and longest latency in ms",
+        a.slow_ms, a.seconds
+    );
+    let (mut left, mut parked, mut rates) = (Rounds::default(), Rounds::default(), Rounds::default());
     for round in 1..=a.rounds {
         let load = load();
-        let even = others(&Arguments { rate, ..a.clone() })?;
-        let skewed = others(&Arguments { rate, skew: SKEW, ..a.clone() })?;
-        let ratio = skewed[1] / even[1];
+        let even = Arguments { rate, workers: WORKERS, ..a.clone() };
+        let skewed = Arguments { skew: SKEW, ..even.clone() };
+        let never = Arguments { hot_percent: 0, ..skewed.clone() };
+        let [even, never, skewed] = [others(&even)?, others(&never)?, others(&skewed)?];
+        let ratios = [never[1] / even[1], skewed[1] / even[1]];
         println!(
-            "round {round}  p50, p99, max without {even:.1?}   with {skewed:.1?}   p99's ratio {ratio:.2}   {load}"
+            "round {round}  without {even:.1?}   with, never parked {never:.1?}   with, parked {skewed:.1?}   p99's ratios {ratios:.2?}   {load}"
         );
-        p99s.push(ratio);
+        left.push(ratios[0]);
+        parked.push(ratios[1]);
     }
     let skewed = Arguments { skew: SKEW, ..a.clone() };
     let (even_topic, skewed_topic) = (publish(a, a.records)?, publish(&skewed, a.records)?);
@@ -38,7 +47,9 @@ pub fn hot(a: &Arguments) -> Outcome<()> {
         println!("round {round}  table without {even}   with {skewed}   ratio {:.3}   {load}", skewed.rate / even.rate);
         rates.push(skewed.rate / even.rate);
     }
-    println!("hot: handler, other keys' p99 with / without {p99s:.2}; table, throughput with / without {rates:.3}");
+    println!(
+        "hot: handler, other keys' p99 with / without {parked:.2} (never parked: {left:.2}); table, throughput with / without {rates:.3}"
+    );
     Ok(())
 }
 

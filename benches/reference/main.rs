@@ -11,7 +11,7 @@
 //! | `handler` | the engine with a handler that does nothing: no rows, but fences |
 //! | `lag` | the engine at one and at ten times the records: does memory grow with lag? |
 //! | `bad` | the engine with no bad records; with some that PostgreSQL refuses; with some that do not decode |
-//! | `hot` | a handler that takes its time, and a table, each without and with one key that has half of all records: the other keys' latency, the table's throughput |
+//! | `hot` | a handler that takes its time, and a table, each without and with one key that has half of all records: the other keys' latency, also where no key is ever parked; the table's throughput |
 //! | `locked` | steady upserts on one partition, without and with a row locked from outside that has two per cent of the records: the other keys' throughput and latency, and how long stored progress stood still |
 //! | `steady` | a producer that never waits for the engine, and latencies from the time at which a record should have been sent to the `clock_timestamp()` of its row (before COMMIT); lanes bound late, statically, and the least that does such a job: one thread without fences |
 //! | `pace` | the engine without a limit and with `adaptive_limit`, alone; then pgbench's transactions in the same database, at a fixed rate: with no engine, with one that catches up at full speed, with one that catches up under `adaptive_limit` |
@@ -20,7 +20,7 @@
 //!
 //! Options: `--records` (1,000,000), `--keys` (200,000), `--rounds` (3), `--workers` (8), `--batch` (500), `--affinity` (late);
 //! for `steady` and `shard-down` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms);
-//! for `hot` `--slow-ms` (5, for each record) and `--seconds`; for `locked` `--rate` and `--lock-seconds` (30);
+//! for `hot` `--slow-ms` (5, for each record), `--hot-percent` (30) and `--seconds`; for `locked` `--rate` and `--lock-seconds` (30);
 //! for `pace` `--others` (pgbench's transactions a second, 200) and `--seconds`; for all `--adaptive` (false).
 //!
 //! Every engine run but that of `pipeline` is a process of its own, whose CPU time and peak memory the operating system
