@@ -185,7 +185,7 @@ fn replay(config: &Config, filter: &Filter, out_of_order: bool) -> Result<ExitCo
     });
     let letters = || answers.iter().flat_map(|(_, answer)| answer.iter().flatten());
     let left = letters().any(|letter| matches!(letter, Replayed::Left(_)));
-    if let Some(reason) = replay::refusal(topic, out_of_order).filter(|_| left) {
+    if let Some(reason) = replay::refusal(config, topic, out_of_order).filter(|_| left) {
         console::err(reason);
         return Ok(ExitCode::Usage);
     }
