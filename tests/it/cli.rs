@@ -1,6 +1,7 @@
 //! The program as operators and scripts see it: exit codes, what goes where, `init`, `fences`, and a run to the end.
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -212,6 +213,35 @@ fn sigterm_drains_and_a_reset_is_refused_while_it_runs() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
     assert!(setup.forebay(&["fences", "show"], 0).0.contains(" 1000 "), "everything was stored");
+}
+
+/// The first host refuses connections, or takes them and says nothing; the server is the second one.
+#[test]
+fn commands_find_the_server_behind_a_dead_host() {
+    let setup = Setup::new();
+    setup.publish(0, 0..30);
+    setup.forebay(&["run", "--until-end"], 0);
+    let text = std::fs::read_to_string(setup.file()).expect("a configuration");
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = |listener: &TcpListener| listener.local_addr().expect("its address").port();
+    let closed = port(&TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    for dead in [closed, port(&silent)] {
+        let several = text.replace("host=127.0.0.1 port=", &format!("host=127.0.0.1,127.0.0.1 port={dead},"));
+        assert_ne!(several, text);
+        let patience = several.replace("[[shard]]\n", "[[shard]]\nconnect_timeout_ms = 300\n");
+        std::fs::write(setup.file(), patience).expect("a configuration");
+        let hold = ["--topic", setup.topic.name(), "--key", "key"];
+        for (command, says) in [
+            (&["fences", "show"][..], " 30 "),
+            (&["dead-letters", "list"], "no dead letters"),
+            (&[&["park"], &hold[..]].concat(), "is held"),
+            (&["parked"], "holds key \"key\""),
+            (&[&["unpark"], &hold[..]].concat(), "is held no longer"),
+        ] {
+            let (out, err) = setup.forebay(command, 0);
+            assert!(out.contains(says), "{command:?}: {out}{err}");
+        }
+    }
 }
 
 /// A record that cannot be applied stops its topic and nothing else; a script sees it by the exit code.
