@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::Subcommand;
+use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::console;
@@ -10,6 +11,7 @@ use crate::fences::reset::{self, Request, ResetError};
 use crate::fences::{ToOffset, show};
 
 use super::ExitCode;
+use super::answers::{Form, say_objects};
 
 #[derive(Debug, Subcommand)]
 pub enum Fences {
@@ -21,6 +23,8 @@ pub enum Fences {
         /// Only this partition.
         #[arg(long)]
         partition: Option<i32>,
+        #[command(flatten)]
+        form: Form,
     },
     /// Make every shard forget where it stands with a topic, so that the next start begins at the group's committed offset.
     /// The group must be stopped. Records may be applied again, or never, depending on where that is.
@@ -44,15 +48,12 @@ pub fn run(config: &Path, command: &Fences) -> ExitCode {
         Err(code) => return code,
     };
     match command {
-        Fences::Show { topic, partition } => {
+        Fences::Show { topic, partition, form } => {
             let report = show::show(&loaded.config, topic.as_deref(), *partition);
-            console::out(&report);
-            match report.shards.iter().find_map(|s| s.answer.as_ref().err()) {
-                Some(failure) => ExitCode::from(failure),
-                // As for a reset of what nobody knows.
-                None if report.is_empty() && (topic.is_some() || partition.is_some()) => ExitCode::Usage,
-                None => ExitCode::Ok,
-            }
+            let code = say(&report, *form);
+            // As for a reset of what nobody knows.
+            let is_unknown = report.is_empty() && (topic.is_some() || partition.is_some());
+            if code == ExitCode::Ok && is_unknown { ExitCode::Usage } else { code }
         }
         Fences::Reset { topic, partition, to_offset } => {
             let topic = match (topic, loaded.config.topics.as_slice()) {
@@ -72,6 +73,31 @@ pub fn run(config: &Path, command: &Fences) -> ExitCode {
             reset(&loaded.config, &Request { topic, partition: *partition, to: *to_offset })
         }
     }
+}
+
+fn say(report: &show::Report, form: Form) -> ExitCode {
+    if form.json {
+        let answers: Vec<_> = report.shards.iter().map(|s| (s.shard.clone(), s.answer.clone())).collect();
+        return say_objects(&answers, |shard, lines| lines.iter().map(|line| object(shard, line)).collect());
+    }
+    console::out(report);
+    report.shards.iter().find_map(|s| s.answer.as_ref().err()).map_or(ExitCode::Ok, ExitCode::from)
+}
+
+fn object(shard: &str, line: &show::Line) -> Value {
+    json!({
+        "shard": shard,
+        "topic": line.topic,
+        "partition": line.partition,
+        "lanes": line.lanes,
+        "origin": line.origin,
+        "done": line.done,
+        "fences": line.fences,
+        "fence_min": line.fence_min,
+        "fence_max": line.fence_max,
+        "taken_at": line.taken_at,
+        "taken_by": line.taken_by,
+    })
 }
 
 fn reset(config: &Config, request: &Request) -> ExitCode {

@@ -4,9 +4,10 @@ use std::fmt::Write;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
 use super::ExitCode;
-use super::answers::{say_each, shown};
+use super::answers::{Form, say_each, shown, value};
 use crate::config::{Config, load};
 use crate::console;
 use crate::letters::list::{Forwarded, Letter, Whole};
@@ -27,6 +28,8 @@ pub enum Letters {
         /// Those, too, that somebody has decided about.
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        form: Form,
     },
     /// All of them that match: key, headers, payload, and why they could not be applied. Changes nothing.
     Show {
@@ -136,9 +139,8 @@ pub fn run(config: &Path, command: &Letters) -> ExitCode {
         }
     };
     let done = match command {
-        Letters::List { which, limit, all } => {
-            list::list(&config, &which.filter(*all), *limit).map(|answers| say_each(&answers, "no dead letters", line))
-        }
+        Letters::List { which, limit, all, form } => list::list(&config, &which.filter(*all), *limit)
+            .map(|answers| form.say_each(&answers, "no dead letters", line, object)),
         Letters::Show { which, limit } => list::show(&config, &which.filter(true), *limit)
             .map(|answers| say_each(&answers, "no such dead letter", whole)),
         Letters::Replay { which, all, out_of_order } => match which.some(*all) {
@@ -183,7 +185,7 @@ fn replay(config: &Config, filter: &Filter, out_of_order: bool) -> Result<ExitCo
     });
     let letters = || answers.iter().flat_map(|(_, answer)| answer.iter().flatten());
     let left = letters().any(|letter| matches!(letter, Replayed::Left(_)));
-    if let Some(reason) = replay::refusal(topic, out_of_order).filter(|_| left) {
+    if let Some(reason) = replay::refusal(config, topic, out_of_order).filter(|_| left) {
         console::err(reason);
         return Ok(ExitCode::Usage);
     }
@@ -205,6 +207,29 @@ fn line(shard: &str, letter: &Letter) -> String {
         "{} shard {shard} {id}: {} [{}] offset {}{key}: {}{code}{decided}{forwarded}",
         letter.at, letter.topic, letter.partition, letter.offset, letter.error
     )
+}
+
+fn object(shard: &str, letter: &Letter) -> Value {
+    let (forwarded_at, forward_error) = match &letter.forwarded {
+        Forwarded::No => (None, None),
+        Forwarded::At(at) => (Some(at), None),
+        Forwarded::Refused(reason) => (None, Some(reason)),
+    };
+    json!({
+        "shard": shard,
+        "id": letter.id,
+        "blocks_key": letter.id.is_none(),
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "at": letter.at,
+        "key": letter.key.as_deref().map(value),
+        "sqlstate": letter.sqlstate,
+        "error": letter.error,
+        "resolution": letter.resolution,
+        "forwarded_at": forwarded_at,
+        "forward_error": forward_error,
+    })
 }
 
 fn whole(shard: &str, whole: &Whole) -> String {

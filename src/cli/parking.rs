@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
 
 use super::ExitCode;
-use super::answers::{say, shown};
+use super::answers::{Form, say, shown, value};
 use super::letters::Records;
 use crate::config::{Config, load};
 use crate::console;
@@ -14,6 +15,7 @@ use crate::parking::list::{self, Key, Parked};
 use crate::parking::{self, Hold, Scope};
 use crate::sink::Failure;
 use crate::sink::shards::Answer;
+use crate::state::parked::Why;
 
 #[derive(Debug, Args)]
 pub struct What {
@@ -48,6 +50,8 @@ pub struct Listing {
     /// At most so many holds, and so many keys, of each shard.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..))]
     limit: i64,
+    #[command(flatten)]
+    form: Form,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -108,7 +112,7 @@ pub fn parked(config: &Path, listing: &Listing) -> ExitCode {
     let Action::List = listing.action;
     with(config, |config| {
         let answers = list::list(config, &listing.records.filter(), listing.limit)?;
-        Ok(say(&answers, "nothing is held or parked", lines))
+        Ok(listing.form.say(&answers, "nothing is held or parked", lines, objects))
     })
 }
 
@@ -145,11 +149,14 @@ fn say_known<T>(config: &Config, hold: &Hold, answers: &[Answer<Option<T>>], wha
 }
 
 fn name(hold: &Hold) -> String {
-    let scope = match hold.scope {
+    format!("{} {} of {}", scope(hold), shown(&hold.value), hold.topic)
+}
+
+fn scope(hold: &Hold) -> &'static str {
+    match hold.scope {
         Scope::Key => "key",
         Scope::Tenant => "tenant",
-    };
-    format!("{scope} {} of {}", shown(&hold.value), hold.topic)
+    }
 }
 
 fn lines(shard: &str, parked: &Parked) -> Vec<String> {
@@ -182,6 +189,56 @@ fn line(shard: &str, key: &Key) -> String {
         age(key.age),
         key.why
     )
+}
+
+/// Of three kinds, as [`lines`]: holds, keys, and how many there are in all.
+fn objects(shard: &str, parked: &Parked) -> Vec<Value> {
+    let hold = |(hold, since): &(Hold, String)| {
+        json!({
+            "kind": "hold",
+            "shard": shard,
+            "topic": hold.topic,
+            "scope": scope(hold),
+            "value": value(&hold.value),
+            "since": since,
+        })
+    };
+    let mut objects: Vec<Value> = parked.holds.iter().map(hold).collect();
+    objects.extend(parked.keys.iter().map(|key| object(shard, key)));
+    if !objects.is_empty() {
+        objects.push(json!({
+            "kind": "total",
+            "shard": shard,
+            "holds": parked.holds_all,
+            "keys": parked.keys_all,
+            "records": parked.rows_all,
+        }));
+    }
+    objects
+}
+
+fn object(shard: &str, key: &Key) -> Value {
+    json!({
+        "kind": "key",
+        "shard": shard,
+        "topic": key.topic,
+        "partition": key.partition,
+        "key": key.key.as_deref().map(value),
+        "records": key.rows,
+        "offset": key.offset,
+        "age_s": key.age.as_secs(),
+        "reason": match key.why {
+            Why::Blocked => "blocked",
+            Why::Record => "record",
+            Why::Held => "held",
+            Why::Hot => "hot",
+        },
+        "held": key.held,
+        "dead_letter": key.dead,
+        "attempts": key.attempts,
+        "sqlstate": key.sqlstate,
+        "error": key.error,
+    })
 }
 
 fn number(of: i64, what: &str) -> String {

@@ -79,9 +79,11 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
         root.problem("ingest", "a table", "no such table: this version has no HTTP gateway yet");
     }
     let kafka = kafka::read(&root.open_table("kafka", "kafka"));
-    let engine = engine(&root.table("engine", "engine", &[]));
+    let engine_section = root.table("engine", "engine", &[]);
+    let engine = engine(&engine_section);
     root.table("admin", "admin", &[]).get(&s::ADMIN_LISTEN);
     let topics = topic::read_all(&root, engine.delivery);
+    topics.iter().for_each(|topics| for_nobody(&engine_section, topics));
     let besides = connections_besides_writers(topics.as_deref().unwrap_or_default());
     let shards = shards(&root, engine.writers_per_shard(), besides);
     let section = root.table("shards", "shards", &[TENANT_CEILINGS]);
@@ -156,6 +158,23 @@ fn engine(section: &Section<'_>) -> Engine {
     engine
 }
 
+/// Settings of the engine that serve none of its topics. Only warnings: several processes may share them.
+fn for_nobody(engine: &Section<'_>, topics: &[Topic]) {
+    let warn = |settings: &[&str], expected: &str| {
+        let written = settings.iter().filter(|setting| engine.is_written(setting));
+        written.for_each(|setting| engine.warning(setting, "a value", expected));
+    };
+    let mut fenced = topics.iter().filter(|topic| topic.delivery == Delivery::ExactlyOnce).peekable();
+    if fenced.peek().is_none() {
+        let expected = "a topic with delivery = \"exactly_once\": nothing of any other is parked";
+        warn(&["parked_records_max", "parked_key_records_max"], expected);
+    }
+    if !fenced.any(|topic| matches!(topic.target, Target::Handler)) {
+        let expected = "a topic with handler = true and delivery = \"exactly_once\": no keys of any other are watched";
+        warn(&["hot_key_percent", "hot_key_window_ms", "hot_key_hold_ms"], expected);
+    }
+}
+
 /// One entry for each `[[shard]]`; none where something about it is wrong.
 fn shards(root: &Section<'_>, writers: usize, besides: usize) -> Vec<Option<Shard>> {
     let sections = root.tables("shard", &[]);
@@ -208,6 +227,13 @@ fn shard(section: &Section<'_>) -> Option<Shard> {
             "the role's settings instead: a pooler drops options",
         );
     }
+    if pooler == Pooler::Transaction && section.is_written(s::SHARD_CONNECTIONS_SHARE.name) {
+        section.problem(
+            s::SHARD_CONNECTIONS_SHARE.name,
+            "a value beside pooler = \"transaction\"",
+            "nothing: the pooler's limits decide how many of the server's connections there are",
+        );
+    }
     let commit_gate = commit_gate(section);
     let shard = Shard {
         name: name.unwrap_or_default(),
@@ -245,6 +271,12 @@ fn pace(section: &Section<'_>) -> Pace {
 fn commit_gate(section: &Section<'_>) -> Option<CommitGate> {
     let replicas = section.get(&s::SHARD_COMMIT_REPLICAS);
     let enough = section.get(&s::SHARD_COMMIT_REPLICAS_MIN);
+    for (i, name) in replicas.iter().enumerate() {
+        if replicas[..i].contains(name) {
+            let expected = "each replica once: connections of one name count as one";
+            section.problem("commit_replicas", format!("{} twice", shown(name)), expected);
+        }
+    }
     if let Some(enough) = enough.filter(|enough| *enough > replicas.len()) {
         let expected = format!("at most the {} of commit_replicas", replicas.len());
         section.problem("commit_replicas_min", enough.to_string(), expected);

@@ -410,6 +410,55 @@ fn dead_letters_go_on_to_a_topic_of_their_own() {
 }
 
 #[test]
+fn what_says_something_of_dead_letters_needs_them() {
+    let settings =
+        "[topic.on_bad_record]\npolicy = \"stop\"\nthen = \"park\"\nrun_max = 5\npercent_max = 50\nparent_tries = 3";
+    let none = |line: usize, key: &str| {
+        format!(
+            "forebay.toml:{line}: topic[0].on_bad_record.{key}: found a value, expected nothing: this topic has no dead letters"
+        )
+    };
+    // A parent is waited for where bad records stop the topic as well.
+    check(TOPIC_END, settings, &[&none(18, "then"), &none(19, "run_max"), &none(20, "percent_max")]);
+    check(
+        TOPIC_END,
+        &format!("delivery = \"at_least_once\"\n{}", settings.replace("policy = \"stop\"\n", "")),
+        &[
+            &none(18, "then"),
+            &none(19, "run_max"),
+            &none(20, "percent_max"),
+            "forebay.toml:21: topic[0].on_bad_record.parent_tries: found a value, expected nothing: with delivery = \"at_least_once\" nothing is parked, and no record waits for its parent",
+        ],
+    );
+}
+
+#[test]
+fn what_serves_no_topic_is_warned_about() {
+    const PARKED: [&str; 2] = ["engine.parked_records_max", "engine.parked_key_records_max"];
+    const HOT: [&str; 3] = ["engine.hot_key_percent", "engine.hot_key_window_ms", "engine.hot_key_hold_ms"];
+    let settings = [&PARKED[..], &HOT].concat().join(" = 100\n").replace("engine.", "") + " = 100\n";
+    let said = |delivery: &str, topic: &str| {
+        let topic = format!("[engine]\n{settings}delivery = {delivery:?}\n[[topic]]\nname = \"t\"\n{topic}\n");
+        let text = SMALLEST.split("[[topic]]").next().expect("a part before it").to_owned() + &topic;
+        valid(&text).warnings
+    };
+    let keys = |warnings: Vec<problem::Problem>| warnings.into_iter().map(|warning| warning.key).collect::<Vec<_>>();
+    assert_eq!(said("exactly_once", "handler = true"), []);
+    assert_eq!(said("at_least_once", "handler = true\ndelivery = \"exactly_once\""), []);
+    assert_eq!(keys(said("exactly_once", "table = \"t\"")), HOT);
+    let neither = said("at_least_once", "handler = true");
+    assert_eq!(
+        neither[0].to_string(),
+        "forebay.toml:11: engine.parked_records_max: found a value, expected a topic with delivery = \"exactly_once\": nothing of any other is parked"
+    );
+    assert_eq!(
+        neither[2].to_string(),
+        "forebay.toml:13: engine.hot_key_percent: found a value, expected a topic with handler = true and delivery = \"exactly_once\": no keys of any other are watched"
+    );
+    assert_eq!(keys(neither), [&PARKED[..], &HOT].concat());
+}
+
+#[test]
 fn what_this_version_does_not_have_is_said() {
     check(
         KAFKA,
@@ -645,7 +694,21 @@ fn poolers_and_replicas() {
         read(&SMALLEST.replacen(SHARD, pooler, 1).replace("dbname=app", "dbname=app options='-c lock_timeout=1'"));
     let problems = options.expect_err("options would be dropped").0;
     assert_eq!(problems.iter().map(|p| p.key.as_str()).collect::<Vec<_>>(), ["shard[0].pooler"]);
+    check(
+        SHARD,
+        &format!("{pooler}\nconnections_share_percent = 40"),
+        &[
+            "forebay.toml:8: shard[0].connections_share_percent: found a value beside pooler = \"transaction\", expected nothing: the pooler's limits decide how many of the server's connections there are",
+        ],
+    );
     check(SHARD, "[[shard]]\ncommit_replicas = [\"a\", \"b\"]\ncommit_replicas_min = 1", &[]);
+    check(
+        SHARD,
+        "[[shard]]\ncommit_replicas = [\"a\", \"b\", \"a\"]",
+        &[
+            "forebay.toml:7: shard[0].commit_replicas: found \"a\" twice, expected each replica once: connections of one name count as one",
+        ],
+    );
     for replicas in ["", "commit_replicas = [\"a\"]\n"] {
         let found = read(&SMALLEST.replacen(SHARD, &format!("[[shard]]\n{replicas}commit_replicas_min = 2"), 1));
         let problems = found.expect_err("more than there are").0;

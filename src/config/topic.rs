@@ -22,6 +22,9 @@ const TABLE_SETTINGS: &[&str] = &[
     "columns",
 ];
 
+/// Settings of `on_bad_record` that say nothing without dead letters.
+const OF_DEAD_LETTERS: &[&str] = &["then", "run_max", "percent_max", "forward_to"];
+
 /// Every topic; `None` where one has a problem.
 pub fn read_all(root: &Section<'_>, delivery: Delivery) -> Option<Vec<Topic>> {
     let sections = root.tables("topic", &["columns", "on_bad_record"]);
@@ -78,6 +81,11 @@ fn read(section: &Section<'_>, delivery: Delivery) -> Option<Topic> {
     let bad = section.table("on_bad_record", "topic.on_bad_record", &[]);
     let (on_bad_record, forward_to) = on_bad_record(&bad, delivery);
     let parent_tries = bad.get(&s::ON_BAD_RECORD_PARENT_TRIES) as u32;
+    if delivery == Delivery::AtLeastOnce && bad.is_written(s::ON_BAD_RECORD_PARENT_TRIES.name) {
+        let expected =
+            "nothing: with delivery = \"at_least_once\" nothing is parked, and no record waits for its parent";
+        bad.problem(s::ON_BAD_RECORD_PARENT_TRIES.name, "a value", expected);
+    }
     let rows_per_second_max = section.get(&s::TOPIC_ROWS_PER_SECOND_MAX);
     if section.get(&s::TOPIC_HANDLER) {
         for setting in TABLE_SETTINGS.iter().filter(|setting| section.is_written(setting)) {
@@ -134,9 +142,8 @@ fn on_bad_record(section: &Section<'_>, delivery: Delivery) -> (OnBadRecord, Opt
             (OnBadRecord::DeadLetter(BadLimit { run_max, percent_max }, then), forward_to)
         }
         BadPolicy::Stop | BadPolicy::DeadLetter => {
-            if section.is_written(s::ON_BAD_RECORD_FORWARD_TO.name) {
-                let expected = "nothing: this topic has no dead letters";
-                section.problem(s::ON_BAD_RECORD_FORWARD_TO.name, "a value", expected);
+            for setting in OF_DEAD_LETTERS.iter().filter(|setting| section.is_written(setting)) {
+                section.problem(setting, "a value", "nothing: this topic has no dead letters");
             }
             (OnBadRecord::Stop, None)
         }

@@ -6,13 +6,16 @@
 //! Others are applied here, each in a transaction that also marks it: exactly once, however often it is asked for and by how many.
 //! The key of a skipped letter went on without it. Its record is older than what the row may hold by now, and would undo that;
 //! so whoever replays says that this is meant, unless a guard column keeps older values from newer ones.
+//!
+//! A record that names no shard is bad wherever its letter lies, whatever the table would take: it is refused again, as the engine
+//! would refuse it.
 
 use std::sync::Arc;
 
 use postgres::types::Type;
 use postgres::{Client, Row};
 
-use crate::config::{self, Config, Table, Target};
+use crate::config::{self, Config, RouteBy, Table, Target};
 use crate::letters::{Answer, Filter, IS_FOUND, MATCHES, SKIPPED, each, found, with_params};
 use crate::sink::catalog::{Catalog, CatalogError};
 use crate::sink::session::{Ready, Text};
@@ -20,6 +23,7 @@ use crate::sink::table::{TablePlan, TableWriter};
 use crate::sink::{Failure, Reason, schema, sqlstate};
 use crate::state::batch::Batch;
 use crate::state::chunk::{Chunk, RawRecord};
+use crate::state::router::{RouteError, Router};
 use crate::types::{Generation, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
 /// What became of a letter.
@@ -47,8 +51,11 @@ fn set_back() -> String {
 }
 
 /// Why letters whose keys went on without them cannot be replayed like this.
-pub fn refusal(topic: &config::Topic, out_of_order: bool) -> Option<Reason> {
+pub fn refusal(config: &Config, topic: &config::Topic, out_of_order: bool) -> Option<Reason> {
     let text = match &topic.target {
+        _ if config.shards.len() > 1 && matches!(config.routing.by, RouteBy::Function { .. }) => {
+            "which shard a record belongs to is code of the program that embeds forebay".to_owned()
+        }
         Target::Handler => {
             format!("the handler of topic {:?} is code of the program that embeds forebay", topic.name)
         }
@@ -75,7 +82,7 @@ pub fn replay(
     let filter = Filter { topic: Some(topic.name.clone()), decided: false, ..filter.clone() };
     let group = &config.kafka.group_id;
     let table = match &topic.target {
-        Target::Table(table) if refusal(topic, out_of_order).is_none() => Some(table),
+        Target::Table(table) if refusal(config, topic, out_of_order).is_none() => Some(table),
         _ => None,
     };
     each(config, &filter, |client, version| {
@@ -88,7 +95,7 @@ pub fn replay(
         let rows = with_params(group, &filter, |params| client.query_typed(&sql, params))?;
         let ids = rows.iter().map(|row| row.get(0));
         match table {
-            Some(table) => replayed.extend(replay_skipped(client, topic, table, ids.collect())?),
+            Some(table) => replayed.extend(replay_skipped(client, config, topic, table, ids.collect())?),
             None => replayed.extend(ids.map(Replayed::Left)),
         }
         Ok(replayed)
@@ -97,6 +104,7 @@ pub fn replay(
 
 fn replay_skipped(
     client: &mut Client,
+    config: &Config,
     topic: &config::Topic,
     table: &Table,
     ids: Vec<i64>,
@@ -110,10 +118,10 @@ fn replay_skipped(
         error => refused(error.to_string()),
     })?;
     let plan = TablePlan::new(topic, table, &catalog).map_err(|problems| refused(problems.join("; ")))?;
-    let mut writer = TableWriter::new(Arc::new(plan));
+    let (mut writer, router) = (TableWriter::new(Arc::new(plan)), Router::new(config));
     let mut replayed = Vec::new();
     for id in ids {
-        match replay_one(client, &mut writer, id) {
+        match replay_one(client, &router, &mut writer, id) {
             // Somebody else has just decided about it.
             Ok(false) => {}
             Ok(true) => replayed.push(Replayed::Applied(id)),
@@ -127,14 +135,20 @@ fn replay_skipped(
 }
 
 /// Whether it was still there to be replayed.
-fn replay_one(client: &mut Client, writer: &mut TableWriter, id: i64) -> Result<bool, Failure> {
+fn replay_one(client: &mut Client, router: &Router, writer: &mut TableWriter, id: i64) -> Result<bool, Failure> {
     let failed = |error: postgres::Error| sqlstate::failure(&error);
     let mut transaction = client.transaction().map_err(failed)?;
     let claim = "SELECT partition, \"offset\", (extract(epoch FROM ts) * 1000)::bigint, key, payload, headers \
                  FROM forebay.dead_letter WHERE id = $1 AND resolution IS NULL FOR UPDATE";
     let Some(row) = transaction.query_typed_opt(claim, &[(&id, Type::INT8)]).map_err(failed)? else { return Ok(false) };
+    let (partition, record) = (row.get(0), record(&row));
+    // Others lie in the shard that they belong to; these lie in the first one, whosever they are.
+    if let Err(error @ RouteError::Unreadable(_)) = router.route(partition, &record) {
+        let text = format!("{error}; publish the record again with its tenant, and discard this letter");
+        return Err(Failure::Record(None, Reason::new(text)));
+    }
     let mut bad = Vec::new();
-    writer.load(&batch(&row), 0..1, &mut bad);
+    writer.load(&batch(partition, &record), 0..1, &mut bad);
     if let Some(bad) = bad.into_iter().next() {
         return Err(Failure::Record(None, bad.reason));
     }
@@ -150,19 +164,21 @@ fn replay_one(client: &mut Client, writer: &mut TableWriter, id: i64) -> Result<
 }
 
 /// The letter's record, as it came.
-fn batch(row: &Row) -> Batch {
-    let (partition, offset): (i32, i64) = (row.get(0), row.get(1));
-    let at = TopicPartition { topic: TopicIx(0), partition };
-    let mut chunk = Chunk::new(at.topic);
-    let run = chunk.open_run(at, 0, Generation(0), Token(0), NextOffset(offset));
-    let record = RawRecord {
-        offset: Offset(offset),
+fn record(row: &Row) -> RawRecord<'_> {
+    RawRecord {
+        offset: Offset(row.get(1)),
         timestamp_ms: row.get::<_, Option<i64>>(2).unwrap_or(-1),
         key: row.get(3),
         value: row.get(4),
         headers: row.get::<_, Option<&[u8]>>(5).unwrap_or_default(),
-    };
-    chunk.push(run, 0, 0, &record);
+    }
+}
+
+fn batch(partition: i32, record: &RawRecord<'_>) -> Batch {
+    let at = TopicPartition { topic: TopicIx(0), partition };
+    let mut chunk = Chunk::new(at.topic);
+    let run = chunk.open_run(at, 0, Generation(0), Token(0), NextOffset(record.offset.0));
+    chunk.push(run, 0, 0, record);
     let mut batch = Batch::new();
     batch.push(Box::new(chunk));
     batch

@@ -62,8 +62,10 @@ impl Replicas {
         positions: &Positions,
     ) -> Vec<(i32, NextOffset)> {
         let tenures: HashMap<i32, Token> = asked.iter().map(|p| (p.partition, p.token)).collect();
-        // What has another owner now, or none, is not asked for again.
-        self.gate.forget(|(of, partition, token)| *of == topic && tenures.get(partition) != Some(token));
+        // An earlier tenure is not asked for again. Partitions that nobody asks about this time (a revocation's commit is about
+        // those that go) keep what they have.
+        let is_over = |partition: &i32, token: &Token| tenures.get(partition).is_some_and(|now| now != token);
+        self.gate.forget(|(of, partition, token)| *of == topic && is_over(partition, token));
         let mut waits = false;
         let mut pass = |&(partition, progress): &(i32, NextOffset)| {
             let token = *tenures.get(&partition).expect("only what was asked for is answered");
@@ -125,5 +127,37 @@ impl Positions {
             (true, false) => "too few of them are connected",
             (true, true) => "they are behind",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What passes of progress that was stored by this tenure, up to `confirmed` of a log that ends at 100.
+    fn pass(replicas: &mut Replicas, token: i64, stored: &[(i32, i64)], confirmed: i64) -> Vec<(i32, i64)> {
+        let stored: Vec<_> = stored.iter().map(|(partition, next)| (*partition, NextOffset(*next))).collect();
+        let progress = |(partition, done): &(i32, NextOffset)| Progress {
+            partition: *partition,
+            token: Token(token),
+            done: *done,
+            fences: Vec::new(),
+        };
+        let asked: Vec<Progress> = stored.iter().map(progress).collect();
+        let positions = Positions { written: LogPosition(100), confirmed: LogPosition(confirmed), may_see: true };
+        let passed = replicas.pass((TopicIx(0), "t"), &asked, &stored, &positions);
+        passed.into_iter().map(|(partition, next)| (partition, next.0)).collect()
+    }
+
+    /// Once a revocation's commit, which asks only about the partitions that go, made the others begin from nothing.
+    #[test]
+    fn partitions_that_are_not_asked_about_keep_what_was_confirmed() {
+        let mut replicas = Replicas::new(CommitGate { replicas: vec!["r".to_owned()], replicas_min: 1 }, "s");
+        assert_eq!(pass(&mut replicas, 1, &[(0, 10), (1, 10)], 100), [(0, 10), (1, 10)]);
+        assert_eq!(pass(&mut replicas, 1, &[(1, 20)], 0), [(1, 10)]);
+        assert_eq!(pass(&mut replicas, 1, &[(0, 20)], 0), [(0, 10)]);
+        // Another tenure may stand before what an earlier one had.
+        assert_eq!(pass(&mut replicas, 2, &[(1, 5)], 0), [(1, 0)]);
+        assert_eq!(pass(&mut replicas, 1, &[(1, 20)], 0), [(1, 0)], "what is over is forgotten");
     }
 }

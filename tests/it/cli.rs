@@ -1,9 +1,11 @@
 //! The program as operators and scripts see it: exit codes, what goes where, `init`, `fences`, and a run to the end.
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{Database, Server, Topic, kafka_bootstrap, produce, unique_name};
@@ -46,6 +48,13 @@ impl Setup {
     fn forebay(&self, arguments: &[&str], code: i32) -> (String, String) {
         let output = forebay().args(["--config".as_ref(), self.file().as_os_str()]).args(arguments).output();
         texts(output.expect("the program runs"), code)
+    }
+
+    /// What a command says to programs: one object a line.
+    #[track_caller]
+    fn json(&self, arguments: &[&str], code: i32) -> Vec<Value> {
+        let (out, _) = self.forebay(&[arguments, &["--json"]].concat(), code);
+        out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
     }
 
     fn count(&self) -> i64 {
@@ -122,6 +131,12 @@ fn a_run_to_the_end_and_what_the_fences_say() {
     assert_eq!(of("0")[..6], ["main", setup.topic.name(), "0", "16", "0", "30"]);
     assert_eq!(of("1")[..6], ["main", setup.topic.name(), "1", "16", "0", "20"]);
     assert!(setup.forebay(&["run", "--until-end"], 0).1.lines().all(|line| line.starts_with('{')), "logs are JSON");
+    let objects = setup.json(&["fences", "show", "--partition", "1"], 0);
+    let [object] = &objects[..] else { panic!("{objects:?}") };
+    assert_eq!((&object["shard"], &object["topic"]), (&"main".into(), &setup.topic.name().into()));
+    let numbers = ["partition", "lanes", "origin", "done", "fences"].map(|name| object[name].as_i64());
+    assert_eq!(numbers, [1, 16, 0, 20, 16].map(Some));
+    assert!(setup.json(&["fences", "show", "--topic", "nope"], 2).is_empty());
     let (out, _) = setup.forebay(&["fences", "show", "--topic", "nope"], 2);
     assert!(out.contains("knows a partition of topic \"nope\" of group"), "{out}");
     let (out, _) = setup.forebay(&["fences", "show", "--partition", "99"], 2);
@@ -200,6 +215,35 @@ fn sigterm_drains_and_a_reset_is_refused_while_it_runs() {
     assert!(setup.forebay(&["fences", "show"], 0).0.contains(" 1000 "), "everything was stored");
 }
 
+/// The first host refuses connections, or takes them and says nothing; the server is the second one.
+#[test]
+fn commands_find_the_server_behind_a_dead_host() {
+    let setup = Setup::new();
+    setup.publish(0, 0..30);
+    setup.forebay(&["run", "--until-end"], 0);
+    let text = std::fs::read_to_string(setup.file()).expect("a configuration");
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = |listener: &TcpListener| listener.local_addr().expect("its address").port();
+    let closed = port(&TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    for dead in [closed, port(&silent)] {
+        let several = text.replace("host=127.0.0.1 port=", &format!("host=127.0.0.1,127.0.0.1 port={dead},"));
+        assert_ne!(several, text);
+        let patience = several.replace("[[shard]]\n", "[[shard]]\nconnect_timeout_ms = 300\n");
+        std::fs::write(setup.file(), patience).expect("a configuration");
+        let hold = ["--topic", setup.topic.name(), "--key", "key"];
+        for (command, says) in [
+            (&["fences", "show"][..], " 30 "),
+            (&["dead-letters", "list"], "no dead letters"),
+            (&[&["park"], &hold[..]].concat(), "is held"),
+            (&["parked"], "holds key \"key\""),
+            (&[&["unpark"], &hold[..]].concat(), "is held no longer"),
+        ] {
+            let (out, err) = setup.forebay(command, 0);
+            assert!(out.contains(says), "{command:?}: {out}{err}");
+        }
+    }
+}
+
 /// A record that cannot be applied stops its topic and nothing else; a script sees it by the exit code.
 #[test]
 fn bad_data_is_exit_code_65() {
@@ -235,6 +279,17 @@ fn dead_letters_are_listed_shown_replayed_and_discarded() {
     let place = format!("{} [0] offset 2 key \"key\": ", setup.topic.name());
     assert!(list.contains(&place) && list.contains("SQLSTATE 23514") && list.contains("not valid JSON"), "{list}");
     assert!(!list.contains("tardy"), "a payload is shown where nobody asked for it: {list}");
+    let objects = setup.json(&["dead-letters", "list"], 0);
+    let offsets: Vec<&Value> = objects.iter().map(|object| &object["offset"]).collect();
+    assert_eq!(offsets, [&json!(3), &json!(2), &json!(0)], "the newest first");
+    let is = |name: &str, value: Value| assert_eq!(objects[1][name], value, "{name}");
+    is("shard", "main".into());
+    is("topic", setup.topic.name().into());
+    is("key", "key".into());
+    is("sqlstate", "23514".into());
+    is("blocks_key", false.into());
+    is("resolution", Value::Null);
+    assert!(setup.json(&["dead-letters", "list", "--key", "other"], 0).is_empty());
     let by_state = setup.forebay(&["dead-letters", "list", "--sqlstate", "23514"], 0).0;
     assert_eq!(by_state.lines().count(), 2, "{by_state}");
     assert_eq!(setup.forebay(&["dead-letters", "list", "--limit", "1"], 0).0.lines().count(), 1);
@@ -285,6 +340,7 @@ fn what_may_be_parked_and_when_a_reset_is_refused() {
         setup.forebay(wrong, 2);
     }
     assert_eq!(setup.forebay(&["parked"], 0).0, "nothing is held or parked\n", "forebay was never here");
+    assert_eq!(setup.forebay(&["parked", "--json"], 0).0, "");
     let park = ["park", "--topic", topic, "--key", "key"];
     let unknown = format!("no shard that was asked knows topic {topic:?} of group {:?}", setup.group);
     assert!(setup.forebay(&park, 2).1.contains(&unknown));
@@ -303,6 +359,14 @@ fn what_may_be_parked_and_when_a_reset_is_refused() {
     setup.publish(1, 100..110);
     setup.forebay(&["run", "--until-end"], 0);
     assert_eq!(setup.count(), 30, "both partitions' records of the key are parked");
+    let objects = setup.json(&["parked", "--partition", "1"], 0);
+    let [hold, key, total] = &objects[..] else { panic!("{objects:?}") };
+    let of = |object: &Value, names: &[&str]| names.iter().map(|name| object[name].clone()).collect::<Vec<_>>();
+    let expected = [json!("hold"), json!("main"), json!(topic), json!("key"), json!("key")];
+    assert_eq!(of(hold, &["kind", "shard", "topic", "scope", "value"]), expected);
+    let expected = [json!("key"), json!(1), json!("key"), json!(10), json!("held"), json!(true), json!(false)];
+    assert_eq!(of(key, &["kind", "partition", "key", "records", "reason", "held", "dead_letter"]), expected);
+    assert_eq!(of(total, &["kind", "holds", "keys", "records"]), [json!("total"), json!(1), json!(1), json!(10)]);
     for (arguments, records) in [(&[][..], 20), (&["--partition", "1"], 10)] {
         let (_, err) = setup.forebay(&[&["fences", "reset"], arguments].concat(), 78);
         let expected = format!("shard main: {records} records of {topic} are parked");

@@ -77,6 +77,34 @@ fn a_database_that_is_away_at_the_start_and_in_between() {
     }
 }
 
+/// An outage that is waited for by itself must not hide what needs a person.
+#[test]
+fn a_database_that_is_away_and_then_refuses_says_so() {
+    let own = OwnServices::start(&[PG_A]);
+    let mut admin = client(&own.pg_dsn(Server::A));
+    admin.batch_execute(LEDGER).unwrap();
+    let rights = "CREATE ROLE app LOGIN; GRANT CREATE ON DATABASE forebay TO app; GRANT ALL ON ledger TO app";
+    admin.batch_execute(rights).unwrap();
+    let topic = Topic::create("real", 2);
+    let rig = Rig::new(&configuration(&own.pg_dsn(Server::A).replace("user=forebay", "user=app"), &topic));
+    publish(&topic, 0..1000, 20);
+    let process = rig.start();
+    wait_until(PATIENCE, "the first rows", || count(&mut admin, "ledger") == 1000);
+    // Whoever is connected stays so until the server goes.
+    admin.batch_execute("REVOKE CONNECT ON DATABASE forebay FROM PUBLIC").unwrap();
+    own.stop(PG_A, Stop::Fast);
+    publish(&topic, 1000..2000, 20);
+    process.wait_for_log(&["WARN", "shard main", "trying again"]);
+    own.up(PG_A);
+    process.wait_for_log(&["ERROR", "shard main", "permission denied for database"]);
+    let mut admin = client(&own.pg_dsn(Server::A));
+    assert_eq!(count(&mut admin, "ledger"), 1000);
+    admin.batch_execute("GRANT CONNECT ON DATABASE forebay TO app").unwrap();
+    wait_until(PATIENCE, "all rows", || count(&mut admin, "ledger") == 2000);
+    process.terminate().expect(0);
+    assert_complete(&ledger(&mut admin), &ends(&topic));
+}
+
 #[test]
 fn a_shard_that_is_away_holds_up_its_own_partitions_only() {
     let own = OwnServices::start(&[PG_A]);

@@ -288,3 +288,23 @@ fn a_record_that_names_no_tenant_is_a_bad_record_of_the_first_shard() {
     publish_all(&s.topic, &[(0, Some("k1".to_owned()), Some("{}".to_owned())), record(100)]);
     s.rig.until_end().expect_log(65, &["stopped", "partition 0 offset 100", "the tenant cannot be read"]);
 }
+
+/// Its letter lies in the first shard because it must lie somewhere: a replay once made a row of it there.
+#[test]
+fn a_letter_that_names_no_tenant_is_refused_again() {
+    let s = Setup::new("x = \"a\"\n");
+    let by_field = Setup::toml(&s.shards, &s.topic, "map.toml", "")
+        .replace("by = \"map\"\nmap_file = \"map.toml\"", "by = \"modulo\"\ntenant = \"field:app\"");
+    s.rig.configure(&[], &by_field);
+    let values = ["{\"app\":0,\"seq\":0}", "{\"seq\":1}", "{\"app\":1,\"seq\":\"late\"}"];
+    publish_all(&s.topic, &values.map(|value| (0, Some("k".to_owned()), Some(value.to_owned()))));
+    s.rig.until_end().expect(0);
+    s.wait_for([1, 0]);
+    s.shards[1].execute("ALTER TABLE ledger ALTER seq TYPE text");
+    let said = s.rig.command_with(&["dead-letters", "replay", "--all", "--out-of-order"], 65);
+    assert!(said.contains("shard a: letter 1 refused again: the tenant cannot be read: the record has no"), "{said}");
+    assert!(said.contains("publish the record again with its tenant, and discard this letter"), "{said}");
+    assert!(said.contains("shard b: letter 1 applied"), "the table takes it now: {said}");
+    s.wait_for([1, 1]);
+    assert_eq!(s.rig.command(&["dead-letters", "list"]).lines().count(), 1, "it is a letter still");
+}

@@ -1,7 +1,5 @@
 //! Never faster than a database bears: ceilings by the database's own clock, changed while it runs; a replica that falls behind.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +7,7 @@ use postgres::{Client, NoTls};
 use rustix::process::Signal;
 
 use super::{assert_complete, count, ends, ledger, ledger_topic, publish, shard};
-use crate::support::{Database, OwnServices, PATIENCE, Rig, Server, Service, Topic, wait_until};
+use crate::support::{Database, OwnServices, PATIENCE, Replica, Rig, Server, Service, Topic, port_of, wait_until};
 
 /// A ledger whose rows say when they were written.
 pub const CLOCKED: &str = "CREATE TABLE ledger (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, p int NOT NULL, \
@@ -138,65 +136,12 @@ fn a_ceiling_changes_while_it_runs() {
     assert_complete(&ledger(&mut client), &ends(&topic));
 }
 
-/// A streaming replica of one of a test's own servers; dropping it stops it.
-struct Standby {
-    directory: String,
-    dsn: String,
-}
-
-impl Standby {
-    fn start(own: &OwnServices, name: &str) -> Standby {
-        let primary = own.pg_dsn(Server::A);
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let directory = own.directory().join("pg_a/standby").display().to_string();
-        let source = format!("{primary} application_name={name}");
-        run("pg_basebackup", &["-D", &directory, "-d", &source, "-R", "-c", "fast", "-X", "stream"]);
-        let options = format!("-p {port}");
-        let log = format!("{directory}.log");
-        run("pg_ctl", &["-D", &directory, "-l", &log, "-o", &options, "-w", "start"]);
-        let dsn = format!("host=127.0.0.1 port={port} user=forebay dbname=forebay");
-        Standby { directory, dsn }
-    }
-
-    fn execute(&self, sql: &str) {
-        Client::connect(&self.dsn, NoTls).unwrap().batch_execute(sql).unwrap();
-    }
-}
-
-impl Drop for Standby {
-    fn drop(&mut self) {
-        let _ = program("pg_ctl").args(["-D", &self.directory, "-m", "immediate", "-w", "stop"]).status();
-    }
-}
-
-/// One of PostgreSQL's programs, as the user that its servers run as.
-fn program(name: &str) -> Command {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL's programs");
-    let bin = versions.filter_map(|v| Some(v.ok()?.path().join("bin"))).filter(|bin| bin.join(name).exists()).max();
-    let path = bin.unwrap_or_else(|| panic!("no {name} below /usr/lib/postgresql")).join(name);
-    let mut command = if rustix::process::geteuid().is_root() {
-        let user = std::env::var("FOREBAY_SERVICES_PG_USER").unwrap_or_else(|_| "postgres".to_owned());
-        let mut command = Command::new("runuser");
-        command.args(["-u", &user, "--"]).arg(path);
-        command
-    } else {
-        Command::new(path)
-    };
-    command.current_dir(Path::new("/")).stdin(Stdio::null()).stdout(Stdio::null());
-    command
-}
-
-fn run(name: &str, arguments: &[&str]) {
-    let status = program(name).args(arguments).status().unwrap_or_else(|e| panic!("{name}: {e}"));
-    assert!(status.success(), "{name} {arguments:?}: {status}");
-}
-
 /// Its lag slows the shard down to a trickle, whatever the server says of a replica that stands still; when it has caught up,
 /// all goes on at full speed. One that is not there holds up nobody.
 #[test]
 fn a_replica_that_falls_behind_slows_the_shard() {
     let own = OwnServices::start(&[Service::Pg(Server::A)]);
-    let standby = Standby::start(&own, "near");
+    let replica = Replica::of(&own, port_of(&own.pg_dsn(Server::A)), "near");
     let mut client = Client::connect(&own.pg_dsn(Server::A), NoTls).unwrap();
     client.batch_execute(CLOCKED).unwrap();
     let topic = Topic::create("real", 4);
@@ -205,7 +150,7 @@ fn a_replica_that_falls_behind_slows_the_shard() {
     let process = rig.start();
     publish(&topic, 0..1000, 20);
     wait_until(PATIENCE, "the first rows", || count(&mut client, "ledger") == 1000);
-    standby.execute("SELECT pg_wal_replay_pause()");
+    replica.execute("SELECT pg_wal_replay_pause()");
     // Enough to go on with while it slows down.
     let publishing = thread::scope(|scope| {
         let published = scope.spawn(|| {
@@ -232,10 +177,10 @@ fn a_replica_that_falls_behind_slows_the_shard() {
         slowest = rate_of(2);
         slowest < 3000.0
     });
-    standby.execute("SELECT pg_wal_replay_resume()");
+    replica.execute("SELECT pg_wal_replay_resume()");
     wait_until(PATIENCE, "the shard's full speed", || rate_of(1) > 3.0 * slowest);
     wait_until(PATIENCE, "all rows", || count(&mut client, "ledger") == publishing);
-    drop(standby);
+    drop(replica);
     process.wait_for_log(&["shard main", "nothing waits for replica \"near\"", "not connected"]);
     publish(&topic, publishing..publishing + 5000, 20);
     wait_until(PATIENCE, "rows without the replica", || count(&mut client, "ledger") == publishing + 5000);

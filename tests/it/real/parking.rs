@@ -11,120 +11,140 @@ use crate::support::{Database, PATIENCE, Rig, Server, Topic, wait_until};
 const KEYS: i64 = 50;
 const ENGINE: &str = "[engine]\ncommit_interval_ms = 200\nretry_backoff_max_ms = 500\nbatch_records_max = 100\n";
 
-/// One partition for a table with a row for each key.
-fn rig(more: &str) -> (Database, Topic, Rig) {
-    let database = Database::create(Server::A, "parking");
-    database.execute("CREATE TABLE latest (k text PRIMARY KEY, seq bigint)");
-    let topic = Topic::create("parking", 1);
-    let rig = Rig::new(&format!(
-        "{ENGINE}{}lock_timeout_ms = 300\n[[topic]]\nname = {:?}\ntable = \"latest\"\ninsert_mode = \"upsert\"\npk_fields = [\"k\"]\n\
-         {more}[topic.columns]\nk = \"@key\"\n",
-        shard("main", database.dsn()),
-        topic.name()
-    ));
-    (database, topic, rig)
+/// A table with a row for each key, a topic of one partition for it, and somebody who can be in the way.
+struct Setup {
+    database: Database,
+    topic: Topic,
+    rig: Rig,
+    /// Locks something of the table.
+    other: Client,
 }
 
-/// Record number `seq`: keys take turns.
-fn record(seq: i64) -> Record {
-    (0, Some(format!("key {}", seq % KEYS)), Some(format!("{{\"seq\":{seq}}}")))
+impl Setup {
+    /// Every key has its row. `engine` is more of that part of the configuration.
+    fn new(engine: &str) -> Setup {
+        let database = Database::create(Server::A, "parking");
+        database.execute("CREATE TABLE latest (k text PRIMARY KEY, seq bigint)");
+        let topic = Topic::create("parking", 1);
+        let rig = Rig::new(&format!(
+            "{ENGINE}{engine}{}lock_timeout_ms = 300\n[[topic]]\nname = {:?}\ntable = \"latest\"\ninsert_mode = \"upsert\"\n\
+             pk_fields = [\"k\"]\n[topic.columns]\nk = \"@key\"\n",
+            shard("main", database.dsn()),
+            topic.name()
+        ));
+        let other = database.connect();
+        let setup = Setup { database, topic, rig, other };
+        setup.publish(0..KEYS);
+        setup.rig.until_end().expect(0);
+        setup
+    }
+
+    /// Keys take turns.
+    fn publish(&self, seqs: std::ops::Range<i64>) {
+        let record = |seq| (0, Some(key(seq)), Some(format!("{{\"seq\":{seq}}}")));
+        publish_all(&self.topic, &seqs.map(record).collect::<Vec<Record>>());
+    }
+
+    /// Keeps a lock until [`Setup::unlock`].
+    fn lock(&mut self, sql: &str) {
+        self.other.batch_execute(&format!("BEGIN; {sql}")).expect("the lock");
+    }
+
+    fn unlock(&mut self) {
+        self.other.batch_execute("ROLLBACK").expect("the end of the lock");
+    }
+
+    fn committed(&self) -> Option<i64> {
+        self.rig.committed(self.topic.name(), 0)
+    }
+
+    #[track_caller]
+    fn wait_for_commit(&self) {
+        let end = ends(&self.topic)[&0];
+        wait_until(PATIENCE, "everything to be committed", || self.committed() == Some(end));
+    }
+
+    fn parked(&self) -> i64 {
+        count(&mut self.database.connect(), "forebay.parked")
+    }
+
+    #[track_caller]
+    fn wait_until_nothing_is_parked(&self) {
+        wait_until(PATIENCE, "the key to go on", || self.parked() == 0);
+    }
+
+    fn latest(&self) -> BTreeMap<String, i64> {
+        let rows = self.database.connect().query("SELECT k, seq FROM latest", &[]).unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
 }
 
-fn publish(topic: &Topic, seqs: std::ops::Range<i64>) {
-    publish_all(topic, &seqs.map(record).collect::<Vec<_>>());
+fn key(seq: i64) -> String {
+    format!("key {}", seq % KEYS)
 }
 
-fn rows(client: &mut Client) -> BTreeMap<String, i64> {
-    client.query("SELECT k, seq FROM latest", &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+/// What the table holds after so many records.
+fn after(records: i64) -> BTreeMap<String, i64> {
+    (records - KEYS..records).map(|seq| (key(seq), seq)).collect()
 }
 
-/// The last of so many records of each key.
-fn last(records: i64) -> BTreeMap<String, i64> {
-    (records - KEYS..records).map(|seq| (format!("key {}", seq % KEYS), seq)).collect()
-}
-
-fn wait_for_commit(rig: &Rig, topic: &Topic) {
-    let end = ends(topic)[&0];
-    wait_until(PATIENCE, "everything to be committed", || rig.committed(topic.name(), 0) == Some(end));
-}
+const LOCK_KEY_7: &str = "SELECT FROM latest WHERE k = 'key 7' FOR UPDATE";
 
 /// Its key's records wait in the table, the others go on, and so does the commit; through a restart, too.
 #[test]
 fn a_locked_row_costs_nobody_but_its_key() {
-    let (database, topic, rig) = rig("");
-    let mut client = database.connect();
-    publish(&topic, 0..KEYS);
-    rig.until_end().expect(0);
-    let mut other = database.connect();
-    other.batch_execute("BEGIN; SELECT FROM latest WHERE k = 'key 7' FOR UPDATE").unwrap();
-    let process = rig.start();
-    publish(&topic, KEYS..1000);
-    wait_for_commit(&rig, &topic);
-    let mut expected = last(1000);
-    expected.insert("key 7".to_owned(), 7);
-    assert_eq!(rows(&mut client), expected);
-    assert_eq!(count(&mut client, "forebay.parked"), 1000 / KEYS - 1);
+    let mut s = Setup::new("");
+    s.lock(LOCK_KEY_7);
+    let process = s.rig.start();
+    s.publish(KEYS..1000);
+    s.wait_for_commit();
+    let mut expected = after(1000);
+    expected.insert(key(7), 7);
+    assert_eq!((s.latest(), s.parked()), (expected, 1000 / KEYS - 1));
     process.kill();
-    let process = rig.start();
-    publish(&topic, 1000..2000);
-    wait_for_commit(&rig, &topic);
-    assert_eq!(count(&mut client, "forebay.parked"), 2000 / KEYS - 1);
-    other.batch_execute("ROLLBACK").unwrap();
-    wait_until(PATIENCE, "the key to go on", || count(&mut client, "forebay.parked") == 0);
-    assert_eq!(rows(&mut client), last(2000));
+    let process = s.rig.start();
+    s.publish(1000..2000);
+    s.wait_for_commit();
+    assert_eq!(s.parked(), 2000 / KEYS - 1);
+    s.unlock();
+    s.wait_until_nothing_is_parked();
+    assert_eq!(s.latest(), after(2000));
     // It is a key like any other again.
-    publish(&topic, 2000..3000);
-    wait_for_commit(&rig, &topic);
-    assert_eq!((rows(&mut client), count(&mut client, "forebay.parked")), (last(3000), 0));
+    s.publish(2000..3000);
+    s.wait_for_commit();
+    assert_eq!((s.latest(), s.parked()), (after(3000), 0));
     process.terminate().expect(0);
 }
 
 /// It is no key's fault: nothing is parked, the topic waits, and says for what.
 #[test]
 fn a_table_that_is_locked_as_a_whole_is_waited_for() {
-    let (database, topic, rig) = rig("");
-    let mut client = database.connect();
-    publish(&topic, 0..KEYS);
-    rig.until_end().expect(0);
-    let mut other = database.connect();
-    other.batch_execute("BEGIN; LOCK TABLE latest IN EXCLUSIVE MODE").unwrap();
-    let process = rig.start();
-    publish(&topic, KEYS..1000);
+    let mut s = Setup::new("");
+    s.lock("LOCK TABLE latest IN EXCLUSIVE MODE");
+    let process = s.rig.start();
+    s.publish(KEYS..1000);
     process.wait_for_log(&["locked the table", "as a whole"]);
-    assert_eq!(count(&mut client, "forebay.parked"), 0);
-    assert_eq!(rig.committed(topic.name(), 0), Some(KEYS));
-    other.batch_execute("ROLLBACK").unwrap();
-    wait_for_commit(&rig, &topic);
-    assert_eq!(rows(&mut client), last(1000));
+    assert_eq!((s.parked(), s.committed()), (0, Some(KEYS)));
+    s.unlock();
+    s.wait_for_commit();
+    assert_eq!(s.latest(), after(1000));
     process.terminate().expect(0);
 }
 
 /// Beyond the limit the lane waits, and nothing is lost.
 #[test]
 fn no_more_is_parked_than_may_be() {
-    let (database, topic, rig) = rig("");
-    let mut client = database.connect();
-    publish(&topic, 0..KEYS);
-    rig.until_end().expect(0);
-    let mut other = database.connect();
-    other.batch_execute("BEGIN; SELECT FROM latest WHERE k = 'key 7' FOR UPDATE").unwrap();
-    let toml = format!(
-        "{}parked_key_records_max = 10\n{}lock_timeout_ms = 300\n[[topic]]\nname = {:?}\ntable = \"latest\"\ninsert_mode = \"upsert\"\n\
-         pk_fields = [\"k\"]\n[topic.columns]\nk = \"@key\"\n",
-        ENGINE,
-        shard("main", database.dsn()),
-        topic.name()
-    );
-    rig.configure(&[], &toml);
-    let process = rig.start();
-    publish(&topic, KEYS..2000);
+    let mut s = Setup::new("parked_key_records_max = 10\n");
+    s.lock(LOCK_KEY_7);
+    let process = s.rig.start();
+    s.publish(KEYS..2000);
     process.wait_for_log(&["tried in vain", "parked already", "parked_key_records_max = 10"]);
-    assert_eq!(count(&mut client, "forebay.parked"), 10);
-    assert!(rig.committed(topic.name(), 0) < Some(2000), "the lane of the key waits");
-    other.batch_execute("ROLLBACK").unwrap();
-    wait_for_commit(&rig, &topic);
-    wait_until(PATIENCE, "the key to go on", || count(&mut client, "forebay.parked") == 0);
-    assert_eq!(rows(&mut client), last(2000));
+    assert_eq!(s.parked(), 10);
+    assert!(s.committed() < Some(2000), "the lane of the key waits");
+    s.unlock();
+    s.wait_for_commit();
+    s.wait_until_nothing_is_parked();
+    assert_eq!(s.latest(), after(2000));
     process.terminate().expect(0);
 }
 

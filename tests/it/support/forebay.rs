@@ -100,15 +100,22 @@ impl Rig {
         Forebay { child, log, number, code: None }
     }
 
-    /// Runs a command of the program to its end: what it wrote to stdout.
+    /// Runs a command of the program to its end, which is a success: what it wrote to stdout.
     #[track_caller]
     pub fn command(&self, arguments: &[&str]) -> String {
+        self.command_with(arguments, 0)
+    }
+
+    /// Likewise, with another exit status.
+    #[track_caller]
+    pub fn command_with(&self, arguments: &[&str], code: i32) -> String {
         let output = Command::new(env!("CARGO_BIN_EXE_forebay"))
             .args(arguments)
             .current_dir(self.directory.path())
             .output()
             .expect("starting forebay");
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {err}");
         String::from_utf8(output.stdout).expect("text")
     }
 

@@ -47,6 +47,12 @@ impl Replica {
         Client::connect(&self.dsn(), NoTls).expect("the replica")
     }
 
+    /// Runs statements that return nothing, on a connection of their own.
+    #[track_caller]
+    pub fn execute(&self, sql: &str) {
+        self.connect().batch_execute(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    }
+
     /// Makes it a primary and waits until it takes writes.
     pub fn promote(&self) {
         let mut client = self.connect();
