@@ -331,6 +331,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             Failure::Transient(reason)
             | Failure::LockWait(reason)
             | Failure::LockedOut(reason)
+            | Failure::NoRoom(reason)
             | Failure::TooLong(reason) => {
                 tracing::debug!(shard = self.report.shard().0, "slow lane: {reason}; trying again");
                 self.retry_at = now + self.backoff.next(self.rng.f64());

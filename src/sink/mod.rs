@@ -160,8 +160,10 @@ pub enum Failure {
     Transient(Reason),
     /// A lock could not be had in time.
     LockWait(Reason),
-    /// Likewise, and parking does not help: the table is locked as a whole, or the fences are; or nothing more may be parked.
+    /// Likewise, and parking does not help: the table is locked as a whole, or the fences are.
     LockedOut(Reason),
+    /// More records would have to be parked than may be: fewer at a time.
+    NoRoom(Reason),
     /// A statement took longer than it may.
     TooLong(Reason),
     /// A record is at fault: which one (index in the batch) where that is known.
@@ -198,7 +200,7 @@ impl Failure {
     pub fn reason(&self) -> &Reason {
         match self {
             Failure::Outage(r) | Failure::Transient(r) | Failure::LockWait(r) | Failure::LockedOut(r) => r,
-            Failure::TooLong(r) => r,
+            Failure::NoRoom(r) | Failure::TooLong(r) => r,
             Failure::Record(_, r) | Failure::Topic(r) | Failure::Shard(r) => r,
         }
     }
@@ -225,7 +227,8 @@ pub trait Writer {
     /// at fault become dead letters in the same transaction, and all others are applied; `tolerates` is shown them, in order,
     /// before anything is committed; where it says no, nothing is done, and [`Failure::Record`] names the first one. The key of
     /// a record that waits for another one that is not there (a missing parent) is parked. A second [`Failure::LockWait`] is
-    /// about a lock that no probe shows; one that no parking would help is [`Failure::LockedOut`].
+    /// about a lock that no probe shows; one that no parking would help is [`Failure::LockedOut`]. More to be parked than
+    /// there is room for is [`Failure::NoRoom`].
     fn write_with_care(&mut self, job: &Job<'_>, care: Care<'_, '_>) -> Result<Written, Failure>;
     /// The fences as they are now, of lanes (partition, lane); one that does not exist is left out.
     fn reread(&mut self, topic: TopicIx, lanes: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure>;
@@ -250,7 +253,7 @@ impl Care<'_, '_> {
     fn fits(&self, records: usize) -> Result<(), Failure> {
         match records as u64 > self.room {
             false => Ok(()),
-            true => Err(Failure::LockedOut(Reason::new(format!(
+            true => Err(Failure::NoRoom(Reason::new(format!(
                 "{records} records would have to be parked, and there is room for {} more (parked_records_max)",
                 self.room
             )))),
