@@ -242,7 +242,7 @@ pub trait SlowLane {
     /// The first rows of each of these keys (partition, hash), in order, no more than `limits` say. Keys without any are left out.
     fn read(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)], limits: DrainLimits) -> Result<Vec<Waiting>, Failure>;
     /// Applies what was read: one transaction, which holds the first row of every key for as long as it lasts. Says of each key,
-    /// in their order, what became of it.
+    /// in their order, what became of it. Where there are several, none is at fault for a missing parent.
     fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: Drain) -> Result<Vec<Drained>, Failure>;
     /// Many rows were taken out: their place is made free for others.
     fn tidy(&mut self) -> Result<(), Failure>;
@@ -275,6 +275,14 @@ pub struct Drain {
     pub then: Option<Then>,
     /// Tries of a record whose parent is missing before it is at fault.
     pub parent_tries: u32,
+}
+
+impl Drain {
+    /// Whether a record that was tried so often for a missing parent is at fault if it is missing once more. It is only where its
+    /// key is alone in its transaction: beside others, what is refused for the sake of one may hide a parent from another.
+    pub fn is_last_try(&self, tries: u32) -> bool {
+        tries > 0 && tries + 1 >= self.parent_tries
+    }
 }
 
 /// The first parked records of one key.
