@@ -114,7 +114,7 @@ impl From<&Failure> for ExitCode {
     fn from(failure: &Failure) -> ExitCode {
         match failure {
             Failure::Outage(_) | Failure::Transient(_) | Failure::LockWait(_) => ExitCode::Unavailable,
-            Failure::LockedOut(_) | Failure::TooLong(_) => ExitCode::Unavailable,
+            Failure::LockedOut(_) | Failure::NoRoom(_) | Failure::TooLong(_) => ExitCode::Unavailable,
             Failure::Record(..) | Failure::Topic(_) | Failure::Shard(_) => ExitCode::Config,
         }
     }

@@ -334,6 +334,7 @@ impl<C: Control> ControlLoop<C> {
             Failure::Transient(_)
             | Failure::LockWait(_)
             | Failure::LockedOut(_)
+            | Failure::NoRoom(_)
             | Failure::TooLong(_)
             | Failure::Record(..) => {
                 tracing::debug!(shard = self.report.shard().0, "control: {}; trying again", failure.reason());

@@ -70,6 +70,9 @@ pub struct Rules {
     pub reread_parked: bool,
     /// Of a tenure that ended with parked keys nothing more is written, although nobody may have taken its fences yet.
     pub closed_stay_closed: bool,
+    /// A key whose first record is at its last try for a missing parent is alone in its transaction, behind those among which the
+    /// parent may be: what is refused for the sake of another hides it.
+    pub last_try_alone: bool,
 }
 
 impl Rules {
@@ -86,5 +89,6 @@ impl Rules {
         parked_follow: true,
         reread_parked: true,
         closed_stay_closed: true,
+        last_try_alone: true,
     };
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::{self, OnBadRecord};
+use crate::engine::Rules;
 use crate::engine::control::LoopContext;
 use crate::engine::event::{Doing, Event};
 use crate::engine::hot_keys::HotKeys;
@@ -54,6 +55,7 @@ pub struct SlowLaneLoop<L> {
     rng: fastrand::Rng,
     backoff: Backoff,
     limits: DrainLimits,
+    rules: Rules,
     /// By topic.
     topics: Vec<Drain>,
     work: VecDeque<Work>,
@@ -71,6 +73,13 @@ pub struct SlowLaneLoop<L> {
 enum Work {
     Read(Claim),
     Drain(Claim, Vec<Waiting>),
+}
+
+impl Work {
+    /// A key by itself.
+    fn one(topic: TopicIx, key: ClaimedKey, rows: Waiting) -> Work {
+        Work::Drain(Claim { topic, keys: vec![key] }, vec![rows])
+    }
 }
 
 impl Drain {
@@ -93,7 +102,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         parking: Parking,
         context: LoopContext,
     ) -> SlowLaneLoop<L> {
-        let LoopContext { report, clock, rng, backoff, signals, pace, .. } = context;
+        let LoopContext { report, clock, rng, rules, backoff, signals, pace } = context;
         let Parking { parked, router, hot } = parking;
         SlowLaneLoop {
             lane,
@@ -109,6 +118,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             rng,
             backoff,
             limits: DrainLimits { records_max: limits.records_max, bytes_max: limits.bytes_max },
+            rules,
             topics,
             work: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -187,7 +197,8 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         self.report.well();
         let (now, holds) = (self.clock.now(), self.parked.holds(claim.topic));
         let mut found = found.into_iter().peekable();
-        let (mut keys, mut waiting, mut tally) = (Vec::new(), Vec::new(), Tally::default());
+        let how = self.topics[usize::from(claim.topic.0)];
+        let (mut keys, mut waiting, mut alone, mut tally) = (Vec::new(), Vec::new(), Vec::new(), Tally::default());
         for key in claim.keys {
             let Some(rows) = found.next_if(|w| (w.partition, w.hash) == (key.partition, key.hash)) else {
                 self.went_on(claim.topic, &key, now);
@@ -206,12 +217,19 @@ impl<L: SlowLane> SlowLaneLoop<L> {
                 self.parked.again(&key, 0, now + wait);
                 continue;
             }
-            keys.push(key);
-            waiting.push(rows);
+            if self.rules.last_try_alone && how.is_last_try(rows.tries) {
+                alone.push((key, rows));
+            } else {
+                keys.push(key);
+                waiting.push(rows);
+            }
         }
+        let topic = claim.topic;
         if !keys.is_empty() {
-            self.work.push_back(Work::Drain(Claim { topic: claim.topic, keys }, waiting));
+            self.work.push_back(Work::Drain(Claim { topic, keys }, waiting));
         }
+        // Behind those among which their parents may be.
+        self.work.extend(alone.into_iter().map(|(key, rows)| Work::one(topic, key, rows)));
         Next::Again
     }
 
@@ -334,7 +352,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             // Each key by itself: the one that is in the way must not keep the others.
             Failure::LockWait(_) | Failure::TooLong(_) | Failure::Transient(_) if waiting.len() > 1 => {
                 let topic = claim.topic;
-                let one = |(key, rows)| Work::Drain(Claim { topic, keys: vec![key] }, vec![rows]);
+                let one = |(key, rows)| Work::one(topic, key, rows);
                 self.work.extend(claim.keys.into_iter().zip(waiting).map(one));
                 return Next::Again;
             }
@@ -359,6 +377,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             Failure::Transient(reason)
             | Failure::LockWait(reason)
             | Failure::LockedOut(reason)
+            | Failure::NoRoom(reason)
             | Failure::TooLong(reason) => {
                 tracing::debug!(shard = self.report.shard().0, "slow lane: {reason}; trying again");
                 self.retry_at = now + self.backoff.next(self.rng.f64());

@@ -591,6 +591,11 @@ impl<W: Writer> Worker<W> {
                 self.how = How::default();
                 self.state = State::Write { at: self.later() };
             }
+            // What is before the record that does not fit, and at last what is of other lanes.
+            Failure::NoRoom(_) => {
+                self.how = How::default();
+                return self.cut(piece / 2);
+            }
             // Found by a look at each record; one that is too long even alone is at fault, too.
             Failure::Record(index, _) if !self.how.sift && self.exactly_once() => {
                 self.how = How { sift: true, refused: index.is_none(), ..self.how };

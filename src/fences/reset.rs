@@ -132,7 +132,7 @@ fn of_shard(name: &str, failure: &Failure) -> ResetError {
     let text = format!("shard {name}: {}", failure.reason());
     match failure {
         Failure::Outage(_) | Failure::Transient(_) | Failure::LockWait(_) => ResetError::Unavailable(text),
-        Failure::LockedOut(_) | Failure::TooLong(_) => ResetError::Unavailable(text),
+        Failure::LockedOut(_) | Failure::NoRoom(_) | Failure::TooLong(_) => ResetError::Unavailable(text),
         Failure::Record(..) | Failure::Topic(_) | Failure::Shard(_) => ResetError::Refused(text),
     }
 }

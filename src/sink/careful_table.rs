@@ -121,7 +121,7 @@ pub(super) struct TablePieces<'a> {
     waits: bool,
     waits_believed: bool,
     /// A record whose parent is missing for so long that it is at fault.
-    pub impatient: BTreeSet<usize>,
+    pub impatient: Option<usize>,
 }
 
 impl<'a> TablePieces<'a> {
@@ -144,7 +144,7 @@ impl<'a> TablePieces<'a> {
             counts: RowCounts::default(),
             waits: false,
             waits_believed: false,
-            impatient: BTreeSet::new(),
+            impatient: None,
         }
     }
 
@@ -235,7 +235,7 @@ impl Pieces for TablePieces<'_> {
         if self.aside.has(self.batch, record.index) {
             return;
         }
-        match waits_for_parent(&record.reason) && !self.impatient.contains(&record.index) {
+        match waits_for_parent(&record.reason) && !(self.impatient == Some(record.index)) {
             true if self.waits_believed => self.aside.waits(self.batch, record),
             true => self.waits = true,
             false => self.aside.bad(self.batch, record, self.then),

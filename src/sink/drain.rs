@@ -193,10 +193,10 @@ impl<'a> Lot<'a> {
         self.how.then.unwrap_or(Then::Skip)
     }
 
-    /// First records that have waited for their parents long enough.
-    fn impatient(&self) -> BTreeSet<usize> {
-        let last_try = |(key, _): &(&Waiting, &Vec<usize>)| key.tries + 1 >= self.how.parent_tries;
-        self.keys.iter().zip(&self.indices).filter(last_try).filter_map(|(_, of_key)| of_key.first().copied()).collect()
+    /// The first record, where it has waited for its parent long enough.
+    fn impatient(&self) -> Option<usize> {
+        let [key] = self.keys else { return None };
+        self.indices[0].first().copied().filter(|_| self.how.is_last_try(key.tries))
     }
 
     /// Locks the keys' first rows; answers the keys that are ours for as long as the transaction lasts.

@@ -161,8 +161,10 @@ pub enum Failure {
     Transient(Reason),
     /// A lock could not be had in time.
     LockWait(Reason),
-    /// Likewise, and parking does not help: the table is locked as a whole, or the fences are; or nothing more may be parked.
+    /// Likewise, and parking does not help: the table is locked as a whole, or the fences are.
     LockedOut(Reason),
+    /// More records would have to be parked than may be: fewer at a time.
+    NoRoom(Reason),
     /// A statement took longer than it may.
     TooLong(Reason),
     /// A record is at fault: which one (index in the batch) where that is known.
@@ -199,7 +201,7 @@ impl Failure {
     pub fn reason(&self) -> &Reason {
         match self {
             Failure::Outage(r) | Failure::Transient(r) | Failure::LockWait(r) | Failure::LockedOut(r) => r,
-            Failure::TooLong(r) => r,
+            Failure::NoRoom(r) | Failure::TooLong(r) => r,
             Failure::Record(_, r) | Failure::Topic(r) | Failure::Shard(r) => r,
         }
     }
@@ -226,7 +228,8 @@ pub trait Writer {
     /// at fault become dead letters in the same transaction, and all others are applied; `tolerates` is shown them, in order,
     /// before anything is committed; where it says no, nothing is done, and [`Failure::Record`] names the first one. The key of
     /// a record that waits for another one that is not there (a missing parent) is parked. A second [`Failure::LockWait`] is
-    /// about a lock that no probe shows; one that no parking would help is [`Failure::LockedOut`].
+    /// about a lock that no probe shows; one that no parking would help is [`Failure::LockedOut`]. More to be parked than
+    /// there is room for is [`Failure::NoRoom`].
     fn write_with_care(&mut self, job: &Job<'_>, care: Care<'_, '_>) -> Result<Written, Failure>;
     /// The fences as they are now, of lanes (partition, lane); one that does not exist is left out.
     fn reread(&mut self, topic: TopicIx, lanes: &[(i32, Lane)]) -> Result<Vec<FenceRow>, Failure>;
@@ -240,7 +243,7 @@ pub trait SlowLane {
     /// The first rows of each of these keys (partition, hash), in order, no more than `limits` say. Keys without any are left out.
     fn read(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)], limits: DrainLimits) -> Result<Vec<Waiting>, Failure>;
     /// Applies what was read: one transaction, which holds the first row of every key for as long as it lasts. Says of each key,
-    /// in their order, what became of it.
+    /// in their order, what became of it. Where there are several, none is at fault for a missing parent.
     fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: Drain) -> Result<Vec<Drained>, Failure>;
     /// Many rows were taken out: their place is made free for others.
     fn tidy(&mut self) -> Result<(), Failure>;
@@ -251,7 +254,7 @@ impl Care<'_, '_> {
     fn fits(&self, records: usize) -> Result<(), Failure> {
         match records as u64 > self.room {
             false => Ok(()),
-            true => Err(Failure::LockedOut(Reason::new(format!(
+            true => Err(Failure::NoRoom(Reason::new(format!(
                 "{records} records would have to be parked, and there is room for {} more (parked_records_max)",
                 self.room
             )))),
@@ -273,6 +276,14 @@ pub struct Drain {
     pub then: Option<Then>,
     /// Tries of a record whose parent is missing before it is at fault.
     pub parent_tries: u32,
+}
+
+impl Drain {
+    /// Whether a record that was tried so often for a missing parent is at fault if it is missing once more. It is only where its
+    /// key is alone in its transaction: beside others, what is refused for the sake of one may hide a parent from another.
+    pub fn is_last_try(&self, tries: u32) -> bool {
+        tries > 0 && tries + 1 >= self.parent_tries
+    }
 }
 
 /// The first parked records of one key.

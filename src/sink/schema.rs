@@ -524,6 +524,7 @@ fn read_meta(client: &mut Client) -> Result<Meta, Failure> {
 fn as_connecting(failure: Failure) -> Failure {
     match failure {
         Failure::Outage(r) | Failure::Transient(r) | Failure::LockWait(r) | Failure::LockedOut(r) => Failure::Outage(r),
+        Failure::NoRoom(r) => Failure::Outage(r),
         Failure::TooLong(r) => Failure::Outage(r),
         Failure::Record(_, r) | Failure::Topic(r) | Failure::Shard(r) => Failure::Shard(r),
     }

@@ -102,7 +102,7 @@ pub fn connect_failure(error: &Error) -> Failure {
         }
         Failure::Outage(reason) => Failure::Outage(reason),
         Failure::Transient(reason) | Failure::LockWait(reason) => Failure::Outage(reason),
-        Failure::LockedOut(reason) | Failure::TooLong(reason) => Failure::Outage(reason),
+        Failure::LockedOut(reason) | Failure::NoRoom(reason) | Failure::TooLong(reason) => Failure::Outage(reason),
         Failure::Record(_, reason) | Failure::Topic(reason) | Failure::Shard(reason) => Failure::Shard(reason),
     }
 }

@@ -140,7 +140,7 @@ pub(super) struct HandlerPieces<'a, 'c, 't> {
     pub aside: Aside,
     applied: BTreeSet<usize>,
     /// A record whose parent is missing for so long that it is at fault.
-    pub impatient: BTreeSet<usize>,
+    pub impatient: Option<usize>,
 }
 
 impl<'a, 'c, 't> HandlerPieces<'a, 'c, 't> {
@@ -151,7 +151,7 @@ impl<'a, 'c, 't> HandlerPieces<'a, 'c, 't> {
         then: Then,
         alone: bool,
     ) -> HandlerPieces<'a, 'c, 't> {
-        let (aside, applied, impatient) = (Aside::default(), BTreeSet::new(), BTreeSet::new());
+        let (aside, applied, impatient) = (Aside::default(), BTreeSet::new(), None);
         HandlerPieces { call, transaction, batch, then, alone, aside, applied, impatient }
     }
 
@@ -198,7 +198,7 @@ impl Pieces for HandlerPieces<'_, '_, '_> {
     }
 
     fn bad(&mut self, record: BadRecord) {
-        match waits_for_parent(&record.reason) && !self.impatient.contains(&record.index) {
+        match waits_for_parent(&record.reason) && !(self.impatient == Some(record.index)) {
             true => self.aside.waits(self.batch, record),
             false => self.aside.bad(self.batch, record, self.then),
         }

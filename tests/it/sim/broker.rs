@@ -48,6 +48,12 @@ pub struct Published {
     pub at: TopicPartition,
     pub offset: i64,
     pub key: Option<Vec<u8>>,
+    /// Which row it writes; none: one of its own.
+    pub row: Option<Vec<u8>>,
+    /// The row that must be there before it.
+    pub parent: Option<Vec<u8>>,
+    /// It names no tenant.
+    pub unroutable: bool,
     pub timestamp_ms: i64,
     /// Where it belongs, computed here and not by the code under test.
     pub shard: usize,
@@ -57,6 +63,29 @@ pub struct Published {
     pub ever_durable: bool,
     /// No database takes it.
     pub poison: bool,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, Default)]
+pub struct Content {
+    pub key: Option<Vec<u8>>,
+    pub row: Option<Vec<u8>>,
+    pub parent: Option<Vec<u8>>,
+    pub unroutable: bool,
+}
+
+impl From<Option<Vec<u8>>> for Content {
+    /// A key is a row, unless something else is said.
+    fn from(key: Option<Vec<u8>>) -> Content {
+        Content { row: key.clone(), key, ..Content::default() }
+    }
+}
+
+impl Published {
+    /// No database takes it, whatever comes.
+    pub fn is_bad(&self) -> bool {
+        self.poison || self.unroutable
+    }
 }
 
 /// How records are spread over shards.
@@ -126,9 +155,11 @@ impl Broker {
     }
 
     /// Appends a record behind `gap` offsets that hold none.
-    pub fn publish(&mut self, at: TopicPartition, gap: i64, key: Option<Vec<u8>>, timestamp_ms: i64) -> Id {
+    pub fn publish(&mut self, at: TopicPartition, gap: i64, content: impl Into<Content>, timestamp_ms: i64) -> Id {
+        let Content { key, row, parent, unroutable } = content.into();
         let id = self.published.len() as Id;
-        let shard = self.routing.shard(at.partition, key.as_deref());
+        // What names no tenant goes to the first shard.
+        let shard = if unroutable { 0 } else { self.routing.shard(at.partition, key.as_deref()) };
         let log = self.log_mut(at);
         let offset = log.end + gap;
         log.records.insert(offset, id);
@@ -141,6 +172,9 @@ impl Broker {
             at,
             offset,
             key,
+            row,
+            parent,
+            unroutable,
             timestamp_ms,
             shard,
             removed: false,

@@ -18,7 +18,7 @@ fn check_random(off: impl Fn(&mut Plan), words: &[&str]) {
 }
 
 /// A written-out scenario: sound with every rule on, whatever the seed; without one, broken for some seed as `words` say.
-fn check(plan: impl Fn(u64) -> Plan, scenario: impl Fn(&mut Sim), off: impl Fn(&mut Plan), words: &str) {
+pub fn check(plan: impl Fn(u64) -> Plan, scenario: impl Fn(&mut Sim), off: impl Fn(&mut Plan), words: &str) {
     let run = |plan: Plan| {
         let mut sim = Sim::new(plan);
         sim.world.borrow_mut().trace.keep = 60;
@@ -56,10 +56,14 @@ fn workers(sim: &mut Sim, slot: usize) {
     }
 }
 
-/// A key of this lane.
+/// Keys of this lane.
+pub fn keys_of(lane: Lane, lanes: Lane) -> impl Iterator<Item = String> {
+    let keys = (0..).map(|n| format!("key{n}"));
+    keys.filter(move |key| xxh3_64(key.as_bytes()) % u64::from(lanes) == u64::from(lane))
+}
+
 fn key_of(lane: Lane, lanes: Lane) -> String {
-    let mut keys = (0..).map(|n| format!("key{n}"));
-    keys.find(|key| xxh3_64(key.as_bytes()) % u64::from(lanes) == u64::from(lane)).expect("some key of each lane")
+    keys_of(lane, lanes).next().expect("some key of each lane")
 }
 
 /// p2 took over and hangs; the database forgets that; p3 takes over. If tokens count, both hold the same number.
@@ -219,7 +223,7 @@ fn a_start_below_the_log_is_believed_only_after_asking_again() {
 }
 
 /// Everything but the slow lanes works for a while.
-fn all_but_slow_lanes(sim: &mut Sim, slot: usize, rounds: usize) {
+pub fn all_but_slow_lanes(sim: &mut Sim, slot: usize, rounds: usize) {
     for _ in 0..rounds {
         sim.step(slot, Process::step_poller);
         sim.step(slot, |p| p.step_control(0));
@@ -228,13 +232,13 @@ fn all_but_slow_lanes(sim: &mut Sim, slot: usize, rounds: usize) {
     }
 }
 
-fn slow_lane(sim: &mut Sim, slot: usize, steps: usize) {
+pub fn slow_lane(sim: &mut Sim, slot: usize, steps: usize) {
     for _ in 0..steps {
         sim.step(slot, |p| p.step_slow_lane(0));
     }
 }
 
-fn lock(sim: &Sim, key: &str) {
+pub fn lock(sim: &Sim, key: &str) {
     sim.world.borrow_mut().locked.insert(key.as_bytes().to_vec());
 }
 

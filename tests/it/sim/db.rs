@@ -48,6 +48,10 @@ pub struct ParkedRow {
     pub id: Id,
     pub dead: bool,
     pub why: Why,
+    /// How often it was tried and found wanting.
+    pub tries: u32,
+    /// It names no shard.
+    pub unroutable: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,8 +77,6 @@ pub struct Applied {
     pub process: u32,
     pub token: Token,
     pub dead: bool,
-    /// By a transaction that nobody waits for any more.
-    pub in_flight: bool,
     /// By a slow lane, which no token keeps out: the rows that it takes out do.
     pub slowly: bool,
 }
@@ -112,8 +114,12 @@ pub struct Effect {
     pub take_out: Vec<(TopicPartition, KeyHash, i64)>,
     /// Heads that become dead letters where they are.
     pub kill: Vec<(TopicPartition, KeyHash, i64)>,
+    /// Heads that were tried in vain.
+    pub tried: Vec<(TopicPartition, KeyHash, i64)>,
     /// Keys whose first rows it has locked.
     pub heads: Vec<(TopicPartition, KeyHash)>,
+    /// Nobody waits for it any more.
+    pub in_flight: bool,
 }
 
 /// Rules of the protocol that live in statements, each of which a test can switch off.
@@ -137,6 +143,18 @@ pub struct Statements {
     pub free_verified: bool,
     /// Off: a probe sets aside only those records that its folded rows still show: the last one of each key.
     pub losers_park_too: bool,
+    /// Off: a probe sets aside the keys of the records that its folded rows still show, and not those that met them there.
+    pub met_park_together: bool,
+    /// Off: a record whose parent is missing is at fault.
+    pub parents_awaited: bool,
+    /// Off: nobody counts how often a record was tried whose parent is missing.
+    pub tries_counted: bool,
+    /// Off: what waits for its parent does not keep its key's later records.
+    pub keys_wait_behind: bool,
+    /// Off: a record is at its last try for a missing parent beside whatever else is tried.
+    pub last_try_alone: bool,
+    /// Off: a parked record that names no shard looks like any other.
+    pub unroutable_noted: bool,
 }
 
 impl Default for Statements {
@@ -151,6 +169,12 @@ impl Default for Statements {
             parked_read_behind_locks: true,
             free_verified: true,
             losers_park_too: true,
+            met_park_together: true,
+            parents_awaited: true,
+            tries_counted: true,
+            last_try_alone: true,
+            keys_wait_behind: true,
+            unroutable_noted: true,
         }
     }
 }
@@ -199,6 +223,9 @@ impl Db {
         }
         for key in &effect.kill {
             self.tables.parked.entry(*key).and_modify(|row| row.dead = true);
+        }
+        for key in &effect.tried {
+            self.tables.parked.entry(*key).and_modify(|row| row.tries += 1);
         }
         self.remember();
     }

@@ -7,7 +7,7 @@ use forebay::config::{Affinity, BadLimit, OnBadRecord, Pace, ParkingLimits, Repl
 
 use super::broker::ShardOf;
 use super::process::Setup;
-use super::scenario::Plan;
+use super::scenario::{Contents, Plan};
 use super::world::Faults;
 
 /// Kinds of trouble; each seed leaves about half of them out, so that each pair meets alone now and then.
@@ -50,15 +50,19 @@ pub fn plan(seed: u64, rng: &mut Rng) -> Plan {
         2 => OnBadRecord::DeadLetter(ANY_NUMBER, Then::Skip),
         _ => OnBadRecord::DeadLetter(ANY_NUMBER, Then::Park),
     };
-    // What waits behind a dead letter may fill it up, and then a person is waited for.
-    let may_be_full = !matches!(on_bad_record, OnBadRecord::DeadLetter(_, Then::Park));
+    let topics = if rng.u8(0..5) == 0 { 2 } else { 1 };
+    // What waits behind a dead letter, or of a topic that stopped, may fill it up, and then a person is waited for.
+    let may_be_full = match on_bad_record {
+        OnBadRecord::Stop => topics == 1,
+        OnBadRecord::DeadLetter(_, then) => then == Then::Skip,
+    };
     let parking = match rng.u8(0..4) {
         0 if may_be_full => ParkingLimits { records_max: rng.u64(1..30), key_records_max: rng.u64(1..10) },
         _ => Plan::small(seed).parking,
     };
     Plan {
         slots: rng.usize(1..=3),
-        topics: if rng.u8(0..5) == 0 { 2 } else { 1 },
+        topics,
         partitions: rng.usize(1..=3),
         shards,
         routing,
@@ -69,6 +73,17 @@ pub fn plan(seed: u64, rng: &mut Rng) -> Plan {
         on_bad_record,
         parking,
         ..Plan::small(seed)
+    }
+}
+
+/// What records say besides their keys; each of it in some seeds only.
+pub fn contents(plan: &Plan, rng: &mut Rng) -> Contents {
+    // What stops a topic leaves little else to happen.
+    let bad = |rng: &mut Rng| rng.u8(0..if plan.on_bad_record == OnBadRecord::Stop { 16 } else { 3 }) == 0;
+    Contents {
+        meet: rng.u8(0..3) == 0,
+        parents: bad(rng),
+        unroutable: bad(rng) && matches!(plan.routing, ShardOf::KeyHash(_)),
     }
 }
 

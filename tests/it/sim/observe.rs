@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::rc::Rc;
 
 use forebay::types::TopicPartition;
 
 use super::broker::Id;
 use super::db::{AnchorRow, Applied, ParkedRow};
 use super::group::MemberId;
+use super::process::PARENT_TRIES;
 use super::sink::show;
 use super::world::World;
 
@@ -19,17 +21,25 @@ pub enum Happening {
         at: TopicPartition,
         id: Id,
     },
-    /// A record is about to become durable, behind the `earlier` ones of its transaction.
+    /// A record is about to become durable: the one at `index` of its transaction's.
     Applied {
         shard: usize,
-        row: Applied,
-        earlier: Vec<Applied>,
+        all: Rc<[Applied]>,
+        index: usize,
+        in_flight: bool,
     },
     /// A record is about to be parked behind so many of its key.
     Parked {
         shard: usize,
         row: ParkedRow,
         behind: usize,
+    },
+    /// A parked record is about to become a dead letter where it is, beside those that its transaction applies.
+    Died {
+        shard: usize,
+        row: ParkedRow,
+        all: Rc<[Applied]>,
+        in_flight: bool,
     },
     Taken {
         shard: usize,
@@ -70,8 +80,11 @@ impl fmt::Display for Happening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Happening::HandedOut { member, at, id } => write!(f, "m{member} is handed #{id} of {}", show(*at)),
-            Happening::Applied { shard, row, .. } => write!(f, "p{} s{shard} applies {row:?}", row.process),
+            Happening::Applied { shard, all, index, .. } => {
+                write!(f, "p{} s{shard} applies {:?}", all[*index].process, all[*index])
+            }
             Happening::Parked { shard, row, behind } => write!(f, "s{shard} parks {row:?} behind {behind}"),
+            Happening::Died { shard, row, .. } => write!(f, "s{shard} keeps {row:?} as a dead letter"),
             Happening::Taken { shard, process, at, row } => {
                 write!(f, "p{process} s{shard} has taken over {}: {row:?}", show(*at))
             }
@@ -124,7 +137,8 @@ impl Observer for OnceInOrder {
     }
 
     fn see(&mut self, event: &Happening, world: &World) -> Result<(), String> {
-        let Happening::Applied { shard, row, earlier } = event else { return Ok(()) };
+        let Happening::Applied { shard, all, index, .. } = event else { return Ok(()) };
+        let (row, earlier) = (&all[*index], &all[..*index]);
         let there = |id: Id| world.dbs[*shard].rows.iter().chain(earlier).any(|r| r.id == id);
         if there(row.id) {
             return Err(format!("#{} is applied twice in shard {shard}", row.id));
@@ -154,20 +168,42 @@ impl Observer for RightShard {
     }
 
     fn see(&mut self, event: &Happening, world: &World) -> Result<(), String> {
-        match event {
-            Happening::Applied { shard, row: Applied { id, .. }, .. }
-            | Happening::Parked { shard, row: ParkedRow { id, .. }, .. }
-                if world.broker.published[*id as usize].shard != *shard =>
-            {
-                Err(format!("#{id} is applied in shard {shard}"))
-            }
-            _ => Ok(()),
+        let (shard, id) = match event {
+            Happening::Applied { shard, all, index, .. } => (*shard, all[*index].id),
+            Happening::Parked { shard, row, .. } => (*shard, row.id),
+            _ => return Ok(()),
+        };
+        match world.broker.published[id as usize].shard == shard {
+            true => Ok(()),
+            false => Err(format!("#{id} is applied in shard {shard}")),
         }
     }
 }
 
-/// What could be applied is no dead letter, and what could not is nothing else.
+/// What could be applied is no dead letter, and what could not is nothing else. A record whose parent is missing could be, until it
+/// has been tried often enough.
 struct OnlyBadOnesDie;
+
+impl OnlyBadOnesDie {
+    /// Whether a record that is not bad may be a letter: of a slow lane's transaction that applies `all`, after so many tries.
+    fn may_die(world: &World, shard: usize, id: Id, all: &[Applied], in_flight: bool) -> Result<(), String> {
+        let waited = world.dbs[shard].tables.parked.values().find(|row| row.id == id).map_or(0, |row| row.tries);
+        // A database that fell back may have forgotten some tries.
+        let tried = waited + 1 >= PARENT_TRIES || world.dbs[shard].fell_back > 0;
+        // What comes behind it in its own key comes too late.
+        let key = |id: Id| &world.broker.published[id as usize].key;
+        let other = |row: &&Applied| !row.dead && (key(row.id) != key(id) || row.id < id);
+        let applied = all.iter().filter(other).map(|row| row.id);
+        match world.misses_parent(shard, id, applied) {
+            // When a transaction in flight looked it may have been missing.
+            missing if tried && (missing || in_flight && world.broker.published[id as usize].parent.is_some()) => {
+                Ok(())
+            }
+            true => Err(format!("#{id} is a dead letter after {waited} tries")),
+            false => Err(format!("#{id} is not bad, and a dead letter")),
+        }
+    }
+}
 
 impl Observer for OnlyBadOnesDie {
     fn name(&self) -> &'static str {
@@ -175,15 +211,22 @@ impl Observer for OnlyBadOnesDie {
     }
 
     fn see(&mut self, event: &Happening, world: &World) -> Result<(), String> {
+        let is_bad = |id: Id| world.broker.published[id as usize].is_bad();
         match event {
-            Happening::Parked { row, .. } if row.dead && !world.broker.published[row.id as usize].poison => {
-                Err(format!("#{} is not bad", row.id))
-            }
+            Happening::Parked { row, .. } if row.dead && !is_bad(row.id) => Err(format!("#{} is not bad", row.id)),
             Happening::Parked { row, behind, .. } if row.dead && *behind > 0 => {
                 Err(format!("#{} is a dead letter behind {behind} others of its key", row.id))
             }
-            Happening::Applied { row, .. } if row.dead != world.broker.published[row.id as usize].poison => {
-                Err(format!("#{} is {} letter", row.id, if row.dead { "a dead" } else { "bad, and no dead" }))
+            Happening::Applied { shard, all, index, in_flight } => {
+                let Applied { id, dead, .. } = all[*index];
+                match (is_bad(id), dead) {
+                    (false, false) | (true, true) => Ok(()),
+                    (true, false) => Err(format!("#{id} is bad, and no dead letter")),
+                    (false, true) => OnlyBadOnesDie::may_die(world, *shard, id, all, *in_flight),
+                }
+            }
+            Happening::Died { shard, row, all, in_flight } if !is_bad(row.id) => {
+                OnlyBadOnesDie::may_die(world, *shard, row.id, all, *in_flight)
             }
             _ => Ok(()),
         }
@@ -201,8 +244,10 @@ impl Observer for LockedRowsStay {
     fn see(&mut self, event: &Happening, world: &World) -> Result<(), String> {
         match event {
             // What a transaction in flight writes it has locked itself.
-            Happening::Applied { row, .. } if !row.dead && !row.in_flight && world.is_locked(row.id) => {
-                Err(format!("#{} is applied while its row is locked", row.id))
+            Happening::Applied { all, index, in_flight: false, .. }
+                if !all[*index].dead && world.is_locked(all[*index].id) =>
+            {
+                Err(format!("#{} is applied while its row is locked", all[*index].id))
             }
             _ => Ok(()),
         }
@@ -218,7 +263,8 @@ impl Observer for OneOwner {
     }
 
     fn see(&mut self, event: &Happening, world: &World) -> Result<(), String> {
-        let Happening::Applied { shard, row, .. } = event else { return Ok(()) };
+        let Happening::Applied { shard, all, index, .. } = event else { return Ok(()) };
+        let row = &all[*index];
         if row.slowly {
             return Ok(());
         }
@@ -408,16 +454,17 @@ impl World {
             let p = &self.broker.published[id as usize];
             p.at.topic.0 == topic && p.removed && !self.broker.is_broken(p.at)
         };
-        let poison = |id: Id| {
+        let bad = |id: Id| {
             let p = &self.broker.published[id as usize];
-            p.at.topic.0 == topic && p.poison && !self.sets_aside && !p.removed && !self.broker.is_broken(p.at)
+            let stops = p.at.topic.0 == topic && !self.sets_aside && !p.removed && !self.broker.is_broken(p.at);
+            stops && (p.is_bad() || self.misses_parent(p.shard, id, std::iter::empty()))
         };
         let now = &self.broker.topics[usize::from(topic)].id;
         let another = |db: &super::db::Db| db.tables.sources.get(&topic).is_some_and(|(_, id)| id != now);
         self.dbs.iter().any(another)
             || self.broker.cluster_id != "cluster-1"
             || partitions.any(|at| log_lost(&at))
-            || self.missing().any(|id| gone(id) || poison(id))
+            || self.missing().any(|id| gone(id) || bad(id))
     }
 
     /// Whether a topic that stops now does so rightly: it is another one, its log was cut, or retention has passed what
@@ -425,8 +472,9 @@ impl World {
     pub fn has_reason_to_stop(&self, topic: u16) -> bool {
         let partitions = self.broker.partitions();
         let mut of_topic = partitions.iter().filter(|at| at.topic.0 == topic);
-        let poisoned = !self.sets_aside && self.broker.published.iter().any(|p| p.poison && p.at.topic.0 == topic);
-        poisoned || of_topic.any(|at| self.broker.is_broken(*at) || self.is_overtaken(*at))
+        let may_be_bad = |p: &super::broker::Published| p.at.topic.0 == topic && (p.is_bad() || p.parent.is_some());
+        let bad = !self.sets_aside && self.broker.published.iter().any(may_be_bad);
+        bad || of_topic.any(|at| self.broker.is_broken(*at) || self.is_overtaken(*at))
     }
 
     /// Whether retention has passed what a shard of this partition could say it has done.

@@ -37,7 +37,7 @@ use forebay::types::{Lane, ShardIx};
 use super::broker::ShardOf;
 use super::observe::Happening;
 use super::sink::{FakeControl, FakeSlowLane, FakeWriter};
-use super::source::FakeSource;
+use super::source::{FakeSource, TENANT};
 use super::world::Shared;
 
 /// How a process is configured; a restart may change it.
@@ -68,6 +68,8 @@ pub const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
 /// A record of a hot key takes as long as the window.
 pub const HOT_KEYS: HotKeyRule =
     HotKeyRule { percent: 30, window: Duration::from_millis(20), hold: Duration::from_millis(40) };
+/// Tries of a record whose parent is missing.
+pub const PARENT_TRIES: u32 = 3;
 const LOCATE_DEADLINE: Duration = Duration::from_millis(100);
 const REVOKE_DEADLINE: Duration = Duration::from_millis(150);
 const DRAIN_DEADLINE: Duration = Duration::from_millis(300);
@@ -302,7 +304,7 @@ fn topic(on_bad_record: OnBadRecord) -> config::Topic {
         delivery,
         on_bad_record,
         rows_per_second_max: None,
-        parent_tries: 3,
+        parent_tries: PARENT_TRIES,
         forward_to: None,
     }
 }
@@ -326,7 +328,10 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         commit_gate: None,
         connections_share_percent: 100,
     };
-    let by = if matches!(routing, ShardOf::KeyHash(_)) { RouteBy::Hash } else { RouteBy::Partition };
+    let (by, tenant) = match routing {
+        ShardOf::KeyHash(_) => (RouteBy::Hash, Tenant::Header(TENANT.into())),
+        ShardOf::Only | ShardOf::Partition(_) => (RouteBy::Partition, Tenant::Key),
+    };
     Config {
         file: PathBuf::new(),
         kafka: config::Kafka { group_id: "g".into(), first_start: FirstStart::Earliest, properties: BTreeMap::new() },
@@ -355,7 +360,7 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         },
         admin: config::Admin { listen: None },
         shards: (0..shards).map(shard).collect(),
-        routing: Routing { by, tenant: Tenant::Key, delimiter: ":".into() },
+        routing: Routing { by, tenant, delimiter: ":".into() },
         tenant_ceilings: TenantCeilings::default(),
         topics: vec![topic(OnBadRecord::Stop)],
         readings: Readings::default(),

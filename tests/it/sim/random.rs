@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use forebay::types::NextOffset;
 
-use super::draw::{Troubles, ceiling, faults, pace, plan, setup, troubles};
+use super::draw::{Troubles, ceiling, contents, faults, pace, plan, setup, troubles};
 use super::process::{Process, SESSION_TIMEOUT, Setup};
 use super::scenario::{Plan, Sim, Slot};
 use super::world::{Faults, World};
@@ -31,6 +31,7 @@ impl Scenario {
     fn new(seed: u64, change: &dyn Fn(&mut Plan)) -> Scenario {
         let mut rng = Rng::with_seed(seed ^ 0x5eed);
         let mut plan = plan(seed, &mut rng);
+        plan.contents = contents(&plan, &mut rng);
         change(&mut plan);
         let (faults, troubles) = (faults(&mut rng), troubles(&plan, &mut rng));
         let left_to_publish = rng.usize(10..150);
@@ -174,11 +175,15 @@ impl Scenario {
     /// Somebody locks a row, or an operator holds a key, or its records take long; or that is over.
     fn row_trouble(&mut self) {
         let key = format!("k{}", self.rng.u32(0..self.sim.plan.keys)).into_bytes();
+        let row = match self.sim.plan.contents.meet && self.rng.bool() {
+            true => self.sim.meeting_row(self.rng.u32(..)),
+            false => key.clone(),
+        };
         let mut w = self.sim.world.borrow_mut();
         match self.rng.u32(0..6) {
             0 if self.troubles.locks => {
-                w.note(format_args!("{key:?} is locked"));
-                w.locked.insert(key);
+                w.note(format_args!("{row:?} is locked"));
+                w.locked.insert(row);
             }
             1 => w.locked.clear(),
             2 if self.troubles.holds => {

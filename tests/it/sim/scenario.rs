@@ -10,7 +10,7 @@ use forebay::config::{Affinity, FirstStart, OnBadRecord, Pace, ParkingLimits};
 use forebay::engine::Rules;
 use forebay::types::{NextOffset, TopicIx, TopicPartition};
 
-use super::broker::{Broker, ShardOf};
+use super::broker::{Broker, Content, ShardOf};
 use super::db::Statements;
 use super::group::Group;
 use super::observe::{self, Happening};
@@ -35,6 +35,18 @@ pub struct Plan {
     pub statements: Statements,
     pub on_bad_record: OnBadRecord,
     pub parking: ParkingLimits,
+    pub contents: Contents,
+}
+
+/// What random records say besides their keys.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Contents {
+    /// Keys meet in rows.
+    pub meet: bool,
+    /// Some need a row that may come later, elsewhere, or never.
+    pub parents: bool,
+    /// Some name no tenant.
+    pub unroutable: bool,
 }
 
 impl Plan {
@@ -55,6 +67,7 @@ impl Plan {
             statements: Statements::default(),
             on_bad_record: OnBadRecord::Stop,
             parking: ParkingLimits { records_max: 1_000_000, key_records_max: 1_000_000 },
+            contents: Contents::default(),
         }
     }
 
@@ -102,6 +115,8 @@ pub const POLL_RECORDS: usize = 12;
 
 /// How long the quiet phase may take, in rounds that step everything once.
 const ROUNDS_MAX: usize = 4_000;
+/// Rows that keys share, where they do.
+const MEETING_ROWS: u32 = 3;
 pub const ROUND: Duration = Duration::from_millis(25);
 
 pub const fn partition(topic: u16, partition: i32) -> TopicPartition {
@@ -229,16 +244,46 @@ impl Sim {
             // Without a key there is no tenant to route by.
             let keyless = !matches!(self.plan.routing, ShardOf::KeyHash(_)) && w.rng.u32(0..20) == 0;
             let key = (!keyless).then(|| format!("k{key}").into_bytes());
+            let content = self.content(&mut w, key);
             let timestamp_ms = forebay::clock::Clock::wall_ms(&w.clock);
-            let id = w.broker.publish(at, gap, key, timestamp_ms);
-            w.note(format_args!("#{id} is published"));
+            w.publish(at, gap, content, timestamp_ms);
         }
     }
 
+    fn content(&self, w: &mut World, key: Option<Vec<u8>>) -> Content {
+        let Contents { meet, parents, unroutable } = self.plan.contents;
+        let mut content = Content::from(key);
+        if meet && w.rng.u32(0..3) == 0 {
+            content.row = Some(self.meeting_row(w.rng.u32(..)));
+        }
+        match if parents { w.rng.u32(0..8) } else { 8 } {
+            0 => {
+                let row = format!("x{}", w.broker.published.len()).into_bytes();
+                w.awaited.push(row.clone());
+                content.parent = Some(row);
+            }
+            1 => content.parent = Some(format!("k{}", w.rng.u32(0..self.plan.keys)).into_bytes()),
+            2 | 3 if !w.awaited.is_empty() => {
+                let which = w.rng.usize(0..w.awaited.len());
+                content.row = Some(w.awaited.swap_remove(which));
+            }
+            _ => {}
+        }
+        content.unroutable = unroutable && w.rng.u32(0..10) == 0;
+        content
+    }
+
+    /// A row that records of several keys write.
+    pub fn meeting_row(&self, which: u32) -> Vec<u8> {
+        format!("r{}", which % MEETING_ROWS).into_bytes()
+    }
+
     pub fn publish_key(&self, at: TopicPartition, key: &str) {
-        let mut w = self.world.borrow_mut();
-        let id = w.broker.publish(at, 0, Some(key.as_bytes().to_vec()), 0);
-        w.note(format_args!("#{id} is published"));
+        self.publish_content(at, Content::from(Some(key.as_bytes().to_vec())));
+    }
+
+    pub fn publish_content(&self, at: TopicPartition, content: Content) {
+        self.world.borrow_mut().publish(at, 0, content, 0);
     }
 
     /// A failover that loses what came after the state with this number.
@@ -338,6 +383,12 @@ impl Sim {
 }
 
 impl World {
+    fn publish(&mut self, at: TopicPartition, gap: i64, content: Content, timestamp_ms: i64) {
+        let id = self.broker.published.len();
+        self.note(format_args!("#{id} is published: {content:?}"));
+        self.broker.publish(at, gap, content, timestamp_ms);
+    }
+
     /// Whether everything of a topic is applied and committed, where that can be.
     fn is_done(&self, topic: u16) -> bool {
         let applies = |at: &TopicPartition| at.topic.0 == topic && !self.is_broken(*at);

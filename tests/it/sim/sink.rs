@@ -5,23 +5,25 @@
 //! that it holds waits for its end or gives up after a while, as `lock_timeout` makes it.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use forebay::clock::Clock;
 use forebay::config::Then;
 use forebay::sink::{
-    Anchor, BadRecord, Care, Control, Drain, DrainLimits, Drained, Failure, FenceRow, Identity, Job, ParkedRecord,
-    Progress, Reason, Replica, RowCounts, SlowLane, Taken, Takeover, ToPark, Waiting, Writer, Written,
+    Anchor, Care, Control, Drain, DrainLimits, Drained, Failure, FenceRow, Identity, Job, ParkedRecord, Progress,
+    Reason, Replica, RowCounts, SlowLane, Taken, Takeover, ToPark, Waiting, Writer, Written,
 };
 use forebay::state::batch::{Batch, LaneMove};
 use forebay::state::holds::Holds;
-use forebay::state::parked::{Tail, Why};
+use forebay::state::parked::Tail;
 use forebay::state::replica::Position;
 use forebay::types::{KeyHash, Lane, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
 use super::broker::Id;
-use super::db::{AnchorRow, Applied, Db, Effect, Fence, Lock, Orphan, ParkedRow, Tables};
+use super::db::{AnchorRow, Applied, Effect, Fence, Lock, Orphan, ParkedRow, Tables};
 use super::observe::Happening;
+use super::trial::{Given, Trial};
 use super::world::{Shared, World};
 
 /// A connection, of a worker or of a control loop.
@@ -68,7 +70,7 @@ fn outage(why: &str) -> Failure {
     Failure::Outage(Reason::new(why))
 }
 
-fn lock_wait() -> Failure {
+pub fn lock_wait() -> Failure {
     Failure::LockWait(Reason { sqlstate: Some("55P03".into()), text: "canceling statement due to lock timeout".into() })
 }
 
@@ -100,8 +102,7 @@ impl Link {
             Fate::Applied => w.note(format_args!("p{} s{} lost, but applied:", self.process, self.shard)),
             Fate::Orphaned => {
                 w.note(format_args!("p{} s{} lost, and in flight", self.process, self.shard));
-                let mut effect = effect.clone();
-                effect.rows.iter_mut().for_each(|row| row.in_flight = true);
+                let effect = Effect { in_flight: true, ..effect.clone() };
                 let orphan = Orphan { locks: effect.locks(), effect, process: self.process };
                 w.dbs[self.shard].orphans.push(orphan);
             }
@@ -134,10 +135,15 @@ impl World {
         let before: BTreeMap<TopicPartition, AnchorRow> =
             effect.anchors.iter().filter_map(|(at, _)| Some((*at, *self.dbs[shard].tables.anchors.get(at)?))).collect();
         // Shown one by one and before they are there, so that an observer can compare with what is.
+        let (all, in_flight): (Rc<[Applied]>, bool) = (effect.rows.as_slice().into(), effect.in_flight);
         for (index, row) in effect.rows.iter().enumerate() {
-            let earlier = &effect.rows[..index];
-            self.happened(&Happening::Applied { shard, row: *row, earlier: earlier.to_vec() });
+            self.happened(&Happening::Applied { shard, all: Rc::clone(&all), index, in_flight });
             self.broker.published[row.id as usize].ever_durable = true;
+        }
+        for place in &effect.kill {
+            if let Some(row) = self.dbs[shard].tables.parked.get(place).copied() {
+                self.happened(&Happening::Died { shard, row, all: Rc::clone(&all), in_flight });
+            }
         }
         for (index, ((at, hash, offset), row)) in effect.park.iter().enumerate() {
             let before = effect.park[..index].iter().filter(|((a, h, _), _)| (a, h) == (at, hash)).count();
@@ -188,23 +194,6 @@ pub fn show(at: TopicPartition) -> String {
     format!("{}/{}", at.topic.0, at.partition)
 }
 
-/// A record that a job applies or parks.
-struct Given {
-    index: usize,
-    at: TopicPartition,
-    hash: KeyHash,
-    offset: i64,
-    row: Applied,
-    park: Option<Why>,
-    dead: bool,
-}
-
-impl Given {
-    fn key(&self) -> (TopicPartition, KeyHash) {
-        (self.at, self.hash)
-    }
-}
-
 impl FakeWriter {
     /// Without `care` a bad record, or a lock, fails the whole.
     fn transact(&mut self, job: &Job<'_>, care: Option<Care<'_, '_>>) -> Result<Written, Failure> {
@@ -223,34 +212,43 @@ impl FakeWriter {
         if job.range.len() > 1 && w.chance(f.write_too_long) {
             return Err(Failure::TooLong(Reason::new("canceling statement due to statement timeout")));
         }
-        let (probe, then) = (care.as_ref().is_some_and(|c| c.probe), care.as_ref().map_or(Then::Skip, |c| c.then));
-        let locked: Vec<(TopicPartition, KeyHash)> =
-            given.iter().filter(|g| g.park.is_none() && w.is_locked(g.row.id)).map(Given::key).collect();
-        match (locked.is_empty(), probe) {
-            (true, _) => {}
-            (false, false) => return Err(lock_wait()),
-            (false, true) => {
-                let losers_too = w.dbs[shard].switches.losers_park_too;
-                for key in locked {
-                    let mut of_key: Vec<&mut Given> = given.iter_mut().filter(|g| g.key() == key).collect();
-                    let from = if losers_too { 0 } else { of_key.len() - 1 };
-                    of_key[from..].iter_mut().for_each(|g| g.park = Some(g.park.unwrap_or(Why::Blocked)));
+        let (bad, room) = match care {
+            None => {
+                let trial = Trial::new(&w, shard, &mut given, Then::Skip);
+                let to_apply: Vec<usize> = (0..trial.given.len()).filter(|p| trial.given[*p].park.is_none()).collect();
+                if let Some(named) = to_apply.iter().find(|place| trial.given[**place].unroutable) {
+                    return Err(Failure::Record(Some(trial.given[*named].index), Reason::new("no tenant")));
                 }
+                if trial.meets_lock() || to_apply.iter().any(|p| w.is_parent_locked(trial.given[*p].row.id)) {
+                    return Err(lock_wait());
+                }
+                if let Some((place, reason)) = trial.refusal(&to_apply) {
+                    return Err(Failure::Record(place.map(|place| trial.given[place].index), reason));
+                }
+                (Vec::new(), u64::MAX)
             }
-        }
-        let bad = set_aside(&w, &mut given, then);
-        match (bad.first(), care) {
-            (None, _) => {}
-            (Some(first), None) => {
-                // Not every failure says which record it was.
-                let which = w.rng.bool().then_some(first.index);
-                return Err(Failure::Record(which, first.reason.clone()));
-            }
-            (Some(first), Some(care)) => {
-                if !(care.tolerates)(&bad) {
+            Some(care) => {
+                let mut trial = Trial::new(&w, shard, &mut given, care.then);
+                let refused = match care.probe {
+                    true => trial.probe() && care.refused,
+                    false if trial.meets_lock() => return Err(lock_wait()),
+                    false => care.refused,
+                };
+                trial.apply(refused)?;
+                let bad = trial.bad();
+                if let Some(first) = bad.first()
+                    && !(care.tolerates)(&bad)
+                {
                     return Err(Failure::Record(Some(first.index), first.reason.clone()));
                 }
+                (bad, care.room)
             }
+        };
+        let newly = |g: &&Given| g.park.is_some() && !job.park.iter().any(|p| p.index == g.index);
+        let newly: Vec<ToPark> =
+            given.iter().filter(newly).filter_map(|g| Some(ToPark { index: g.index, why: g.park? })).collect();
+        if newly.len() as u64 > room {
+            return Err(Failure::NoRoom(Reason::new("nothing more may be parked")));
         }
         let keys: Vec<_> = job.moves.iter().map(|m| lane_of_move(job.batch, m)).collect();
         w.wait(shard, |lock| keys.iter().any(|k| *lock == Lock::Fence(k.0, k.1)))?;
@@ -276,17 +274,17 @@ impl FakeWriter {
                 |m: &&LaneMove| (lane_of_move(job.batch, m), Some(Fence { next: m.next.0, token: db.stored(m.token) }));
             effect.fences = matching.iter().map(moved).collect();
         }
-        let (mut counts, mut newly) = (RowCounts::default(), Vec::new());
+        let mut counts = RowCounts::default();
+        let noted = db.switches.unroutable_noted;
         let took_ns = given.iter().map(|g| if g.park.is_some() { 0 } else { w.took_ns(g.row.id) }).collect();
         if ok {
-            for g in given {
+            for g in given.iter().filter(|g| !g.folded) {
                 match g.park {
                     Some(why) => {
-                        effect.park.push(((g.at, g.hash, g.offset), ParkedRow { id: g.row.id, dead: g.dead, why }));
+                        let (unroutable, tries) = (g.unroutable && noted, u32::from(g.awaits || g.unroutable));
+                        let row = ParkedRow { id: g.row.id, dead: g.dead, why, tries, unroutable };
+                        effect.park.push((g.place(), row));
                         counts.parked += 1;
-                        if !job.park.iter().any(|p| p.index == g.index) {
-                            newly.push(ToPark { index: g.index, why });
-                        }
                     }
                     None => {
                         effect.rows.push(Applied { dead: g.dead, ..g.row });
@@ -313,24 +311,6 @@ impl FakeWriter {
 
 fn lane_of_move(batch: &Batch, m: &LaneMove) -> (TopicPartition, Lane) {
     (TopicPartition { topic: batch.topic().expect("a batch has a topic"), partition: m.partition }, m.lane)
-}
-
-/// Marks bad records, and the keys that wait behind them; returns the bad ones that were tried.
-fn set_aside(w: &World, given: &mut [Given], then: Then) -> Vec<BadRecord> {
-    let mut bad = Vec::new();
-    for place in 0..given.len() {
-        let g = &given[place];
-        if g.park.is_some() || !w.broker.published[g.row.id as usize].poison {
-            continue;
-        }
-        let key = g.key();
-        bad.push(BadRecord { index: g.index, reason: Reason::new("value out of range") });
-        given[place].dead = true;
-        if then == Then::Park {
-            given[place..].iter_mut().filter(|g| g.key() == key).for_each(|g| g.park = Some(Why::Record));
-        }
-    }
-    bad
 }
 
 impl Writer for FakeWriter {
@@ -411,11 +391,12 @@ fn given(job: &Job<'_>, process: u32) -> Vec<Given> {
         assert!(fences.next().is_none(), "one move a fence: {moves:?}");
         let inside = record.offset.0 >= m.expected.0 && record.offset.0 < m.next.0;
         assert!(inside, "record {} outside its fence's move {m:?}", record.offset);
-        let row =
-            Applied { id: id_of(record.value), process, token: m.token, dead: false, in_flight: false, slowly: false };
+        let row = Applied { id: id_of(record.value), process, token: m.token, dead: false, slowly: false };
         let at = TopicPartition { topic: batch.topic().expect("a topic"), partition: run.partition };
         let park = park.iter().find(|p| p.index == index).map(|p| p.why);
-        all.push(Given { index, at, hash: meta.hash, offset: record.offset.0, row, park, dead: false });
+        let (hash, offset, unroutable) = (meta.hash, record.offset.0, batch.unroutable(index).is_some());
+        let (dead, awaits, folded) = (false, false, false);
+        all.push(Given { index, at, hash, offset, row, park, dead, awaits, unroutable, folded });
     }
     all
 }
@@ -432,17 +413,17 @@ impl SlowLane for FakeSlowLane {
         let each = (limits.records_max / keys.len().max(1)).max(1);
         let waiting = |&(partition, hash): &(i32, KeyHash)| {
             let rows = w.dbs[self.0.shard].parked_of(TopicPartition { topic, partition }, hash);
-            let dead = rows.first()?.1.dead;
+            let (dead, tries) = rows.first().map(|(_, row)| (row.dead, row.tries))?;
             let record = |(offset, row): &(i64, ParkedRow)| ParkedRecord {
                 offset: Offset(*offset),
                 timestamp_ms: 0,
                 key: w.broker.published[row.id as usize].key.clone(),
                 value: Some(row.id.to_string().into_bytes()),
                 headers: Vec::new(),
-                unroutable: None,
+                unroutable: row.unroutable.then(|| "no tenant".to_owned()),
             };
             let records = if dead { Vec::new() } else { rows.iter().take(each).map(record).collect() };
-            Some(Waiting { partition, hash, dead, tries: 0, records })
+            Some(Waiting { partition, hash, dead, tries, records })
         };
         Ok(keys.iter().filter_map(waiting).collect())
     }
@@ -460,12 +441,7 @@ impl SlowLane for FakeSlowLane {
             return Err(lock_wait());
         }
         let fate = w.fate([f.write_lost_applied, f.write_lost_unapplied, f.write_orphaned]);
-        let mut effect = Effect::default();
-        let mut outcomes = Vec::new();
-        for key in keys {
-            let at = TopicPartition { topic, partition: key.partition };
-            outcomes.push(drain_key(&w, shard, process, at, key, how, &mut effect)?);
-        }
+        let (outcomes, effect) = drain_keys(&w, shard, process, topic, keys, how)?;
         w.note(format_args!("p{process} s{shard} drains {keys:?}: {outcomes:?}"));
         let db = &w.dbs[shard];
         if db.switches.heads_locked && effect.take_out.iter().any(|place| !db.tables.parked.contains_key(place)) {
@@ -481,44 +457,80 @@ impl SlowLane for FakeSlowLane {
     }
 }
 
-fn drain_key(
+/// One transaction of a slow lane: what it does, and what becomes of each key.
+fn drain_keys(
     w: &World,
     shard: usize,
     process: u32,
-    at: TopicPartition,
-    key: &Waiting,
+    topic: TopicIx,
+    keys: &[Waiting],
     how: Drain,
-    effect: &mut Effect,
-) -> Result<Drained, Failure> {
-    let db: &Db = &w.dbs[shard];
-    let first = key.records.first().expect("a key that waits has a record").offset.0;
-    let held = db.holder(|lock| *lock == Lock::Head(at, key.hash)).is_some();
-    let is_head = db.parked_of(at, key.hash).first().is_some_and(|(offset, row)| *offset == first && !row.dead);
-    if db.switches.heads_locked && (held || !is_head) {
-        return Ok(Drained::Busy);
+) -> Result<(Vec<Drained>, Effect), Failure> {
+    let db = &w.dbs[shard];
+    let key_of = |key: &Waiting| (TopicPartition { topic, partition: key.partition }, key.hash);
+    let is_ours = |key: &Waiting| {
+        let (at, hash) = key_of(key);
+        let first = key.records.first().expect("a key that waits has a record").offset.0;
+        let held = db.holder(|lock| *lock == Lock::Head(at, hash)).is_some();
+        let is_head = db.parked_of(at, hash).first().is_some_and(|(offset, row)| *offset == first && !row.dead);
+        !db.switches.heads_locked || (!held && is_head)
+    };
+    let ours: Vec<&Waiting> = keys.iter().filter(|key| is_ours(key)).collect();
+    let mut given: Vec<Given> = ours.iter().flat_map(|key| given_of(key_of(key), process, key)).collect();
+    given.sort_by_key(|g| (g.at, g.offset));
+    let mut trial = Trial::new(w, shard, &mut given, how.then.unwrap_or(Then::Skip));
+    let alone = keys.len() == 1 || !db.switches.last_try_alone;
+    let last_tries: Vec<_> = ours
+        .iter()
+        .filter(|key| alone && how.is_last_try(key.tries))
+        .map(|key| (key_of(key), key.records[0].offset.0))
+        .collect();
+    let is_last = |place: &usize| last_tries.contains(&(trial.given[*place].key(), trial.given[*place].offset));
+    trial.impatient = (0..trial.given.len()).filter(is_last).collect();
+    trial.probe();
+    trial.apply(false)?;
+    if let (None, Some(first)) = (how.then, trial.bad().first()) {
+        return Err(Failure::Record(None, first.reason.clone()));
     }
-    effect.heads.push((at, key.hash));
-    let (mut rows, mut dead) = (0, 0);
-    for record in &key.records {
-        let (id, place) = (id_of(record.value.as_deref()), (at, key.hash, record.offset.0));
-        if w.is_locked(id) {
-            return Ok(Drained::Waits { rows, reason: Reason::new("locked") });
-        }
-        let poison = w.broker.published[id as usize].poison;
-        match how.then {
-            None if poison => return Err(Failure::Record(None, Reason::new("value out of range"))),
-            Some(Then::Park) if poison => {
-                effect.kill.push(place);
-                return Ok(Drained::Dead { rows, reason: Reason::new("value out of range") });
+    let mut effect = Effect { heads: ours.iter().map(|key| key_of(key)).collect(), ..Effect::default() };
+    for g in &given {
+        match g.park {
+            None => {
+                effect.rows.extend((!g.folded).then_some(Applied { dead: g.dead, ..g.row }));
+                effect.take_out.push(g.place());
             }
-            _ => {}
+            Some(_) => {
+                effect.kill.extend(g.dead.then_some(g.place()));
+                effect.tried.extend((g.is_head() && db.switches.tries_counted).then_some(g.place()));
+            }
         }
-        effect.rows.push(Applied { id, process, token: Token(0), dead: poison, in_flight: false, slowly: true });
-        effect.take_out.push(place);
-        rows += 1;
-        dead += u64::from(poison);
     }
-    Ok(Drained::Taken { rows, dead })
+    let outcome = |key: &Waiting| {
+        let of_key = || given.iter().filter(|g| g.key() == key_of(key));
+        let rows = of_key().filter(|g| g.park.is_none()).count() as u64;
+        let dead = of_key().filter(|g| g.park.is_none() && g.dead).count() as u64;
+        let reason = || Reason::new("in vain");
+        match of_key().find(|g| g.park.is_some()) {
+            _ if of_key().next().is_none() => Drained::Busy,
+            None => Drained::Taken { rows, dead },
+            Some(head) if head.dead => Drained::Dead { rows, reason: reason() },
+            Some(_) => Drained::Waits { rows, reason: reason() },
+        }
+    };
+    let outcomes = keys.iter().map(outcome).collect();
+    Ok((outcomes, effect))
+}
+
+/// The records that a slow lane read of a key.
+fn given_of((at, hash): (TopicPartition, KeyHash), process: u32, key: &Waiting) -> impl Iterator<Item = Given> {
+    let given = move |(index, record): (usize, &ParkedRecord)| {
+        let id = id_of(record.value.as_deref());
+        let row = Applied { id, process, token: Token(0), dead: false, slowly: true };
+        let (offset, unroutable) = (record.offset.0, record.unroutable.is_some());
+        let (park, dead, awaits, folded) = (None, false, false, false);
+        Given { index, at, hash, offset, row, park, dead, awaits, unroutable, folded }
+    };
+    key.records.iter().enumerate().map(given)
 }
 
 impl Control for FakeControl {

@@ -9,12 +9,16 @@ use std::time::Duration;
 
 use forebay::clock::Clock;
 use forebay::source::{Commit, Committed, Intake, PartitionError, Source, SourceError, SourceEvent, Start, Watermarks};
-use forebay::state::chunk::RawRecord;
+use forebay::state::chunk::{Headers, RawRecord};
 use forebay::types::{NextOffset, Offset, TopicIx, TopicPartition};
 
+use super::broker::ShardOf;
 use super::group::{CommitFate, MemberId};
 use super::observe::Happening;
 use super::world::{Shared, World};
+
+/// The header that names a record's tenant, where shards go by it.
+pub const TENANT: &str = "tenant";
 
 pub struct FakeSource {
     world: Shared,
@@ -165,12 +169,17 @@ impl FakeSource {
             let Some((&offset, &id)) = w.broker.log(at).records.range(next..).next() else { break };
             let published = &w.broker.published[id as usize];
             let (timestamp_ms, key, value) = (published.timestamp_ms, published.key.clone(), id.to_string());
+            let mut headers = Vec::new();
+            if matches!(w.broker.routing, ShardOf::KeyHash(_)) && !published.unroutable {
+                Headers::pack(&mut headers, TENANT, key.as_deref());
+            }
             w.happened(&Happening::HandedOut { member: self.member, at, id });
             let twice = w.faults.handed_out_twice;
             let again = w.chance(twice);
             drop(w);
             let value = Some(value.as_bytes());
-            let record = RawRecord { offset: Offset(offset), timestamp_ms, key: key.as_deref(), value, headers: &[] };
+            let (offset_of, key, headers) = (Offset(offset), key.as_deref(), &headers[..]);
+            let record = RawRecord { offset: offset_of, timestamp_ms, key, value, headers };
             intake.record(at, &record);
             if again {
                 intake.record(at, &record);

@@ -32,13 +32,15 @@ pub struct World {
     pub poll_records_max: usize,
     /// Bad records become dead letters; otherwise they stop their topic.
     pub sets_aside: bool,
-    /// Keys whose rows somebody else has locked, in every database.
+    /// Rows that somebody else has locked, in every database.
     pub locked: BTreeSet<Vec<u8>>,
     /// How often a shard was probed, and how often somebody else found it down.
     pub probes: usize,
     pub refused: usize,
     /// Keys whose records take long.
     pub hot: BTreeSet<Vec<u8>>,
+    /// Rows that records need and nobody has written yet.
+    pub awaited: Vec<Vec<u8>>,
 }
 
 /// How often things go wrong: chances per thousand, per call. All zero is a calm day.
@@ -99,6 +101,7 @@ impl World {
             probes: 0,
             refused: 0,
             hot: BTreeSet::new(),
+            awaited: Vec::new(),
         }
     }
 
@@ -165,15 +168,28 @@ impl World {
         }
     }
 
-    /// Whether the row of a record cannot be written now.
     /// What a handler says that a record took.
     pub fn took_ns(&self, id: Id) -> u64 {
         let key = self.broker.published[id as usize].key.as_ref();
         if key.is_some_and(|key| self.hot.contains(key)) { 20_000_000 } else { 1_000 }
     }
 
+    /// Whether the row of a record cannot be written now.
     pub fn is_locked(&self, id: Id) -> bool {
-        self.broker.published[id as usize].key.as_ref().is_some_and(|key| self.locked.contains(key))
+        self.broker.published[id as usize].row.as_ref().is_some_and(|row| self.locked.contains(row))
+    }
+
+    /// Whether the row that a record needs cannot be looked at now.
+    pub fn is_parent_locked(&self, id: Id) -> bool {
+        self.broker.published[id as usize].parent.as_ref().is_some_and(|row| self.locked.contains(row))
+    }
+
+    /// Whether a record needs a row that neither the database has nor one of `also` writes.
+    pub fn misses_parent(&self, shard: usize, id: Id, mut also: impl Iterator<Item = Id>) -> bool {
+        let published = |id: Id| &self.broker.published[id as usize];
+        let Some(parent) = &published(id).parent else { return false };
+        let is_parent = |id: Id| published(id).row.as_ref() == Some(parent);
+        !also.any(is_parent) && !self.dbs[shard].rows.iter().any(|row| !row.dead && is_parent(row.id))
     }
 
     /// Makes the newest record of a partition one that no database takes, if none has taken it yet, or is about to.

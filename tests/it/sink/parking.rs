@@ -407,7 +407,7 @@ fn no_more_is_parked_than_there_is_room_for() {
     let records = [("a", r#"{"id": 20, "p": 30}"#), ("b", r#"{"id": 21, "p": 31}"#), ("c", r#"{"id": 1, "v": 1}"#)];
     let care = Some((false, Then::Skip));
     let full = Try { care, room: 1, ..Try::new(0, &records) }.run(&mut writer);
-    let Err(Failure::LockedOut(reason)) = full else { panic!("{full:?}") };
+    let Err(Failure::NoRoom(reason)) = full else { panic!("{full:?}") };
     assert!(reason.text.contains("room for 1 more"), "{reason}");
     check(&world, "", "", "", 0);
     assert_eq!(Try { care, room: 2, ..Try::new(0, &records) }.parks(&mut writer), [0, 1]);
