@@ -232,6 +232,7 @@ fn object(shard: &str, key: &Key) -> Value {
             Why::Record => "record",
             Why::Held => "held",
             Why::Hot => "hot",
+            Why::Paced => "pace",
         },
         "held": key.held,
         "dead_letter": key.dead,
