@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config::{self, OnBadRecord};
+use crate::config::{self, OnBadRecord, Then};
 use crate::engine::control::LoopContext;
 use crate::engine::event::{Doing, Event};
 use crate::engine::hot_keys::HotKeys;
@@ -23,6 +23,7 @@ use crate::state::holds::Holds;
 use crate::state::pace::{Ask, Tried, Turn};
 use crate::state::retry::{Backoff, Trying};
 use crate::state::router::Router;
+use crate::state::tolerance::Tolerance;
 use crate::types::{KeyHash, TopicIx};
 
 /// Keys that one transaction takes.
@@ -75,11 +76,11 @@ enum Work {
 
 impl Drain {
     pub fn of(topic: &config::Topic) -> Drain {
-        let then = match topic.on_bad_record {
-            OnBadRecord::Stop => None,
-            OnBadRecord::DeadLetter(_, then) => Some(then),
+        let (tolerance, then) = match topic.on_bad_record {
+            OnBadRecord::Stop => (None, Then::Skip),
+            OnBadRecord::DeadLetter(limit, then) => (Some(Tolerance::new(limit)), then),
         };
-        Drain { then, parent_tries: topic.parent_tries }
+        Drain { tolerance, then, parent_tries: topic.parent_tries }
     }
 }
 
@@ -225,7 +226,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             return Next::After(wait);
         }
         let began = self.clock.now();
-        let result = self.lane.drain(claim.topic, &waiting, self.topics[usize::from(claim.topic.0)]);
+        let result = self.lane.drain(claim.topic, &waiting, &mut self.topics[usize::from(claim.topic.0)]);
         self.pace.tried(self.index, tried(&result));
         let outcomes = match result {
             Ok(outcomes) => outcomes,

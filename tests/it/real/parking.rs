@@ -79,6 +79,30 @@ fn a_locked_row_costs_nobody_but_its_key() {
     process.terminate().expect(0);
 }
 
+/// A bad deploy behind a row that is locked: the topic stops instead of draining it into dead letters, and when the table was mended
+/// nothing is missing.
+#[test]
+fn too_many_bad_records_of_a_parked_key_stop_their_topic() {
+    let (database, topic, rig) = rig("[topic.on_bad_record]\nrun_max = 5\n");
+    let mut client = database.connect();
+    publish(&topic, 0..KEYS);
+    rig.until_end().expect(0);
+    let mut other = database.connect();
+    other.batch_execute("BEGIN; SELECT FROM latest WHERE k = 'key 7' FOR UPDATE").unwrap();
+    let process = rig.start();
+    publish(&topic, KEYS..20 * KEYS);
+    wait_for_commit(&rig, &topic);
+    assert_eq!(count(&mut client, "forebay.parked"), 19);
+    other.batch_execute("ALTER TABLE latest ADD CHECK (k <> 'key 7' OR seq < 100) NOT VALID; COMMIT").unwrap();
+    process.wait_for_log(&["stopping because of more than 5 bad records in a row"]);
+    process.terminate().expect(0);
+    // Two that are good come first, and are not taken out by themselves.
+    assert_eq!((count(&mut client, "forebay.parked"), count(&mut client, "forebay.dead_letter")), (19, 0));
+    database.execute("ALTER TABLE latest DROP CONSTRAINT latest_check");
+    rig.until_end().expect(0);
+    assert_eq!((count(&mut client, "forebay.parked"), rows(&mut client)), (0, last(20 * KEYS)));
+}
+
 /// It is no key's fault: nothing is parked, the topic waits, and says for what.
 #[test]
 fn a_table_that_is_locked_as_a_whole_is_waited_for() {

@@ -442,12 +442,12 @@ impl SlowLane for FakeSlowLane {
                 unroutable: None,
             };
             let records = if dead { Vec::new() } else { rows.iter().take(each).map(record).collect() };
-            Some(Waiting { partition, hash, dead, tries: 0, records })
+            Some(Waiting { partition, hash, dead, tries: 0, replayed: false, records })
         };
         Ok(keys.iter().filter_map(waiting).collect())
     }
 
-    fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: Drain) -> Result<Vec<Drained>, Failure> {
+    fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: &mut Drain) -> Result<Vec<Drained>, Failure> {
         self.0.connect()?;
         let (shard, process) = (self.0.shard, self.0.process);
         let world = self.0.world.clone();
@@ -461,11 +461,20 @@ impl SlowLane for FakeSlowLane {
         }
         let fate = w.fate([f.write_lost_applied, f.write_lost_unapplied, f.write_orphaned]);
         let mut effect = Effect::default();
-        let mut outcomes = Vec::new();
+        let (mut outcomes, mut judged) = (Vec::new(), Vec::new());
         for key in keys {
             let at = TopicPartition { topic, partition: key.partition };
-            outcomes.push(drain_key(&w, shard, process, at, key, how, &mut effect)?);
+            outcomes.push(drain_key(&w, shard, process, at, key, how.then, &mut effect, &mut judged));
         }
+        let bad = judged.iter().enumerate().filter(|(_, bad)| **bad).map(|(place, _)| place);
+        let out_of_range = |more: &str| Failure::Record(None, Reason::new(format!("value out of range{more}")));
+        let tolerance = match how.tolerance {
+            Some(tolerance) => {
+                Some(tolerance.after(0..judged.len(), bad).map_err(|limit| out_of_range(&format!("; {limit}")))?)
+            }
+            None if judged.contains(&true) => return Err(out_of_range("")),
+            None => None,
+        };
         w.note(format_args!("p{process} s{shard} drains {keys:?}: {outcomes:?}"));
         let db = &w.dbs[shard];
         if db.switches.heads_locked && effect.take_out.iter().any(|place| !db.tables.parked.contains_key(place)) {
@@ -473,6 +482,7 @@ impl SlowLane for FakeSlowLane {
         }
         drop(w);
         self.0.commit(effect, fate)?;
+        how.tolerance = tolerance;
         Ok(outcomes)
     }
 
@@ -481,44 +491,44 @@ impl SlowLane for FakeSlowLane {
     }
 }
 
+/// Notes of each record that is tried whether it is bad.
+#[allow(clippy::too_many_arguments)]
 fn drain_key(
     w: &World,
     shard: usize,
     process: u32,
     at: TopicPartition,
     key: &Waiting,
-    how: Drain,
+    then: Then,
     effect: &mut Effect,
-) -> Result<Drained, Failure> {
+    judged: &mut Vec<bool>,
+) -> Drained {
     let db: &Db = &w.dbs[shard];
     let first = key.records.first().expect("a key that waits has a record").offset.0;
     let held = db.holder(|lock| *lock == Lock::Head(at, key.hash)).is_some();
     let is_head = db.parked_of(at, key.hash).first().is_some_and(|(offset, row)| *offset == first && !row.dead);
     if db.switches.heads_locked && (held || !is_head) {
-        return Ok(Drained::Busy);
+        return Drained::Busy;
     }
     effect.heads.push((at, key.hash));
     let (mut rows, mut dead) = (0, 0);
     for record in &key.records {
         let (id, place) = (id_of(record.value.as_deref()), (at, key.hash, record.offset.0));
         if w.is_locked(id) {
-            return Ok(Drained::Waits { rows, reason: Reason::new("locked") });
+            return Drained::Waits { rows, reason: Reason::new("locked") };
         }
         let poison = w.broker.published[id as usize].poison;
-        match how.then {
-            None if poison => return Err(Failure::Record(None, Reason::new("value out of range"))),
-            Some(Then::Park) if poison => {
-                effect.kill.push(place);
-                return Ok(Drained::Dead { rows, reason: Reason::new("value out of range") });
-            }
-            _ => {}
+        judged.push(poison);
+        if poison && then == Then::Park {
+            effect.kill.push(place);
+            return Drained::Dead { rows, reason: Reason::new("value out of range") };
         }
         effect.rows.push(Applied { id, process, token: Token(0), dead: poison, in_flight: false, slowly: true });
         effect.take_out.push(place);
         rows += 1;
         dead += u64::from(poison);
     }
-    Ok(Drained::Taken { rows, dead })
+    Drained::Taken { rows, dead }
 }
 
 impl Control for FakeControl {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay::config::{InsertMode, Table, Target, Then, UnknownFields};
+use forebay::config::{BadLimit, InsertMode, Table, Target, Then, UnknownFields};
 use forebay::sink::handler::{Handler, HandlerError};
 use forebay::sink::postgres::PostgresWriter;
 use forebay::sink::{
@@ -16,6 +16,7 @@ use forebay::state::batch::Batch;
 use forebay::state::chunk::{Chunk, RawRecord, RecordRef};
 use forebay::state::parked::Why;
 use forebay::state::router::key_hash;
+use forebay::state::tolerance::Tolerance;
 use forebay::types::{Generation, KeyHash, NextOffset, Offset, Token};
 use postgres::{Client, Transaction};
 
@@ -23,8 +24,13 @@ use crate::statements::{AT, TOPIC, World, takeover};
 use crate::support::wait_until;
 
 const LIMITS: DrainLimits = DrainLimits { records_max: 500, bytes_max: 1 << 20 };
-const SKIP: Drain = Drain { then: Some(Then::Skip), parent_tries: 2 };
-const PARK: Drain = Drain { then: Some(Then::Park), parent_tries: 2 };
+const SKIP: Drain = Drain { tolerance: Some(few(usize::MAX)), then: Then::Skip, parent_tries: 2 };
+const PARK: Drain = Drain { then: Then::Park, ..SKIP };
+
+/// So many dead letters in a row.
+const fn few(run_max: usize) -> Tolerance {
+    Tolerance::new(BadLimit { run_max, percent_max: 100 })
+}
 
 /// Rows 1 to 9 are there. Locks are waited for as long as it takes to tell.
 fn world(name: &str) -> (World, PostgresWriter) {
@@ -157,7 +163,7 @@ fn read(lane: &mut PostgresWriter, keys: &[&str]) -> Vec<Waiting> {
 /// Reads and applies what is parked of these keys.
 fn drain(lane: &mut PostgresWriter, keys: &[&str], how: Drain) -> Result<Vec<Drained>, Failure> {
     let waiting = read(lane, keys);
-    lane.drain(TOPIC, &waiting, how)
+    lane.drain(TOPIC, &waiting, &mut how.clone())
 }
 
 fn taken(rows: u64) -> Drained {
@@ -327,11 +333,64 @@ pub fn the_slow_lane_makes_dead_letters_too() {
     check(&world, "1:3", "", "1 3", 4);
     // Where they stop the topic instead, nothing is done.
     Try { park: &[0, 1], ..Try::new(4, &records[..2]) }.run(&mut writer).expect("parked");
-    let stop = Drain { then: None, ..SKIP };
+    let stop = Drain { tolerance: None, ..SKIP };
     let stopped = drain(&mut world.writer("s1"), &["a"], stop);
     let Err(Failure::Record(None, reason)) = stopped else { panic!("{stopped:?}") };
     assert!(reason.text.starts_with("partition 0 offset 5: "), "{reason}");
     check(&world, "1:3", "a:4 a:5", "1 3", 6);
+}
+
+/// A bad deploy whose records are parked does not drain into dead letters: beyond the limit nothing is done.
+#[test]
+fn the_slow_lane_tolerates_as_many_letters_as_a_worker() {
+    let (world, mut writer) = world("parking_limit");
+    let bad = r#"{"id": 2, "v": 500}"#;
+    let records = [("a", bad), ("a", bad), ("b", r#"{"id": 3, "v": 1}"#), ("c", "{"), ("d", r#"{"id": 9, "p": 99}"#)];
+    Try { park: &[0, 1, 2, 3, 4], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
+    let mut lane = world.writer("s0");
+    #[track_caller]
+    fn exceeds(result: Result<Vec<Drained>, Failure>) {
+        let Err(Failure::Record(None, reason)) = result else { panic!("{result:?}") };
+        let limit = "; stopping because of more than 2 bad records in a row (on_bad_record.run_max)";
+        assert!(reason.text.starts_with("partition 0 offset ") && reason.text.ends_with(limit), "{reason}");
+    }
+    // Two in a row, then a good one; and in one transaction all that is in between.
+    let mut two = Drain { tolerance: Some(few(2)), ..SKIP };
+    exceeds(drain(&mut lane, &["a", "c"], two));
+    check(&world, "", "a:0 a:1 b:2 c:3 d:4", "", 5);
+    let first = read(&mut lane, &["a"]);
+    assert_eq!(lane.drain(TOPIC, &first, &mut two), Ok(vec![Drained::Taken { rows: 2, dead: 2 }]));
+    // What was committed before counts.
+    exceeds(drain(&mut lane, &["c"], two));
+    let (b, c) = (read(&mut lane, &["b"]), read(&mut lane, &["c"]));
+    assert_eq!(lane.drain(TOPIC, &b, &mut two), Ok(vec![taken(1)]));
+    assert_eq!(lane.drain(TOPIC, &c, &mut two), Ok(vec![Drained::Taken { rows: 1, dead: 1 }]));
+    // A missing parent is no letter before the last try.
+    let mut none = Drain { tolerance: Some(few(0)), ..SKIP };
+    let d = read(&mut lane, &["d"]);
+    assert!(waits(&lane.drain(TOPIC, &d, &mut none).unwrap()[0]));
+    let refused = drain(&mut lane, &["d"], none);
+    assert!(matches!(&refused, Err(Failure::Record(None, reason)) if reason.text.contains("run_max")), "{refused:?}");
+    check(&world, "3:1", "d:4", "0 1 3", 5);
+    assert_eq!(drain(&mut lane, &["d"], two), Ok(vec![Drained::Taken { rows: 1, dead: 1 }]));
+}
+
+/// Where their keys wait behind them, too; but one that a person wanted tried again is no more letters than before.
+#[test]
+fn a_letter_that_is_replayed_in_vain_is_not_one_more() {
+    let (world, mut writer) = world("parking_replayed");
+    let records = [("a", r#"{"id": 1, "v": 500}"#), ("b", "{"), ("c", r#"{"id": 3, "v": 500}"#)];
+    Try { park: &[0, 1, 2], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
+    let mut lane = world.writer("s0");
+    let two = Drain { tolerance: Some(few(2)), ..PARK };
+    assert!(matches!(drain(&mut lane, &["a", "b", "c"], two), Err(Failure::Record(None, _))));
+    check(&world, "", "a:0 b:1 c:2", "", 3);
+    assert!(drain(&mut lane, &["a", "b"], two).is_ok());
+    check(&world, "", "a:0! b:1! c:2", "", 3);
+    world.database.execute("UPDATE forebay.parked SET state = 'w', sqlstate = NULL, error = NULL WHERE state = 'd'");
+    let again = drain(&mut lane, &["a", "b", "c"], two).expect("one letter more");
+    assert!(again.iter().all(|key| matches!(key, Drained::Dead { rows: 0, .. })), "{again:?}");
+    check(&world, "", "a:0! b:1! c:2!", "", 3);
 }
 
 #[test]
@@ -432,8 +491,8 @@ pub fn two_slow_lanes_do_not_apply_the_same_rows() {
     Try { park: &[0, 1], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
     let (mut one, mut two) = (world.writer("s0"), world.writer("s1"));
     let (first, second) = (read(&mut one, &["a"]), read(&mut two, &["a"]));
-    assert_eq!(one.drain(TOPIC, &first[..], SKIP), Ok(vec![taken(2)]));
-    assert_eq!(two.drain(TOPIC, &second[..], SKIP), Ok(vec![Drained::Busy]));
+    assert_eq!(one.drain(TOPIC, &first[..], &mut SKIP.clone()), Ok(vec![taken(2)]));
+    assert_eq!(two.drain(TOPIC, &second[..], &mut SKIP.clone()), Ok(vec![Drained::Busy]));
     check(&world, "1:2", "", "", 2);
 }
 
@@ -449,10 +508,10 @@ pub fn what_was_read_must_be_what_is_there() {
         .execute("CREATE TABLE kept AS TABLE forebay.parked; DELETE FROM forebay.parked WHERE \"offset\" = 0");
     let behind = read(&mut lane, &["a"]);
     world.database.execute("INSERT INTO forebay.parked SELECT * FROM kept ON CONFLICT DO NOTHING");
-    assert_eq!(lane.drain(TOPIC, &behind, SKIP), Ok(vec![Drained::Busy]));
+    assert_eq!(lane.drain(TOPIC, &behind, &mut SKIP.clone()), Ok(vec![Drained::Busy]));
     let all = read(&mut lane, &["a"]);
     world.database.execute("DELETE FROM forebay.parked WHERE \"offset\" = 2");
-    let result = lane.drain(TOPIC, &all, SKIP);
+    let result = lane.drain(TOPIC, &all, &mut SKIP.clone());
     assert!(matches!(result, Err(Failure::Transient(_))), "{result:?}");
     check(&world, "", "a:0 a:1", "", 3);
 }
