@@ -73,7 +73,7 @@ impl PostgresWriter {
                 let (partition, hash) = keys[(n - 1) as usize];
                 let (dead, tries) = (row.get::<_, i8>(3) == State::Dead.letter(), row.get::<_, i32>(4) as u32);
                 // A replay forgets what was wrong, and not that it was tried.
-                let replayed = tries > 0 && row.get::<_, Option<String>>(9).is_none();
+                let replayed = !dead && tries > 0 && row.get::<_, Option<String>>(9).is_none();
                 waiting.push((n, Waiting { partition, hash, dead, tries, replayed, records: Vec::new() }));
             }
             let Some((_, key)) = waiting.last_mut().filter(|(_, key)| !key.dead) else { continue };

@@ -40,7 +40,7 @@ use std::ops::Range;
 
 use crate::config::Then;
 use crate::state::batch::{Batch, LaneMove};
-use crate::state::holds::Holds;
+use crate::state::holds::Decided;
 use crate::state::parked::{Tail, Why};
 use crate::state::replica::Position;
 use crate::state::tolerance::Tolerance;
@@ -392,6 +392,6 @@ pub trait Control {
     fn replica(&mut self, _name: &str) -> Result<Replica, Failure> {
         Ok(Replica::Gone)
     }
-    /// What a person holds of a topic.
-    fn holds(&mut self, topic: TopicIx) -> Result<Holds, Failure>;
+    /// What a person has decided about a topic.
+    fn decided(&mut self, topic: TopicIx) -> Result<Decided, Failure>;
 }

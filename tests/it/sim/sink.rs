@@ -14,7 +14,7 @@ use forebay::sink::{
     Progress, Reason, Replica, RowCounts, SlowLane, Taken, Takeover, ToPark, Waiting, Writer, Written,
 };
 use forebay::state::batch::{Batch, LaneMove};
-use forebay::state::holds::Holds;
+use forebay::state::holds::Decided;
 use forebay::state::parked::{Tail, Why};
 use forebay::state::replica::Position;
 use forebay::types::{KeyHash, Lane, NextOffset, Offset, Token, TopicIx, TopicPartition};
@@ -638,14 +638,14 @@ impl Control for FakeControl {
         Ok(raised)
     }
 
-    fn holds(&mut self, topic: TopicIx) -> Result<Holds, Failure> {
+    fn decided(&mut self, topic: TopicIx) -> Result<Decided, Failure> {
         self.0.connect()?;
         let w = self.0.world.borrow();
-        let mut holds = Holds::default();
+        let mut decided = Decided::default();
         if let Some(keys) = w.dbs[self.0.shard].tables.holds.get(&topic.0) {
-            keys.iter().for_each(|key| holds.hold_key(key));
+            keys.iter().for_each(|key| decided.holds.hold_key(key));
         }
-        Ok(holds)
+        Ok(decided)
     }
 }
 

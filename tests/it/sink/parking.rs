@@ -6,7 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay::config::{BadLimit, InsertMode, Table, Target, Then, UnknownFields};
+use forebay::letters::Filter;
+use forebay::letters::discard::discard;
+use forebay::letters::replay::replay;
 use forebay::sink::handler::{Handler, HandlerError};
+use forebay::sink::parked::{self, READ, READ_TYPES};
 use forebay::sink::postgres::PostgresWriter;
 use forebay::sink::{
     Applied, BadRecord, Care, Control, Drain, DrainLimits, Drained, Failure, FreeKey, Job, SlowLane, ToPark, Waiting,
@@ -18,6 +22,7 @@ use forebay::state::parked::Why;
 use forebay::state::router::key_hash;
 use forebay::state::tolerance::Tolerance;
 use forebay::types::{Generation, KeyHash, NextOffset, Offset, Token};
+use postgres::types::ToSql;
 use postgres::{Client, Transaction};
 
 use crate::statements::{AT, TOPIC, World, takeover};
@@ -319,6 +324,50 @@ pub fn a_dead_letter_may_block_its_key() {
     let drained = drain(&mut lane, &["a"], PARK).unwrap();
     assert!(matches!(&drained[..], [Drained::Dead { rows: 2, .. }]), "{drained:?}");
     check(&world, "1:3 4:7", "b:2! a:4! :5! b:6", "", 8);
+}
+
+/// A key behind a dead letter is looked at again and again: not at what waits there, however much that is.
+#[test]
+fn what_waits_behind_a_dead_letter_stays_where_it_is() {
+    let (world, mut writer) = world("parking_dead_read");
+    let padded = format!(r#"{{"id": 1, "v": 500, "x": "{}"}}"#, "x".repeat(10_000));
+    let records: Vec<(&str, &str)> = (0..100).map(|n| (if n % 2 == 0 { "a" } else { "b" }, &*padded)).collect();
+    Try { park: &(0..100).collect::<Vec<_>>(), ..Try::new(0, &records) }.run(&mut writer).expect("parked");
+    world.database.execute("UPDATE forebay.parked SET state = 'd' WHERE \"offset\" = 0");
+    let mut client = world.database.connect();
+    let source: i32 = client.query_one("SELECT id FROM forebay.source", &[]).unwrap().get(0);
+    let (partitions, hashes) = ([0, 0], [hash("a"), hash("b")]);
+    let params: [&(dyn ToSql + Sync); 5] = [&source, &&partitions[..], &&hashes[..], &500i64, &1_000_000i64];
+    let rows = client.query_typed(READ, &parked::typed(&params, &READ_TYPES)).unwrap();
+    let mut bytes = [0, 0];
+    for row in &rows {
+        let all = (5..8).filter_map(|column| row.get::<_, Option<&[u8]>>(column)).map(<[u8]>::len).sum::<usize>();
+        bytes[(row.get::<_, i64>(0) - 1) as usize] += all;
+    }
+    assert_eq!((rows.len(), bytes), (1 + 50, [0, 50 * (padded.len() + 1)]), "half a megabyte less of the one");
+    let keys = read(&mut world.writer("s0"), &["a", "b"]);
+    assert_eq!([keys[0].records.len(), keys[1].records.len()], [0, 50]);
+}
+
+/// Whoever replays or discards letters that block their keys tells the processes at work, and nobody else does.
+#[test]
+fn what_a_person_decides_about_letters_shows() {
+    let (world, mut writer) = world("parking_decided");
+    let care = Some((false, Then::Park));
+    assert_eq!(Try { care, ..Try::new(0, &[("a", "{"), ("b", "{")]) }.parks(&mut writer), [0, 1]);
+    let mut control = world.located();
+    let mut letters = || control.decided(TOPIC).expect("an answer").letters;
+    let (first, again) = (letters(), letters());
+    let topic = &world.config.topics[0];
+    let of = |key: &str| Filter { key: Some(key.to_owned()), ..Filter::default() };
+    replay(&world.config, topic, &of("nobody's"), false).expect("nothing to do");
+    assert_eq!([again, letters()], [first; 2]);
+    replay(&world.config, topic, &of("a"), false).expect("a letter");
+    let replayed = letters();
+    discard(&world.config, &of("b")).expect("a letter");
+    let discarded = letters();
+    assert!(first != replayed && replayed != discarded, "{first} {replayed} {discarded}");
+    check(&world, "", "a:0", "1", 2);
 }
 
 #[test]
