@@ -13,8 +13,9 @@ use crate::sink::dead_letter::{self, Letters, Of};
 use crate::sink::parked::{self, State, typed};
 use crate::sink::session::own_failure;
 use crate::sink::sift::Pieces;
+use crate::sink::table::TableWriter;
 use crate::sink::write_handler::{Call, HandlerPieces, commit};
-use crate::sink::write_table::{Stop, known};
+use crate::sink::write_table::{Stop, loaded};
 use crate::sink::writer::PostgresWriter;
 use crate::sink::{BadRecord, Drain, DrainLimits, Drained, Failure, ParkedRecord, Reason, SlowLane, Waiting, sqlstate};
 use crate::state::batch::Batch;
@@ -101,16 +102,27 @@ impl PostgresWriter {
         }
         let every: BTreeSet<usize> = (0..lot.keys.len()).collect();
         let mut drain = || -> Result<Judged, Stop> {
-            // The catalog is read in a transaction of its own, and again where a record does not fit an old view of the table.
-            let known = known(&mut self.tables, lot.topic, live, settings, table, &lot.batch, &lot.to_apply(&every).0)?;
+            // Before the transaction begins: the catalog is read in one of its own.
+            let (mut records, mut bad) = lot.to_apply(&every);
+            let load = |writer: &mut TableWriter, records: &[usize]| {
+                let mut undecoded = Vec::new();
+                writer.load(&lot.batch, records.iter().copied(), &mut undecoded);
+                undecoded
+            };
+            let (writer, undecoded) =
+                loaded(&mut self.tables, lot.topic, live, settings, table, |writer| load(writer, &records))?;
+            bad.extend(undecoded);
             live.client.batch_execute(BEGIN)?;
             let locked = lot.lock(&mut live.client, source)?;
-            let (records, mut undecoded) = lot.to_apply(&locked);
-            known.load(&lot.batch, records.iter().copied(), &mut undecoded);
-            let mut pieces = TablePieces::new(lot.topic, &lot.batch, known, lot.how.then, records.len() == 1, live);
+            // Another slow lane has the others.
+            if locked != every {
+                (records, bad) = lot.to_apply(&locked);
+                bad.extend(load(writer, &records));
+            }
+            let mut pieces = TablePieces::new(lot.topic, &lot.batch, writer, lot.how.then, records.len() == 1, live);
             pieces.impatient = lot.impatient();
             pieces.probe(0)?;
-            undecoded.into_iter().for_each(|bad| pieces.bad(bad));
+            bad.into_iter().for_each(|bad| pieces.bad(bad));
             pieces.apply(&records, false)?;
             let TablePieces { mut aside, .. } = pieces;
             let drained = lot.finish(&mut live.client, of, &locked, &mut aside)?;

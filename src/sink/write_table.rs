@@ -19,7 +19,6 @@ use crate::sink::session::{Live, Ready, Text};
 use crate::sink::table::{TablePlan, TableWriter};
 use crate::sink::writer::{FenceArrays, Name, PostgresWriter, unroutable};
 use crate::sink::{BadRecord, Care, Failure, Job, Reason, RowCounts, Written, dead_letter, fence, parked, sqlstate};
-use crate::state::batch::Batch;
 use crate::state::router::Router;
 use crate::types::TopicIx;
 
@@ -87,33 +86,20 @@ impl PostgresWriter {
         if fresh {
             self.tables.clear();
         }
-        let known = match self.tables.entry(topic) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(KnownTable::read(&mut live.client, settings, table)?),
-        };
-        let mut bad = Vec::new();
-        known.load(job, &mut bad);
-        if !bad.is_empty() && known.is_old() {
-            *known = KnownTable::read(&mut live.client, settings, table)?;
-            // What the old plan called a shape is another one now.
-            live.statements.forget(|name| name.topic() == Some(topic));
-            bad.clear();
-            known.load(job, &mut bad);
-        }
+        let (writer, bad) = loaded(&mut self.tables, topic, live, settings, table, |writer| load(writer, job))?;
         let fences = &self.fences;
         let Some(mut care) = care else {
             if let Some(BadRecord { index, reason }) = bad.into_iter().next() {
                 return Err(Failure::Record(Some(index), reason).into());
             }
             let fences = (settings.delivery == Delivery::ExactlyOnce).then_some(fences);
-            return live.plain(topic, job, &known.writer, fences, &self.router);
+            return live.plain(topic, job, writer, fences, &self.router);
         };
         let of = Of::new(fences.source(), &self.config, topic);
-        if let Some(written) = live.plain_with_letters(topic, job, &known.writer, fences, of, &bad, &mut care)? {
+        if let Some(written) = live.plain_with_letters(topic, job, writer, fences, of, &bad, &mut care)? {
             return Ok(written);
         }
-        let (table, probe) = (known.writer.plan().table.clone(), care.probe);
-        let writer = &mut known.writer;
+        let (table, probe) = (writer.plan().table.clone(), care.probe);
         let careful = Careful { topic, of, job, writer, router: &self.router, fences, care };
         let result = careful.run(live, bad);
         live.roll_back_unless(matches!(result, Ok(Written::Applied(_))));
@@ -156,20 +142,22 @@ impl KnownTable {
     pub(super) fn is_old(&self) -> bool {
         self.read_at.elapsed() > PLAN_TRUSTED
     }
+}
 
-    fn load(&mut self, job: &Job<'_>, bad: &mut Vec<BadRecord>) {
-        let unroutable = unroutable(job);
-        match (job.park, &unroutable[..]) {
-            ([], []) => self.writer.load(job.batch, job.range.clone(), bad),
-            (_, []) => self.writer.load(job.batch, job.to_apply().into_iter(), bad),
-            _ => {
-                let named = |index: &usize| job.batch.unroutable(*index).is_none();
-                self.writer.load(job.batch, job.to_apply().into_iter().filter(named), bad);
-                bad.extend(unroutable);
-                bad.sort_by_key(|b| b.index);
-            }
+/// What the job does not park. Answers the records that cannot be applied, in order.
+fn load(writer: &mut TableWriter, job: &Job<'_>) -> Vec<BadRecord> {
+    let (mut bad, unroutable) = (Vec::new(), unroutable(job));
+    match (job.park, &unroutable[..]) {
+        ([], []) => writer.load(job.batch, job.range.clone(), &mut bad),
+        (_, []) => writer.load(job.batch, job.to_apply().into_iter(), &mut bad),
+        _ => {
+            let named = |index: &usize| job.batch.unroutable(*index).is_none();
+            writer.load(job.batch, job.to_apply().into_iter().filter(named), &mut bad);
+            bad.extend(unroutable);
+            bad.sort_by_key(|b| b.index);
         }
     }
+    bad
 }
 
 impl Live<Name> {
@@ -361,28 +349,28 @@ impl Live<Name> {
     }
 }
 
-/// The table as the catalog described it, or describes it now: asked again where some of these records do not fit what it said a
-/// while ago.
-pub(super) fn known<'k>(
+/// The table as the catalog described it, and records that `load` decodes for it; as the catalog describes it now, where some of
+/// these do not fit what it said a while ago. Answers those that do not fit.
+pub(super) fn loaded<'k>(
     tables: &'k mut HashMap<TopicIx, KnownTable>,
     topic: TopicIx,
     live: &mut Live<Name>,
     settings: &config::Topic,
     table: &config::Table,
-    batch: &Batch,
-    records: &[usize],
-) -> Result<&'k mut TableWriter, Failure> {
+    load: impl Fn(&mut TableWriter) -> Vec<BadRecord>,
+) -> Result<(&'k mut TableWriter, Vec<BadRecord>), Failure> {
     let known = match tables.entry(topic) {
         Entry::Occupied(known) => known.into_mut(),
         Entry::Vacant(unknown) => unknown.insert(KnownTable::read(&mut live.client, settings, table)?),
     };
-    let mut bad = Vec::new();
-    known.writer.load(batch, records.iter().copied(), &mut bad);
+    let mut bad = load(&mut known.writer);
     if !bad.is_empty() && known.is_old() {
         *known = KnownTable::read(&mut live.client, settings, table)?;
+        // What the old plan called a shape is another one now.
         live.statements.forget(|name| name.topic() == Some(topic));
+        bad = load(&mut known.writer);
     }
-    Ok(&mut known.writer)
+    Ok((&mut known.writer, bad))
 }
 
 impl KnownTable {
