@@ -8,16 +8,15 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postgres::types::ToSql;
 use postgres::{Client, Error};
 
 use crate::config::{self, Delivery, Target, Then};
 use crate::sink::careful_table::Careful;
 use crate::sink::catalog::{Catalog, CatalogError};
 use crate::sink::dead_letter::{Letters, Of};
-use crate::sink::session::{Live, Ready, Text};
+use crate::sink::session::{Live, Param, Ready, Text};
 use crate::sink::table::{TablePlan, TableWriter};
-use crate::sink::writer::{FenceArrays, Name, PostgresWriter, unroutable};
+use crate::sink::writer::{Beside, FenceArrays, Name, PostgresWriter, unroutable};
 use crate::sink::{BadRecord, Care, Failure, Job, Reason, RowCounts, Written, dead_letter, fence, parked, sqlstate};
 use crate::state::router::Router;
 use crate::types::TopicIx;
@@ -176,11 +175,11 @@ impl Live<Name> {
             (None, 1) => self.rows(topic, table, 0).map(|()| true)?,
             (Some(fences), 0) if job.park.is_empty() && job.free.is_empty() => self.fences(fences)?,
             (Some(fences), 1) if job.park.is_empty() && job.free.is_empty() => {
-                self.fenced_rows(topic, table, fences)?
+                self.fenced(topic, table, fences, Beside::Nothing, &[])?
             }
             (Some(fences), 1) if job.free.is_empty() => {
                 match &parked::Rows::new(fences.source(), job.batch, router, &job.rows_to_park())[..] {
-                    [rows] => self.fenced_parked(topic, table, fences, rows)?,
+                    [rows] => self.fenced(topic, table, fences, Beside::Parked, &rows.params())?,
                     _ => return self.in_transaction(topic, job, table, Some(fences), router, counts),
                 }
             }
@@ -225,7 +224,7 @@ impl Live<Name> {
         }
         let [letters] = &Letters::new(of, job.batch, bad)[..] else { return Ok(None) };
         let counts = RowCounts { dead: bad.len() as u32, ..table.counts() };
-        match self.fenced_letters(topic, table, fences, letters).map_err(Stop::from) {
+        match self.fenced(topic, table, fences, Beside::Letters, &letters.params()).map_err(Stop::from) {
             Ok(true) => Ok(Some(counts.into())),
             Ok(false) => Ok(Some(Written::Mismatch)),
             Err(Stop::Failed(Failure::Record(..))) => {
@@ -252,60 +251,34 @@ impl Live<Name> {
         Ok(())
     }
 
-    /// The common case: everything in one statement, which is a transaction of its own.
-    fn fenced_rows(&mut self, topic: TopicIx, table: &TableWriter, fences: &FenceArrays) -> Result<bool, Error> {
-        let make = || {
-            let rows = table.sql(0, fence::BATCH_PARAMS + 1, Some(fence::CONDITION));
-            let mut types = fence::batch_types().to_vec();
-            types.extend(table.param_types(0));
-            Text { sql: fence::batch(&[&rows]), types }
-        };
-        let statement = self.statements.get(&mut self.client, Name::Fenced(topic, table.shape(0)), make)?;
-        let mut params: Vec<&(dyn ToSql + Sync)> = fences.params().to_vec();
-        params.extend(table.params(0));
-        Ok(statement.query_one(&mut self.client, &params)?.get(0))
-    }
-
-    /// As `fenced_rows`, and some records into the table of parked ones. (Inserts have one plan, whatever is in the table.)
-    fn fenced_parked(
+    /// The common case: everything in one statement, which is a transaction of its own: fences, rows, and what is put `beside`
+    /// them, with its parameters. (An insert has one plan, whatever is in its table.)
+    fn fenced(
         &mut self,
         topic: TopicIx,
         table: &TableWriter,
         fences: &FenceArrays,
-        parked: &parked::Rows<'_>,
+        beside: Beside,
+        more: &[Param<'_>],
     ) -> Result<bool, Error> {
         let make = || {
-            let first = fence::BATCH_PARAMS + 1;
-            let rows = table.sql(0, first, Some(fence::CONDITION));
-            let columns = table.param_types(0);
-            let park = parked::insert(first + columns.len(), Some(fence::CONDITION));
-            let types = [&fence::batch_types()[..], &columns, &parked::insert_types()].concat();
-            Text { sql: fence::batch(&[&rows, &park]), types }
+            let mut types = [&fence::batch_types()[..], &table.param_types(0)].concat();
+            let (rows, first) = (table.sql(0, fence::BATCH_PARAMS + 1, Some(fence::CONDITION)), types.len() + 1);
+            let sql = match beside {
+                Beside::Nothing => fence::batch(&[&rows]),
+                Beside::Parked => {
+                    types.extend(parked::insert_types());
+                    fence::batch(&[&rows, &parked::insert(first, Some(fence::CONDITION))])
+                }
+                Beside::Letters => {
+                    types.extend(dead_letter::types());
+                    fence::batch(&[&rows, &dead_letter::sql(first, Some(fence::CONDITION))])
+                }
+            };
+            Text { sql, types }
         };
-        let statement = self.statements.get(&mut self.client, Name::FencedParked(topic, table.shape(0)), make)?;
-        let params = [&fences.params()[..], &table.params(0), &parked.params()].concat();
-        Ok(statement.query_one(&mut self.client, &params)?.get(0))
-    }
-
-    /// As `fenced_rows`, and what does not decode into the dead letters.
-    fn fenced_letters(
-        &mut self,
-        topic: TopicIx,
-        table: &TableWriter,
-        fences: &FenceArrays,
-        letters: &Letters<'_>,
-    ) -> Result<bool, Error> {
-        let shape = table.shape(0);
-        let make = || {
-            let first = fence::BATCH_PARAMS + 1;
-            let rows = table.sql(0, first, Some(fence::CONDITION));
-            let columns = table.param_types(0);
-            let letters = dead_letter::sql(first + columns.len(), Some(fence::CONDITION));
-            let types = [&fence::batch_types()[..], &columns, &dead_letter::types()].concat();
-            Text { sql: fence::batch(&[&rows, &letters]), types }
-        };
-        let statement = self.statements.get(&mut self.client, Name::FencedLetters(topic, shape), make)?;
-        let params = [&fences.params()[..], &table.params(0), &letters.params()].concat();
+        let statement = self.statements.get(&mut self.client, Name::Fenced(topic, table.shape(0), beside), make)?;
+        let params = [&fences.params()[..], &table.params(0), more].concat();
         Ok(statement.query_one(&mut self.client, &params)?.get(0))
     }
 
