@@ -26,7 +26,7 @@ use forebay::sink::{
 };
 use forebay::source::Source;
 use forebay::source::kafka::{KafkaSource, Options};
-use forebay::state::holds::Holds;
+use forebay::state::holds::Decided;
 use forebay::state::parked::Tail;
 use forebay::state::retry::Backoff;
 use forebay::state::router::Router;
@@ -127,8 +127,8 @@ impl Control for Grants {
         Ok(of.iter().map(|p| (p.partition, p.done)).collect())
     }
 
-    fn holds(&mut self, _: TopicIx) -> Result<Holds, Failure> {
-        Ok(Holds::default())
+    fn decided(&mut self, _: TopicIx) -> Result<Decided, Failure> {
+        Ok(Decided::default())
     }
 }
 

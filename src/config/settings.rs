@@ -580,7 +580,7 @@ pub static ON_BAD_RECORD_RUN_MAX: Setting<Number> = Setting {
     section: "topic.on_bad_record",
     name: "run_max",
     kind: number("records", 100, 1..=1_000_000_000),
-    prose: "So many dead letters in a row, as one worker sees the topic; one more stops it: that is no bad record but a bad deploy.",
+    prose: "So many dead letters in a row, as one worker or slow lane sees the topic; one more stops it: that is no bad record but a bad deploy.",
 };
 pub static ON_BAD_RECORD_PERCENT_MAX: Setting<Number> = Setting {
     section: "topic.on_bad_record",

@@ -292,7 +292,7 @@ impl<C: Control> ControlLoop<C> {
 
     fn take_over(&mut self, takeover: &Takeover, generation: Generation) -> Result<Answer, Failure> {
         let taken = self.control.takeover(takeover)?;
-        self.parked.set_holds(takeover.at.topic, self.control.holds(takeover.at.topic)?);
+        self.parked.decided(takeover.at.topic, self.control.decided(takeover.at.topic)?);
         let (lanes, parked) = (taken.fences.len() as Lane, taken.parked.clone());
         // Before the poller hears of it, and so before any record of the tenure is sent.
         self.parked.install(takeover.at, generation, takeover.token, lanes, parked);
@@ -302,7 +302,7 @@ impl<C: Control> ControlLoop<C> {
     fn progress(&mut self, topic: TopicIx, of: &[(Progress, Generation)]) -> Result<Answer, Failure> {
         let asked: Vec<Progress> = of.iter().map(|(p, _)| p.clone()).collect();
         let stored = self.control.progress(topic, &asked)?;
-        self.parked.set_holds(topic, self.control.holds(topic)?);
+        self.parked.decided(topic, self.control.decided(topic)?);
         let (mut acknowledged, mut missing) = (Vec::new(), Vec::new());
         for (progress, generation) in of {
             // At most what was asked for: nobody but the owner raises it.
@@ -383,7 +383,7 @@ mod tests {
     use super::*;
     use crate::clock::TestClock;
     use crate::sink::{Anchor, Taken};
-    use crate::state::holds::Holds;
+    use crate::state::holds::Decided;
     use crate::types::{NextOffset, Token};
 
     /// Its fences are locked by a transaction that never ends; progress can be stored.
@@ -410,13 +410,9 @@ mod tests {
             self.progress(TopicIx(0), &[]).map(drop)
         }
 
-        fn holds(&mut self, _: TopicIx) -> Result<Holds, Failure> {
-            nothing_held()
+        fn decided(&mut self, _: TopicIx) -> Result<Decided, Failure> {
+            Ok(Decided::default())
         }
-    }
-
-    fn nothing_held() -> Result<Holds, Failure> {
-        Ok(Holds::default())
     }
 
     impl Control for Locked {
@@ -436,8 +432,8 @@ mod tests {
             unreachable!("a lock is no outage")
         }
 
-        fn holds(&mut self, _: TopicIx) -> Result<Holds, Failure> {
-            nothing_held()
+        fn decided(&mut self, _: TopicIx) -> Result<Decided, Failure> {
+            Ok(Decided::default())
         }
     }
 

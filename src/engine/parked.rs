@@ -15,7 +15,7 @@ use crate::engine::pace::Tenants;
 use crate::sink::{FreeKey, ToPark};
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::{LaneRun, RawRecord};
-use crate::state::holds::Holds;
+use crate::state::holds::{Decided, Holds};
 use crate::state::parked::{ParkedKeys, Standing, Tail, Why};
 use crate::state::router::Router;
 use crate::state::tenant_pace::Tally;
@@ -46,6 +46,8 @@ struct Inner {
     closed_order: VecDeque<i64>,
     /// By topic.
     holds: BTreeMap<TopicIx, Holds>,
+    /// By topic: see [`Decided`].
+    letters: BTreeMap<TopicIx, i64>,
 }
 
 struct Tenure {
@@ -167,13 +169,17 @@ impl Parked {
         });
     }
 
-    /// What a person holds, as the database says now.
-    pub fn set_holds(&self, topic: TopicIx, holds: Holds) {
+    /// What a person has decided, as the database says now.
+    pub fn decided(&self, topic: TopicIx, Decided { holds, letters }: Decided) {
         let changed = self.change(|inner| {
-            let before = inner.holds.remove(&topic).unwrap_or_default();
-            let changed = before != holds;
-            if !holds.is_empty() {
-                inner.holds.insert(topic, holds);
+            let other_letters = inner.letters.insert(topic, letters) != Some(letters);
+            let changed = other_letters || inner.holds.get(&topic).cloned().unwrap_or_default() != holds;
+            match holds.is_empty() {
+                true => inner.holds.remove(&topic),
+                false => inner.holds.insert(topic, holds),
+            };
+            if changed {
+                inner.tenures.values_mut().filter(|t| t.at.topic == topic).for_each(|t| t.keys.rouse());
             }
             changed
         });
@@ -327,6 +333,11 @@ impl Parked {
     /// The slow lane took so many rows of a key out, and comes again at this time.
     pub fn again(&self, key: &ClaimedKey, taken: u64, at: Duration) {
         self.with_key(key, |keys| keys.again(key.hash, taken, at));
+    }
+
+    /// As [`again`](Parked::again), of a key that waits for a person.
+    pub fn rest(&self, key: &ClaimedKey, taken: u64, now: Duration) {
+        self.with_key(key, |keys| keys.rest(key.hash, taken, now));
     }
 
     /// Whether the key's tenure is not over yet.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config::{self, OnBadRecord};
+use crate::config::{self, OnBadRecord, Then};
 use crate::engine::Rules;
 use crate::engine::control::LoopContext;
 use crate::engine::event::{Doing, Event};
@@ -24,6 +24,7 @@ use crate::state::pace::{Ask, Tried, Turn};
 use crate::state::retry::{Backoff, Trying};
 use crate::state::router::Router;
 use crate::state::tenant_pace::Tally;
+use crate::state::tolerance::Tolerance;
 use crate::types::{KeyHash, TopicIx};
 
 /// Keys that one transaction takes.
@@ -31,8 +32,6 @@ const KEYS_MAX: usize = 64;
 /// Rows taken out after which the table is tidied up: autovacuum comes once a minute at best, and until then a queue that moves
 /// leaves its dead rows where its head is looked for.
 const TIDY_AFTER: u64 = 100_000;
-/// How long a key is left alone that waits for a person, or that another slow lane has.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Least wait while the shard's breaker is open.
 const BARRED: Duration = Duration::from_millis(10);
 const BUSY: Duration = Duration::from_millis(100);
@@ -84,11 +83,11 @@ impl Work {
 
 impl Drain {
     pub fn of(topic: &config::Topic) -> Drain {
-        let then = match topic.on_bad_record {
-            OnBadRecord::Stop => None,
-            OnBadRecord::DeadLetter(_, then) => Some(then),
+        let (tolerance, then) = match topic.on_bad_record {
+            OnBadRecord::Stop => (None, Then::Skip),
+            OnBadRecord::DeadLetter(limit, then) => (Some(Tolerance::new(limit)), then),
         };
-        Drain { then, parent_tries: topic.parent_tries }
+        Drain { tolerance, then, parent_tries: topic.parent_tries }
     }
 }
 
@@ -187,6 +186,14 @@ impl<L: SlowLane> SlowLaneLoop<L> {
     }
 
     fn read(&mut self, claim: Claim) -> Next {
+        let (now, holds) = (self.clock.now(), self.parked.holds(claim.topic));
+        // All that comes of these is known, and nothing of it is read while the hold stands.
+        let (held, keys): (Vec<_>, Vec<_>) = claim.keys.into_iter().partition(|key| holds.hold_all_of(key.hash));
+        held.iter().for_each(|key| self.parked.rest(key, 0, now));
+        if keys.is_empty() {
+            return Next::Again;
+        }
+        let claim = Claim { keys, ..claim };
         let asked: Vec<(i32, KeyHash)> = claim.keys.iter().map(|key| (key.partition, key.hash)).collect();
         let piece_max = self.pace.tenants(&self.router).map_or(usize::MAX, |tenants| tenants.piece_max());
         let limits = DrainLimits { records_max: self.limits.records_max.min(piece_max), ..self.limits };
@@ -209,7 +216,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             // A hold may be about some records of a key only: a tenant that is read from a field.
             let held = rows.records.iter().position(|record| self.holds(&holds, rows.hash, record));
             if rows.dead || held == Some(0) {
-                self.parked.again(&key, 0, now + LOOK_AGAIN);
+                self.parked.rest(&key, 0, now);
                 continue;
             }
             rows.records.truncate(held.unwrap_or(usize::MAX));
@@ -270,7 +277,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             return Next::After(wait);
         }
         let began = self.clock.now();
-        let result = self.lane.drain(claim.topic, &waiting, self.topics[usize::from(claim.topic.0)]);
+        let result = self.lane.drain(claim.topic, &waiting, &mut self.topics[usize::from(claim.topic.0)]);
         self.pace.tried(self.index, tried(&result));
         let outcomes = match result {
             Ok(outcomes) => outcomes,
@@ -299,7 +306,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
                         "a parked key waits behind a dead letter: {reason}"
                     );
                     self.went_on(claim.topic, key, now);
-                    self.parked.again(key, rows, now + LOOK_AGAIN);
+                    self.parked.rest(key, rows, now);
                 }
                 Drained::Waits { rows, reason } => {
                     self.taken(rows, 0);
@@ -393,5 +400,87 @@ fn tried(result: &Result<Vec<Drained>, Failure>) -> Tried {
     match result {
         Ok(outcomes) => Tried::Otherwise(outcomes.iter().map(|drained| drained.rows() as usize).sum()),
         Err(failure) => failure.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::clock::TestClock;
+    use crate::state::holds::Decided;
+    use crate::state::parked::{Tail, Why};
+    use crate::state::router::key_hash;
+    use crate::types::{Generation, Offset, Token, TopicPartition};
+
+    /// Every key waits behind a dead letter; notes which were read, and when.
+    struct Dead(TestClock, Arc<Mutex<Vec<(u64, KeyHash)>>>);
+
+    impl SlowLane for Dead {
+        fn read(&mut self, _: TopicIx, keys: &[(i32, KeyHash)], _: DrainLimits) -> Result<Vec<Waiting>, Failure> {
+            self.1.lock().extend(keys.iter().map(|(_, hash)| (self.0.now().as_secs(), *hash)));
+            let dead = |&(partition, hash): &(i32, KeyHash)| Waiting {
+                partition,
+                hash,
+                dead: true,
+                tries: 1,
+                replayed: false,
+                records: Vec::new(),
+            };
+            Ok(keys.iter().map(dead).collect())
+        }
+
+        fn drain(&mut self, _: TopicIx, _: &[Waiting], _: &mut Drain) -> Result<Vec<Drained>, Failure> {
+            unreachable!("nothing can be applied")
+        }
+
+        fn tidy(&mut self) -> Result<(), Failure> {
+            unreachable!("nothing is taken out")
+        }
+    }
+
+    /// A key that is held is not read at all, and one behind a dead letter less and less often; what a person decides is seen at once.
+    #[test]
+    fn who_waits_for_a_person_is_looked_at_when_one_has_decided() {
+        let clock = TestClock::default();
+        let (context, _events) = LoopContext::of_test(&clock, Duration::from_secs(5));
+        let (parked, read) = (Arc::new(Parked::of_test()), Arc::new(Mutex::default()));
+        let (topic, counters) = (TopicIx(0), Arc::new(Counters::default()));
+        let rule = config::HotKeyRule { percent: 0, window: Duration::from_secs(1), hold: Duration::from_secs(1) };
+        let hot = Arc::new(HotKeys::new("s", &[], rule, 1, Arc::clone(&counters)));
+        let parking = Parking { parked: Arc::clone(&parked), router: Arc::new(Router::of_one_shard()), hot };
+        let limits = BatchLimits { records_max: 10, bytes_max: 1000 };
+        let drain = Drain { tolerance: None, then: Then::Park, parent_tries: 1 };
+        let lane = Dead(clock.clone(), Arc::clone(&read));
+        let mut lane = SlowLaneLoop::new(lane, 0, counters, limits, vec![drain], parking, context);
+        let mut looks = |until: u64| {
+            while clock.now().as_secs() < until {
+                if lane.step() != Next::Again {
+                    clock.advance(Duration::from_secs(1));
+                }
+            }
+            std::mem::take(&mut *read.lock())
+        };
+        let (held, dead) = (key_hash(Some(b"held"), Offset(0)), key_hash(Some(b"dead"), Offset(0)));
+        let mut decided = Decided { letters: 1, ..Decided::default() };
+        decided.holds.hold_key(b"held");
+        parked.decided(topic, decided.clone());
+        let tail = |hash| Tail { hash, offset: Offset(1), rows: 1, why: Why::Held };
+        let at = TopicPartition { topic, partition: 0 };
+        parked.install(at, Generation(1), Token(1), 1, vec![tail(held), tail(dead)]);
+        assert_eq!(looks(40), [0, 1, 3, 7, 15, 25, 35].map(|at| (at, dead)));
+        // A letter is replayed or discarded.
+        decided.letters = 2;
+        parked.decided(topic, decided.clone());
+        parked.decided(topic, decided);
+        assert_eq!(looks(42), [(40, dead), (41, dead)]);
+        // The hold ends.
+        parked.decided(topic, Decided { letters: 2, ..Decided::default() });
+        let mut both = looks(43);
+        both.sort();
+        let mut expected = vec![(42, held), (42, dead)];
+        expected.sort();
+        assert_eq!(both, expected);
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::config::Config;
 use crate::letters::{Answer, Filter, IS_FOUND, MATCHES, each, found, with_params};
+use crate::sink::parked::TELL;
 use crate::sink::{Failure, schema};
 
 /// A letter that nobody need look at again.
@@ -18,7 +19,7 @@ const MARK: &str = "UPDATE forebay.dead_letter d SET resolution = 'discarded' WH
 /// Only from the head of a key, and only what is a letter still: somebody else may have set it back at this moment.
 fn move_out() -> String {
     format!(
-        "WITH {}, out AS (DELETE FROM forebay.parked q USING found f WHERE {IS_FOUND} AND NOT EXISTS (\
+        "WITH {}, {TELL}, out AS (DELETE FROM forebay.parked q USING found f WHERE {IS_FOUND} AND NOT EXISTS (\
          SELECT 1 FROM forebay.parked b WHERE b.source = q.source AND b.partition = q.partition AND b.key_hash = q.key_hash \
          AND b.\"offset\" < q.\"offset\") RETURNING q.*) \
          INSERT INTO forebay.dead_letter AS d (source, grp, topic, partition, \"offset\", ts, sqlstate, error, resolution, key, payload, \

@@ -18,6 +18,7 @@ use postgres::{Client, Row};
 use crate::config::{self, Config, RouteBy, Table, Target};
 use crate::letters::{Answer, Filter, IS_FOUND, MATCHES, SKIPPED, each, found, with_params};
 use crate::sink::catalog::{Catalog, CatalogError};
+use crate::sink::parked::TELL;
 use crate::sink::session::{Ready, Text};
 use crate::sink::table::{TablePlan, TableWriter};
 use crate::sink::{Failure, Reason, schema, sqlstate};
@@ -44,7 +45,7 @@ pub enum Replayed {
 /// Sets letters that block their keys back to waiting, as far as they are letters still.
 fn set_back() -> String {
     format!(
-        "WITH {} UPDATE forebay.parked q SET state = 'w', sqlstate = NULL, error = CASE q.reason WHEN 'u' THEN q.error END FROM found f WHERE {IS_FOUND} \
+        "WITH {}, {TELL} UPDATE forebay.parked q SET state = 'w', sqlstate = NULL, error = CASE q.reason WHEN 'u' THEN q.error END FROM found f WHERE {IS_FOUND} \
          RETURNING q.partition, q.\"offset\"",
         found()
     )

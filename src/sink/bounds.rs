@@ -1,8 +1,9 @@
 //! What a session must bring along whoever opened it: time-outs that bound every statement, lock and idle transaction. Directly
-//! they are options of the connection. A pooler drops those, and its transactions run in sessions that it opened itself: there the
-//! role must set them. Asks, and says what to do; sets nothing.
+//! they are options of the connection, where the DSN's own win, and what counts is what came of it. A pooler drops those, and its
+//! transactions run in sessions that it opened itself: there the role must set them. Asks, and says what to do; sets nothing.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
@@ -22,11 +23,19 @@ fn bounds(shard: &Shard) -> [(&'static str, u128); 3] {
     ]
 }
 
-/// Whether the server itself is at the other end, where anybody can tell: it sees the address that we have. `local` is ours.
+/// How a session that is bounded is.
+pub struct Bounded {
+    /// Whether the server itself is at the other end, where anybody can tell: it sees the address that we have.
+    pub direct: bool,
+    /// For so long PostgreSQL may keep whoever waits for it waiting: for the end of a statement, or of a transaction that idles.
+    pub wait_max: Duration,
+}
+
+/// What PostgreSQL says bounds the session. `local` is our address.
 ///
 /// # Errors
 /// [`Failure::Shard`] for a session that is not bounded as the configuration says, with the way to bound it.
-pub fn check(client: &mut Client, shard: &Shard, local: Option<SocketAddr>) -> Result<bool, Failure> {
+pub fn check(client: &mut Client, shard: &Shard, local: Option<SocketAddr>) -> Result<Bounded, Failure> {
     // In milliseconds, all of them.
     let sql = format!(
         "SELECT current_setting('{MARK}', true), inet_client_port(), quote_ident(session_user), \
@@ -46,22 +55,41 @@ pub fn check(client: &mut Client, shard: &Shard, local: Option<SocketAddr>) -> R
             "pooler: found a session without the settings that it was opened with, expected them: something on the way drops \
              them, as poolers do. A pooler is declared: pooler = \"transaction\" (which serves one that pools sessions, too)",
         ))),
-        Pooler::None => Ok(true),
+        Pooler::None => Ok(Bounded { direct: true, wait_max: bounded_by_options(settings(row))? }),
         Pooler::Transaction => {
             bounded_by_role(row, shard)?;
             let port = row.get(1).and_then(|port| port.parse::<u16>().ok());
-            Ok(local.is_some_and(|local| port == Some(local.port())))
+            let direct = local.is_some_and(|local| port == Some(local.port()));
+            // The next transaction may be another session's.
+            Ok(Bounded { direct, wait_max: idle_in_transaction_timeout(shard) })
         }
     }
+}
+
+/// The time-outs of [`bounds`] as the session has them, in milliseconds.
+fn settings(row: &SimpleQueryRow) -> [u64; 3] {
+    [4, 5, 6].map(|column| row.get(column).and_then(|setting| setting.parse().ok()).unwrap_or_default())
+}
+
+/// The DSN's own options may say otherwise than the configuration, and still there must be an end to everything.
+fn bounded_by_options([lock, statement, idle]: [u64; 3]) -> Result<Duration, Failure> {
+    // 0 is no time-out at all.
+    if statement == 0 || idle == 0 || lock == 0 || lock >= statement {
+        return Err(Failure::Shard(Reason::new(format!(
+            "dsn: options: found lock_timeout {lock}, statement_timeout {statement}, idle_in_transaction_session_timeout {idle} \
+             (in ms, 0 is none), expected all three, and a lock_timeout shorter than statement_timeout, or waits for locks look \
+             like slow statements; without them in `options` those of the configuration hold"
+        ))));
+    }
+    Ok(Duration::from_millis(statement.max(idle)))
 }
 
 /// Behind a pooler: what the role sets, each at most what the configuration says.
 fn bounded_by_role(row: &SimpleQueryRow, shard: &Shard) -> Result<(), Failure> {
     let (mut found, mut commands) = (Vec::new(), Vec::new());
-    for (column, (name, most)) in bounds(shard).into_iter().enumerate() {
-        let setting: u128 = row.get(4 + column).and_then(|setting| setting.parse().ok()).unwrap_or_default();
+    for ((name, most), setting) in bounds(shard).into_iter().zip(settings(row)) {
         // 0 is no time-out at all.
-        if (1..=most).contains(&setting) {
+        if (1..=most).contains(&u128::from(setting)) {
             continue;
         }
         found.push(format!("{name} {setting}"));

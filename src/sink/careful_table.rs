@@ -106,7 +106,8 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Records of a batch on their way into a table, piece by piece, within a transaction that somebody else began.
+/// Records of a batch on their way into a table, piece by piece, within a transaction that somebody else began. What `writer` loaded
+/// last is of the same batch.
 pub(super) struct TablePieces<'a> {
     topic: TopicIx,
     batch: &'a Batch,
@@ -189,9 +190,12 @@ impl<'a> TablePieces<'a> {
     }
 
     fn apply_piece(&mut self, piece: &[usize]) -> Result<(), Error> {
-        let mut undecoded = Vec::new();
-        self.writer.load(self.batch, piece.iter().copied(), &mut undecoded);
-        debug_assert!(undecoded.is_empty(), "a record that was decoded before");
+        // All of it together was loaded by whoever began.
+        if !self.writer.has_loaded(piece) {
+            let mut undecoded = Vec::new();
+            self.writer.load(self.batch, piece.iter().copied(), &mut undecoded);
+            debug_assert!(undecoded.is_empty(), "a record that was decoded before");
+        }
         for group in 0..self.writer.groups() {
             self.live.rows(self.topic, self.writer, group)?;
         }

@@ -18,8 +18,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::dsn::{self, Tls};
 use crate::config::{self, Pooler};
+use crate::sink::bounds::{self, Bounded};
 use crate::sink::watch::{Mark, Watch};
-use crate::sink::{Failure, Reason, bounds, sqlstate};
+use crate::sink::{Failure, Reason, sqlstate};
 
 /// A dead peer is noticed after idle + interval × retries = 25 s without an answer, and after `USER_TIMEOUT` while data is
 /// on its way to it.
@@ -56,6 +57,7 @@ pub struct Connector {
     tls: Option<MakeTlsConnector>,
     shard: config::Shard,
     user_timeout: Duration,
+    /// Until the session has said what bounds it.
     silence_max: Duration,
     /// An attempt that took too long and still runs: rust-postgres bounds the TCP connect only, not what follows.
     pending: Option<Attempt>,
@@ -132,7 +134,10 @@ impl Connector {
         let (client, watch) = self.client()?;
         let mut opened = Opened { client, watch, direct: false };
         match bounds::check(&mut opened.client, &self.shard, opened.watch.as_ref().and_then(Watch::local_address)) {
-            Ok(direct) => Ok(Opened { direct, ..opened }),
+            Ok(Bounded { direct, wait_max }) => {
+                opened.watch.iter().for_each(|watch| watch.allow(wait_max + SILENCE_EXTRA));
+                Ok(Opened { direct, ..opened })
+            }
             Err(failure) => {
                 opened.discard();
                 Err(failure)

@@ -14,7 +14,7 @@ use crate::sink::postgres::SourceIds;
 use crate::sink::replicas::{self, Positions, Replicas};
 use crate::sink::session::{Live, Param, Ready, Session, Text, own_failure};
 use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Replica, Taken, Takeover, fence, parked};
-use crate::state::holds::Holds;
+use crate::state::holds::Decided;
 use crate::state::replica::Position;
 use crate::types::{Lane, NextOffset, ShardIx, TopicIx};
 
@@ -140,18 +140,20 @@ impl PostgresControl {
 }
 
 impl PostgresControl {
-    fn held(&mut self, topic: TopicIx) -> Result<Holds, Failure> {
+    fn asked_what_is_decided(&mut self, topic: TopicIx) -> Result<Decided, Failure> {
         let source = self.ids.get(topic);
         let (live, _) = self.session.open()?;
-        let rows = live.query(&parked::HOLDS, &[&source])?;
-        let mut holds = Holds::default();
+        let rows = live.query(&parked::DECIDED, &[&source])?;
+        let mut decided = Decided::default();
         for row in &rows {
-            match row.get::<_, i8>(0) as u8 {
-                b't' => holds.hold_tenant(row.get(1)),
-                _ => holds.hold_key(row.get(1)),
+            decided.letters = row.get(0);
+            match (row.get::<_, Option<i8>>(1).map(|scope| scope as u8), row.get(2)) {
+                (Some(b't'), Some(tenant)) => decided.holds.hold_tenant(tenant),
+                (Some(_), Some(key)) => decided.holds.hold_key(&key),
+                _ => {}
             }
         }
-        Ok(holds)
+        Ok(decided)
     }
 }
 
@@ -204,8 +206,8 @@ impl Control for PostgresControl {
         self.session.settle(result)
     }
 
-    fn holds(&mut self, topic: TopicIx) -> Result<Holds, Failure> {
-        let result = self.held(topic);
+    fn decided(&mut self, topic: TopicIx) -> Result<Decided, Failure> {
+        let result = self.asked_what_is_decided(topic);
         self.session.settle(result)
     }
 }

@@ -13,12 +13,14 @@ use crate::sink::dead_letter::{self, Letters, Of};
 use crate::sink::parked::{self, State, typed};
 use crate::sink::session::own_failure;
 use crate::sink::sift::Pieces;
+use crate::sink::table::TableWriter;
 use crate::sink::write_handler::{Call, HandlerPieces, commit};
-use crate::sink::write_table::{Stop, known};
+use crate::sink::write_table::{Stop, loaded};
 use crate::sink::writer::PostgresWriter;
 use crate::sink::{BadRecord, Drain, DrainLimits, Drained, Failure, ParkedRecord, Reason, SlowLane, Waiting, sqlstate};
 use crate::state::batch::Batch;
 use crate::state::chunk::{Chunk, RawRecord};
+use crate::state::tolerance::Tolerance;
 use crate::types::{Generation, KeyHash, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
 /// Rows that are locked are seen by the probe; a lock that it does not show is not waited for long, because other keys wait, too.
@@ -30,13 +32,15 @@ impl SlowLane for PostgresWriter {
         self.session.settle(result)
     }
 
-    fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: Drain) -> Result<Vec<Drained>, Failure> {
-        let lot = Lot::new(topic, keys, how);
+    fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: &mut Drain) -> Result<Vec<Drained>, Failure> {
+        let lot = Lot::new(topic, keys, *how);
         let result = match self.config.topics[usize::from(topic.0)].target {
             Target::Table(_) => self.drain_table(&lot),
             Target::Handler => self.drain_handled(&lot),
         };
-        self.session.settle(result)
+        let (drained, tolerance) = self.session.settle(result)?;
+        how.tolerance = tolerance;
+        Ok(drained)
     }
 
     fn tidy(&mut self) -> Result<(), Failure> {
@@ -69,7 +73,9 @@ impl PostgresWriter {
             if waiting.last().is_none_or(|(last, _)| *last != n) {
                 let (partition, hash) = keys[(n - 1) as usize];
                 let (dead, tries) = (row.get::<_, i8>(3) == State::Dead.letter(), row.get::<_, i32>(4) as u32);
-                waiting.push((n, Waiting { partition, hash, dead, tries, records: Vec::new() }));
+                // A replay forgets what was wrong, and not that it was tried.
+                let replayed = !dead && tries > 0 && row.get::<_, Option<String>>(9).is_none();
+                waiting.push((n, Waiting { partition, hash, dead, tries, replayed, records: Vec::new() }));
             }
             let Some((_, key)) = waiting.last_mut().filter(|(_, key)| !key.dead) else { continue };
             key.records.push(ParkedRecord {
@@ -85,7 +91,7 @@ impl PostgresWriter {
         Ok(waiting.into_iter().map(|(_, key)| key).collect())
     }
 
-    fn drain_table(&mut self, lot: &Lot<'_>) -> Result<Vec<Drained>, Failure> {
+    fn drain_table(&mut self, lot: &Lot<'_>) -> Result<Judged, Failure> {
         let source = self.ids.get(lot.topic);
         let of = Of::new(source, &self.config, lot.topic);
         let settings = &self.config.topics[usize::from(lot.topic.0)];
@@ -95,17 +101,28 @@ impl PostgresWriter {
             self.tables.clear();
         }
         let every: BTreeSet<usize> = (0..lot.keys.len()).collect();
-        let mut drain = || -> Result<Vec<Drained>, Stop> {
-            // The catalog is read in a transaction of its own, and again where a record does not fit an old view of the table.
-            let known = known(&mut self.tables, lot.topic, live, settings, table, &lot.batch, &lot.to_apply(&every).0)?;
+        let mut drain = || -> Result<Judged, Stop> {
+            // Before the transaction begins: the catalog is read in one of its own.
+            let (mut records, mut bad) = lot.to_apply(&every);
+            let load = |writer: &mut TableWriter, records: &[usize]| {
+                let mut undecoded = Vec::new();
+                writer.load(&lot.batch, records.iter().copied(), &mut undecoded);
+                undecoded
+            };
+            let (writer, undecoded) =
+                loaded(&mut self.tables, lot.topic, live, settings, table, |writer| load(writer, &records))?;
+            bad.extend(undecoded);
             live.client.batch_execute(BEGIN)?;
             let locked = lot.lock(&mut live.client, source)?;
-            let (records, mut undecoded) = lot.to_apply(&locked);
-            known.load(&lot.batch, records.iter().copied(), &mut undecoded);
-            let mut pieces = TablePieces::new(lot.topic, &lot.batch, known, lot.then(), records.len() == 1, live);
+            // Another slow lane has the others.
+            if locked != every {
+                (records, bad) = lot.to_apply(&locked);
+                bad.extend(load(writer, &records));
+            }
+            let mut pieces = TablePieces::new(lot.topic, &lot.batch, writer, lot.how.then, records.len() == 1, live);
             pieces.impatient = lot.impatient();
             pieces.probe(0)?;
-            undecoded.into_iter().for_each(|bad| pieces.bad(bad));
+            bad.into_iter().for_each(|bad| pieces.bad(bad));
             pieces.apply(&records, false)?;
             let TablePieces { mut aside, .. } = pieces;
             let drained = lot.finish(&mut live.client, of, &locked, &mut aside)?;
@@ -127,7 +144,7 @@ impl PostgresWriter {
         })
     }
 
-    fn drain_handled(&mut self, lot: &Lot<'_>) -> Result<Vec<Drained>, Failure> {
+    fn drain_handled(&mut self, lot: &Lot<'_>) -> Result<Judged, Failure> {
         let failed = |error: postgres::Error| sqlstate::failure(&error);
         let config = Arc::clone(&self.config);
         let settings = &config.topics[usize::from(lot.topic.0)];
@@ -138,7 +155,7 @@ impl PostgresWriter {
         let mut transaction = begin.map_err(failed)?;
         let locked = lot.lock(&mut transaction, source)?;
         let (records, unroutable) = lot.to_apply(&locked);
-        let mut pieces = HandlerPieces::new(&mut call, &mut transaction, &lot.batch, lot.then(), records.len() == 1);
+        let mut pieces = HandlerPieces::new(&mut call, &mut transaction, &lot.batch, lot.how.then, records.len() == 1);
         pieces.impatient = lot.impatient();
         unroutable.into_iter().for_each(|bad| pieces.bad(bad));
         pieces.apply(&records, true)?;
@@ -148,6 +165,9 @@ impl PostgresWriter {
         Ok(drained)
     }
 }
+
+/// What became of each key, and what follows for the topic's tolerance.
+type Judged = (Vec<Drained>, Option<Tolerance>);
 
 /// What is drained in one transaction.
 struct Lot<'a> {
@@ -186,11 +206,6 @@ impl<'a> Lot<'a> {
         let mut batch = Batch::new();
         batch.push(Box::new(chunk));
         Lot { topic, keys, how, batch, indices }
-    }
-
-    fn then(&self) -> Then {
-        // Where bad records stop the topic, nothing is committed.
-        self.how.then.unwrap_or(Then::Skip)
     }
 
     /// The first record, where it has waited for its parent long enough.
@@ -235,14 +250,11 @@ impl<'a> Lot<'a> {
         of: Of<'_>,
         locked: &BTreeSet<usize>,
         aside: &mut Aside,
-    ) -> Result<Vec<Drained>, Failure> {
+    ) -> Result<Judged, Failure> {
         let batch = &self.batch;
-        if let (None, Some(first)) = (self.how.then, aside.settle(batch).first()) {
-            let record = batch.record(first.index);
-            let text = format!("partition {} offset {}: {}", record.partition, record.offset, first.reason.text);
-            return Err(Failure::Record(None, Reason { text, ..first.reason.clone() }));
-        }
-        if self.how.then == Some(Then::Skip) {
+        aside.settle(batch);
+        let tolerance = self.judge(locked, aside)?;
+        if self.how.then == Then::Skip {
             for letters in Letters::new(of, batch, aside.bad_ones()) {
                 let params = typed(&letters.params(), &dead_letter::types());
                 client.query_typed(&dead_letter::sql(1, None), &params).map_err(|error| own_failure(&error))?;
@@ -278,7 +290,33 @@ impl<'a> Lot<'a> {
                 }
             }
         };
-        Ok((0..self.keys.len()).map(outcome).collect())
+        Ok(((0..self.keys.len()).map(outcome).collect(), tolerance))
+    }
+
+    /// Whether all that is bad may become dead letters. What waits has not been judged; and a letter that a person wanted tried
+    /// again, and that is one still, is none more.
+    fn judge(&self, locked: &BTreeSet<usize>, aside: &Aside) -> Result<Option<Tolerance>, Failure> {
+        let batch = &self.batch;
+        let bad: BTreeSet<usize> = aside.bad_ones().iter().map(|b| b.index).collect();
+        let replayed = self.keys.iter().zip(&self.indices).filter(|(key, _)| key.replayed);
+        let replayed: BTreeSet<usize> = replayed.filter_map(|(_, of_key)| of_key.first().copied()).collect();
+        let judged = |index: &usize| match bad.contains(index) {
+            true => !replayed.contains(index),
+            false => aside.waits_behind(batch, *index).is_none(),
+        };
+        let judged: Vec<usize> = self.records_of(locked).into_iter().filter(judged).collect();
+        let bad = (0..judged.len()).filter(|place| bad.contains(&judged[*place]));
+        let limit = match self.how.tolerance {
+            Some(tolerance) => match tolerance.after(0..judged.len(), bad) {
+                Ok(after) => return Ok(Some(after)),
+                Err(limit) => format!("; stopping because of {limit}"),
+            },
+            None => String::new(),
+        };
+        let Some(first) = aside.bad_ones().first() else { return Ok(None) };
+        let record = batch.record(first.index);
+        let text = format!("partition {} offset {}: {}{limit}", record.partition, record.offset, first.reason.text);
+        Err(Failure::Record(None, Reason { text, ..first.reason.clone() }))
     }
 
     /// Where these records are in the table.

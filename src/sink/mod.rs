@@ -41,9 +41,10 @@ use std::ops::Range;
 use crate::config::Then;
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::RawRecord;
-use crate::state::holds::Holds;
+use crate::state::holds::Decided;
 use crate::state::parked::{Tail, Why};
 use crate::state::replica::Position;
+use crate::state::tolerance::Tolerance;
 pub use crate::types::Anchor;
 use crate::types::{KeyHash, Lane, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
@@ -243,8 +244,9 @@ pub trait SlowLane {
     /// The first rows of each of these keys (partition, hash), in order, no more than `limits` say. Keys without any are left out.
     fn read(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)], limits: DrainLimits) -> Result<Vec<Waiting>, Failure>;
     /// Applies what was read: one transaction, which holds the first row of every key for as long as it lasts. Says of each key,
-    /// in their order, what became of it. Where there are several, none is at fault for a missing parent.
-    fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: Drain) -> Result<Vec<Drained>, Failure>;
+    /// in their order, what became of it. Where there are several, none is at fault for a missing parent. More dead letters than are
+    /// tolerated are none: nothing is done, and [`Failure::Record`] says why. What was done counts in `how`.
+    fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: &mut Drain) -> Result<Vec<Drained>, Failure>;
     /// Many rows were taken out: their place is made free for others.
     fn tidy(&mut self) -> Result<(), Failure>;
 }
@@ -272,8 +274,9 @@ pub struct DrainLimits {
 /// What becomes of records of the slow lane that are at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drain {
-    /// None: they stop the topic.
-    pub then: Option<Then>,
+    /// What of them is tolerated as dead letters; none: any of them stops the topic.
+    pub tolerance: Option<Tolerance>,
+    pub then: Then,
     /// Tries of a record whose parent is missing before it is at fault.
     pub parent_tries: u32,
 }
@@ -295,6 +298,8 @@ pub struct Waiting {
     pub dead: bool,
     /// Tries of the first record so far.
     pub tries: u32,
+    /// The first record was a dead letter, which a person wants tried again.
+    pub replayed: bool,
     /// In order; none where it is dead.
     pub records: Vec<ParkedRecord>,
 }
@@ -417,6 +422,6 @@ pub trait Control {
     fn replica(&mut self, _name: &str) -> Result<Replica, Failure> {
         Ok(Replica::Gone)
     }
-    /// What a person holds of a topic.
-    fn holds(&mut self, topic: TopicIx) -> Result<Holds, Failure>;
+    /// What a person has decided about a topic.
+    fn decided(&mut self, topic: TopicIx) -> Result<Decided, Failure>;
 }

@@ -83,17 +83,29 @@ min(reason::text)::\"char\" AS reason FROM forebay.parked WHERE source = $1 AND 
 /// The types of the parameters of [`FREE`] and [`OF_KEYS`].
 pub const KEYS: [Type; 3] = [Type::INT4, Type::INT4_ARRAY, Type::INT8_ARRAY];
 
-/// What a person holds of a topic: scope, value. $1 source.
-pub const HOLDS: Sql = Sql { text: "SELECT scope, value FROM forebay.hold WHERE source = $1", types: &[Type::INT4] };
+/// What a person has decided about a topic: which version of the topic's row this is ([`TELL`] makes a new one), and, with each
+/// hold or once without any, scope and value. $1 source.
+pub const DECIDED: Sql = Sql {
+    text: "SELECT s.xmin::text::bigint, h.scope, h.value FROM forebay.source s LEFT JOIN forebay.hold h ON h.source = s.id WHERE s.id = $1",
+    types: &[Type::INT4],
+};
+
+/// Tells the processes at work that something was decided about letters that block their keys, of the sources in `found`: changes
+/// nothing but the version of their rows, which [`DECIDED`] shows. A member of a WITH.
+pub const TELL: &str = "told AS (UPDATE forebay.source s SET topic = s.topic WHERE s.id IN (SELECT source FROM found))";
 
 /// The first rows of some keys: number of the key, offset, timestamp (ms), state, attempts, key, payload, headers, reason, error.
+/// Of a key whose first row is a dead letter that row alone, without what it holds: it is asked for again and again.
 /// $1 source, $2 partitions, $3 hashes, $4 rows a key, $5 bytes a key (the row that goes beyond it is the last).
 pub const READ: &str = "\
-SELECT k.n, q.\"offset\", (extract(epoch FROM q.ts) * 1000)::bigint, q.state, q.attempts, q.key, q.payload, q.headers, q.reason, q.error \
+SELECT k.n, q.\"offset\", (extract(epoch FROM q.ts) * 1000)::bigint, q.state, q.attempts, \
+CASE q.state WHEN 'w' THEN q.key END, CASE q.state WHEN 'w' THEN q.payload END, CASE q.state WHEN 'w' THEN q.headers END, \
+q.reason, CASE q.state WHEN 'w' THEN q.error END \
 FROM UNNEST($2, $3) WITH ORDINALITY AS k(p, h, n), LATERAL (\
-SELECT s.*, sum(s.bytes) OVER (ORDER BY s.\"offset\") - s.bytes AS before FROM (\
+SELECT f.state FROM forebay.parked f WHERE f.source = $1 AND f.partition = k.p AND f.key_hash = k.h ORDER BY f.\"offset\" LIMIT 1) head, \
+LATERAL (SELECT s.*, sum(s.bytes) OVER (ORDER BY s.\"offset\") - s.bytes AS before FROM (\
 SELECT r.*, coalesce(octet_length(r.key), 0)::bigint + coalesce(octet_length(r.payload), 0) + coalesce(octet_length(r.headers), 0) AS bytes \
-FROM forebay.parked r WHERE r.source = $1 AND r.partition = k.p AND r.key_hash = k.h ORDER BY r.\"offset\" LIMIT $4) s) q \
+FROM forebay.parked r WHERE r.source = $1 AND r.partition = k.p AND r.key_hash = k.h ORDER BY r.\"offset\" LIMIT CASE head.state WHEN 'd' THEN 1 ELSE $4 END) s) q \
 WHERE q.before < $5 ORDER BY k.n, q.\"offset\"";
 
 /// The types of [`READ`]'s parameters.

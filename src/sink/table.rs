@@ -140,6 +140,11 @@ impl TableWriter {
         self.groups.len()
     }
 
+    /// Whether it was exactly these records of the batch that were loaded last, and all of them decoded.
+    pub fn has_loaded(&self, records: &[usize]) -> bool {
+        self.records == records
+    }
+
     /// Equal shapes have equal statements, for equal `first` and `condition`.
     pub fn shape(&self, group: usize) -> Shape {
         self.groups[group].shape

@@ -65,7 +65,8 @@ pub struct Watch(Arc<Watched>);
 #[derive(Debug)]
 struct Watched {
     socket: TcpStream,
-    silence_max: Duration,
+    /// In milliseconds.
+    silence_max: AtomicU64,
     /// Since when somebody waits, in milliseconds since [`START`]; [`NOBODY`] if nobody does.
     waits_since: AtomicU64,
     cut: AtomicBool,
@@ -86,7 +87,7 @@ impl Watch {
         if let Err(error) = sockopt::set_tcp_user_timeout(&socket, timeout) {
             tracing::debug!("a connection keeps the TCP user time-out that it was marked with: {error}");
         }
-        let waits_since = AtomicU64::new(now());
+        let (silence_max, waits_since) = (AtomicU64::new(silence_max.as_millis() as u64), AtomicU64::new(now()));
         let watched = Arc::new(Watched { socket, silence_max, waits_since, cut: AtomicBool::new(false) });
         let mut all = ALL.lock();
         all.push(Arc::downgrade(&watched));
@@ -94,6 +95,16 @@ impl Watch {
             start(&mut all);
         }
         Watch(watched)
+    }
+
+    /// How long nothing may come from now on.
+    pub fn allow(&self, silence_max: Duration) {
+        self.0.silence_max.store(silence_max.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// How long nothing may come.
+    pub fn silence_max(&self) -> Duration {
+        Duration::from_millis(self.0.silence_max.load(Ordering::Relaxed))
     }
 
     /// Somebody begins to work with the connection.
@@ -108,7 +119,7 @@ impl Watch {
 
     /// For how long nothing came before it was shut down from here, if it was.
     pub fn was_cut(&self) -> Option<Duration> {
-        self.0.cut.load(Ordering::Acquire).then_some(self.0.silence_max)
+        self.0.cut.load(Ordering::Acquire).then(|| self.silence_max())
     }
 
     /// This end's address.
@@ -121,7 +132,7 @@ impl Watched {
     /// Shuts it down if it has been silent for too long.
     fn look(&self) {
         let since = self.waits_since.load(Ordering::Relaxed);
-        let silence_max = self.silence_max.as_millis() as u64;
+        let silence_max = self.silence_max.load(Ordering::Relaxed);
         if since == NOBODY || now().saturating_sub(since) < silence_max || self.cut.load(Ordering::Relaxed) {
             return;
         }
@@ -130,7 +141,8 @@ impl Watched {
             return;
         }
         self.cut.store(true, Ordering::Release);
-        tracing::warn!("nothing came over a connection to a database for {:?}: it is cut", self.silence_max);
+        let silence = Duration::from_millis(silence_max);
+        tracing::warn!("nothing came over a connection to a database for {silence:?}: it is cut");
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 }

@@ -8,18 +8,16 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postgres::types::ToSql;
 use postgres::{Client, Error};
 
 use crate::config::{self, Delivery, Target, Then};
 use crate::sink::careful_table::Careful;
 use crate::sink::catalog::{Catalog, CatalogError};
 use crate::sink::dead_letter::{Letters, Of};
-use crate::sink::session::{Live, Ready, Text};
+use crate::sink::session::{Live, Param, Ready, Text};
 use crate::sink::table::{TablePlan, TableWriter};
-use crate::sink::writer::{FenceArrays, Name, PostgresWriter, unroutable};
+use crate::sink::writer::{Beside, FenceArrays, Name, PostgresWriter, unroutable};
 use crate::sink::{BadRecord, Care, Failure, Job, Reason, RowCounts, Written, dead_letter, fence, parked, sqlstate};
-use crate::state::batch::Batch;
 use crate::state::router::Router;
 use crate::types::TopicIx;
 
@@ -87,33 +85,20 @@ impl PostgresWriter {
         if fresh {
             self.tables.clear();
         }
-        let known = match self.tables.entry(topic) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(KnownTable::read(&mut live.client, settings, table)?),
-        };
-        let mut bad = Vec::new();
-        known.load(job, &mut bad);
-        if !bad.is_empty() && known.is_old() {
-            *known = KnownTable::read(&mut live.client, settings, table)?;
-            // What the old plan called a shape is another one now.
-            live.statements.forget(|name| name.topic() == Some(topic));
-            bad.clear();
-            known.load(job, &mut bad);
-        }
+        let (writer, bad) = loaded(&mut self.tables, topic, live, settings, table, |writer| load(writer, job))?;
         let fences = &self.fences;
         let Some(mut care) = care else {
             if let Some(BadRecord { index, reason }) = bad.into_iter().next() {
                 return Err(Failure::Record(Some(index), reason).into());
             }
             let fences = (settings.delivery == Delivery::ExactlyOnce).then_some(fences);
-            return live.plain(topic, job, &known.writer, fences, &self.router);
+            return live.plain(topic, job, writer, fences, &self.router);
         };
         let of = Of::new(fences.source(), &self.config, topic);
-        if let Some(written) = live.plain_with_letters(topic, job, &known.writer, fences, of, &bad, &mut care)? {
+        if let Some(written) = live.plain_with_letters(topic, job, writer, fences, of, &bad, &mut care)? {
             return Ok(written);
         }
-        let (table, probe) = (known.writer.plan().table.clone(), care.probe);
-        let writer = &mut known.writer;
+        let (table, probe) = (writer.plan().table.clone(), care.probe);
         let careful = Careful { topic, of, job, writer, router: &self.router, fences, care };
         let result = careful.run(live, bad);
         live.roll_back_unless(matches!(result, Ok(Written::Applied(_))));
@@ -156,20 +141,22 @@ impl KnownTable {
     pub(super) fn is_old(&self) -> bool {
         self.read_at.elapsed() > PLAN_TRUSTED
     }
+}
 
-    fn load(&mut self, job: &Job<'_>, bad: &mut Vec<BadRecord>) {
-        let unroutable = unroutable(job);
-        match (job.park, &unroutable[..]) {
-            ([], []) => self.writer.load(job.batch, job.range.clone(), bad),
-            (_, []) => self.writer.load(job.batch, job.to_apply().into_iter(), bad),
-            _ => {
-                let named = |index: &usize| job.batch.unroutable(*index).is_none();
-                self.writer.load(job.batch, job.to_apply().into_iter().filter(named), bad);
-                bad.extend(unroutable);
-                bad.sort_by_key(|b| b.index);
-            }
+/// What the job does not park. Answers the records that cannot be applied, in order.
+fn load(writer: &mut TableWriter, job: &Job<'_>) -> Vec<BadRecord> {
+    let (mut bad, unroutable) = (Vec::new(), unroutable(job));
+    match (job.park, &unroutable[..]) {
+        ([], []) => writer.load(job.batch, job.range.clone(), &mut bad),
+        (_, []) => writer.load(job.batch, job.to_apply().into_iter(), &mut bad),
+        _ => {
+            let named = |index: &usize| job.batch.unroutable(*index).is_none();
+            writer.load(job.batch, job.to_apply().into_iter().filter(named), &mut bad);
+            bad.extend(unroutable);
+            bad.sort_by_key(|b| b.index);
         }
     }
+    bad
 }
 
 impl Live<Name> {
@@ -188,11 +175,11 @@ impl Live<Name> {
             (None, 1) => self.rows(topic, table, 0).map(|()| true)?,
             (Some(fences), 0) if job.park.is_empty() && job.free.is_empty() => self.fences(fences)?,
             (Some(fences), 1) if job.park.is_empty() && job.free.is_empty() => {
-                self.fenced_rows(topic, table, fences)?
+                self.fenced(topic, table, fences, Beside::Nothing, &[])?
             }
             (Some(fences), 1) if job.free.is_empty() => {
                 match &parked::Rows::new(fences.source(), job.batch, router, &job.rows_to_park())[..] {
-                    [rows] => self.fenced_parked(topic, table, fences, rows)?,
+                    [rows] => self.fenced(topic, table, fences, Beside::Parked, &rows.params())?,
                     _ => return self.in_transaction(topic, job, table, Some(fences), router, counts),
                 }
             }
@@ -237,7 +224,7 @@ impl Live<Name> {
         }
         let [letters] = &Letters::new(of, job.batch, bad)[..] else { return Ok(None) };
         let counts = RowCounts { dead: bad.len() as u32, ..table.counts() };
-        match self.fenced_letters(topic, table, fences, letters).map_err(Stop::from) {
+        match self.fenced(topic, table, fences, Beside::Letters, &letters.params()).map_err(Stop::from) {
             Ok(true) => Ok(Some(counts.into())),
             Ok(false) => Ok(Some(Written::Mismatch)),
             Err(Stop::Failed(Failure::Record(..))) => {
@@ -264,60 +251,34 @@ impl Live<Name> {
         Ok(())
     }
 
-    /// The common case: everything in one statement, which is a transaction of its own.
-    fn fenced_rows(&mut self, topic: TopicIx, table: &TableWriter, fences: &FenceArrays) -> Result<bool, Error> {
-        let make = || {
-            let rows = table.sql(0, fence::BATCH_PARAMS + 1, Some(fence::CONDITION));
-            let mut types = fence::batch_types().to_vec();
-            types.extend(table.param_types(0));
-            Text { sql: fence::batch(&[&rows]), types }
-        };
-        let statement = self.statements.get(&mut self.client, Name::Fenced(topic, table.shape(0)), make)?;
-        let mut params: Vec<&(dyn ToSql + Sync)> = fences.params().to_vec();
-        params.extend(table.params(0));
-        Ok(statement.query_one(&mut self.client, &params)?.get(0))
-    }
-
-    /// As `fenced_rows`, and some records into the table of parked ones. (Inserts have one plan, whatever is in the table.)
-    fn fenced_parked(
+    /// The common case: everything in one statement, which is a transaction of its own: fences, rows, and what is put `beside`
+    /// them, with its parameters. (An insert has one plan, whatever is in its table.)
+    fn fenced(
         &mut self,
         topic: TopicIx,
         table: &TableWriter,
         fences: &FenceArrays,
-        parked: &parked::Rows<'_>,
+        beside: Beside,
+        more: &[Param<'_>],
     ) -> Result<bool, Error> {
         let make = || {
-            let first = fence::BATCH_PARAMS + 1;
-            let rows = table.sql(0, first, Some(fence::CONDITION));
-            let columns = table.param_types(0);
-            let park = parked::insert(first + columns.len(), Some(fence::CONDITION));
-            let types = [&fence::batch_types()[..], &columns, &parked::insert_types()].concat();
-            Text { sql: fence::batch(&[&rows, &park]), types }
+            let mut types = [&fence::batch_types()[..], &table.param_types(0)].concat();
+            let (rows, first) = (table.sql(0, fence::BATCH_PARAMS + 1, Some(fence::CONDITION)), types.len() + 1);
+            let sql = match beside {
+                Beside::Nothing => fence::batch(&[&rows]),
+                Beside::Parked => {
+                    types.extend(parked::insert_types());
+                    fence::batch(&[&rows, &parked::insert(first, Some(fence::CONDITION))])
+                }
+                Beside::Letters => {
+                    types.extend(dead_letter::types());
+                    fence::batch(&[&rows, &dead_letter::sql(first, Some(fence::CONDITION))])
+                }
+            };
+            Text { sql, types }
         };
-        let statement = self.statements.get(&mut self.client, Name::FencedParked(topic, table.shape(0)), make)?;
-        let params = [&fences.params()[..], &table.params(0), &parked.params()].concat();
-        Ok(statement.query_one(&mut self.client, &params)?.get(0))
-    }
-
-    /// As `fenced_rows`, and what does not decode into the dead letters.
-    fn fenced_letters(
-        &mut self,
-        topic: TopicIx,
-        table: &TableWriter,
-        fences: &FenceArrays,
-        letters: &Letters<'_>,
-    ) -> Result<bool, Error> {
-        let shape = table.shape(0);
-        let make = || {
-            let first = fence::BATCH_PARAMS + 1;
-            let rows = table.sql(0, first, Some(fence::CONDITION));
-            let columns = table.param_types(0);
-            let letters = dead_letter::sql(first + columns.len(), Some(fence::CONDITION));
-            let types = [&fence::batch_types()[..], &columns, &dead_letter::types()].concat();
-            Text { sql: fence::batch(&[&rows, &letters]), types }
-        };
-        let statement = self.statements.get(&mut self.client, Name::FencedLetters(topic, shape), make)?;
-        let params = [&fences.params()[..], &table.params(0), &letters.params()].concat();
+        let statement = self.statements.get(&mut self.client, Name::Fenced(topic, table.shape(0), beside), make)?;
+        let params = [&fences.params()[..], &table.params(0), more].concat();
         Ok(statement.query_one(&mut self.client, &params)?.get(0))
     }
 
@@ -361,28 +322,28 @@ impl Live<Name> {
     }
 }
 
-/// The table as the catalog described it, or describes it now: asked again where some of these records do not fit what it said a
-/// while ago.
-pub(super) fn known<'k>(
+/// The table as the catalog described it, and records that `load` decodes for it; as the catalog describes it now, where some of
+/// these do not fit what it said a while ago. Answers those that do not fit.
+pub(super) fn loaded<'k>(
     tables: &'k mut HashMap<TopicIx, KnownTable>,
     topic: TopicIx,
     live: &mut Live<Name>,
     settings: &config::Topic,
     table: &config::Table,
-    batch: &Batch,
-    records: &[usize],
-) -> Result<&'k mut TableWriter, Failure> {
+    load: impl Fn(&mut TableWriter) -> Vec<BadRecord>,
+) -> Result<(&'k mut TableWriter, Vec<BadRecord>), Failure> {
     let known = match tables.entry(topic) {
         Entry::Occupied(known) => known.into_mut(),
         Entry::Vacant(unknown) => unknown.insert(KnownTable::read(&mut live.client, settings, table)?),
     };
-    let mut bad = Vec::new();
-    known.writer.load(batch, records.iter().copied(), &mut bad);
+    let mut bad = load(&mut known.writer);
     if !bad.is_empty() && known.is_old() {
         *known = KnownTable::read(&mut live.client, settings, table)?;
+        // What the old plan called a shape is another one now.
         live.statements.forget(|name| name.topic() == Some(topic));
+        bad = load(&mut known.writer);
     }
-    Ok(&mut known.writer)
+    Ok((&mut known.writer, bad))
 }
 
 impl KnownTable {

@@ -26,22 +26,25 @@ use crate::types::{KeyHash, Lane, NextOffset, ShardIx, Token, TopicIx};
 pub(super) enum Name {
     Fences,
     Reread,
-    /// Fences and rows in one.
-    Fenced(TopicIx, Shape),
+    /// Fences, rows and what else there is in one.
+    Fenced(TopicIx, Shape, Beside),
     Rows(TopicIx, Shape),
     DeadLetters,
-    /// Fences, rows and dead letters in one.
-    FencedLetters(TopicIx, Shape),
-    /// Fences, rows and parked records in one.
-    FencedParked(TopicIx, Shape),
+}
+
+/// What a batch puts into one of forebay's own tables beside the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Beside {
+    Nothing,
+    Parked,
+    Letters,
 }
 
 impl Name {
     pub(super) fn topic(&self) -> Option<TopicIx> {
         match self {
             Name::Fences | Name::Reread | Name::DeadLetters => None,
-            Name::Fenced(topic, _) | Name::Rows(topic, _) => Some(*topic),
-            Name::FencedLetters(topic, _) | Name::FencedParked(topic, _) => Some(*topic),
+            Name::Fenced(topic, ..) | Name::Rows(topic, _) => Some(*topic),
         }
     }
 }

@@ -1,10 +1,19 @@
-//! What a person wants kept back: keys, and whole tenants. Says nothing of what is parked already.
+//! What a person has decided: what is kept back, keys and whole tenants, and that something was decided about letters that block
+//! their keys. Says nothing of what is parked already.
 
 use std::collections::BTreeSet;
 
 use crate::state::chunk::RawRecord;
 use crate::state::router::{Router, key_hash};
 use crate::types::{KeyHash, Offset};
+
+/// What a person has decided about a topic, as one shard says now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decided {
+    pub holds: Holds,
+    /// Another number after each decision about letters that block their keys.
+    pub letters: i64,
+}
 
 /// The holds of one topic in one shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +33,11 @@ impl Holds {
 
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.tenants.is_empty()
+    }
+
+    /// Whether all of a key is kept back, whatever its records hold. (A record without a key whose hash is a held key's waits with it.)
+    pub fn hold_all_of(&self, hash: KeyHash) -> bool {
+        self.keys.contains(&hash)
     }
 
     /// Whether a record is to be kept back; `hash` is its key's.

@@ -106,11 +106,17 @@ struct Key {
     why: Why,
     /// When the slow lane looks at it again; none: it has it.
     due: Option<Duration>,
+    /// The pause before that look, where it waits for a person.
+    rest: Duration,
 }
 
 /// How soon the slow lane looks again at a key that seems to be gone: a database that fell back behind a pooler brings its rows back,
 /// and where nothing else moves nobody else would see them.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// How long a key is left alone that waits for a person: twice as long each time. What a person decides ends it.
+const REST_MIN: Duration = Duration::from_secs(1);
+const REST_MAX: Duration = Duration::from_secs(10);
 
 impl ParkedKeys {
     /// As a takeover found them; the slow lane may begin at once.
@@ -158,7 +164,7 @@ impl ParkedKeys {
         match self.keys.get_mut(&hash) {
             None => {
                 self.due.insert((now, hash));
-                self.keys.insert(hash, Key { tail: offset, rows, why, due: Some(now) });
+                self.keys.insert(hash, Key { tail: offset, rows, why, due: Some(now), rest: Duration::ZERO });
             }
             Some(key) => {
                 self.rows -= key.rows;
@@ -223,9 +229,30 @@ impl ParkedKeys {
         let Some(key) = self.keys.get_mut(&hash).filter(|key| key.due.is_none()) else { return };
         let taken = taken.min(key.rows);
         key.rows -= taken;
+        key.rest = Duration::ZERO;
         self.rows -= taken;
         self.gone.remove(&hash);
         self.schedule(hash, at);
+    }
+
+    /// As [`again`](ParkedKeys::again), of a key that waits for a person.
+    pub fn rest(&mut self, hash: KeyHash, taken: u64, now: Duration) {
+        let Some(key) = self.keys.get(&hash) else { return };
+        let rest = (key.rest * 2).clamp(REST_MIN, REST_MAX);
+        self.again(hash, taken, now + rest);
+        self.keys.entry(hash).and_modify(|key| key.rest = rest);
+    }
+
+    /// A person has decided something: those that wait for one are looked at now. Also those that the slow lane looks at at this
+    /// moment, soon: it may not have seen it yet.
+    pub fn rouse(&mut self) {
+        let resting = self.keys.iter_mut().filter(|(_, key)| !key.rest.is_zero());
+        let rouse = |(hash, key): (&KeyHash, &mut Key)| {
+            key.rest = Duration::ZERO;
+            key.due.map(|_| *hash)
+        };
+        let roused: Vec<KeyHash> = resting.filter_map(rouse).collect();
+        roused.into_iter().for_each(|hash| self.schedule(hash, Duration::ZERO));
     }
 
     /// The slow lane saw no row of it, when `tail` was its last one. What was added since keeps it parked.
@@ -308,6 +335,31 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_waits_for_a_person_is_looked_at_less_and_less_until_one_decides() {
+        let mut keys = keys();
+        let mut now = NOW;
+        let mut look = |keys: &mut ParkedKeys| {
+            let before = now;
+            now = keys.keys[&1].due.expect("nobody has it");
+            assert!(keys.claim(now, 9).iter().any(|(hash, _)| *hash == 1));
+            keys.rest(1, 0, now);
+            keys.again(2, 0, now);
+            now.saturating_sub(before).as_secs()
+        };
+        look(&mut keys);
+        assert_eq!([(); 6].map(|()| look(&mut keys)), [1, 2, 4, 8, 10, 10]);
+        keys.rouse();
+        assert_eq!(keys.next_due(), Some(Duration::ZERO));
+        look(&mut keys);
+        assert_eq!(look(&mut keys), 1);
+        // What was decided while the slow lane looked is seen soon.
+        keys.claim(NOW * 1000, 9);
+        keys.rouse();
+        keys.rest(1, 0, NOW * 1000);
+        assert_eq!(keys.keys[&1].due, Some(NOW * 1001));
+    }
+
+    #[test]
     fn gone_keys_are_found_by_their_lane() {
         let mut keys = keys();
         keys.claim(NOW, 9);
@@ -324,6 +376,8 @@ mod tests {
         Found(i64, u64),
         Claim(usize),
         Again(i64, u64),
+        Rest(i64, u64),
+        Rouse,
         SeenGone(i64, bool),
         NotGone(i64),
         Free(i64),
@@ -336,6 +390,8 @@ mod tests {
             (hash.clone(), 0..5u64).prop_map(|(h, n)| Step::Found(h, n)),
             (1..4usize).prop_map(Step::Claim),
             (hash.clone(), 0..4u64).prop_map(|(h, n)| Step::Again(h, n)),
+            (hash.clone(), 0..4u64).prop_map(|(h, n)| Step::Rest(h, n)),
+            Just(Step::Rouse),
             (hash.clone(), any::<bool>()).prop_map(|(h, b)| Step::SeenGone(h, b)),
             hash.clone().prop_map(Step::NotGone),
             hash.prop_map(Step::Free),
@@ -360,6 +416,12 @@ mod tests {
                             keys.again(hash, taken, NOW);
                         }
                     }
+                    Step::Rest(hash, taken) => {
+                        if claimed.remove(&hash).is_some() {
+                            keys.rest(hash, taken, NOW);
+                        }
+                    }
+                    Step::Rouse => keys.rouse(),
                     Step::SeenGone(hash, at_last) => {
                         if let Some(tail) = claimed.remove(&hash) {
                             keys.seen_gone(hash, if at_last { tail } else { Offset(-1) }, NOW);

@@ -1,5 +1,5 @@
 //! How many bad records are a few, and how many are a bad deploy: beyond the limit their topic stops, rather than drain into
-//! dead letters. Each worker judges what it sees of a topic.
+//! dead letters. Each worker and each slow lane judges what it sees of a topic.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::config::BadLimit;
 const WINDOW: usize = 1000;
 
 /// See the module's text.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tolerance {
     limit: BadLimit,
     /// Bad records in a row, up to the last one seen.
@@ -20,7 +20,7 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    pub fn new(limit: BadLimit) -> Tolerance {
+    pub const fn new(limit: BadLimit) -> Tolerance {
         Tolerance { limit, run: 0, records: 0, bad: 0 }
     }
 

@@ -23,12 +23,17 @@ struct Setup {
 impl Setup {
     /// Every key has its row. `engine` is more of that part of the configuration.
     fn new(engine: &str) -> Setup {
+        Setup::with(engine, "")
+    }
+
+    /// `topic_too` is more of the topic's part.
+    fn with(engine: &str, topic_too: &str) -> Setup {
         let database = Database::create(Server::A, "parking");
         database.execute("CREATE TABLE latest (k text PRIMARY KEY, seq bigint)");
         let topic = Topic::create("parking", 1);
         let rig = Rig::new(&format!(
             "{ENGINE}{engine}{}lock_timeout_ms = 300\n[[topic]]\nname = {:?}\ntable = \"latest\"\ninsert_mode = \"upsert\"\n\
-             pk_fields = [\"k\"]\n[topic.columns]\nk = \"@key\"\n",
+             pk_fields = [\"k\"]\n[topic.columns]\nk = \"@key\"\n{topic_too}",
             shard("main", database.dsn()),
             topic.name()
         ));
@@ -114,6 +119,28 @@ fn a_locked_row_costs_nobody_but_its_key() {
     s.wait_for_commit();
     assert_eq!((s.latest(), s.parked()), (after(3000), 0));
     process.terminate().expect(0);
+}
+
+/// A bad deploy behind a row that is locked: the topic stops instead of draining it into dead letters, and when the table was mended
+/// nothing is missing.
+#[test]
+fn too_many_bad_records_of_a_parked_key_stop_their_topic() {
+    let mut s = Setup::with("", "[topic.on_bad_record]\nrun_max = 5\n");
+    let mut client = s.database.connect();
+    s.lock(LOCK_KEY_7);
+    let process = s.rig.start();
+    s.publish(KEYS..20 * KEYS);
+    s.wait_for_commit();
+    assert_eq!(s.parked(), 19);
+    let check = "ALTER TABLE latest ADD CHECK (k <> 'key 7' OR seq < 100) NOT VALID; COMMIT";
+    s.other.batch_execute(check).unwrap();
+    process.wait_for_log(&["stopping because of more than 5 bad records in a row"]);
+    process.terminate().expect(0);
+    // Two that are good come first, and are not taken out by themselves.
+    assert_eq!((s.parked(), count(&mut client, "forebay.dead_letter")), (19, 0));
+    s.database.execute("ALTER TABLE latest DROP CONSTRAINT latest_check");
+    s.rig.until_end().expect(0);
+    assert_eq!((s.parked(), s.latest()), (0, after(20 * KEYS)));
 }
 
 /// It is no key's fault: nothing is parked, the topic waits, and says for what.

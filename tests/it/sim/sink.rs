@@ -15,9 +15,10 @@ use forebay::sink::{
     Reason, Replica, RowCounts, SlowLane, Taken, Takeover, ToPark, Waiting, Writer, Written,
 };
 use forebay::state::batch::{Batch, LaneMove};
-use forebay::state::holds::Holds;
+use forebay::state::holds::Decided;
 use forebay::state::parked::Tail;
 use forebay::state::replica::Position;
+use forebay::state::tolerance::Tolerance;
 use forebay::types::{KeyHash, Lane, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
 use super::broker::Id;
@@ -423,12 +424,12 @@ impl SlowLane for FakeSlowLane {
                 unroutable: row.unroutable.then(|| "no tenant".to_owned()),
             };
             let records = if dead { Vec::new() } else { rows.iter().take(each).map(record).collect() };
-            Some(Waiting { partition, hash, dead, tries, records })
+            Some(Waiting { partition, hash, dead, tries, replayed: false, records })
         };
         Ok(keys.iter().filter_map(waiting).collect())
     }
 
-    fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: Drain) -> Result<Vec<Drained>, Failure> {
+    fn drain(&mut self, topic: TopicIx, keys: &[Waiting], how: &mut Drain) -> Result<Vec<Drained>, Failure> {
         self.0.connect()?;
         let (shard, process) = (self.0.shard, self.0.process);
         let world = self.0.world.clone();
@@ -441,7 +442,7 @@ impl SlowLane for FakeSlowLane {
             return Err(lock_wait());
         }
         let fate = w.fate([f.write_lost_applied, f.write_lost_unapplied, f.write_orphaned]);
-        let (outcomes, effect) = drain_keys(&w, shard, process, topic, keys, how)?;
+        let (outcomes, effect, tolerance) = drain_keys(&w, shard, process, topic, keys, *how)?;
         w.note(format_args!("p{process} s{shard} drains {keys:?}: {outcomes:?}"));
         let db = &w.dbs[shard];
         if db.switches.heads_locked && effect.take_out.iter().any(|place| !db.tables.parked.contains_key(place)) {
@@ -449,6 +450,7 @@ impl SlowLane for FakeSlowLane {
         }
         drop(w);
         self.0.commit(effect, fate)?;
+        how.tolerance = tolerance;
         Ok(outcomes)
     }
 
@@ -465,7 +467,7 @@ fn drain_keys(
     topic: TopicIx,
     keys: &[Waiting],
     how: Drain,
-) -> Result<(Vec<Drained>, Effect), Failure> {
+) -> Result<(Vec<Drained>, Effect, Option<Tolerance>), Failure> {
     let db = &w.dbs[shard];
     let key_of = |key: &Waiting| (TopicPartition { topic, partition: key.partition }, key.hash);
     let is_ours = |key: &Waiting| {
@@ -478,7 +480,7 @@ fn drain_keys(
     let ours: Vec<&Waiting> = keys.iter().filter(|key| is_ours(key)).collect();
     let mut given: Vec<Given> = ours.iter().flat_map(|key| given_of(key_of(key), process, key)).collect();
     given.sort_by_key(|g| (g.at, g.offset));
-    let mut trial = Trial::new(w, shard, &mut given, how.then.unwrap_or(Then::Skip));
+    let mut trial = Trial::new(w, shard, &mut given, how.then);
     let alone = keys.len() == 1 || !db.switches.last_try_alone;
     let last_tries: Vec<_> = ours
         .iter()
@@ -489,9 +491,16 @@ fn drain_keys(
     trial.impatient = (0..trial.given.len()).filter(is_last).collect();
     trial.probe();
     trial.apply(false)?;
-    if let (None, Some(first)) = (how.then, trial.bad().first()) {
-        return Err(Failure::Record(None, first.reason.clone()));
-    }
+    let bad = trial.bad();
+    // What waits has not been judged.
+    let judged: Vec<bool> = given.iter().filter(|g| g.dead || g.park.is_none()).map(|g| g.dead).collect();
+    let letters = judged.iter().enumerate().filter(|(_, dead)| **dead).map(|(place, _)| place);
+    let tolerance = match (how.tolerance.map(|tolerance| tolerance.after(0..judged.len(), letters)), bad.first()) {
+        (Some(Ok(after)), _) => Some(after),
+        (Some(Err(limit)), _) => return Err(Failure::Record(None, Reason::new(limit))),
+        (None, Some(first)) => return Err(Failure::Record(None, first.reason.clone())),
+        (None, None) => None,
+    };
     let mut effect = Effect { heads: ours.iter().map(|key| key_of(key)).collect(), ..Effect::default() };
     for g in &given {
         match g.park {
@@ -518,7 +527,7 @@ fn drain_keys(
         }
     };
     let outcomes = keys.iter().map(outcome).collect();
-    Ok((outcomes, effect))
+    Ok((outcomes, effect, tolerance))
 }
 
 /// The records that a slow lane read of a key.
@@ -640,14 +649,14 @@ impl Control for FakeControl {
         Ok(raised)
     }
 
-    fn holds(&mut self, topic: TopicIx) -> Result<Holds, Failure> {
+    fn decided(&mut self, topic: TopicIx) -> Result<Decided, Failure> {
         self.0.connect()?;
         let w = self.0.world.borrow();
-        let mut holds = Holds::default();
+        let mut decided = Decided::default();
         if let Some(keys) = w.dbs[self.0.shard].tables.holds.get(&topic.0) {
-            keys.iter().for_each(|key| holds.hold_key(key));
+            keys.iter().for_each(|key| decided.holds.hold_key(key));
         }
-        Ok(holds)
+        Ok(decided)
     }
 }
 

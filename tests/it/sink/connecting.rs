@@ -222,3 +222,32 @@ fn every_connection_is_bounded() {
         assert_eq!(sockopt::tcp_keepcnt(&socket), Ok(3));
     }
 }
+
+/// The DSN's own time-outs win, and whoever watches the connection goes by them: a statement that may take longer is not cut.
+/// What has no end is refused.
+#[test]
+fn a_connection_is_watched_as_its_session_is_bounded() {
+    let database = Database::create(Server::A, "watched");
+    let open = |options: &str| {
+        let mut settings = shard("s0", &format!("{} options='{options}'", database.dsn()));
+        settings.statement_timeout = Duration::from_secs(20);
+        settings.lock_timeout = Duration::from_secs(3);
+        let opened = Connector::new(&settings, "group", "test").unwrap().connect();
+        opened.map(|opened| opened.watch.expect("a socket").silence_max().as_secs())
+    };
+    assert_eq!(open(""), Ok(60), "20 s, 30 s more for a transaction that idles, 10 s more for the watch");
+    assert_eq!(open("-c statement_timeout=90s"), Ok(100));
+    assert_eq!(open("-c idle_in_transaction_session_timeout=2min"), Ok(130));
+    assert_eq!(open("-c statement_timeout=5s -c idle_in_transaction_session_timeout=6s"), Ok(16));
+    // What a role sets does not win.
+    database.execute(&format!("ALTER ROLE forebay IN DATABASE {} SET statement_timeout = '90s'", database.name()));
+    assert_eq!(open(""), Ok(60));
+    for endless in
+        ["statement_timeout=0", "lock_timeout=0", "lock_timeout=20s", "idle_in_transaction_session_timeout=0"]
+    {
+        match open(&format!("-c {endless}")) {
+            Err(Failure::Shard(reason)) => assert!(reason.text.contains("expected all three"), "{reason}"),
+            other => panic!("{endless}: {other:?}"),
+        }
+    }
+}

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay::config::{Delivery, InsertMode, Table, Target, Then, UnknownFields};
+use forebay::config::{BadLimit, Delivery, InsertMode, Table, Target, Then, UnknownFields};
+use forebay::letters::Filter;
+use forebay::letters::discard::discard;
+use forebay::letters::replay::replay;
 use forebay::sink::handler::{Handler, HandlerError};
+use forebay::sink::parked::{self, READ, READ_TYPES};
 use forebay::sink::postgres::PostgresWriter;
 use forebay::sink::{
     Applied, BadRecord, Care, Control, Drain, DrainLimits, Drained, Failure, FreeKey, Job, SlowLane, ToPark, Waiting,
@@ -16,15 +20,22 @@ use forebay::state::batch::Batch;
 use forebay::state::chunk::{Chunk, RawRecord, RecordRef};
 use forebay::state::parked::Why;
 use forebay::state::router::key_hash;
+use forebay::state::tolerance::Tolerance;
 use forebay::types::{Generation, KeyHash, NextOffset, Offset, Token};
+use postgres::types::ToSql;
 use postgres::{Client, Transaction};
 
 use crate::statements::{AT, TOPIC, World, takeover};
 use crate::support::wait_until;
 
 const LIMITS: DrainLimits = DrainLimits { records_max: 500, bytes_max: 1 << 20 };
-const SKIP: Drain = Drain { then: Some(Then::Skip), parent_tries: 2 };
-const PARK: Drain = Drain { then: Some(Then::Park), parent_tries: 2 };
+const SKIP: Drain = Drain { tolerance: Some(few(usize::MAX)), then: Then::Skip, parent_tries: 2 };
+const PARK: Drain = Drain { then: Then::Park, ..SKIP };
+
+/// So many dead letters in a row.
+const fn few(run_max: usize) -> Tolerance {
+    Tolerance::new(BadLimit { run_max, percent_max: 100 })
+}
 
 fn upserts() -> Target {
     Target::Table(Table {
@@ -188,7 +199,7 @@ fn read(lane: &mut PostgresWriter, keys: &[&str]) -> Vec<Waiting> {
 /// Reads and applies what is parked of these keys.
 fn drain(lane: &mut PostgresWriter, keys: &[&str], how: Drain) -> Result<Vec<Drained>, Failure> {
     let waiting = read(lane, keys);
-    lane.drain(TOPIC, &waiting, how)
+    lane.drain(TOPIC, &waiting, &mut how.clone())
 }
 
 fn taken(rows: u64) -> Drained {
@@ -346,6 +357,50 @@ pub fn a_dead_letter_may_block_its_key() {
     check(&world, "1:3 4:7", "b:2! a:4! :5! b:6", "", 8);
 }
 
+/// A key behind a dead letter is looked at again and again: not at what waits there, however much that is.
+#[test]
+fn what_waits_behind_a_dead_letter_stays_where_it_is() {
+    let (world, mut writer) = world("parking_dead_read");
+    let padded = format!(r#"{{"id": 1, "v": 500, "x": "{}"}}"#, "x".repeat(10_000));
+    let records: Vec<(&str, &str)> = (0..100).map(|n| (if n % 2 == 0 { "a" } else { "b" }, &*padded)).collect();
+    Try { park: &(0..100).collect::<Vec<_>>(), ..Try::new(0, &records) }.run(&mut writer).expect("parked");
+    world.database.execute("UPDATE forebay.parked SET state = 'd' WHERE \"offset\" = 0");
+    let mut client = world.database.connect();
+    let source: i32 = client.query_one("SELECT id FROM forebay.source", &[]).unwrap().get(0);
+    let (partitions, hashes) = ([0, 0], [hash("a"), hash("b")]);
+    let params: [&(dyn ToSql + Sync); 5] = [&source, &&partitions[..], &&hashes[..], &500i64, &1_000_000i64];
+    let rows = client.query_typed(READ, &parked::typed(&params, &READ_TYPES)).unwrap();
+    let mut bytes = [0, 0];
+    for row in &rows {
+        let all = (5..8).filter_map(|column| row.get::<_, Option<&[u8]>>(column)).map(<[u8]>::len).sum::<usize>();
+        bytes[(row.get::<_, i64>(0) - 1) as usize] += all;
+    }
+    assert_eq!((rows.len(), bytes), (1 + 50, [0, 50 * (padded.len() + 1)]), "half a megabyte less of the one");
+    let keys = read(&mut world.writer("s0"), &["a", "b"]);
+    assert_eq!([keys[0].records.len(), keys[1].records.len()], [0, 50]);
+}
+
+/// Whoever replays or discards letters that block their keys tells the processes at work, and nobody else does.
+#[test]
+fn what_a_person_decides_about_letters_shows() {
+    let (world, mut writer) = world("parking_decided");
+    let care = Some((false, Then::Park));
+    assert_eq!(Try { care, ..Try::new(0, &[("a", "{"), ("b", "{")]) }.parks(&mut writer), [0, 1]);
+    let mut control = world.located();
+    let mut letters = || control.decided(TOPIC).expect("an answer").letters;
+    let (first, again) = (letters(), letters());
+    let topic = &world.config.topics[0];
+    let of = |key: &str| Filter { key: Some(key.to_owned()), ..Filter::default() };
+    replay(&world.config, topic, &of("nobody's"), false).expect("nothing to do");
+    assert_eq!([again, letters()], [first; 2]);
+    replay(&world.config, topic, &of("a"), false).expect("a letter");
+    let replayed = letters();
+    discard(&world.config, &of("b")).expect("a letter");
+    let discarded = letters();
+    assert!(first != replayed && replayed != discarded, "{first} {replayed} {discarded}");
+    check(&world, "", "a:0", "1", 2);
+}
+
 #[test]
 pub fn the_slow_lane_makes_dead_letters_too() {
     let (world, mut writer) = world("parking_letters");
@@ -358,11 +413,64 @@ pub fn the_slow_lane_makes_dead_letters_too() {
     check(&world, "1:3", "", "1 3", 4);
     // Where they stop the topic instead, nothing is done.
     Try { park: &[0, 1], ..Try::new(4, &records[..2]) }.run(&mut writer).expect("parked");
-    let stop = Drain { then: None, ..SKIP };
+    let stop = Drain { tolerance: None, ..SKIP };
     let stopped = drain(&mut world.writer("s1"), &["a"], stop);
     let Err(Failure::Record(None, reason)) = stopped else { panic!("{stopped:?}") };
     assert!(reason.text.starts_with("partition 0 offset 5: "), "{reason}");
     check(&world, "1:3", "a:4 a:5", "1 3", 6);
+}
+
+/// A bad deploy whose records are parked does not drain into dead letters: beyond the limit nothing is done.
+#[test]
+fn the_slow_lane_tolerates_as_many_letters_as_a_worker() {
+    let (world, mut writer) = world("parking_limit");
+    let bad = r#"{"id": 2, "v": 500}"#;
+    let records = [("a", bad), ("a", bad), ("b", r#"{"id": 3, "v": 1}"#), ("c", "{"), ("d", r#"{"id": 9, "p": 99}"#)];
+    Try { park: &[0, 1, 2, 3, 4], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
+    let mut lane = world.writer("s0");
+    #[track_caller]
+    fn exceeds(result: Result<Vec<Drained>, Failure>) {
+        let Err(Failure::Record(None, reason)) = result else { panic!("{result:?}") };
+        let limit = "; stopping because of more than 2 bad records in a row (on_bad_record.run_max)";
+        assert!(reason.text.starts_with("partition 0 offset ") && reason.text.ends_with(limit), "{reason}");
+    }
+    // Two in a row, then a good one; and in one transaction all that is in between.
+    let mut two = Drain { tolerance: Some(few(2)), ..SKIP };
+    exceeds(drain(&mut lane, &["a", "c"], two));
+    check(&world, "", "a:0 a:1 b:2 c:3 d:4", "", 5);
+    let first = read(&mut lane, &["a"]);
+    assert_eq!(lane.drain(TOPIC, &first, &mut two), Ok(vec![Drained::Taken { rows: 2, dead: 2 }]));
+    // What was committed before counts.
+    exceeds(drain(&mut lane, &["c"], two));
+    let (b, c) = (read(&mut lane, &["b"]), read(&mut lane, &["c"]));
+    assert_eq!(lane.drain(TOPIC, &b, &mut two), Ok(vec![taken(1)]));
+    assert_eq!(lane.drain(TOPIC, &c, &mut two), Ok(vec![Drained::Taken { rows: 1, dead: 1 }]));
+    // A missing parent is no letter before the last try.
+    let mut none = Drain { tolerance: Some(few(0)), ..SKIP };
+    let d = read(&mut lane, &["d"]);
+    assert!(waits(&lane.drain(TOPIC, &d, &mut none).unwrap()[0]));
+    let refused = drain(&mut lane, &["d"], none);
+    assert!(matches!(&refused, Err(Failure::Record(None, reason)) if reason.text.contains("run_max")), "{refused:?}");
+    check(&world, "3:1", "d:4", "0 1 3", 5);
+    assert_eq!(drain(&mut lane, &["d"], two), Ok(vec![Drained::Taken { rows: 1, dead: 1 }]));
+}
+
+/// Where their keys wait behind them, too; but one that a person wanted tried again is no more letters than before.
+#[test]
+fn a_letter_that_is_replayed_in_vain_is_not_one_more() {
+    let (world, mut writer) = world("parking_replayed");
+    let records = [("a", r#"{"id": 1, "v": 500}"#), ("b", "{"), ("c", r#"{"id": 3, "v": 500}"#)];
+    Try { park: &[0, 1, 2], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
+    let mut lane = world.writer("s0");
+    let two = Drain { tolerance: Some(few(2)), ..PARK };
+    assert!(matches!(drain(&mut lane, &["a", "b", "c"], two), Err(Failure::Record(None, _))));
+    check(&world, "", "a:0 b:1 c:2", "", 3);
+    assert!(drain(&mut lane, &["a", "b"], two).is_ok());
+    check(&world, "", "a:0! b:1! c:2", "", 3);
+    world.database.execute("UPDATE forebay.parked SET state = 'w', sqlstate = NULL, error = NULL WHERE state = 'd'");
+    let again = drain(&mut lane, &["a", "b", "c"], two).expect("one letter more");
+    assert!(again.iter().all(|key| matches!(key, Drained::Dead { rows: 0, .. })), "{again:?}");
+    check(&world, "", "a:0! b:1! c:2!", "", 3);
 }
 
 #[test]
@@ -463,8 +571,8 @@ pub fn two_slow_lanes_do_not_apply_the_same_rows() {
     Try { park: &[0, 1], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
     let (mut one, mut two) = (world.writer("s0"), world.writer("s1"));
     let (first, second) = (read(&mut one, &["a"]), read(&mut two, &["a"]));
-    assert_eq!(one.drain(TOPIC, &first[..], SKIP), Ok(vec![taken(2)]));
-    assert_eq!(two.drain(TOPIC, &second[..], SKIP), Ok(vec![Drained::Busy]));
+    assert_eq!(one.drain(TOPIC, &first[..], &mut SKIP.clone()), Ok(vec![taken(2)]));
+    assert_eq!(two.drain(TOPIC, &second[..], &mut SKIP.clone()), Ok(vec![Drained::Busy]));
     check(&world, "1:2", "", "", 2);
 }
 
@@ -480,10 +588,10 @@ pub fn what_was_read_must_be_what_is_there() {
         .execute("CREATE TABLE kept AS TABLE forebay.parked; DELETE FROM forebay.parked WHERE \"offset\" = 0");
     let behind = read(&mut lane, &["a"]);
     world.database.execute("INSERT INTO forebay.parked SELECT * FROM kept ON CONFLICT DO NOTHING");
-    assert_eq!(lane.drain(TOPIC, &behind, SKIP), Ok(vec![Drained::Busy]));
+    assert_eq!(lane.drain(TOPIC, &behind, &mut SKIP.clone()), Ok(vec![Drained::Busy]));
     let all = read(&mut lane, &["a"]);
     world.database.execute("DELETE FROM forebay.parked WHERE \"offset\" = 2");
-    let result = lane.drain(TOPIC, &all, SKIP);
+    let result = lane.drain(TOPIC, &all, &mut SKIP.clone());
     assert!(matches!(result, Err(Failure::Transient(_))), "{result:?}");
     check(&world, "", "a:0 a:1", "", 3);
 }
