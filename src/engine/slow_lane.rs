@@ -371,3 +371,91 @@ fn tried(result: &Result<Vec<Drained>, Failure>) -> Tried {
         Err(failure) => failure.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::TestClock;
+    use crate::config::{HotKeyRule, Then};
+    use crate::state::parked::{Tail, Why};
+    use crate::types::{Generation, Offset, Token, TopicPartition};
+
+    const KEYS: KeyHash = 5;
+    const STUBBORN: KeyHash = 2;
+    const ROWS: u64 = 3;
+
+    /// A table in which each key has some rows. What has to do with one of them is refused, for its sake, until the clock says this.
+    struct Table {
+        rows: BTreeMap<KeyHash, u64>,
+        clock: TestClock,
+        until: Duration,
+        failure: Failure,
+    }
+
+    impl SlowLane for Table {
+        fn read(&mut self, _: TopicIx, keys: &[(i32, KeyHash)], _: DrainLimits) -> Result<Vec<Waiting>, Failure> {
+            let record = |offset| {
+                let (key, value, headers) = (None, None, Vec::new());
+                ParkedRecord { offset: Offset(offset), timestamp_ms: 0, key, value, headers, unroutable: None }
+            };
+            let of_key = |&(partition, hash): &(i32, KeyHash)| {
+                let rows = self.rows.get(&hash)?;
+                let records = (0..*rows as i64).map(record).collect();
+                Some(Waiting { partition, hash, dead: false, tries: 0, records })
+            };
+            Ok(keys.iter().filter_map(of_key).collect())
+        }
+
+        fn drain(&mut self, _: TopicIx, keys: &[Waiting], _: Drain) -> Result<Vec<Drained>, Failure> {
+            if self.clock.now() < self.until && keys.iter().any(|key| key.hash == STUBBORN) {
+                return Err(self.failure.clone());
+            }
+            let taken = |key: &Waiting| Drained::Taken { rows: self.rows.remove(&key.hash).unwrap_or(0), dead: 0 };
+            Ok(keys.iter().map(taken).collect())
+        }
+
+        fn tidy(&mut self) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+
+    /// Deadlocks, a handler that asks for another try, a lock that is not had, a statement that takes too long: as long as it lasts
+    /// it is that key's alone, which is then tried with pauses, and goes on by itself.
+    #[test]
+    fn a_key_that_cannot_go_on_keeps_no_other() {
+        let reason = || Reason::new("later");
+        for failure in [Failure::Transient(reason()), Failure::LockWait(reason()), Failure::TooLong(reason())] {
+            let clock = TestClock::default();
+            let (context, _events) = LoopContext::of_test(&clock, Duration::from_secs(1));
+            let parked = Arc::new(Parked::of_test());
+            let at = TopicPartition { topic: TopicIx(0), partition: 0 };
+            let tail = |hash| Tail { hash, offset: Offset(ROWS as i64 - 1), rows: ROWS, why: Why::Blocked };
+            parked.install(at, Generation(1), Token(1), 1, (0..KEYS).map(tail).collect());
+            let (rows, until) = ((0..KEYS).map(|hash| (hash, ROWS)).collect(), Duration::from_secs(60));
+            let table = Table { rows, clock: clock.clone(), until, failure: failure.clone() };
+            let rule = HotKeyRule { percent: 0, window: Duration::from_secs(1), hold: Duration::from_secs(1) };
+            let hot = Arc::new(HotKeys::new("s", &[], rule, 1, Arc::default()));
+            let parking = Parking { parked: Arc::clone(&parked), router: Arc::new(Router::of_one_shard()), hot };
+            let limits = BatchLimits { records_max: 100, bytes_max: 1000 };
+            let topics = vec![Drain { then: Some(Then::Skip), parent_tries: 3 }];
+            let mut lane = SlowLaneLoop::new(table, 0, Arc::default(), limits, topics, parking, context);
+            let left = |lane: &SlowLaneLoop<Table>| lane.lane.rows.keys().copied().collect::<Vec<_>>();
+            let mut tries = 0;
+            while clock.now() < Duration::from_secs(2) {
+                match lane.step() {
+                    Next::Again => tries += 1,
+                    Next::After(wait) => clock.advance(wait),
+                    other => panic!("{failure:?}: {other:?}"),
+                }
+            }
+            assert_eq!(left(&lane), [STUBBORN], "{failure:?}");
+            assert!(tries < 200, "{failure:?}: {tries} steps in two seconds");
+            while !left(&lane).is_empty() && clock.now() < Duration::from_secs(70) {
+                if let Next::After(wait) = lane.step() {
+                    clock.advance(wait);
+                }
+            }
+            assert!(left(&lane).is_empty(), "{failure:?}: it goes on by itself");
+        }
+    }
+}

@@ -235,7 +235,7 @@ impl Pieces for TablePieces<'_> {
         if self.aside.has(self.batch, record.index) {
             return;
         }
-        match waits_for_parent(&record.reason) && !(self.impatient == Some(record.index)) {
+        match waits_for_parent(&record.reason) && self.impatient != Some(record.index) {
             true if self.waits_believed => self.aside.waits(self.batch, record),
             true => self.waits = true,
             false => self.aside.bad(self.batch, record, self.then),

@@ -198,7 +198,7 @@ impl Pieces for HandlerPieces<'_, '_, '_> {
     }
 
     fn bad(&mut self, record: BadRecord) {
-        match waits_for_parent(&record.reason) && !(self.impatient == Some(record.index)) {
+        match waits_for_parent(&record.reason) && self.impatient != Some(record.index) {
             true => self.aside.waits(self.batch, record),
             false => self.aside.bad(self.batch, record, self.then),
         }
