@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use forebay::config::live::Live;
+use forebay::config::{Config, RouteBy};
 use forebay::sink::connect::Connector;
 use forebay::sink::pool::Pool;
 use forebay::sink::postgres::{PostgresControl, SourceIds};
@@ -250,4 +252,60 @@ fn a_connection_is_watched_as_its_session_is_bounded() {
             other => panic!("{endless}: {other:?}"),
         }
     }
+}
+
+/// The configuration with a map of these tenants, all of the only shard.
+fn with_map(config: &Config, tenants: &[&str]) -> Arc<Config> {
+    let mut config = config.clone();
+    let tenants = tenants.iter().map(|tenant| ((*tenant).to_owned(), 0)).collect();
+    config.routing.by = RouteBy::Map { file: PathBuf::from("map"), tenants, default: None };
+    Arc::new(config)
+}
+
+/// A map that was read again is made known over the connection that is open, before anything else is sent. What is in the way of that,
+/// a row that somebody has locked or a server that says nothing any more, is an outage in the end, and no wait without one.
+#[test]
+fn making_a_new_map_known_does_not_wait_without_an_end() {
+    let database = Database::create(Server::A, "catch_up");
+    let proxy = Proxy::to(port_of(database.dsn()));
+    let mut config = handler_config("group", &[&proxy.dsn(database.dsn())], &["topic"]);
+    // Silence is 41 seconds with these.
+    config.shards[0].statement_timeout = Duration::from_secs(1);
+    config.shards[0].lock_timeout = Duration::from_millis(300);
+    config.shards[0].connect_timeout = Duration::from_secs(1);
+    let first = with_map(&config, &["a"]);
+    let live = Arc::new(Live::new(Arc::clone(&first)));
+    let ids = Arc::new(SourceIds::new(1));
+    let control = PostgresControl::new(first, ShardIx(0), Arc::clone(&ids));
+    let mut control = control.following(Arc::clone(&live), ShardIx(0));
+    let mut locate = || {
+        let began = Instant::now();
+        (control.locate(TopicIx(0), &crate::statements::identity(), &[0]), began.elapsed())
+    };
+    assert!(locate().0.is_ok());
+
+    let mut other = database.connect();
+    other.batch_execute("BEGIN; SELECT FROM forebay.meta WHERE key LIKE 'map %' FOR UPDATE").unwrap();
+    live.replace(with_map(&config, &["a", "b"]));
+    for _ in 0..3 {
+        let (result, took) = locate();
+        assert!(matches!(result, Err(Failure::Outage(_))), "{result:?}");
+        assert!(took < Duration::from_secs(10), "{took:?} for a lock");
+    }
+    other.batch_execute("ROLLBACK").unwrap();
+    assert!(locate().0.is_ok());
+    let known = |tenant: &str| {
+        let sql = "SELECT count(*) FROM forebay.meta WHERE key LIKE 'map %' AND value LIKE '%' || $1 || '%'";
+        database.connect().query_one(sql, &[&format!("\"{tenant}\"")]).unwrap().get::<_, i64>(0) == 1
+    };
+    assert!(known("b") && !known("c"));
+
+    proxy.swallow(true);
+    live.replace(with_map(&config, &["a", "b", "c"]));
+    let (result, took) = locate();
+    assert!(matches!(result, Err(Failure::Outage(_))), "{result:?}");
+    assert!(took < Duration::from_secs(60), "{took:?} for an answer");
+    proxy.swallow(false);
+    wait_until(Duration::from_secs(20), "the shard to be there again", || locate().0.is_ok());
+    assert!(known("c"));
 }

@@ -495,6 +495,28 @@ pub fn a_missing_parent_is_waited_for_and_then_at_fault() {
     check(&world, "1:1 20:1 30:1", "", "1", 3);
 }
 
+/// Its parent is parked, too, and all of them are tried together: refused for the sake of the orphan, the halves hide the parent from
+/// its child. So nobody is at fault for a missing parent beside others.
+#[test]
+pub fn a_parent_beside_its_child_is_not_missing() {
+    let (world, mut writer) = world("parking_hidden_parent");
+    let records = [
+        ("child", r#"{"id": 20, "v": 1, "p": 30}"#),
+        ("orphan", r#"{"id": 21, "v": 1, "p": 31}"#),
+        ("parent", r#"{"id": 30, "v": 1}"#),
+    ];
+    let care = Some((false, Then::Skip));
+    assert_eq!(Try { care, park: &[2], ..Try::new(0, &records) }.parks(&mut writer), [0, 1]);
+    let mut lane = world.writer("s0");
+    assert!(read(&mut lane, &["child"]).iter().all(|key| SKIP.is_last_try(key.tries)));
+    let drained = drain(&mut lane, &["child", "orphan", "parent"], SKIP).unwrap();
+    assert!(waits(&drained[1]) && drained[2] == taken(1), "{drained:?}");
+    check(&world, "30:1", "child:0 orphan:1", "", 3);
+    assert_eq!(drain(&mut lane, &["child"], SKIP), Ok(vec![taken(1)]));
+    assert_eq!(drain(&mut lane, &["orphan"], SKIP), Ok(vec![Drained::Taken { rows: 1, dead: 1 }]));
+    check(&world, "20:1 30:1", "", "1", 3);
+}
+
 #[test]
 pub fn a_key_is_free_only_when_nothing_of_it_is_parked() {
     let (world, mut writer) = world("parking_free");
@@ -669,4 +691,41 @@ fn a_handler_is_not_given_what_names_no_shard() {
     let mut lane = world.writer_of("s0", Arc::new(|| Box::new(Updating)));
     assert_eq!(drain(&mut lane, &["a"], SKIP), Ok(vec![Drained::Taken { rows: 2, dead: 1 }]));
     check(&world, "1:1 4:4", "d:4! d:5", "1 2", 6);
+}
+
+/// Asks for another try of one key's records as long as a row says so.
+struct Asking;
+
+impl Handler for Asking {
+    fn handle(&mut self, transaction: &mut Transaction<'_>, records: &[RecordRef<'_>]) -> Result<(), HandlerError> {
+        let asks = |record: &RecordRef<'_>| record.key == Some(b"b");
+        if records.iter().any(asks) && transaction.query_opt("SELECT FROM target WHERE id = 99", &[])?.is_some() {
+            return Err(HandlerError::Retry("not yet".to_owned()));
+        }
+        Updating.handle(transaction, records)
+    }
+}
+
+/// The whole lot fails, with nothing done; what the loop makes of that, each key by itself, keeps only that one.
+#[test]
+fn a_handler_that_asks_for_another_try_keeps_its_key_only() {
+    let world = World::new("parking_handler_retry");
+    world.database.execute(
+        "CREATE TABLE target (id int PRIMARY KEY, v int); INSERT INTO target SELECT i, 0 FROM generate_series(1, 3) i; \
+         INSERT INTO target VALUES (99, 0)",
+    );
+    world.located().takeover(&takeover(1, 1, 0)).expect("a takeover");
+    let mut writer = world.writer_of("w0", Arc::new(|| Box::new(Asking)));
+    let records = [("a", "1"), ("b", "2"), ("c", "3")];
+    Try { park: &[0, 1, 2], ..Try::new(0, &records) }.run(&mut writer).expect("parked");
+    let mut lane = world.writer_of("s0", Arc::new(|| Box::new(Asking)));
+    let all = drain(&mut lane, &["a", "b", "c"], SKIP);
+    assert!(matches!(all, Err(Failure::Transient(_))), "{all:?}");
+    let each: Vec<_> = ["a", "b", "c"].map(|key| drain(&mut lane, &[key], SKIP)).into();
+    assert!(
+        matches!(&each[..], [Ok(a), Err(Failure::Transient(_)), Ok(c)] if *a == [taken(1)] && *c == [taken(1)]),
+        "{each:?}"
+    );
+    world.database.execute("DELETE FROM target WHERE id = 99");
+    assert_eq!(drain(&mut lane, &["b"], SKIP), Ok(vec![taken(1)]));
 }
