@@ -169,7 +169,7 @@ impl<'a> Trial<'a> {
         let poison = |place: &&usize| self.world.broker.published[self.given[**place].row.id as usize].poison;
         if let Some(bad) = piece.iter().find(poison) {
             // Not every failure says which record it was.
-            let named = self.given[*bad].row.id % 2 == 0;
+            let named = self.given[*bad].row.id.is_multiple_of(2);
             return Some((named.then_some(*bad), Reason::new("value out of range")));
         }
         piece.iter().any(|place| self.misses_parent(*place, piece)).then(|| (None, missing_parent()))
