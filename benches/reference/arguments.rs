@@ -21,6 +21,8 @@ pub struct Arguments {
     pub hot_percent: u64,
     /// What a record takes in the handler of `hot`.
     pub slow_ms: u64,
+    /// How long a batch waits for a lock before its keys are parked.
+    pub park_after_ms: u64,
     /// For how long the row of `locked` is locked.
     pub lock_seconds: u64,
     /// Whether the shard's connections follow its commit latency.
@@ -48,6 +50,7 @@ impl Arguments {
             skew: 0,
             hot_percent: 30,
             slow_ms: 5,
+            park_after_ms: 50,
             lock_seconds: 30,
             adaptive: false,
             others: 200,
@@ -71,6 +74,7 @@ impl Arguments {
                 "--linger" => a.linger = value()?,
                 "--skew" => a.skew = value()?.parse()?,
                 "--hot-percent" => a.hot_percent = value()?.parse()?,
+                "--park-after-ms" => a.park_after_ms = value()?.parse()?,
                 "--slow-ms" => a.slow_ms = value()?.parse()?,
                 "--lock-seconds" => a.lock_seconds = value()?.parse()?,
                 "--adaptive" => a.adaptive = value()?.parse()?,

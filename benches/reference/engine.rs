@@ -135,6 +135,7 @@ impl Running {
             .args(["--records", &job.records.to_string(), "--workers", &a.workers.to_string()])
             .args(["--batch", &a.batch.to_string(), "--dsn", &a.dsn, "--slow-ms", &a.slow_ms.to_string()])
             .args(["--adaptive", &a.adaptive.to_string(), "--hot-percent", &a.hot_percent.to_string()])
+            .args(["--park-after-ms", &a.park_after_ms.to_string()])
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(Running(Some(child)))
@@ -170,7 +171,7 @@ impl Drop for Running {
 pub fn config(a: &Arguments, target: Target) -> Outcome<Config> {
     let text = format!(
         "[kafka]\n\"bootstrap.servers\" = \"{}\"\n\"group.id\" = \"reference-{}\"\n\n[engine]\nworkers_per_shard = {}\n\
-         batch_records_max = {}\naffinity = \"{}\"\nhot_key_percent = {}\n\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n\
+         batch_records_max = {}\naffinity = \"{}\"\nhot_key_percent = {}\npark_after_ms = {}\n\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n\
          adaptive_limit = {}\n\n\
          [[topic]]\nname = \"{}\"\n{}",
         a.kafka,
@@ -179,6 +180,7 @@ pub fn config(a: &Arguments, target: Target) -> Outcome<Config> {
         a.batch,
         a.affinity,
         a.hot_percent,
+        a.park_after_ms,
         a.dsn,
         a.adaptive,
         a.topic,

@@ -28,11 +28,11 @@ pub fn locked(a: &Arguments) -> Outcome<()> {
     for round in 1..=a.rounds {
         let load = load();
         let (free, locked) = (live(a, false)?, live(a, true)?);
-        let (rate, p99) = (locked.rows / free.rows, locked.p99 / free.p99);
+        let (rate, p99) = (locked.rows / free.rows, locked.ms[1] / free.ms[1]);
         println!(
-            "round {round}  p99 without {:.1} ms, with {:.1} ms, ratio {p99:.2}   throughput's ratio {rate:.3}   stored progress \
-             stood still for {:.1} s at most, without {:.1} s   {load}",
-            free.p99, locked.p99, locked.still, free.still
+            "round {round}  p50, p99, p99.9 without {:.1?} ms, with {:.1?} ms, p99's ratio {p99:.2}   throughput's ratio {rate:.3}   \
+             stored progress stood still for {:.1} s at most, without {:.1} s   {load}",
+            free.ms, locked.ms, locked.still, free.still
         );
         rates.push(rate);
         p99s.push(p99);
@@ -44,7 +44,8 @@ pub fn locked(a: &Arguments) -> Outcome<()> {
 /// Of all keys but the locked one, while its row is locked or would be.
 struct Lived {
     rows: f64,
-    p99: f64,
+    /// p50, p99 and p99.9.
+    ms: Vec<f64>,
     still: f64,
 }
 
@@ -75,13 +76,13 @@ fn live(a: &Arguments, lock: bool) -> Outcome<Lived> {
     })?;
     running.finish()?;
     let row = client.query_one(
-        "SELECT count(*)::float8, percentile_disc(0.99) WITHIN GROUP (ORDER BY \
+        "SELECT count(*)::float8, percentile_disc(ARRAY[0.5, 0.99, 0.999]) WITHIN GROUP (ORDER BY \
          (extract(epoch FROM written) * 1000 - sent_us / 1000.0)::float8) FROM reference \
          WHERE sent_us > 0 AND subscription_id <> $1::text::uuid \
          AND extract(epoch FROM written)::float8 BETWEEN $2 AND $3",
         &[&subscription, &span.0, &span.1],
     )?;
-    Ok(Lived { rows: row.get(0), p99: row.get(1), still })
+    Ok(Lived { rows: row.get(0), ms: row.get(1), still })
 }
 
 /// Locks the row for its time; for how long stored progress stood still meanwhile, at most, and from when to when that was.

@@ -20,7 +20,7 @@
 //!
 //! Options: `--records` (1,000,000), `--keys` (200,000), `--rounds` (3), `--workers` (8), `--batch` (500), `--affinity` (late);
 //! for `steady` and `shard-down` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms);
-//! for `hot` `--slow-ms` (5, for each record), `--hot-percent` (30) and `--seconds`; for `locked` `--rate` and `--lock-seconds` (30);
+//! for `hot` `--slow-ms` (5, for each record), `--hot-percent` (30) and `--seconds`; for `locked` `--rate`, `--lock-seconds` (30) and `--park-after-ms` (50);
 //! for `pace` `--others` (pgbench's transactions a second, 200) and `--seconds`; for all `--adaptive` (false).
 //!
 //! Every engine run but that of `pipeline` is a process of its own, whose CPU time and peak memory the operating system

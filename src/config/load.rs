@@ -83,9 +83,9 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
     let engine = engine(&engine_section);
     root.table("admin", "admin", &[]).get(&s::ADMIN_LISTEN);
     let topics = topic::read_all(&root, engine.delivery);
-    topics.iter().for_each(|topics| for_nobody(&engine_section, topics));
     let besides = connections_besides_writers(topics.as_deref().unwrap_or_default());
     let shards = shards(&root, engine.writers_per_shard(), besides);
+    topics.iter().for_each(|topics| for_nobody(&engine_section, topics, &shards));
     let section = root.table("shards", "shards", &[TENANT_CEILINGS]);
     let tenant_ceilings = tenant_ceilings(&section, topics.as_deref().unwrap_or_default());
     let routing = routing(&section, &shards);
@@ -159,15 +159,22 @@ fn engine(section: &Section<'_>) -> Engine {
 }
 
 /// Settings of the engine that serve none of its topics. Only warnings: several processes may share them.
-fn for_nobody(engine: &Section<'_>, topics: &[Topic]) {
+fn for_nobody(engine: &Section<'_>, topics: &[Topic], shards: &[Option<Shard>]) {
     let warn = |settings: &[&str], expected: &str| {
         let written = settings.iter().filter(|setting| engine.is_written(setting));
         written.for_each(|setting| engine.warning(setting, "a value", expected));
     };
+    let shards: Vec<&Shard> = shards.iter().flatten().collect();
+    let park_after = engine.get(&s::PARK_AFTER);
+    if !shards.is_empty() && shards.iter().all(|shard| shard.pooler == Pooler::Transaction) {
+        warn(&["park_after_ms"], "a shard without a pooler: behind one the role's lock_timeout holds");
+    } else if !shards.is_empty() && shards.iter().all(|shard| shard.lock_timeout <= park_after) {
+        warn(&["park_after_ms"], "less than a shard's lock_timeout_ms, which holds otherwise");
+    }
     let mut fenced = topics.iter().filter(|topic| topic.delivery == Delivery::ExactlyOnce).peekable();
     if fenced.peek().is_none() {
         let expected = "a topic with delivery = \"exactly_once\": nothing of any other is parked";
-        warn(&["parked_records_max", "parked_key_records_max"], expected);
+        warn(&["park_after_ms", "parked_records_max", "parked_key_records_max"], expected);
     }
     if !fenced.any(|topic| matches!(topic.target, Target::Handler)) {
         let expected = "a topic with handler = true and delivery = \"exactly_once\": no keys of any other are watched";

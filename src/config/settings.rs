@@ -262,7 +262,7 @@ pub static SLOW_LANES_PER_SHARD: Setting<Number> = Setting {
 pub static PARK_AFTER: Setting<Millis> = Setting {
     section: "engine",
     name: "park_after_ms",
-    kind: millis(100, 1..=600_000),
+    kind: millis(50, 1..=600_000),
     prose: "How long a batch waits for a lock that somebody else holds before the keys that need it are parked, so that others need not \
             wait. `at_least_once` cannot park: there, for everything else, and behind a pooler, `lock_timeout_ms` holds alone.",
 };
@@ -276,7 +276,8 @@ pub static PARKED_KEY_RECORDS_MAX: Setting<Number> = Setting {
     section: "engine",
     name: "parked_key_records_max",
     kind: number("records", 100_000, 1..=1_000_000_000),
-    prose: "Most parked records of one key; beyond, the worker that would park more waits.",
+    prose: "Most parked records of one key; beyond, the worker that would park more waits. Where a whole batch has to be parked, it may \
+            become up to a batch of each worker more.",
 };
 pub static HOT_KEY_PERCENT: Setting<Number> = Setting {
     section: "engine",

@@ -434,7 +434,7 @@ fn what_says_something_of_dead_letters_needs_them() {
 
 #[test]
 fn what_serves_no_topic_is_warned_about() {
-    const PARKED: [&str; 2] = ["engine.parked_records_max", "engine.parked_key_records_max"];
+    const PARKED: [&str; 3] = ["engine.park_after_ms", "engine.parked_records_max", "engine.parked_key_records_max"];
     const HOT: [&str; 3] = ["engine.hot_key_percent", "engine.hot_key_window_ms", "engine.hot_key_hold_ms"];
     let settings = [&PARKED[..], &HOT].concat().join(" = 100\n").replace("engine.", "") + " = 100\n";
     let said = |delivery: &str, topic: &str| {
@@ -449,13 +449,27 @@ fn what_serves_no_topic_is_warned_about() {
     let neither = said("at_least_once", "handler = true");
     assert_eq!(
         neither[0].to_string(),
-        "forebay.toml:11: engine.parked_records_max: found a value, expected a topic with delivery = \"exactly_once\": nothing of any other is parked"
+        "forebay.toml:11: engine.park_after_ms: found a value, expected a topic with delivery = \"exactly_once\": nothing of any other is parked"
     );
     assert_eq!(
-        neither[2].to_string(),
-        "forebay.toml:13: engine.hot_key_percent: found a value, expected a topic with handler = true and delivery = \"exactly_once\": no keys of any other are watched"
+        neither[3].to_string(),
+        "forebay.toml:14: engine.hot_key_percent: found a value, expected a topic with handler = true and delivery = \"exactly_once\": no keys of any other are watched"
     );
     assert_eq!(keys(neither), [&PARKED[..], &HOT].concat());
+    check(
+        SHARD,
+        "[engine]\npark_after_ms = 2000\n[[shard]]",
+        &[
+            "warning: forebay.toml:7: engine.park_after_ms: found a value, expected less than a shard's lock_timeout_ms, which holds otherwise",
+        ],
+    );
+    check(
+        SHARD,
+        "[engine]\npark_after_ms = 20\n[[shard]]\npooler = \"transaction\"",
+        &[
+            "warning: forebay.toml:7: engine.park_after_ms: found a value, expected a shard without a pooler: behind one the role's lock_timeout holds",
+        ],
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A topic's ceiling in rows per second in one shard. The poller keeps it: a worker that waited for it could not write other
-//! topics meanwhile. Chunks wait here, in their order, and go to their workers as the ceiling allows.
+//! topics meanwhile. Chunks wait here, in their order, and go to their workers as the ceiling allows. Slow lanes, which apply what
+//! was parked, keep half of it by themselves; what they write is paid for here.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -81,6 +82,11 @@ impl Ceiling {
             self.untold += now.saturating_sub(std::mem::replace(since, now));
         }
         (self.untold >= TOLD).then(|| std::mem::take(&mut self.untold))
+    }
+
+    /// So many rows were written that did not come this way.
+    pub fn pay(&mut self, rows: usize) {
+        self.bucket.iter_mut().for_each(|bucket| bucket.take(rows));
     }
 
     /// Records came back; so many of them wrote no row.

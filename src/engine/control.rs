@@ -292,7 +292,8 @@ impl<C: Control> ControlLoop<C> {
 
     fn take_over(&mut self, takeover: &Takeover, generation: Generation) -> Result<Answer, Failure> {
         let taken = self.control.takeover(takeover)?;
-        self.parked.decided(takeover.at.topic, self.control.decided(takeover.at.topic)?);
+        let decided = self.control.decided(takeover.at.topic)?;
+        self.parked.decided(takeover.at.topic, decided, self.clock.now());
         let (lanes, parked) = (taken.fences.len() as Lane, taken.parked.clone());
         // Before the poller hears of it, and so before any record of the tenure is sent.
         self.parked.install(takeover.at, generation, takeover.token, lanes, parked);
@@ -302,7 +303,8 @@ impl<C: Control> ControlLoop<C> {
     fn progress(&mut self, topic: TopicIx, of: &[(Progress, Generation)]) -> Result<Answer, Failure> {
         let asked: Vec<Progress> = of.iter().map(|(p, _)| p.clone()).collect();
         let stored = self.control.progress(topic, &asked)?;
-        self.parked.decided(topic, self.control.decided(topic)?);
+        let decided = self.control.decided(topic)?;
+        self.parked.decided(topic, decided, self.clock.now());
         let (mut acknowledged, mut missing) = (Vec::new(), Vec::new());
         for (progress, generation) in of {
             // At most what was asked for: nobody but the owner raises it.

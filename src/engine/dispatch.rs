@@ -313,6 +313,7 @@ impl Outlet {
 
     fn pass_gates(&mut self, now: Duration, stopped: &[bool]) {
         for (topic, stopped) in stopped.iter().enumerate() {
+            self.gates[topic].pay(self.pace.take_slow_rows(TopicIx(topic as u16)));
             if self.gates[topic].records() == 0 {
                 continue;
             }

@@ -11,10 +11,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::TenantCeilings;
 use crate::metrics::{Counter, Counters};
 use crate::sink::Failure;
-use crate::state::chunk::RawRecord;
+use crate::state::bucket::Bucket;
 use crate::state::pace::{Active, Ask, Limit, Limits, Pacing, Said, Tried, Turn};
 use crate::state::replica::{Position, ReplayLag};
-use crate::state::router::Router;
 use crate::state::tenant_pace::{Tally, TenantHash, TenantPace};
 use crate::types::TopicIx;
 
@@ -34,14 +33,27 @@ pub struct Pace {
     /// No tenant has a ceiling.
     tenants_free: AtomicBool,
     tenants: Mutex<TenantPace>,
+    /// By topic: rows that slow lanes wrote, and for which its ceiling in front of the workers has not paid yet.
+    slow_rows: Vec<AtomicUsize>,
     /// By worker: something changed, and it is its turn.
     turns: Vec<Condvar>,
 }
 
 struct Inner {
     pacing: Pacing,
+    /// By topic: the slow lanes' part of its ceiling.
+    slow: Vec<Option<Bucket>>,
     replay: ReplayLag,
     lag: Option<Duration>,
+}
+
+impl Inner {
+    /// Of a topic's ceiling slow lanes have half, so that what was parked does not hold up what arrives.
+    fn set_slow(&mut self, limits: &Limits, now: Duration) {
+        for (bucket, rate) in self.slow.iter_mut().zip(&limits.topics) {
+            Bucket::set(bucket, rate.map(|rate| (rate / 2).max(1)), now);
+        }
+    }
 }
 
 /// What holds a shard's workers back, for people.
@@ -99,30 +111,30 @@ impl Said {
     }
 }
 
-/// A look at records' tenants, for as long as one batch is sorted.
+/// Tenants' ceilings, for as long as a batch is sorted: nobody else sorts meanwhile.
 pub struct Tenants<'p> {
-    router: &'p Router,
     now: Duration,
     pace: MutexGuard<'p, TenantPace>,
 }
 
 impl Tenants<'_> {
-    /// None of a record that names none: nothing holds it back.
-    pub fn of(&self, record: &RawRecord<'_>) -> Option<TenantHash> {
-        self.router.tenant_of(record).map(|name| TenantHash::new(&name))
-    }
-
-    /// Whether a record that arrives may be applied now, beside those of `tally`. If so, it is added to them.
-    pub fn goes(&mut self, record: &RawRecord<'_>, tally: &mut Tally) -> bool {
-        self.of(record).is_none_or(|tenant| self.pace.goes(tenant, tally, self.now))
+    /// See [`TenantPace::goes`].
+    pub fn goes(&mut self, tenant: TenantHash, tally: &mut Tally) -> bool {
+        self.pace.goes(tenant, tally, self.now)
     }
 
     /// See [`TenantPace::turn`].
-    pub fn turn(&mut self, tenant: TenantHash, records: usize, tally: &mut Tally) -> Result<usize, Duration> {
-        self.pace.turn(tenant, records, tally, self.now)
+    pub fn turn(
+        &mut self,
+        tenant: TenantHash,
+        records: usize,
+        told: bool,
+        tally: &mut Tally,
+    ) -> Result<usize, Duration> {
+        self.pace.turn(tenant, records, told, tally, self.now)
     }
 
-    /// The most records of one key that are worth reading at once.
+    /// See [`TenantPace::piece_max`].
     pub fn piece_max(&self) -> usize {
         self.pace.piece_max()
     }
@@ -155,6 +167,7 @@ impl Pace {
         clock: Arc<dyn Clock>,
         counters: Arc<Counters>,
     ) -> Pace {
+        let topics = limits.topics.len();
         let pacing = Pacing::new(limits.clone(), workers, batch_records_max, clock.now());
         let pace = Pace {
             clock,
@@ -162,13 +175,15 @@ impl Pace {
             free: AtomicBool::new(true),
             connections: AtomicUsize::new(workers),
             ahead: AtomicUsize::new(usize::MAX),
-            inner: Mutex::new(Inner { pacing, replay: ReplayLag::default(), lag: None }),
+            inner: Mutex::new(Inner { pacing, slow: vec![None; topics], replay: ReplayLag::default(), lag: None }),
+            slow_rows: (0..topics).map(|_| AtomicUsize::new(0)).collect(),
             tenants_free: AtomicBool::new(true),
             tenants: Mutex::default(),
             turns: (0..workers).map(|_| Condvar::new()).collect(),
         };
         pace.publish(&pace.inner.lock().pacing);
         pace.set_tenants(&limits.tenants);
+        pace.inner.lock().set_slow(&limits, pace.clock.now());
         pace
     }
 
@@ -185,6 +200,7 @@ impl Pace {
         if limits.shard.replica != inner.pacing.limits().shard.replica {
             (inner.replay, inner.lag) = (ReplayLag::default(), None);
         }
+        inner.set_slow(&limits, self.clock.now());
         inner.pacing.set(limits, self.clock.now());
         self.publish(&inner.pacing);
         for turn in &self.turns {
@@ -292,13 +308,45 @@ impl Pace {
         self.inner.lock().pacing.held_elsewhere(Limit::TopicRows(topic), self.clock.now());
     }
 
-    /// For a look at records' tenants; none where no tenant has a ceiling.
-    pub fn tenants<'p>(&'p self, router: &'p Router) -> Option<Tenants<'p>> {
-        (!self.tenants_free.load(Ordering::Relaxed)).then(|| Tenants {
-            router,
-            now: self.clock.now(),
-            pace: self.tenants.lock(),
-        })
+    /// By topic, how long slow lanes write nothing of it; nothing where no topic has a ceiling.
+    pub fn slow_rests(&self) -> Vec<Duration> {
+        let mut inner = self.inner.lock();
+        if inner.slow.iter().all(Option::is_none) {
+            return Vec::new();
+        }
+        let now = self.clock.now();
+        let rest = |bucket: &mut Option<Bucket>| bucket.as_mut().and_then(|b| b.wait(usize::MAX, now));
+        inner.slow.iter_mut().map(|bucket| rest(bucket).unwrap_or_default()).collect()
+    }
+
+    /// How many rows of a topic slow lanes write at once at most.
+    pub fn slow_piece(&self, topic: TopicIx) -> usize {
+        let inner = self.inner.lock();
+        inner.slow[usize::from(topic.0)].as_ref().map_or(usize::MAX, |bucket| bucket.piece(usize::MAX))
+    }
+
+    /// Slow lanes wrote so many rows of a topic.
+    pub fn slowly_wrote(&self, topic: TopicIx, rows: usize) {
+        if let Some(bucket) = &mut self.inner.lock().slow[usize::from(topic.0)] {
+            bucket.take(rows);
+            self.slow_rows[usize::from(topic.0)].fetch_add(rows, Ordering::Relaxed);
+        }
+    }
+
+    /// What slow lanes wrote of a topic since this was asked last.
+    pub fn take_slow_rows(&self, topic: TopicIx) -> usize {
+        let rows = &self.slow_rows[usize::from(topic.0)];
+        if rows.load(Ordering::Relaxed) == 0 { 0 } else { rows.swap(0, Ordering::Relaxed) }
+    }
+
+    /// Whether some tenant has a ceiling.
+    pub fn paces_tenants(&self) -> bool {
+        !self.tenants_free.load(Ordering::Relaxed)
+    }
+
+    /// None where no tenant has a ceiling.
+    pub fn tenants(&self) -> Option<Tenants<'_>> {
+        self.paces_tenants().then(|| Tenants { now: self.clock.now(), pace: self.tenants.lock() })
     }
 
     /// So many records were parked because their tenants are over their ceilings.

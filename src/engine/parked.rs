@@ -16,9 +16,9 @@ use crate::sink::{FreeKey, ToPark};
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::{LaneRun, RawRecord};
 use crate::state::holds::{Decided, Holds};
-use crate::state::parked::{ParkedKeys, Standing, Tail, Why};
+use crate::state::parked::{ParkedKeys, Standing, Tail, Told, Why};
 use crate::state::router::Router;
-use crate::state::tenant_pace::Tally;
+use crate::state::tenant_pace::{Tally, TenantHash};
 use crate::types::{Generation, KeyHash, Lane, Offset, Token, TopicIx, TopicPartition};
 
 /// Tenures that ended with parked keys are remembered, so that no record of theirs overtakes the parked ones; the oldest are
@@ -70,6 +70,8 @@ pub struct ClaimedKey {
     pub partition: i32,
     pub hash: KeyHash,
     pub tail: Offset,
+    /// Its tenant's ceiling told it when to come.
+    pub told: Option<Told>,
 }
 
 /// What is to be done with a batch's records, as far as parking has a say.
@@ -97,12 +99,13 @@ impl Sorted {
 
 /// What a free key may be parked for, beside what persons hold.
 pub struct Grounds<'a> {
-    /// Finds tenants.
+    /// Finds tenants that are held.
     pub router: &'a Router,
     /// Keys that take too much.
     pub hot: &'a BTreeSet<KeyHash>,
-    /// Where tenants have ceilings.
+    /// Where tenants have ceilings; and whose each record is.
     pub tenants: Option<Tenants<'a>>,
+    pub tenant_of: &'a [Option<TenantHash>],
 }
 
 /// A key of one tenure, where several meet in a batch.
@@ -170,7 +173,7 @@ impl Parked {
     }
 
     /// What a person has decided, as the database says now.
-    pub fn decided(&self, topic: TopicIx, Decided { holds, letters }: Decided) {
+    pub fn decided(&self, topic: TopicIx, Decided { holds, letters }: Decided, now: Duration) {
         let changed = self.change(|inner| {
             let other_letters = inner.letters.insert(topic, letters) != Some(letters);
             let changed = other_letters || inner.holds.get(&topic).cloned().unwrap_or_default() != holds;
@@ -179,7 +182,7 @@ impl Parked {
                 false => inner.holds.insert(topic, holds),
             };
             if changed {
-                inner.tenures.values_mut().filter(|t| t.at.topic == topic).for_each(|t| t.keys.rouse());
+                inner.tenures.values_mut().filter(|t| t.at.topic == topic).for_each(|t| t.keys.rouse(now));
             }
             changed
         });
@@ -193,7 +196,7 @@ impl Parked {
     /// Which of the first `upto` records are parked with their keys, and which keys are to be made sure of.
     pub fn sort(&self, batch: &Batch, upto: usize, moves: &[LaneMove], grounds: Grounds<'_>, into: &mut Sorted) {
         into.clear();
-        let Grounds { router, hot, mut tenants } = grounds;
+        let Grounds { router, hot, mut tenants, tenant_of } = grounds;
         let inner = self.inner.lock();
         let Some(topic) = batch.topic() else { return };
         let holds = inner.holds.get(&topic);
@@ -212,7 +215,10 @@ impl Parked {
             let before = parked_now.get(&key).copied();
             let record = || RawRecord::from(batch.record(index));
             let held = || holds.is_some_and(|h| h.hold(&record(), meta.hash, router));
-            let mut paced = || tenants.as_mut().is_some_and(|t| !t.goes(&record(), &mut into.tally));
+            let mut paced = || match (&mut tenants, tenant_of.get(index).copied().flatten()) {
+                (Some(tenants), Some(tenant)) => !tenants.goes(tenant, &mut into.tally),
+                _ => false,
+            };
             let why = match (tenure.keys.standing(meta.hash), before) {
                 (Standing::Parked(why), _) | (_, Some((why, _))) if self.rules.parked_follow => why,
                 (Standing::Free | Standing::Gone, _) if held() => Why::Held,
@@ -303,18 +309,26 @@ impl Parked {
     // --- The slow lane ------------------------------------------------------------------------------------------------
 
     /// Up to `max` keys of one topic that are due. `skip` names topics that are not to be touched.
-    pub fn claim(&self, now: Duration, max: usize, skip: &dyn Fn(TopicIx) -> bool) -> Option<Claim> {
+    pub fn claim(
+        &self,
+        now: Duration,
+        max: &dyn Fn(TopicIx) -> usize,
+        skip: &dyn Fn(TopicIx) -> bool,
+    ) -> Option<Claim> {
         let mut inner = self.inner.lock();
         let due = |t: &Tenure| t.keys.next_due().filter(|at| *at <= now && !skip(t.at.topic));
         let (_, topic) = inner.tenures.values().filter_map(|t| Some((due(t)?, t.at.topic))).min()?;
         let mut keys = Vec::new();
         // Whoever has waited longest, of whichever partition: one of them must not keep the others waiting.
+        let max = max(topic);
         while keys.len() < max {
             let of_topic = inner.tenures.iter_mut().filter(|(_, t)| t.at.topic == topic);
             let due = of_topic.filter_map(|(token, t)| Some((t.keys.next_due().filter(|at| *at <= now)?, *token, t)));
             let Some((_, token, tenure)) = due.min_by_key(|(at, ..)| *at) else { break };
-            let key = |(hash, tail)| ClaimedKey { token: Token(token), partition: tenure.at.partition, hash, tail };
-            keys.extend(tenure.keys.claim(now, 1).into_iter().map(key));
+            let (token, partition) = (Token(token), tenure.at.partition);
+            for (hash, tail) in tenure.keys.claim(now, 1) {
+                keys.push(ClaimedKey { token, partition, hash, tail, told: tenure.keys.was_told(hash) });
+            }
         }
         Some(Claim { topic, keys })
     }
@@ -333,6 +347,11 @@ impl Parked {
     /// The slow lane took so many rows of a key out, and comes again at this time.
     pub fn again(&self, key: &ClaimedKey, taken: u64, at: Duration) {
         self.with_key(key, |keys| keys.again(key.hash, taken, at));
+    }
+
+    /// As [`again`](Parked::again), where its tenant's ceiling says when to come.
+    pub fn told(&self, key: &ClaimedKey, told: Told, at: Duration) {
+        self.with_key(key, |keys| keys.told(key.hash, told, at));
     }
 
     /// As [`again`](Parked::again), of a key that waits for a person.
@@ -439,7 +458,7 @@ mod tests {
         parked.install(at(0), Generation(1), Token(7), 1, (0..600).map(|n| tail(hash(n))).collect());
         let mut left = 600;
         while left > 0 {
-            let claim = parked.claim(NOW, 64, &never).expect("keys are due");
+            let claim = parked.claim(NOW, &|_| 64, &never).expect("keys are due");
             claim.keys.iter().for_each(|key| parked.seen_gone(key, NOW));
             left -= claim.keys.len();
         }
@@ -453,7 +472,7 @@ mod tests {
         let (mut batch, mut moves, mut sorted) = (Batch::new(), Vec::new(), Sorted::default());
         batch.push(Box::new(chunk));
         batch.moves(600, &mut moves);
-        let grounds = Grounds { router: &Router::of_one_shard(), hot: &BTreeSet::new(), tenants: None };
+        let grounds = Grounds { router: &Router::of_one_shard(), hot: &BTreeSet::new(), tenants: None, tenant_of: &[] };
         parked.sort(&batch, 600, &moves, grounds, &mut sorted);
         let free: BTreeSet<KeyHash> = sorted.free.iter().map(|key| key.hash).collect();
         assert_eq!((free.len(), sorted.free.len(), sorted.park.len()), (600, 600, 0));
@@ -466,7 +485,7 @@ mod tests {
         parked.install(at(0), Generation(1), Token(1), 1, (0..100).map(tail).collect());
         parked.install(at(1), Generation(1), Token(2), 1, vec![tail(1000)]);
         let served = (0..3).any(|_| {
-            let claim = parked.claim(NOW, 64, &never).expect("keys are due");
+            let claim = parked.claim(NOW, &|_| 64, &never).expect("keys are due");
             claim.keys.iter().for_each(|key| parked.again(key, 0, NOW));
             claim.keys.iter().any(|key| key.partition == 1)
         });

@@ -21,6 +21,7 @@ use crate::metrics::Counters;
 use crate::sink::{Drain, DrainLimits, Drained, Failure, ParkedRecord, Reason, SlowLane, Waiting};
 use crate::state::holds::Holds;
 use crate::state::pace::{Ask, Tried, Turn};
+use crate::state::parked::Told;
 use crate::state::retry::{Backoff, Trying};
 use crate::state::router::Router;
 use crate::state::tenant_pace::Tally;
@@ -116,7 +117,11 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             clock,
             rng,
             backoff,
-            limits: DrainLimits { records_max: limits.records_max, bytes_max: limits.bytes_max },
+            limits: DrainLimits {
+                records_max: limits.records_max,
+                bytes_max: limits.bytes_max,
+                key_records_max: usize::MAX,
+            },
             rules,
             topics,
             work: VecDeque::new(),
@@ -171,18 +176,26 @@ impl<L: SlowLane> SlowLaneLoop<L> {
 
     fn claim(&mut self, now: Duration) -> Next {
         self.hot.look(now);
-        let signals = &self.signals;
-        let stopped = |topic| signals.is_stopped(topic);
-        match self.parked.claim(now, KEYS_MAX, &stopped) {
-            Some(claim) => {
-                self.work.push_back(Work::Read(claim));
-                Next::Again
-            }
-            None => match self.parked.next_due(&stopped) {
-                Some(at) => Next::After(at.saturating_sub(now)),
-                None => Next::Inbox,
-            },
+        let rests = self.pace.slow_rests();
+        let rest = |topic: TopicIx| rests.get(usize::from(topic.0)).copied().filter(|rest| !rest.is_zero());
+        let skip = |topic| self.signals.is_stopped(topic) || rest(topic).is_some();
+        let keys_max = |topic| KEYS_MAX.min(self.pace.slow_piece(topic));
+        if let Some(claim) = self.parked.claim(now, &keys_max, &skip) {
+            self.work.push_back(Work::Read(claim));
+            return Next::Again;
         }
+        let mut next = self.parked.next_due(&skip).map(|at| at.saturating_sub(now));
+        for topic in (0..rests.len() as u16).map(TopicIx) {
+            let due = self.parked.next_due(&|other| other != topic || self.signals.is_stopped(other));
+            if let (Some(rest), Some(due)) = (rest(topic), due) {
+                if due <= now {
+                    self.pace.topic_held(topic, Duration::ZERO);
+                }
+                let at = rest.max(due.saturating_sub(now));
+                next = Some(next.map_or(at, |next| next.min(at)));
+            }
+        }
+        next.map_or(Next::Inbox, Next::After)
     }
 
     fn read(&mut self, claim: Claim) -> Next {
@@ -190,13 +203,15 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         // All that comes of these is known, and nothing of it is read while the hold stands.
         let (held, keys): (Vec<_>, Vec<_>) = claim.keys.into_iter().partition(|key| holds.hold_all_of(key.hash));
         held.iter().for_each(|key| self.parked.rest(key, 0, now));
+        let keys = self.without_those_told_to_wait(keys, now);
         if keys.is_empty() {
             return Next::Again;
         }
         let claim = Claim { keys, ..claim };
         let asked: Vec<(i32, KeyHash)> = claim.keys.iter().map(|key| (key.partition, key.hash)).collect();
-        let piece_max = self.pace.tenants(&self.router).map_or(usize::MAX, |tenants| tenants.piece_max());
-        let limits = DrainLimits { records_max: self.limits.records_max.min(piece_max), ..self.limits };
+        let piece_max = self.pace.tenants().map_or(usize::MAX, |tenants| tenants.piece_max());
+        let records_max = self.limits.records_max.min(self.pace.slow_piece(claim.topic));
+        let limits = DrainLimits { records_max, key_records_max: piece_max, ..self.limits };
         let found = match self.lane.read(claim.topic, &asked, limits) {
             Ok(found) => found,
             Err(failure) => return self.failed(claim, Vec::new(), failure),
@@ -220,8 +235,8 @@ impl<L: SlowLane> SlowLaneLoop<L> {
                 continue;
             }
             rows.records.truncate(held.unwrap_or(usize::MAX));
-            if let Err(wait) = self.pace_tenant(&mut rows.records, &mut tally) {
-                self.parked.again(&key, 0, now + wait);
+            if let Err((told, wait)) = self.pace_tenant(&mut rows.records, key.told.is_some(), &mut tally) {
+                self.parked.told(&key, told, now + wait);
                 continue;
             }
             if self.rules.last_try_alone && how.is_last_try(rows.tries) {
@@ -240,27 +255,60 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         Next::Again
     }
 
+    /// Of those that their tenants' ceilings told to come now, whoever still finds nothing left is told again, without a look at
+    /// the table.
+    fn without_those_told_to_wait(&self, keys: Vec<ClaimedKey>, now: Duration) -> Vec<ClaimedKey> {
+        let mut tally = Tally::default();
+        let wait = |key: &ClaimedKey| {
+            let told = key.told?;
+            let wait = self.pace.tenants()?.turn(told.tenant, told.records, true, &mut tally).err()?;
+            Some((told, wait))
+        };
+        let told: Vec<Option<(Told, Duration)>> = keys.iter().map(wait).collect();
+        let goes = |(key, told): (ClaimedKey, Option<(Told, Duration)>)| match told {
+            Some((told, wait)) => {
+                self.parked.told(&key, told, now + wait);
+                None
+            }
+            None => Some(key),
+        };
+        keys.into_iter().zip(told).filter_map(goes).collect()
+    }
+
     /// Leaves those of a key's records that its tenant's ceiling lets go now, beside those of `tally`; or says how long they wait.
-    fn pace_tenant(&self, records: &mut Vec<ParkedRecord>, tally: &mut Tally) -> Result<(), Duration> {
-        let Some(mut tenants) = self.pace.tenants(&self.router) else { return Ok(()) };
-        let Some(tenant) = records.first().and_then(|first| tenants.of(&first.into())) else { return Ok(()) };
+    fn pace_tenant(
+        &self,
+        records: &mut Vec<ParkedRecord>,
+        told: bool,
+        tally: &mut Tally,
+    ) -> Result<(), (Told, Duration)> {
+        if !self.pace.paces_tenants() {
+            return Ok(());
+        }
+        let tenant_of = |record: &ParkedRecord| self.router.tenant_hash(&record.into());
+        let Some(tenant) = records.first().and_then(tenant_of) else { return Ok(()) };
         // A tenant that is read from a field may change within a key.
-        let others = records.iter().position(|record| tenants.of(&record.into()) != Some(tenant));
-        let go = tenants.turn(tenant, others.unwrap_or(records.len()), tally)?;
-        records.truncate(go);
+        let others = records.iter().position(|record| tenant_of(record) != Some(tenant));
+        let all = others.unwrap_or(records.len());
+        if let Some(mut tenants) = self.pace.tenants() {
+            let go = tenants.turn(tenant, all, told, tally).map_err(|wait| (Told { tenant, records: all }, wait))?;
+            records.truncate(go);
+        }
         Ok(())
     }
 
     /// So many records of these keys were applied: their tenants pay for them.
     fn pay<'w>(&self, applied: impl Iterator<Item = (&'w Waiting, u64)>) {
-        let Some(mut tenants) = self.pace.tenants(&self.router) else { return };
+        if !self.pace.paces_tenants() {
+            return;
+        }
         let mut tally = Tally::default();
         for (key, rows) in applied {
-            if let Some(tenant) = key.records.first().and_then(|first| tenants.of(&first.into())) {
+            if let Some(tenant) = key.records.first().and_then(|first| self.router.tenant_hash(&first.into())) {
                 tally.add(tenant, rows as usize);
             }
         }
-        tenants.applied(&tally);
+        self.pace.tenants().into_iter().for_each(|mut tenants| tenants.applied(&tally));
     }
 
     fn holds(&self, holds: &Holds, hash: KeyHash, record: &ParkedRecord) -> bool {
@@ -285,6 +333,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         };
         self.report.well();
         self.backoff.reset();
+        self.pace.slowly_wrote(claim.topic, outcomes.iter().map(|outcome| outcome.rows() as usize).sum());
         let now = self.clock.now();
         // The keys of one transaction share its time by their records.
         let all: usize = waiting.iter().map(|w| w.records.len()).sum();

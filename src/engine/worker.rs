@@ -20,11 +20,12 @@ use crate::engine::parked::{Grounds, Parked, Sorted};
 use crate::engine::report::Reporter;
 use crate::sink::{Applied, BadRecord, Care, Failure, FenceRow, Job, Reason, RowCounts, ToPark, Writer, Written};
 use crate::state::batch::{Batch, LaneMove};
-use crate::state::chunk::Chunk;
+use crate::state::chunk::{Chunk, RawRecord};
 use crate::state::pace::{Ask, Tried, Turn};
 use crate::state::parked::Why;
 use crate::state::retry::{Backoff, Trying};
 use crate::state::router::Router;
+use crate::state::tenant_pace::TenantHash;
 use crate::state::tolerance::Tolerance;
 use crate::types::{Generation, KeyHash, Lane, Token, TopicIx, TopicPartition};
 
@@ -155,6 +156,8 @@ pub struct Worker<W> {
     moves: Vec<LaneMove>,
     /// What of the last try was parked, and which keys were free.
     sorted: Sorted,
+    /// Of each record of the piece: whose it is, where tenants have ceilings.
+    tenants: Vec<Option<TenantHash>>,
     /// A chunk that did not fit the batch before.
     carry: Option<Box<Chunk>>,
     state: State,
@@ -232,6 +235,7 @@ impl<W: Writer> Worker<W> {
             topics,
             parking,
             sorted: Sorted::default(),
+            tenants: Vec::new(),
             backoff,
             trying: Trying::default(),
             batch: Batch::new(),
@@ -386,6 +390,7 @@ impl<W: Writer> Worker<W> {
             let parked = &self.sorted.park;
             let why = |index: usize| parked.iter().find(|p| p.index == index).map_or(Why::Blocked, |p| p.why);
             self.sorted.park = (0..piece).map(|index| ToPark { index, why: why(index) }).collect();
+            self.sorted.tally.clear();
         }
         self.tried = piece;
         let result = match self.how {
@@ -402,6 +407,11 @@ impl<W: Writer> Worker<W> {
                 self.counts += counts;
                 let (now, all) = (self.clock.now(), self.sorted.park.iter().chain(&parked));
                 self.parking.parked.written(&self.batch, all, &self.sorted.free, now);
+                for parked in &parked {
+                    if let Some(tenant) = self.tenants.get(parked.index).copied().flatten() {
+                        self.sorted.tally.remove(tenant, 1);
+                    }
+                }
                 self.say_parked(counts.parked.into(), now);
                 let more_waits = self.carry.is_some() || !self.inbox.is_empty() || piece < self.batch.len();
                 self.parking.hot.written(&self.batch, &took_ns, more_waits, now);
@@ -428,11 +438,15 @@ impl<W: Writer> Worker<W> {
         let exactly_once = self.exactly_once();
         let Parking { parked, router, hot } = &self.parking;
         let hot = self.batch.topic().map(|topic| hot.of(topic)).unwrap_or_default();
-        let tenants = self.pace.tenants(router);
-        if !exactly_once || parked.is_quiet() && hot.is_empty() && tenants.is_none() {
+        let paced = self.pace.paces_tenants();
+        if !exactly_once || parked.is_quiet() && hot.is_empty() && !paced {
             return false;
         }
-        let grounds = Grounds { router, hot: &hot, tenants };
+        // Before any lock is taken: to read a tenant may mean to read a payload.
+        let tenant_of = |index| router.tenant_hash(&RawRecord::from(self.batch.record(index)));
+        self.tenants.clear();
+        self.tenants.extend((0..piece).filter(|_| paced).map(tenant_of));
+        let grounds = Grounds { router, hot: &hot, tenants: self.pace.tenants(), tenant_of: &self.tenants };
         parked.sort(&self.batch, piece, &self.moves, grounds, &mut self.sorted);
         true
     }
@@ -440,7 +454,10 @@ impl<W: Writer> Worker<W> {
     /// The record at `index` can be neither written nor parked: first what is before it, then what is of other lanes.
     fn cut(&mut self, index: usize) -> Next {
         match index {
-            0 => self.deferred += self.batch.defer(0),
+            0 => {
+                self.deferred += self.batch.defer(0);
+                self.piece_max = usize::MAX;
+            }
             _ => self.piece_max = index,
         }
         self.let_go();
@@ -553,8 +570,8 @@ impl<W: Writer> Worker<W> {
     /// Tenants pay for what was applied of theirs.
     fn pay(&mut self) {
         let Sorted { park, tally, .. } = &self.sorted;
-        if let Some(mut tenants) = self.pace.tenants(&self.parking.router).filter(|_| !tally.is_empty()) {
-            tenants.applied(tally);
+        if !tally.is_empty() {
+            self.pace.tenants().into_iter().for_each(|mut tenants| tenants.applied(tally));
         }
         self.pace.tenants_held(park.iter().filter(|p| p.why == Why::Paced).count() as u64);
     }
@@ -577,12 +594,13 @@ impl<W: Writer> Worker<W> {
                 self.how.probe = true;
                 self.state = State::Write { at: Duration::ZERO };
             }
-            Failure::LockWait(_) if self.may_park() && !self.how.park_all => {
+            Failure::LockWait(_) if self.exactly_once() && !self.how.park_all => {
                 // All of the piece, or as much of it as there is room for.
-                let room = self.parking.parked.room();
-                match piece as u64 <= room {
-                    true => self.how.park_all = true,
-                    false => self.piece_max = room as usize,
+                match self.parking.parked.room() {
+                    // Which record needs the lock is not known, and nobody must wait for it but its lane.
+                    0 => return self.cut(piece / 2),
+                    room if piece as u64 <= room => self.how.park_all = true,
+                    room => self.piece_max = room as usize,
                 }
                 self.state = State::Write { at: Duration::ZERO };
             }
@@ -591,7 +609,7 @@ impl<W: Writer> Worker<W> {
                 self.how = How::default();
                 self.state = State::Write { at: self.later() };
             }
-            // What is before the record that does not fit, and at last what is of other lanes.
+            // Which record does not fit is not known: ever fewer, and at last what is of other lanes.
             Failure::NoRoom(_) => {
                 self.how.refused = false;
                 return self.cut(piece / 2);
@@ -623,10 +641,6 @@ impl<W: Writer> Worker<W> {
             Failure::Topic(reason) => return self.stop_topic(false, reason.clone()),
         }
         Next::Again
-    }
-
-    fn may_park(&mut self) -> bool {
-        self.exactly_once() && self.parking.parked.room() > 0
     }
 
     /// Nothing says how long this may go on: a table that is locked, a handler that asks for another try.

@@ -45,7 +45,7 @@ pub enum Replayed {
 /// Sets letters that block their keys back to waiting, as far as they are letters still.
 fn set_back() -> String {
     format!(
-        "WITH {}, {TELL} UPDATE forebay.parked q SET state = 'w', sqlstate = NULL, error = CASE q.reason WHEN 'u' THEN q.error END FROM found f WHERE {IS_FOUND} \
+        "WITH {}, {TELL} UPDATE forebay.parked q SET state = 'w', sqlstate = NULL, error = CASE q.reason WHEN 'u' THEN q.error END, attempts = q.attempts + (q.reason = 'u')::int FROM found f WHERE {IS_FOUND} \
          RETURNING q.partition, q.\"offset\"",
         found()
     )

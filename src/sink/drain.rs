@@ -63,7 +63,8 @@ impl PostgresWriter {
         let partitions: Vec<i32> = keys.iter().map(|(partition, _)| *partition).collect();
         let hashes: Vec<i64> = keys.iter().map(|(_, hash)| *hash).collect();
         let each = |all: usize| (all / keys.len().max(1)).max(1) as i64;
-        let (records, bytes) = (each(limits.records_max), each(limits.bytes_max));
+        let records = each(limits.records_max).min(limits.key_records_max.try_into().unwrap_or(i64::MAX));
+        let bytes = each(limits.bytes_max);
         let (live, _) = self.session.open()?;
         let params = typed(&[&source, &partitions, &hashes, &records, &bytes], &parked::READ_TYPES);
         let rows = live.client.query_typed(parked::READ, &params).map_err(|error| own_failure(&error))?;
@@ -74,7 +75,9 @@ impl PostgresWriter {
                 let (partition, hash) = keys[(n - 1) as usize];
                 let (dead, tries) = (row.get::<_, i8>(3) == State::Dead.letter(), row.get::<_, i32>(4) as u32);
                 // A replay forgets what was wrong, and not that it was tried.
-                let replayed = !dead && tries > 0 && row.get::<_, Option<String>>(9).is_none();
+                let (unroutable, error) = (row.get::<_, i8>(8) == parked::UNROUTABLE, row.get::<_, Option<String>>(9));
+                // What names no shard has one try, and its error, from the beginning.
+                let replayed = !dead && if unroutable { tries > 1 } else { tries > 0 && error.is_none() };
                 waiting.push((n, Waiting { partition, hash, dead, tries, replayed, records: Vec::new() }));
             }
             let Some((_, key)) = waiting.last_mut().filter(|(_, key)| !key.dead) else { continue };

@@ -269,6 +269,8 @@ impl Care<'_, '_> {
 pub struct DrainLimits {
     pub records_max: usize,
     pub bytes_max: usize,
+    /// Of one key.
+    pub key_records_max: usize,
 }
 
 /// What becomes of records of the slow lane that are at fault.

@@ -23,8 +23,10 @@ use crate::state::chunk::RecordRef;
 use crate::state::parked::Why;
 use crate::types::TopicIx;
 
-/// How long a key waits for a lock once its batch has waited in vain.
-const PROBE_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '100ms'";
+/// How long the first key waits for a lock once its batch has waited in vain, and how long each does at least: every wait in vain
+/// halves the next one, or hundreds of keys whose rows are locked would take a minute.
+const PROBE_MS: u64 = 100;
+const PROBE_MS_MIN: u64 = 5;
 
 impl PostgresWriter {
     pub(super) fn write_handled(&mut self, topic: TopicIx, job: &Job<'_>) -> Result<Written, Failure> {
@@ -161,7 +163,8 @@ impl<'a, 'c, 't> HandlerPieces<'a, 'c, 't> {
         if !by_key {
             return by_lane(self.batch, records).iter().try_for_each(|lane| sift(lane, false, self));
         }
-        self.transaction.batch_execute(PROBE_LOCK_TIMEOUT).map_err(|error| sqlstate::failure(&error))?;
+        let mut wait_ms = PROBE_MS;
+        self.wait_for_locks(wait_ms)?;
         for key in self::by_key(self.batch, records) {
             match sift(&key, false, self) {
                 Ok(()) => {}
@@ -172,11 +175,20 @@ impl<'a, 'c, 't> HandlerPieces<'a, 'c, 't> {
                     if let Some(first) = first {
                         self.aside.key(key_of(self.batch, *first), *first, Why::Blocked);
                     }
+                    wait_ms = (wait_ms / 2).max(PROBE_MS_MIN);
+                    self.wait_for_locks(wait_ms)?;
                 }
                 Err(other) => return Err(other),
             }
         }
         Ok(())
+    }
+}
+
+impl HandlerPieces<'_, '_, '_> {
+    fn wait_for_locks(&mut self, at_most_ms: u64) -> Result<(), Failure> {
+        let sql = format!("SET LOCAL lock_timeout = {at_most_ms}");
+        self.transaction.batch_execute(&sql).map_err(|error| sqlstate::failure(&error))
     }
 }
 

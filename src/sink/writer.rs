@@ -91,11 +91,12 @@ impl PostgresWriter {
         self
     }
 
-    /// Lays out the fences' parameters. Where keys can be parked, nobody waits long for their locks.
-    fn begin(&mut self, topic: TopicIx, moves: &[LaneMove]) -> &Target {
+    /// Lays out the fences' parameters. Where keys can be parked, nobody waits long for their locks; once a probe has shown which those
+    /// are, what is still in the way may be about every key of the batch, and is waited for.
+    fn begin(&mut self, topic: TopicIx, moves: &[LaneMove], probe: bool) -> &Target {
         let settings = &self.config.topics[usize::from(topic.0)];
         let may_park = settings.delivery == Delivery::ExactlyOnce;
-        self.session.wait_for_locks(may_park.then_some(self.config.engine.park_after));
+        self.session.wait_for_locks((may_park && !probe).then_some(self.config.engine.park_after));
         if may_park {
             self.fences.fill(self.ids.get(topic), moves);
         }
@@ -134,7 +135,7 @@ impl Writer for PostgresWriter {
         if let Some(BadRecord { index, reason }) = unroutable(job).into_iter().next() {
             return Err(Failure::Record(Some(index), reason));
         }
-        let result = match self.begin(topic, job.moves) {
+        let result = match self.begin(topic, job.moves, false) {
             Target::Table(_) => self.write_table(topic, job, None),
             Target::Handler => self.write_handled(topic, job),
         };
@@ -148,7 +149,7 @@ impl Writer for PostgresWriter {
 
     fn write_with_care(&mut self, job: &Job<'_>, care: Care<'_, '_>) -> Result<Written, Failure> {
         let Some(topic) = job.batch.topic() else { return Ok(RowCounts::default().into()) };
-        let result = match self.begin(topic, job.moves) {
+        let result = match self.begin(topic, job.moves, care.probe) {
             Target::Table(_) => self.write_table(topic, job, Some(care)),
             Target::Handler => self.write_handled_with_care(topic, job, care),
         };

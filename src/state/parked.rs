@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::ParkingLimits;
 use crate::state::router::lane_of;
+use crate::state::tenant_pace::TenantHash;
 use crate::types::{KeyHash, Lane, Offset};
 
 /// Why a key's records are set aside.
@@ -88,6 +89,14 @@ pub enum Standing {
     Gone,
 }
 
+/// What a key waits for that its tenant's ceiling told when to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    pub tenant: TenantHash,
+    /// How many it wants to be applied.
+    pub records: usize,
+}
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct ParkedKeys {
@@ -106,6 +115,8 @@ struct Key {
     why: Why,
     /// When the slow lane looks at it again; none: it has it.
     due: Option<Duration>,
+    /// Its tenant's ceiling said when to come again.
+    told: Option<Told>,
     /// The pause before that look, where it waits for a person.
     rest: Duration,
 }
@@ -164,7 +175,8 @@ impl ParkedKeys {
         match self.keys.get_mut(&hash) {
             None => {
                 self.due.insert((now, hash));
-                self.keys.insert(hash, Key { tail: offset, rows, why, due: Some(now), rest: Duration::ZERO });
+                self.keys
+                    .insert(hash, Key { tail: offset, rows, why, due: Some(now), told: None, rest: Duration::ZERO });
             }
             Some(key) => {
                 self.rows -= key.rows;
@@ -213,9 +225,10 @@ impl ParkedKeys {
         claimed.into_iter().filter_map(claim).collect()
     }
 
-    /// Whether the slow lane has something to do now, or is at it.
+    /// Whether the slow lane has something to do now, or is at it, or would be if a tenant's ceiling let it.
     pub fn is_busy(&self, now: Duration) -> bool {
-        let busy = |(hash, key): (&KeyHash, &Key)| key.due.is_none_or(|at| at <= now) && !self.gone.contains(hash);
+        let now_or_told = |key: &Key| key.told.is_some() || key.due.is_none_or(|at| at <= now);
+        let busy = |(hash, key): (&KeyHash, &Key)| now_or_told(key) && !self.gone.contains(hash);
         self.keys.iter().any(busy)
     }
 
@@ -229,10 +242,21 @@ impl ParkedKeys {
         let Some(key) = self.keys.get_mut(&hash).filter(|key| key.due.is_none()) else { return };
         let taken = taken.min(key.rows);
         key.rows -= taken;
-        key.rest = Duration::ZERO;
+        (key.rest, key.told) = (Duration::ZERO, None);
         self.rows -= taken;
         self.gone.remove(&hash);
         self.schedule(hash, at);
+    }
+
+    /// As [`again`](ParkedKeys::again), where its tenant's ceiling says when to come.
+    pub fn told(&mut self, hash: KeyHash, told: Told, at: Duration) {
+        self.again(hash, 0, at);
+        self.keys.entry(hash).and_modify(|key| key.told = Some(told));
+    }
+
+    /// What its tenant's ceiling said of a key, if that is why it comes.
+    pub fn was_told(&self, hash: KeyHash) -> Option<Told> {
+        self.keys.get(&hash)?.told
     }
 
     /// As [`again`](ParkedKeys::again), of a key that waits for a person.
@@ -245,14 +269,14 @@ impl ParkedKeys {
 
     /// A person has decided something: those that wait for one are looked at now. Also those that the slow lane looks at at this
     /// moment, soon: it may not have seen it yet.
-    pub fn rouse(&mut self) {
+    pub fn rouse(&mut self, now: Duration) {
         let resting = self.keys.iter_mut().filter(|(_, key)| !key.rest.is_zero());
         let rouse = |(hash, key): (&KeyHash, &mut Key)| {
             key.rest = Duration::ZERO;
             key.due.map(|_| *hash)
         };
         let roused: Vec<KeyHash> = resting.filter_map(rouse).collect();
-        roused.into_iter().for_each(|hash| self.schedule(hash, Duration::ZERO));
+        roused.into_iter().for_each(|hash| self.schedule(hash, now));
     }
 
     /// The slow lane saw no row of it, when `tail` was its last one. What was added since keeps it parked.
@@ -262,7 +286,7 @@ impl ParkedKeys {
             return self.again(hash, 0, now);
         }
         self.rows -= key.rows;
-        key.rows = 0;
+        (key.rows, key.told) = (0, None);
         self.gone.insert(hash);
         self.schedule(hash, now + LOOK_AGAIN);
     }
@@ -348,15 +372,35 @@ mod tests {
         };
         look(&mut keys);
         assert_eq!([(); 6].map(|()| look(&mut keys)), [1, 2, 4, 8, 10, 10]);
-        keys.rouse();
-        assert_eq!(keys.next_due(), Some(Duration::ZERO));
+        keys.rouse(NOW);
+        assert_eq!(keys.next_due(), Some(NOW));
         look(&mut keys);
         assert_eq!(look(&mut keys), 1);
         // What was decided while the slow lane looked is seen soon.
         keys.claim(NOW * 1000, 9);
-        keys.rouse();
+        keys.rouse(NOW);
         keys.rest(1, 0, NOW * 1000);
         assert_eq!(keys.keys[&1].due, Some(NOW * 1001));
+    }
+
+    /// One that waits for a lock, or for a person, may do so for days; one that waits for its tenant's ceiling goes on by itself.
+    #[test]
+    fn what_a_ceiling_keeps_back_is_work_that_is_not_done() {
+        let mut keys = keys();
+        keys.claim(NOW, 9);
+        keys.again(2, 0, NOW * 9);
+        let told = Told { tenant: TenantHash::new(b"a"), records: 2 };
+        keys.told(1, told, NOW * 5);
+        assert_eq!((keys.is_busy(NOW), keys.was_told(1), keys.was_told(2)), (true, Some(told), None));
+        assert_eq!(keys.claim(NOW * 5, 9), [(1, Offset(10))]);
+        keys.again(1, 0, NOW * 9);
+        assert_eq!((keys.is_busy(NOW), keys.was_told(1)), (false, None));
+        keys.claim(NOW * 9, 1);
+        keys.told(1, told, NOW * 10);
+        keys.claim(NOW * 10, 9);
+        keys.seen_gone(1, Offset(10), NOW);
+        keys.again(2, 0, NOW * 19);
+        assert!(!keys.is_busy(NOW));
     }
 
     #[test]
@@ -421,7 +465,7 @@ mod tests {
                             keys.rest(hash, taken, NOW);
                         }
                     }
-                    Step::Rouse => keys.rouse(),
+                    Step::Rouse => keys.rouse(NOW),
                     Step::SeenGone(hash, at_last) => {
                         if let Some(tail) = claimed.remove(&hash) {
                             keys.seen_gone(hash, if at_last { tail } else { Offset(-1) }, NOW);

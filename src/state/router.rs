@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Config, RouteBy, Tenant};
 use crate::state::chunk::{Headers, RawRecord};
+use crate::state::tenant_pace::TenantHash;
 use crate::types::{KeyHash, Lane, Offset, ShardIx};
 
 /// xxh3(key, seed 0); a record without a key has no order to keep and goes by its offset.
@@ -185,6 +186,11 @@ impl Router {
                 other => Some(Cow::Owned(other.with_text(<[u8]>::to_vec))),
             },
         }
+    }
+
+    /// The same, hashed.
+    pub fn tenant_hash(&self, record: &RawRecord<'_>) -> Option<TenantHash> {
+        self.tenant_of(record).map(|name| TenantHash::new(&name))
     }
 
     fn with_tenant<T>(

@@ -45,6 +45,11 @@ impl Tally {
         *self.0.entry(tenant).or_default() += records;
     }
 
+    /// So many of them are not applied after all.
+    pub fn remove(&mut self, tenant: TenantHash, records: usize) {
+        self.0.entry(tenant).and_modify(|of| *of = of.saturating_sub(records));
+    }
+
     fn of(&self, tenant: TenantHash) -> usize {
         self.0.get(&tenant).copied().unwrap_or_default()
     }
@@ -83,10 +88,11 @@ impl TenantPace {
         });
     }
 
-    /// The most records of one key that are worth reading at once.
+    /// The most records of one key, whosever it is, that are worth reading at once.
     pub fn piece_max(&self) -> usize {
-        let highest = self.of.values().copied().chain(self.ceilings.each).max();
-        highest.map_or(usize::MAX, |rate| Bucket::new(rate, Duration::ZERO).piece(usize::MAX))
+        let Some(each) = self.ceilings.each else { return usize::MAX };
+        let highest = self.of.values().copied().fold(each, usize::max);
+        Bucket::new(highest, Duration::ZERO).piece(usize::MAX)
     }
 
     /// Whether a record that arrives may be applied now, beside those of `tally`. If so, it is added to them.
@@ -99,19 +105,21 @@ impl TenantPace {
         goes
     }
 
-    /// Of so many records that waited, how many may be applied now, beside those of `tally`, to which they are added; or how
-    /// long they wait on.
+    /// Of so many records that are parked, how many may be applied now, beside those of `tally`, to which they are added; or how
+    /// long they wait on. `told`: they come because they were told to; others stand behind all who were.
     pub fn turn(
         &mut self,
         tenant: TenantHash,
         records: usize,
+        told: bool,
         tally: &mut Tally,
         now: Duration,
     ) -> Result<usize, Duration> {
         let Some(of_late) = self.tenant(tenant, now) else { return Ok(records) };
         let records = of_late.bucket.piece(records);
         let there = of_late.bucket.there(now).saturating_sub(tally.of(tenant));
-        if there > 0 || records == 0 {
+        let in_turn = told || of_late.line <= now;
+        if there > 0 && in_turn || records == 0 {
             let go = records.min(there);
             tally.add(tenant, go);
             return Ok(go);
@@ -172,9 +180,14 @@ mod tests {
         gone
     }
 
+    /// Of those who came before.
     fn turn(pace: &mut TenantPace, name: &str, records: usize, now: Duration) -> Result<usize, Duration> {
+        come(pace, name, records, true, now)
+    }
+
+    fn come(pace: &mut TenantPace, name: &str, records: usize, told: bool, now: Duration) -> Result<usize, Duration> {
         let mut tally = Tally::default();
-        let turn = pace.turn(tenant(name), records, &mut tally, now);
+        let turn = pace.turn(tenant(name), records, told, &mut tally, now);
         pace.applied(&tally, now);
         turn
     }
@@ -203,6 +216,27 @@ mod tests {
         assert_eq!(arrive(&mut p, "a", 9, S + MS * 100), 0, "somebody waits");
         assert_eq!(turn(&mut p, "a", 5000, S + MS * 130), Ok(100));
         assert_eq!(arrive(&mut p, "a", 9, S + MS * 135), 5, "nobody does");
+    }
+
+    /// However many come behind it.
+    #[test]
+    fn who_was_told_when_to_come_is_served_then() {
+        let mut p = pace(Some(1), &[]);
+        assert_eq!(arrive(&mut p, "a", 9, S), 2);
+        assert_eq!(come(&mut p, "a", 1, false, S), Err(S));
+        for n in 1..10 {
+            let now = S + MS * 99 * n;
+            assert_eq!(come(&mut p, "a", 1, false, now), Err(S * (n + 1) - MS * 99 * n), "behind all others");
+        }
+        assert_eq!(come(&mut p, "a", 1, false, S * 2 - MS), Err(LINE_MAX));
+        assert_eq!(come(&mut p, "a", 1, true, S * 2), Ok(1));
+    }
+
+    #[test]
+    fn who_has_no_ceiling_is_read_whole() {
+        assert_eq!(pace(None, &[("small", 10)]).piece_max(), usize::MAX);
+        assert_eq!(pace(Some(1000), &[("small", 10)]).piece_max(), 100);
+        assert_eq!(pace(Some(1000), &[("large", 9000)]).piece_max(), 900);
     }
 
     #[test]
@@ -237,28 +271,26 @@ mod tests {
             let rate = rng.usize(5..3000);
             let mut p = pace(Some(rate), &[]);
             let (mut now, mut applied) = (S, 0);
-            // By key: what waits, and when it comes.
-            let mut waiting: Vec<(usize, Duration)> = Vec::new();
+            // By key: what waits, when it comes, and whether it was told so.
+            let mut waiting: Vec<(usize, Duration, bool)> = Vec::new();
             while now < S * 21 {
                 now += Duration::from_micros(rng.u64(0..20_000));
                 let arrives = rng.usize(0..1 + rate / 40);
                 let gone = arrive(&mut p, "a", arrives, now);
                 applied += gone;
                 if gone < arrives {
-                    waiting.push((arrives - gone, now));
+                    waiting.push((arrives - gone, now, false));
                 }
-                for (records, at) in waiting.iter_mut().filter(|(_, at)| *at <= now).take(64) {
-                    match turn(&mut p, "a", *records, now) {
-                        Ok(go) => {
-                            (*records, applied) = (*records - go, applied + go);
-                        }
-                        Err(wait) => *at = now + wait,
+                for (records, at, told) in waiting.iter_mut().filter(|(_, at, _)| *at <= now).take(64) {
+                    match come(&mut p, "a", *records, *told, now) {
+                        Ok(go) => (*records, applied, *told) = (*records - go, applied + go, false),
+                        Err(wait) => (*at, *told) = (now + wait, true),
                     }
                 }
-                waiting.retain(|(records, _)| *records > 0);
+                waiting.retain(|(records, ..)| *records > 0);
             }
             assert!(applied <= rate * 20 + rate / 4 + 2, "seed {seed}: {applied} at {rate}");
-            let waits: usize = waiting.iter().map(|(records, _)| records).sum();
+            let waits: usize = waiting.iter().map(|(records, ..)| records).sum();
             assert!(applied >= rate * 18 || waits == 0, "seed {seed}: {applied} at {rate}, {waits} wait");
         }
     }

@@ -115,7 +115,8 @@ impl TenantMap {
 pub fn procedure(forget: &str) -> String {
     format!(
         "Updates between the copy of its rows and the switch would be lost. To move or remove tenants: stop the producers or let \
-         the group reach the end (`forebay run --until-end`), stop every process of it, move the rows, {forget}, and start all \
+         the group reach the end (`forebay run --until-end`), stop every process of it, see that `forebay parked` shows nothing of \
+         theirs, move the rows, {forget}, and start all \
          of them with the new map"
     )
 }

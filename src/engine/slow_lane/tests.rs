@@ -61,18 +61,18 @@ fn who_waits_for_a_person_is_looked_at_when_one_has_decided() {
     let (held, dead) = (key_hash(Some(b"held"), Offset(0)), key_hash(Some(b"dead"), Offset(0)));
     let mut decided = Decided { letters: 1, ..Decided::default() };
     decided.holds.hold_key(b"held");
-    parked.decided(topic, decided.clone());
+    parked.decided(topic, decided.clone(), clock.now());
     let tail = |hash| Tail { hash, offset: Offset(1), rows: 1, why: Why::Held };
     let at = TopicPartition { topic, partition: 0 };
     parked.install(at, Generation(1), Token(1), 1, vec![tail(held), tail(dead)]);
     assert_eq!(looks(40), [0, 1, 3, 7, 15, 25, 35].map(|at| (at, dead)));
     // A letter is replayed or discarded.
     decided.letters = 2;
-    parked.decided(topic, decided.clone());
-    parked.decided(topic, decided);
+    parked.decided(topic, decided.clone(), clock.now());
+    parked.decided(topic, decided, clock.now());
     assert_eq!(looks(42), [(40, dead), (41, dead)]);
     // The hold ends.
-    parked.decided(topic, Decided { letters: 2, ..Decided::default() });
+    parked.decided(topic, Decided { letters: 2, ..Decided::default() }, clock.now());
     let mut both = looks(43);
     both.sort();
     let mut expected = vec![(42, held), (42, dead)];

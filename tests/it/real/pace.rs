@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use postgres::{Client, NoTls};
 use rustix::process::Signal;
 
-use super::{assert_complete, count, ends, ledger, ledger_topic, publish, shard};
+use super::{Record, assert_complete, count, ends, ledger, ledger_topic, publish, publish_all, record, shard};
 use crate::support::{Database, OwnServices, PATIENCE, Replica, Rig, Server, Service, Topic, port_of, wait_until};
 
 /// A ledger whose rows say when they were written.
@@ -88,6 +88,46 @@ fn a_topic_keeps_its_ceiling_and_slows_no_other() {
     process.wait_for_log(&["shard main", &held]);
     process.terminate().expect(0);
     assert_complete(&ledger(&mut client), &ends(&slow));
+}
+
+/// What was parked of a topic with a ceiling comes at half of it, and leaves the other half to what arrives.
+#[test]
+fn what_was_parked_keeps_its_topics_ceiling_too() {
+    let database = Database::create(Server::A, "real");
+    database.execute(CLOCKED);
+    let topic = Topic::create("real", 2);
+    let ceiling = ledger_topic(topic.name()).replace("\"ledger\"\n", "\"ledger\"\nrows_per_second_max = 400\n");
+    let rig = Rig::new(&format!("[engine]\ncommit_interval_ms = 200\n{}{ceiling}", shard("main", database.dsn())));
+    let process = rig.start();
+    let mut client = database.connect();
+    publish(&topic, 0..20, 20);
+    wait_until(PATIENCE, "the first rows", || count(&mut client, "ledger") == 20);
+    rig.command(&["park", "--topic", topic.name(), "--key", "key 0"]);
+    let mut next = 1;
+    let mut of_key_0 = |records: i64| {
+        let records: Vec<Record> = (next..next + records).map(|n| record(n * 20, 20, 2)).collect();
+        next += records.len() as i64;
+        publish_all(&topic, &records);
+    };
+    wait_until(PATIENCE, "the hold", || {
+        of_key_0(1);
+        thread::sleep(Duration::from_millis(100));
+        count(&mut client, "forebay.parked") > 0
+    });
+    of_key_0(1500);
+    wait_until(PATIENCE, "the key to be parked", || count(&mut client, "forebay.parked") >= 1500);
+    let from: String = client.query_one("SELECT clock_timestamp()::text", &[]).unwrap().get(0);
+    let others = (0..4000).map(|n| record(20 + n / 19 * 20 + 1 + n % 19, 20, 2));
+    publish_all(&topic, &others.collect::<Vec<_>>());
+    rig.command(&["unpark", "--topic", topic.name(), "--key", "key 0"]);
+    let all: i64 = ends(&topic).values().sum();
+    wait_until(PATIENCE, "all rows", || count(&mut client, "ledger") == all);
+    let mut since =
+        |which: &str| times(&mut client, &format!("(SELECT at FROM ledger WHERE {which} at > '{from}') AS t"));
+    assert_kept(&since(""), 400.0);
+    assert_kept(&since("k = 'key 0' AND"), 200.0);
+    process.terminate().expect(0);
+    assert_complete(&ledger(&mut client), &ends(&topic));
 }
 
 /// Counts after a change until a condition holds, and says after how long.

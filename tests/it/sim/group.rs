@@ -18,6 +18,8 @@ pub struct Group {
     pub committed: BTreeMap<TopicPartition, (i64, String)>,
     members: BTreeMap<MemberId, Member>,
     requests: VecDeque<Request>,
+    /// How often each partition was given to somebody.
+    given: BTreeMap<TopicPartition, u64>,
     /// Eager only: everybody gives everything back first.
     gathering: bool,
     /// Which member gets which partition; a new number moves them.
@@ -44,6 +46,8 @@ struct Member {
 struct Request {
     member: MemberId,
     offsets: Vec<Commit>,
+    /// What [`Group::given`] was for each of them: a coordinator refuses a commit of an earlier generation.
+    given: Vec<u64>,
     due: Duration,
     fate: CommitFate,
 }
@@ -73,6 +77,7 @@ impl Group {
             committed: BTreeMap::new(),
             members: BTreeMap::new(),
             requests: VecDeque::new(),
+            given: BTreeMap::new(),
             gathering: false,
             shuffle: 0,
         }
@@ -144,7 +149,12 @@ impl Group {
     }
 
     pub fn request_commit(&mut self, member: MemberId, offsets: &[Commit], due: Duration, fate: CommitFate) {
-        self.requests.push_back(Request { member, offsets: offsets.to_vec(), due, fate });
+        let given = offsets.iter().map(|c| self.given(c.at)).collect();
+        self.requests.push_back(Request { member, offsets: offsets.to_vec(), given, due, fate });
+    }
+
+    fn given(&self, at: TopicPartition) -> u64 {
+        self.given.get(&at).copied().unwrap_or_default()
     }
 
     /// Lets the coordinator do what is due, and returns the commits that it accepted.
@@ -173,7 +183,8 @@ impl Group {
                 later.push_back(request);
                 continue;
             }
-            let may = request.offsets.iter().all(|c| self.owns(request.member, c.at));
+            let mut offsets = request.offsets.iter().zip(&request.given);
+            let may = offsets.all(|(c, given)| self.owns(request.member, c.at) && self.given(c.at) == *given);
             if may && request.fate != CommitFate::Lost {
                 for c in request.offsets {
                     accepted.push(Accepted { member: request.member, at: c.at, next: c.next.0 });
@@ -241,6 +252,7 @@ impl Group {
             let Some(m) = self.members.get_mut(id) else { continue };
             let missing: Vec<_> = target.difference(&taken).copied().collect();
             // An eager rebalance assigns to everybody, nothing to some.
+            missing.iter().for_each(|at| *self.given.entry(*at).or_default() += 1);
             if !missing.is_empty() || (self.eager && target.is_empty()) {
                 m.owned.extend(missing.iter().copied());
                 m.told.push_back(SourceEvent::Assigned(missing));

@@ -411,7 +411,7 @@ impl SlowLane for FakeSlowLane {
     fn read(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)], limits: DrainLimits) -> Result<Vec<Waiting>, Failure> {
         self.0.connect()?;
         let w = self.0.world.borrow();
-        let each = (limits.records_max / keys.len().max(1)).max(1);
+        let each = (limits.records_max / keys.len().max(1)).clamp(1, limits.key_records_max);
         let waiting = |&(partition, hash): &(i32, KeyHash)| {
             let rows = w.dbs[self.0.shard].parked_of(TopicPartition { topic, partition }, hash);
             let (dead, tries) = rows.first().map(|(_, row)| (row.dead, row.tries))?;

@@ -28,7 +28,7 @@ use postgres::{Client, Transaction};
 use crate::statements::{AT, TOPIC, World, takeover};
 use crate::support::wait_until;
 
-const LIMITS: DrainLimits = DrainLimits { records_max: 500, bytes_max: 1 << 20 };
+const LIMITS: DrainLimits = DrainLimits { records_max: 500, bytes_max: 1 << 20, key_records_max: usize::MAX };
 const SKIP: Drain = Drain { tolerance: Some(few(usize::MAX)), then: Then::Skip, parent_tries: 2 };
 const PARK: Drain = Drain { then: Then::Park, ..SKIP };
 
