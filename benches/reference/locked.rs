@@ -1,4 +1,7 @@
 //! One row locked from outside, with two per cent of the records on its key: what that costs the other keys of its partition.
+//!
+//! Whoever locks a row has a transaction open, and as long as it is, PostgreSQL removes no row version that ended since: fences, which
+//! move with each batch, are found behind ever more of them. So the same is measured with a transaction that locks nothing, too.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,20 +27,25 @@ pub fn locked(a: &Arguments) -> Outcome<()> {
     let seconds = a.lock_seconds + 2 * MARGIN.as_secs();
     let a = &Arguments { skew: SKEW, seconds, ..a.clone() };
     println!("locked: {} records/s on one partition, a row locked for {} s", a.rate, a.lock_seconds);
-    let (mut rates, mut p99s) = (Rounds::default(), Rounds::default());
+    let [mut rates, mut p99s, mut of_lock] = [(); 3].map(|()| Rounds::default());
     for round in 1..=a.rounds {
         let load = load();
-        let (free, locked) = (live(a, false)?, live(a, true)?);
-        let (rate, p99) = (locked.rows / free.rows, locked.ms[1] / free.ms[1]);
+        let [free, open, locked] = [Other::Nothing, Other::Transaction, Other::Lock].map(|other| live(a, other));
+        let (free, open, locked) = (free?, open?, locked?);
+        let (rate, p99, lock) = (locked.rows / free.rows, locked.ms[1] / free.ms[1], locked.ms[1] / open.ms[1]);
         println!(
-            "round {round}  p50, p99, p99.9 without {:.1?} ms, with {:.1?} ms, p99's ratio {p99:.2}   throughput's ratio {rate:.3}   \
-             stored progress stood still for {:.1} s at most, without {:.1} s   {load}",
-            free.ms, locked.ms, locked.still, free.still
+            "round {round}  p50, p99, p99.9 without {:.1?} ms, with an open transaction {:.1?}, with a locked row {:.1?}   p99's ratio \
+             {p99:.2}, to that with the transaction {lock:.2}   throughput's ratio {rate:.3}   stored progress stood still for {:.1} s \
+             at most, without {:.1} s   {load}",
+            free.ms, open.ms, locked.ms, locked.still, free.still
         );
         rates.push(rate);
         p99s.push(p99);
+        of_lock.push(lock);
     }
-    println!("locked: other keys' throughput with / without {rates:.3}, p99 with / without {p99s:.2}");
+    println!(
+        "locked: other keys' throughput with / without {rates:.3}, p99 with / without {p99s:.2}, with / with an open transaction {of_lock:.2}"
+    );
     Ok(())
 }
 
@@ -49,7 +57,15 @@ struct Lived {
     still: f64,
 }
 
-fn live(a: &Arguments, lock: bool) -> Outcome<Lived> {
+/// What somebody else does meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Other {
+    Nothing,
+    Transaction,
+    Lock,
+}
+
+fn live(a: &Arguments, other: Other) -> Outcome<Lived> {
     let topic = Topic::create("reference_locked", 1);
     engine::fresh_table(a, Target::Timed)?;
     let mut client = Client::connect(&a.dsn, NoTls)?;
@@ -68,7 +84,7 @@ fn live(a: &Arguments, lock: bool) -> Outcome<Lived> {
     let running = Running::start(a, &job)?;
     warm_up(a, topic.name(), WARM_UP * 9 / 10, &mut client)?;
     let (still, span) = thread::scope(|scope| {
-        let watcher = scope.spawn(|| watch(a, lock, &subscription).map_err(|error| error.to_string()));
+        let watcher = scope.spawn(|| watch(a, other, &subscription).map_err(|error| error.to_string()));
         let produced = produce(a, topic.name());
         let watched = watcher.join().map_err(|_| "the watcher panicked")?;
         produced?;
@@ -85,14 +101,18 @@ fn live(a: &Arguments, lock: bool) -> Outcome<Lived> {
     Ok(Lived { rows: row.get(0), ms: row.get(1), still })
 }
 
-/// Locks the row for its time; for how long stored progress stood still meanwhile, at most, and from when to when that was.
-fn watch(a: &Arguments, lock: bool, subscription: &str) -> Outcome<(f64, (f64, f64))> {
+/// Does what the other does for its time; for how long stored progress stood still meanwhile, at most, and from when to when that was.
+fn watch(a: &Arguments, other: Other, subscription: &str) -> Outcome<(f64, (f64, f64))> {
     thread::sleep(MARGIN);
     let (mut holder, mut client) = (Client::connect(&a.dsn, NoTls)?, Client::connect(&a.dsn, NoTls)?);
     let mut transaction = holder.transaction()?;
-    if lock {
-        let sql = "SELECT 1 FROM reference WHERE subscription_id = $1::text::uuid FOR UPDATE";
-        transaction.query_one(sql, &[&subscription])?;
+    match other {
+        Other::Nothing => {}
+        Other::Transaction => drop(transaction.query_one("SELECT txid_current()", &[])?),
+        Other::Lock => {
+            let sql = "SELECT 1 FROM reference WHERE subscription_id = $1::text::uuid FOR UPDATE";
+            transaction.query_one(sql, &[&subscription])?;
+        }
     }
     let now = "SELECT extract(epoch FROM clock_timestamp())::float8";
     let begin = client.query_one(now, &[])?.get(0);

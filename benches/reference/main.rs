@@ -12,7 +12,7 @@
 //! | `lag` | the engine at one and at ten times the records: does memory grow with lag? |
 //! | `bad` | the engine with no bad records; with some that PostgreSQL refuses; with some that do not decode |
 //! | `hot` | a handler that takes its time, and a table, each without and with one key that has half of all records: the other keys' latency, also where no key is ever parked; the table's throughput |
-//! | `locked` | steady upserts on one partition, without and with a row locked from outside that has two per cent of the records: the other keys' throughput and latency, and how long stored progress stood still |
+//! | `locked` | steady upserts on one partition, beside nobody, beside a transaction that is open, and with a row locked from outside that has two per cent of the records: the other keys' throughput and latency, and how long stored progress stood still |
 //! | `steady` | a producer that never waits for the engine, and latencies from the time at which a record should have been sent to the `clock_timestamp()` of its row (before COMMIT); lanes bound late, statically, and the least that does such a job: one thread without fences |
 //! | `pace` | the engine without a limit and with `adaptive_limit`, alone; then pgbench's transactions in the same database, at a fixed rate: with no engine, with one that catches up at full speed, with one that catches up under `adaptive_limit` |
 //! | `shard-down` | a steady producer and four shards in two clusters, of which one lets nobody in for `--seconds` (the figure to report: 60): the other three's rows/s before and meanwhile, and how long the fourth takes to catch up |
