@@ -30,7 +30,7 @@ use crate::forward::producer::KafkaPublisher;
 use crate::metrics::Counters;
 use crate::sink::control::PostgresControl;
 use crate::sink::handler::{Handler, HandlerFactory};
-use crate::sink::postgres::SourceIds;
+use crate::sink::postgres::OwnRows;
 use crate::sink::writer::PostgresWriter;
 use crate::sink::{Drain, Reason};
 use crate::source::Source;
@@ -297,7 +297,7 @@ impl Threads<'_> {
         let mut cores = config.engine.cores.iter().copied().cycle();
         let (mut inboxes, mut controls, mut all_parked, mut threads) = (vec![], vec![], vec![], vec![]);
         for shard in (0..config.shards.len()).map(|s| ShardIx(s as u16)) {
-            let ids = Arc::new(SourceIds::new(config.topics.len()));
+            let ids = Arc::new(OwnRows::new(config.topics.len()));
             let (requests, inbox) = bounded(REQUESTS_MAX);
             let gate = Arc::new(Gate::new(Arc::clone(self.clock), rng()?, self.backoff()));
             let control = PostgresControl::new(Arc::clone(config), shard, Arc::clone(&ids))

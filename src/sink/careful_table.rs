@@ -37,14 +37,14 @@ impl Careful<'_, '_, '_> {
     pub fn run(self, live: &mut Live<Name>, undecoded: Vec<BadRecord>) -> Result<Written, Stop> {
         let Careful { topic, of, job, writer, router, fences, care } = self;
         let batch = job.batch;
-        let fence_statement = live.ready_fences()?;
+        let fence_statement = live.ready_fences(fences.found())?;
         let letters = live.ready_letters()?;
         live.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")?;
         // A takeover has them, or a transaction of ours that is still in flight: no parking helps.
         let moved = fence_statement
             .query_one(&mut live.client, &fences.params())
             .map_err(|error| Stop::Failed(locked_out(&error)))?;
-        if !moved.get::<_, bool>(0) {
+        if !fences.answer(&moved) {
             return Ok(Written::Mismatch);
         }
         if !parked::is_free(&mut live.client, of.source, job.free)? {

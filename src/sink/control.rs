@@ -10,7 +10,7 @@ use postgres::{Client, Error, IsolationLevel, Row, Transaction};
 
 use crate::config::Config;
 use crate::sink::fence::Sql;
-use crate::sink::postgres::SourceIds;
+use crate::sink::postgres::OwnRows;
 use crate::sink::replicas::{self, Positions, Replicas};
 use crate::sink::session::{Live, Param, Ready, Session, Text, own_failure};
 use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Replica, Taken, Takeover, fence, parked};
@@ -24,7 +24,7 @@ type Name = &'static str;
 /// See the module's text. Connects when first used; an outage makes the next call connect again.
 pub struct PostgresControl {
     config: Arc<Config>,
-    ids: Arc<SourceIds>,
+    ids: Arc<OwnRows>,
     session: Session<Name>,
     /// What the brokers say of each topic, as last heard: a takeover or a new connection compares it again.
     identities: HashMap<TopicIx, Identity>,
@@ -36,7 +36,7 @@ pub struct PostgresControl {
 }
 
 impl PostgresControl {
-    pub fn new(config: Arc<Config>, shard: ShardIx, ids: Arc<SourceIds>) -> PostgresControl {
+    pub fn new(config: Arc<Config>, shard: ShardIx, ids: Arc<OwnRows>) -> PostgresControl {
         let session = Session::new(&config, shard, "control");
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let taken_by = format!("{host} pid {}", std::process::id());

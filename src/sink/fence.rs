@@ -32,6 +32,9 @@
 //! - **After a mismatch or a lost answer the fences are read again**, with a plain read; the table in
 //!   [`rules`](crate::engine::rules) says what follows.
 //!
+//! Workers look for their fences where they moved them last ([`place`](super::place)), and where they are not there, by their keys:
+//! only that says that they are another's, or elsewhere.
+//!
 //! Everything here relies on READ COMMITTED; `connect` refuses a session that works otherwise. `source` is the small number
 //! of (group, topic) in `forebay.source`.
 
@@ -145,30 +148,57 @@ WHERE p.source = $1 AND p.partition = u.p AND p.token = u.t AND u.p NOT IN (SELE
 };
 
 /// How many parameters [`batch`] takes before those of the rows.
-pub const BATCH_PARAMS: usize = 6;
+pub const BATCH_PARAMS: usize = 7;
 
 /// What a statement that writes rows in the same breath must be conditional on.
 pub const CONDITION: &str = "(SELECT ok FROM ok)";
 
+/// How a worker's statement finds its fences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Found {
+    ByKey,
+    /// At the places where they were last, with the same key, token and offset; what was moved since is not there. Both parts of
+    /// the statement look at the places that were given, so that they see the same versions, or wait for the same successors.
+    ByPlace,
+}
+
 /// A worker's statement: moves fences, all or nothing; together with `others`, statements conditional on [`CONDITION`] with
-/// their parameters from $7 on, it is a whole transaction in one round trip. $1 source; $2..$6 partition, lane, token,
-/// expected, new, in (partition, lane) order. Answers one row: whether everything happened or nothing.
-pub fn batch(others: &[&str]) -> String {
+/// their parameters from $8 on, it is a whole transaction in one round trip. $1 source; $2..$7 partition, lane, token,
+/// expected, new, place (not looked at where they are found by key), in (partition, lane) order. Answers one row: whether
+/// everything happened or nothing; where the fences lie now. That all fences that were locked also moved is made sure of: a
+/// setting that nobody has is no answer, and undoes everything.
+pub fn batch(found: Found, others: &[&str]) -> String {
     let others: String = others.iter().enumerate().map(|(n, sql)| format!(", t{n} AS ({sql})")).collect();
+    let these = match found {
+        Found::ByKey => "f.source = $1 AND f.partition = u.p AND f.lane = u.l",
+        // Sums keep the index out of it, whose cost the planner thinks little of: it knows of one version of each.
+        Found::ByPlace => "f.ctid = u.c AND f.source + 0 = $1 AND f.partition + 0 = u.p AND f.lane + 0 = u.l",
+    };
     format!(
-        "WITH l AS MATERIALIZED (SELECT 1 FROM forebay.fence f JOIN UNNEST($2, $3, $4, $5) AS u(p, l, t, o) \
-         ON f.source = $1 AND f.partition = u.p AND f.lane = u.l WHERE f.token = u.t AND f.next_offset = u.o \
+        "WITH l AS MATERIALIZED (SELECT 1 FROM forebay.fence f JOIN UNNEST($2, $3, $4, $5, $7) AS u(p, l, t, o, c) \
+         ON {these} WHERE f.token = u.t AND f.next_offset = u.o \
          ORDER BY f.partition, f.lane FOR NO KEY UPDATE OF f), \
          ok AS MATERIALIZED (SELECT count(*) = cardinality($2) AS ok FROM l), \
-         f AS (UPDATE forebay.fence f SET next_offset = u.n FROM UNNEST($2, $3, $6) AS u(p, l, n) \
-         WHERE f.source = $1 AND f.partition = u.p AND f.lane = u.l AND {CONDITION}){others} \
-         SELECT ok FROM ok"
+         f AS (UPDATE forebay.fence f SET next_offset = u.n FROM UNNEST($2, $3, $6, $7) AS u(p, l, n, c) \
+         WHERE {these} AND {CONDITION} \
+         RETURNING f.partition AS p, f.lane AS l, f.ctid AS c){others} \
+         SELECT CASE WHEN ok.ok AND moved.n <> cardinality($2) THEN current_setting('forebay.fences_did_not_move')::bool \
+         ELSE ok.ok END, moved.places \
+         FROM ok, (SELECT count(*) AS n, array_agg(f.c ORDER BY f.p, f.l) AS places FROM f) AS moved"
     )
 }
 
 /// The types of [`batch`]'s own parameters.
 pub fn batch_types() -> [Type; BATCH_PARAMS] {
-    [Type::INT4, Type::INT4_ARRAY, Type::INT2_ARRAY, Type::INT8_ARRAY, Type::INT8_ARRAY, Type::INT8_ARRAY]
+    [
+        Type::INT4,
+        Type::INT4_ARRAY,
+        Type::INT2_ARRAY,
+        Type::INT8_ARRAY,
+        Type::INT8_ARRAY,
+        Type::INT8_ARRAY,
+        Type::TID_ARRAY,
+    ]
 }
 
 #[cfg(test)]
@@ -177,9 +207,11 @@ mod tests {
 
     #[test]
     fn rows_come_behind_the_fences() {
-        let sql = batch(&["INSERT INTO t SELECT 1 WHERE (SELECT ok FROM ok)"]);
-        assert!(sql.find("FOR NO KEY UPDATE") < sql.find("INSERT INTO t"));
-        assert!(sql.ends_with("SELECT ok FROM ok"));
-        assert!(!batch(&[]).contains("t0 AS ("));
+        for found in [Found::ByKey, Found::ByPlace] {
+            let sql = batch(found, &["INSERT INTO t SELECT 1 WHERE (SELECT ok FROM ok)"]);
+            assert!(sql.find("FOR NO KEY UPDATE") < sql.find("INSERT INTO t"));
+            assert!(!batch(found, &[]).contains("t0 AS ("));
+            assert_eq!(sql.matches("f.ctid = u.c").count(), if found == Found::ByPlace { 2 } else { 0 });
+        }
     }
 }

@@ -20,6 +20,7 @@ pub mod key;
 pub mod moment;
 pub mod number;
 pub mod parked;
+pub mod place;
 pub mod plan;
 pub mod pool;
 pub mod postgres;

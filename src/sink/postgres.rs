@@ -3,25 +3,35 @@
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use crate::sink::place::Places;
+
 pub use crate::sink::control::PostgresControl;
 pub use crate::sink::writer::PostgresWriter;
 use crate::types::TopicIx;
 
-/// The number of each topic in one shard (`forebay.source`), 0 until it is known: found by the control thread, used by the
-/// workers. A number that is out of date does no harm: no fence under it holds our token.
+/// What is known of forebay's own rows in one shard. The number of each topic (`forebay.source`), 0 until it is known: found by the
+/// control thread, used by the workers; one that is out of date does no harm, because no fence under it holds our token. And where
+/// fences lie.
 #[derive(Debug)]
-pub struct SourceIds(Vec<AtomicI32>);
+pub struct OwnRows {
+    ids: Vec<AtomicI32>,
+    places: Places,
+}
 
-impl SourceIds {
-    pub fn new(topics: usize) -> SourceIds {
-        SourceIds((0..topics).map(|_| AtomicI32::new(0)).collect())
+impl OwnRows {
+    pub fn new(topics: usize) -> OwnRows {
+        OwnRows { ids: (0..topics).map(|_| AtomicI32::new(0)).collect(), places: Places::default() }
     }
 
     pub fn get(&self, topic: TopicIx) -> i32 {
-        self.0[usize::from(topic.0)].load(Ordering::Acquire)
+        self.ids[usize::from(topic.0)].load(Ordering::Acquire)
     }
 
     pub fn set(&self, topic: TopicIx, id: i32) {
-        self.0[usize::from(topic.0)].store(id, Ordering::Release);
+        self.ids[usize::from(topic.0)].store(id, Ordering::Release);
+    }
+
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 }

@@ -29,6 +29,7 @@ pub struct Session<K> {
     pooler: Pooler,
     follows: Option<Follows>,
     lock_wait: Option<Duration>,
+    avoids_scans: bool,
     /// How many connections were opened.
     opened: u64,
     live: Option<Live<K>>,
@@ -53,6 +54,12 @@ pub struct Live<K> {
 }
 
 impl<K> Live<K> {
+    /// Where there is nothing but a scan, its prohibitive price must not have it compiled as well.
+    fn avoid_scans(&mut self) -> Result<(), Failure> {
+        let sql = "SET enable_seqscan = off; SET jit = off";
+        self.client.batch_execute(sql).map_err(|error| own_failure(&error))
+    }
+
     fn wait_for_locks(&mut self, at_most: Option<Duration>) -> Result<(), Failure> {
         if self.lock_wait == at_most {
             return Ok(());
@@ -84,7 +91,17 @@ impl<K: Hash + Eq> Session<K> {
         let connector = Connector::new(settings, &config.kafka.group_id, thread);
         let expected = Expected::new(config, shard);
         let (shard, pooler) = (settings.name.clone(), settings.pooler);
-        Session { shard, connector, expected, pooler, follows: None, lock_wait: None, opened: 0, live: None }
+        Session {
+            shard,
+            connector,
+            expected,
+            pooler,
+            follows: None,
+            lock_wait: None,
+            avoids_scans: false,
+            opened: 0,
+            live: None,
+        }
     }
 
     /// What is read again holds for its connections, too, the open one included.
@@ -98,6 +115,13 @@ impl<K: Hash + Eq> Session<K> {
     /// that. Behind a pooler that one always holds: nothing is set there.
     pub fn wait_for_locks(&mut self, at_most: Option<Duration>) {
         self.lock_wait = at_most.filter(|_| self.pooler == Pooler::None);
+    }
+
+    /// Statements go straight to the rows that they name, whatever the planner believes a table's size to be when it plans them once
+    /// for all. Says whether that can be had: a pooler's sessions are not ours.
+    pub fn avoid_scans(&mut self) -> bool {
+        self.avoids_scans = self.pooler == Pooler::None;
+        self.avoids_scans
     }
 
     /// Before a record of a tenant that is new is written, its map is one that the database lets in.
@@ -130,13 +154,12 @@ impl<K: Hash + Eq> Session<K> {
             let connector = self.connector.as_mut().map_err(|failure| failure.clone())?;
             let opened = schema::connect(connector, &self.expected).map_err(|failure| self.named(failure))?;
             let Opened { client, watch, .. } = opened;
-            self.live = Some(Live {
-                client,
-                statements: Statements::new(self.pooler),
-                watch,
-                lock_wait: None,
-                unusable: false,
-            });
+            let statements = Statements::new(self.pooler);
+            let mut live = Live { client, statements, watch, lock_wait: None, unusable: false };
+            if self.avoids_scans {
+                live.avoid_scans()?;
+            }
+            self.live = Some(live);
             self.opened += 1;
         }
         match &mut self.live {

@@ -98,14 +98,14 @@ impl PostgresWriter {
         let (live, _) = self.session.open()?;
         let mut call = Call::new(topic, &settings.name, &self.factories, &mut self.handlers)?;
         let fences = match settings.delivery {
-            Delivery::ExactlyOnce => Some(live.ready_fences().map_err(|e| own_failure(&e))?),
+            Delivery::ExactlyOnce => Some(live.ready_fences(self.fences.found()).map_err(|e| own_failure(&e))?),
             Delivery::AtLeastOnce => None,
         };
         let begin = live.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
         let mut transaction = begin.map_err(failed)?;
         if let Some(statement) = fences {
             let row = statement.query_one(&mut transaction, &self.fences.params()).map_err(|e| locked_out(&e))?;
-            if !row.get::<_, bool>(0) {
+            if !self.fences.answer(&row) {
                 transaction.rollback().map_err(failed)?;
                 return Ok(Written::Mismatch);
             }

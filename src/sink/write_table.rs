@@ -58,7 +58,7 @@ impl PostgresWriter {
         job: &Job<'_>,
         mut care: Option<Care<'_, '_>>,
     ) -> Result<Written, Failure> {
-        match self.try_table(topic, job, care.as_mut().map(Care::again)) {
+        match self.try_table(topic, job, care.as_mut().map(|care| care.again())) {
             Ok(written) => Ok(written),
             Err(Stop::Failed(failure)) => Err(failure),
             Err(Stop::Altered(failure)) => {
@@ -129,9 +129,9 @@ impl PostgresWriter {
     }
 }
 
-impl Care<'_, '_> {
-    fn again<'s, 't>(care: &'s mut Care<'_, 't>) -> Care<'s, 't> {
-        let Care { probe, refused, then, room, tolerates } = care;
+impl<'t> Care<'_, 't> {
+    pub(super) fn again(&mut self) -> Care<'_, 't> {
+        let Care { probe, refused, then, room, tolerates } = self;
         Care { probe: *probe, refused: *refused, then: *then, room: *room, tolerates: &mut **tolerates }
     }
 }
@@ -241,8 +241,8 @@ impl Live<Name> {
     }
 
     fn fences(&mut self, fences: &FenceArrays) -> Result<bool, Error> {
-        let statement = self.ready_fences()?;
-        Ok(statement.query_one(&mut self.client, &fences.params())?.get(0))
+        let statement = self.ready_fences(fences.found())?;
+        Ok(fences.answer(&statement.query_one(&mut self.client, &fences.params())?))
     }
 
     pub(super) fn rows(&mut self, topic: TopicIx, table: &TableWriter, group: usize) -> Result<(), Error> {
@@ -261,25 +261,27 @@ impl Live<Name> {
         beside: Beside,
         more: &[Param<'_>],
     ) -> Result<bool, Error> {
+        let found = fences.found();
         let make = || {
             let mut types = [&fence::batch_types()[..], &table.param_types(0)].concat();
             let (rows, first) = (table.sql(0, fence::BATCH_PARAMS + 1, Some(fence::CONDITION)), types.len() + 1);
             let sql = match beside {
-                Beside::Nothing => fence::batch(&[&rows]),
+                Beside::Nothing => fence::batch(found, &[&rows]),
                 Beside::Parked => {
                     types.extend(parked::insert_types());
-                    fence::batch(&[&rows, &parked::insert(first, Some(fence::CONDITION))])
+                    fence::batch(found, &[&rows, &parked::insert(first, Some(fence::CONDITION))])
                 }
                 Beside::Letters => {
                     types.extend(dead_letter::types());
-                    fence::batch(&[&rows, &dead_letter::sql(first, Some(fence::CONDITION))])
+                    fence::batch(found, &[&rows, &dead_letter::sql(first, Some(fence::CONDITION))])
                 }
             };
             Text { sql, types }
         };
-        let statement = self.statements.get(&mut self.client, Name::Fenced(topic, table.shape(0), beside), make)?;
+        let statement =
+            self.statements.get(&mut self.client, Name::Fenced(topic, table.shape(0), beside, found), make)?;
         let params = [&fences.params()[..], &table.params(0), more].concat();
-        Ok(statement.query_one(&mut self.client, &params)?.get(0))
+        Ok(fences.answer(&statement.query_one(&mut self.client, &params)?))
     }
 
     /// Several statements: fences first, then the groups in their order, then what is parked. None if all was done. The caller
@@ -293,12 +295,12 @@ impl Live<Name> {
         router: &Router,
     ) -> Result<Option<Written>, Stop> {
         // Before the transaction begins, so that it holds its locks for its own statements only.
-        let fence_statement = fences.map(|_| self.ready_fences()).transpose()?;
+        let fence_statement = fences.map(|fences| self.ready_fences(fences.found())).transpose()?;
         let groups: Vec<Ready> =
             (0..table.groups()).map(|group| self.ready_rows(topic, table, group)).collect::<Result<_, _>>()?;
         self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")?;
         if let (Some(fences), Some(statement)) = (fences, fence_statement) {
-            if !statement.query_one(&mut self.client, &fences.params())?.get::<_, bool>(0) {
+            if !fences.answer(&statement.query_one(&mut self.client, &fences.params())?) {
                 return Ok(Some(Written::Mismatch));
             }
             if !parked::is_free(&mut self.client, fences.source(), job.free)? {

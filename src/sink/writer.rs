@@ -1,15 +1,18 @@
 //! A worker's connection: one transaction for a batch, fences first. Never retries what the engine must decide about.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use postgres::Error;
 use postgres::types::ToSql;
+use postgres::{Error, Row};
 
 use crate::config::{Config, Delivery, Target};
+use crate::sink::fence::Found;
 use crate::sink::handler::{Handler, HandlerFactory};
 use crate::sink::parked::typed;
-use crate::sink::postgres::SourceIds;
+use crate::sink::place::{Place, Places};
+use crate::sink::postgres::OwnRows;
 use crate::sink::session::{Live, Ready, Session, Text, own_failure};
 use crate::sink::table::Shape;
 use crate::sink::write_table::KnownTable;
@@ -24,10 +27,10 @@ use crate::types::{KeyHash, Lane, NextOffset, ShardIx, Token, TopicIx};
 /// Names a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Name {
-    Fences,
+    Fences(Found),
     Reread,
     /// Fences, rows and what else there is in one.
-    Fenced(TopicIx, Shape, Beside),
+    Fenced(TopicIx, Shape, Beside, Found),
     Rows(TopicIx, Shape),
     DeadLetters,
 }
@@ -43,7 +46,7 @@ pub(super) enum Beside {
 impl Name {
     pub(super) fn topic(&self) -> Option<TopicIx> {
         match self {
-            Name::Fences | Name::Reread | Name::DeadLetters => None,
+            Name::Fences(_) | Name::Reread | Name::DeadLetters => None,
             Name::Fenced(topic, ..) | Name::Rows(topic, _) => Some(*topic),
         }
     }
@@ -52,13 +55,15 @@ impl Name {
 /// See the module's text. Connects when first used; an outage makes the next call connect again.
 pub struct PostgresWriter {
     pub(super) config: Arc<Config>,
-    pub(super) ids: Arc<SourceIds>,
+    pub(super) ids: Arc<OwnRows>,
     pub(super) factories: Arc<HashMap<TopicIx, HandlerFactory>>,
     pub(super) session: Session<Name>,
     /// What the catalog said on this connection.
     pub(super) tables: HashMap<TopicIx, KnownTable>,
     pub(super) handlers: HashMap<TopicIx, Box<dyn Handler>>,
     pub(super) fences: FenceArrays,
+    /// Whether fences are looked for where they were last: where PostgreSQL can be made to go straight there.
+    by_place: bool,
     /// For the tenants of parked records.
     pub(super) router: Arc<Router>,
 }
@@ -68,12 +73,16 @@ impl PostgresWriter {
     pub fn new(
         config: Arc<Config>,
         shard: ShardIx,
-        ids: Arc<SourceIds>,
+        ids: Arc<OwnRows>,
         name: &str,
         handlers: Arc<HashMap<TopicIx, HandlerFactory>>,
     ) -> PostgresWriter {
-        let session = Session::new(&config, shard, name);
+        let mut session = Session::new(&config, shard, name);
+        // A handler's own statements are planned on the same connection.
+        let by_place =
+            config.topics.iter().all(|topic| matches!(topic.target, Target::Table(_))) && session.avoid_scans();
         PostgresWriter {
+            by_place,
             router: Arc::new(Router::new(&config)),
             config,
             ids,
@@ -98,9 +107,30 @@ impl PostgresWriter {
         let may_park = settings.delivery == Delivery::ExactlyOnce;
         self.session.wait_for_locks((may_park && !probe).then_some(self.config.engine.park_after));
         if may_park {
-            self.fences.fill(self.ids.get(topic), moves);
+            let source = self.ids.get(topic);
+            self.fences.fill(source, moves);
+            if self.by_place {
+                self.fences.look_at(self.ids.places(), moves);
+            }
+        } else {
+            self.fences.forget();
         }
         &settings.target
+    }
+
+    /// Nothing was done because fences were not where they were looked for: from now on by their keys.
+    fn were_elsewhere(&mut self, result: &Result<Written, Failure>) -> bool {
+        let elsewhere = self.fences.found() == Found::ByPlace && matches!(result, Ok(Written::Mismatch));
+        if elsewhere {
+            self.fences.by_key();
+        }
+        elsewhere
+    }
+
+    fn note_places(&self, result: &Result<Written, Failure>, moves: &[LaneMove]) {
+        if let (true, Ok(Written::Applied(_))) = (self.by_place, result) {
+            self.ids.places().moved(self.fences.source, moves, &self.fences.moved.borrow());
+        }
     }
 
     fn read_parked(&mut self, topic: TopicIx, keys: &[(i32, KeyHash)]) -> Result<Vec<(i32, Tail)>, Failure> {
@@ -135,10 +165,14 @@ impl Writer for PostgresWriter {
         if let Some(BadRecord { index, reason }) = unroutable(job).into_iter().next() {
             return Err(Failure::Record(Some(index), reason));
         }
-        let result = match self.begin(topic, job.moves, false) {
+        let mut result = match self.begin(topic, job.moves, false) {
             Target::Table(_) => self.write_table(topic, job, None),
             Target::Handler => self.write_handled(topic, job),
         };
+        if self.were_elsewhere(&result) {
+            result = self.write_table(topic, job, None);
+        }
+        self.note_places(&result, job.moves);
         let result = result.map_err(|failure| match failure {
             // PostgreSQL does not say which; among one there is no doubt.
             Failure::Record(None, reason) => Failure::Record(only, reason),
@@ -147,12 +181,16 @@ impl Writer for PostgresWriter {
         self.session.settle(result)
     }
 
-    fn write_with_care(&mut self, job: &Job<'_>, care: Care<'_, '_>) -> Result<Written, Failure> {
+    fn write_with_care(&mut self, job: &Job<'_>, mut care: Care<'_, '_>) -> Result<Written, Failure> {
         let Some(topic) = job.batch.topic() else { return Ok(RowCounts::default().into()) };
-        let result = match self.begin(topic, job.moves, care.probe) {
-            Target::Table(_) => self.write_table(topic, job, Some(care)),
-            Target::Handler => self.write_handled_with_care(topic, job, care),
+        let mut result = match self.begin(topic, job.moves, care.probe) {
+            Target::Table(_) => self.write_table(topic, job, Some(care.again())),
+            Target::Handler => self.write_handled_with_care(topic, job, care.again()),
         };
+        if self.were_elsewhere(&result) {
+            result = self.write_table(topic, job, Some(care));
+        }
+        self.note_places(&result, job.moves);
         self.session.settle(result)
     }
 
@@ -182,9 +220,9 @@ impl Live<Name> {
         self.statements.get(&mut self.client, Name::DeadLetters, make)
     }
 
-    pub(super) fn ready_fences(&mut self) -> Result<Ready, Error> {
-        let make = || Text { sql: fence::batch(&[]), types: fence::batch_types().to_vec() };
-        self.statements.get(&mut self.client, Name::Fences, make)
+    pub(super) fn ready_fences(&mut self, found: Found) -> Result<Ready, Error> {
+        let make = || Text { sql: fence::batch(found, &[]), types: fence::batch_types().to_vec() };
+        self.statements.get(&mut self.client, Name::Fences(found), make)
     }
 }
 
@@ -197,6 +235,10 @@ pub(super) struct FenceArrays {
     tokens: Vec<i64>,
     expected: Vec<i64>,
     next: Vec<i64>,
+    /// Where they are looked for; by their keys where it is empty.
+    places: Vec<Place>,
+    /// Where those of the last statement lie now.
+    moved: RefCell<Vec<Place>>,
 }
 
 impl FenceArrays {
@@ -208,6 +250,8 @@ impl FenceArrays {
         }
         self.partitions.clear();
         self.lanes.clear();
+        self.places.clear();
+        self.moved.borrow_mut().clear();
         for each in moves {
             self.partitions.push(each.partition);
             self.lanes.push(smallint(each.lane));
@@ -217,12 +261,37 @@ impl FenceArrays {
         }
     }
 
+    fn look_at(&mut self, places: &Places, moves: &[LaneMove]) {
+        places.of(self.source, moves, &mut self.places);
+    }
+
+    /// There are none.
+    fn forget(&mut self) {
+        self.places.clear();
+        self.moved.borrow_mut().clear();
+    }
+
+    fn by_key(&mut self) {
+        self.places.clear();
+    }
+
+    pub(super) fn found(&self) -> Found {
+        if self.places.is_empty() { Found::ByKey } else { Found::ByPlace }
+    }
+
+    /// What the fence statement says: whether everything happened.
+    pub(super) fn answer(&self, row: &Row) -> bool {
+        let places: Option<Vec<Place>> = row.get(1);
+        *self.moved.borrow_mut() = places.unwrap_or_default();
+        row.get(0)
+    }
+
     pub(super) fn source(&self) -> i32 {
         self.source
     }
 
     pub(super) fn params(&self) -> [&(dyn ToSql + Sync); fence::BATCH_PARAMS] {
-        [&self.source, &self.partitions, &self.lanes, &self.tokens, &self.expected, &self.next]
+        [&self.source, &self.partitions, &self.lanes, &self.tokens, &self.expected, &self.next, &self.places]
     }
 }
 

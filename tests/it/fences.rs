@@ -8,7 +8,7 @@ use forebay::config::secret::Secret;
 use forebay::fences::ToOffset;
 use forebay::fences::reset::{Request, ResetError, reset};
 use forebay::fences::show::show;
-use forebay::sink::postgres::{PostgresControl, SourceIds};
+use forebay::sink::postgres::{OwnRows, PostgresControl};
 use forebay::sink::{Control, Identity, Progress, Takeover, fence};
 use forebay::types::{NextOffset, ShardIx, Token, TopicIx, TopicPartition};
 use rdkafka::config::ClientConfig;
@@ -46,7 +46,7 @@ impl World {
     }
 
     fn control(&self, shard: u16) -> PostgresControl {
-        PostgresControl::new(Arc::new(self.config.clone()), ShardIx(shard), Arc::new(SourceIds::new(1)))
+        PostgresControl::new(Arc::new(self.config.clone()), ShardIx(shard), Arc::new(OwnRows::new(1)))
     }
 
     fn apply(&self, shard: u16) {

@@ -6,5 +6,6 @@ pub mod dead_letters;
 mod forward;
 pub mod handlers;
 pub mod parking;
+mod places;
 mod schema;
 pub mod tables;

@@ -9,8 +9,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use forebay::config::Config;
+use forebay::sink::fence::Found;
 use forebay::sink::handler::{Handler, HandlerError, HandlerFactory};
-use forebay::sink::postgres::{PostgresControl, PostgresWriter, SourceIds};
+use forebay::sink::place::Place;
+use forebay::sink::postgres::{OwnRows, PostgresControl, PostgresWriter};
 use forebay::sink::{Control, Failure, FenceRow, Identity, Job, Progress, Taken, Takeover, Writer, Written, fence};
 use forebay::state::batch::{Batch, LaneMove};
 use forebay::state::chunk::{Chunk, RawRecord, RecordRef};
@@ -42,7 +44,7 @@ impl Handler for Note {
 pub struct World {
     pub database: Database,
     pub config: Arc<Config>,
-    pub ids: Arc<SourceIds>,
+    pub ids: Arc<OwnRows>,
 }
 
 impl World {
@@ -57,7 +59,7 @@ impl World {
         let mut config = handler_config("group", &[database.dsn()], &["topic"]);
         change(&mut config);
         pooler::stand_behind(&database, &mut config.shards[0]);
-        World { database, config: Arc::new(config), ids: Arc::new(SourceIds::new(1)) }
+        World { database, config: Arc::new(config), ids: Arc::new(OwnRows::new(1)) }
     }
 
     pub fn control(&self) -> PostgresControl {
@@ -87,13 +89,13 @@ impl World {
     }
 
     /// (lane, next offset, token) as stored.
-    fn fences(&self) -> Vec<(i16, i64, i64)> {
+    pub fn fences(&self) -> Vec<(i16, i64, i64)> {
         let sql = "SELECT lane, next_offset, token FROM forebay.fence ORDER BY partition, lane";
         let rows = self.database.connect().query(sql, &[]).unwrap();
         rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
     }
 
-    fn next_offsets(&self) -> Vec<i64> {
+    pub fn next_offsets(&self) -> Vec<i64> {
         self.fences().iter().map(|(_, next, _)| *next).collect()
     }
 
@@ -110,7 +112,7 @@ impl World {
 
     /// Waits until that many backends here wait for a lock: at the gate, or for each other's rows.
     #[track_caller]
-    fn wait_for_waiters(&self, count: i64, at_gate: bool) {
+    pub fn wait_for_waiters(&self, count: i64, at_gate: bool) {
         let mut client = self.database.connect();
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND \
                    wait_event_type = 'Lock' AND (wait_event = 'advisory') = $1";
@@ -392,15 +394,15 @@ pub fn several_lanes_move_together_or_not_at_all() {
 pub fn fences_and_rows_in_one_statement() {
     let world = World::new("one_statement");
     world.located().takeover(&takeover(111, 2, 0)).expect("a takeover");
-    let rows = format!("INSERT INTO applied SELECT 0, u FROM UNNEST($7::bigint[]) u WHERE {}", fence::CONDITION);
+    let rows = format!("INSERT INTO applied SELECT 0, u FROM UNNEST($8::bigint[]) u WHERE {}", fence::CONDITION);
     let mut client = world.database.connect();
     let mut types = fence::batch_types().to_vec();
     types.push(postgres::types::Type::INT8_ARRAY);
-    let statement = client.prepare_typed(&fence::batch(&[&rows]), &types).unwrap();
-    let source = world.ids.get(TOPIC);
+    let statement = client.prepare_typed(&fence::batch(Found::ByKey, &[&rows]), &types).unwrap();
+    let (source, nowhere) = (world.ids.get(TOPIC), Vec::<Place>::new());
     let mut write = |tokens: [i64; 2], expected: [i64; 2], next: [i64; 2]| -> bool {
         let params: &[&(dyn postgres::types::ToSql + Sync)] =
-            &[&source, &&[0, 0][..], &&[0_i16, 1][..], &&tokens[..], &&expected[..], &&next[..], &&next[..]];
+            &[&source, &&[0, 0][..], &&[0_i16, 1][..], &&tokens[..], &&expected[..], &&next[..], &nowhere, &&next[..]];
         client.query_one(&statement, params).unwrap().get(0)
     };
     assert!(!write([111, 222], [0, 0], [3, 4]), "another token in one lane");

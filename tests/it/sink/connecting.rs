@@ -11,7 +11,7 @@ use forebay::config::live::Live;
 use forebay::config::{Config, RouteBy};
 use forebay::sink::connect::Connector;
 use forebay::sink::pool::Pool;
-use forebay::sink::postgres::{PostgresControl, SourceIds};
+use forebay::sink::postgres::{OwnRows, PostgresControl};
 use forebay::sink::{Control, Failure};
 use forebay::types::{ShardIx, TopicIx};
 use openssl::asn1::Asn1Time;
@@ -202,7 +202,7 @@ fn every_connection_is_bounded() {
             assert_eq!(found, expected, "{name}");
         }
     }
-    let ids = Arc::new(SourceIds::new(1));
+    let ids = Arc::new(OwnRows::new(1));
     let mut control = PostgresControl::new(Arc::clone(&config), ShardIx(0), Arc::clone(&ids));
     control.locate(TopicIx(0), &crate::statements::identity(), &[0]).expect("an answer");
     let sockets: Vec<TcpStream> = std::fs::read_dir("/proc/self/fd")
@@ -275,7 +275,7 @@ fn making_a_new_map_known_does_not_wait_without_an_end() {
     config.shards[0].connect_timeout = Duration::from_secs(1);
     let first = with_map(&config, &["a"]);
     let live = Arc::new(Live::new(Arc::clone(&first)));
-    let ids = Arc::new(SourceIds::new(1));
+    let ids = Arc::new(OwnRows::new(1));
     let control = PostgresControl::new(first, ShardIx(0), Arc::clone(&ids));
     let mut control = control.following(Arc::clone(&live), ShardIx(0));
     let mut locate = || {

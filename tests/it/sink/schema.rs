@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use forebay::config::{RouteBy, Tenant};
-use forebay::sink::postgres::{PostgresControl, SourceIds};
+use forebay::sink::postgres::{OwnRows, PostgresControl};
 use forebay::sink::{Control, Failure, Identity, schema};
 use forebay::types::ShardIx;
 
@@ -121,7 +121,7 @@ fn swapped_shards() {
     let (a, b) = (Database::create(Server::A, "swap_a"), Database::create(Server::B, "swap_b"));
     let control = |dsns: &[&str], shard: u16| {
         let config = Arc::new(handler_config("group", dsns, &["topic"]));
-        PostgresControl::new(config, ShardIx(shard), Arc::new(SourceIds::new(1))).locate(TOPIC, &identity(), &[0])
+        PostgresControl::new(config, ShardIx(shard), Arc::new(OwnRows::new(1))).locate(TOPIC, &identity(), &[0])
     };
     control(&[a.dsn(), b.dsn()], 0).expect("s0");
     control(&[a.dsn(), b.dsn()], 1).expect("s1");
@@ -205,7 +205,7 @@ fn what_time_heals_is_an_outage_and_what_it_does_not_is_the_shards() {
     let database = Database::create(Server::A, "connecting");
     let locate = |dsn: &str| {
         let config = Arc::new(handler_config("group", &[dsn], &["topic"]));
-        let mut control = PostgresControl::new(config, ShardIx(0), Arc::new(SourceIds::new(1)));
+        let mut control = PostgresControl::new(config, ShardIx(0), Arc::new(OwnRows::new(1)));
         control.locate(TOPIC, &identity(), &[0])
     };
     let with = |more: &str| format!("{} {more}", database.dsn());
