@@ -1,10 +1,35 @@
 //! Logging to stderr: for people on a terminal, one JSON object a line otherwise.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::str::FromStr;
 
+use indicatif::ProgressBar;
+use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+/// A bar that is on the screen: lines go above it.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// From now on lines go above this bar, or where the cursor is.
+pub fn above(bar: Option<ProgressBar>) {
+    *BAR.lock() = bar;
+}
+
+/// Standard error, a line at a time.
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let bar = BAR.lock().clone();
+        let write = || std::io::stderr().write_all(line).map(|()| line.len());
+        bar.map_or_else(write, |bar| bar.suspend(write))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
 
 /// What is logged; checked when the command line is read.
 #[derive(Debug, Clone)]
@@ -35,7 +60,7 @@ impl FromStr for Level {
 
 /// Starts logging, once for the process.
 pub fn start(level: &Level) {
-    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&level.0)).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&level.0)).with_writer(|| Lines);
     // It would say so on stderr, by a macro that panics when that cannot be written either.
     let builder = builder.log_internal_errors(false);
     // It fails when somebody who embeds this has set a subscriber already; then that one gets the events.

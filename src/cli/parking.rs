@@ -90,7 +90,7 @@ pub fn unpark(config: &Path, what: &What) -> ExitCode {
             text.push_str(&match unheld.records {
                 0 => "; nothing of it is parked".to_owned(),
                 records => format!(
-                    "; {} of {} {} parked still: the slow lane of a running process applies them now, in order",
+                    "; {} of {} {} parked still: the slow lane of a running process applies them now, in order, as far as no other hold keeps them",
                     number(records, "record"),
                     number(unheld.keys, "key"),
                     if records == 1 { "is" } else { "are" }

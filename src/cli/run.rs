@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
@@ -16,7 +16,7 @@ use crate::check::budget;
 use crate::engine::{Engine, EngineError, Options, Outcome, Reloader, Stopper};
 use crate::metrics::Counters;
 
-use super::ExitCode;
+use super::{ExitCode, log};
 
 const DRAW_EVERY: Duration = Duration::from_millis(200);
 
@@ -55,7 +55,7 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
         engine.run(options, &stopper)
     };
     match result {
-        Ok(outcome) => ended(&outcome, until_end),
+        Ok(outcome) => ended(&outcome, until_end.then(|| engine.counters()).as_deref()),
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::from(&error)
@@ -63,11 +63,16 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
     }
 }
 
-fn ended(outcome: &Outcome, until_end: bool) -> ExitCode {
+/// `at_end`: of a run that was to go to the end.
+fn ended(outcome: &Outcome, at_end: Option<&Counters>) -> ExitCode {
     for (topic, reason) in &outcome.stopped {
         tracing::error!(topic, "stopped: {reason}");
     }
-    if until_end && !outcome.stopped.is_empty() { ExitCode::Data } else { ExitCode::Ok }
+    let Some(counters) = at_end else { return ExitCode::Ok };
+    let (durable, dead) = (counters.durable.get(), counters.dead_lettered.get());
+    let parked = counters.parked.get().saturating_sub(counters.drained.get());
+    tracing::info!("done: {durable} records are durable now, {dead} of them as dead letters, {parked} parked still");
+    if outcome.stopped.is_empty() { ExitCode::Ok } else { ExitCode::Data }
 }
 
 /// The first SIGTERM or SIGINT drains; a second one ends the process at once, which the fences make safe. A SIGHUP, which
@@ -103,11 +108,13 @@ fn with_bar(engine: &Engine, options: Options, stopper: &Stopper) -> Result<Outc
         let (done, over) = bounded::<()>(0);
         let drawing = std::thread::Builder::new().name("forebay-bar".into()).spawn_scoped(scope, move || {
             let bar = bar();
+            log::above(Some(bar.clone()));
             while over.recv_timeout(DRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
                 draw(&bar, &counters);
             }
             draw(&bar, &counters);
-            bar.abandon();
+            log::above(None);
+            bar.finish_and_clear();
         });
         if let Err(error) = drawing {
             tracing::warn!("no progress bar: {error}");
@@ -119,8 +126,13 @@ fn with_bar(engine: &Engine, options: Options, stopper: &Stopper) -> Result<Outc
 }
 
 fn bar() -> ProgressBar {
-    let template = "{wide_bar} {human_pos}/{human_len} records durable, {per_sec}, {eta} left";
+    let template = "{wide_bar} {human_pos}/{human_len} records durable, {rate}, {eta} left";
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let rate = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+        // There is nobody to tell.
+        let _ = write!(text, "{:.0}/s", state.per_sec());
+    };
+    let style = style.with_key("rate", rate);
     ProgressBar::new(0).with_style(style)
 }
 

@@ -76,6 +76,16 @@ impl Ceiling {
         self.waiting.pop_front()
     }
 
+    /// What waits, where all of it may be taken back: to take some would leave gaps in lanes.
+    pub fn withdraw(&mut self, may: impl Fn(&Chunk) -> bool) -> Vec<Box<Chunk>> {
+        if !self.waiting.iter().all(|(_, chunk)| may(chunk)) {
+            return Vec::new();
+        }
+        let withdrawn: Vec<Box<Chunk>> = self.waiting.drain(..).map(|(_, chunk)| chunk).collect();
+        self.records -= withdrawn.iter().map(|chunk| chunk.len()).sum::<usize>();
+        withdrawn
+    }
+
     /// How long the ceiling held something back that nobody was told of; none: not long enough to be told.
     pub fn held(&mut self, now: Duration) -> Option<Duration> {
         if let Some(since) = &mut self.held {
@@ -144,6 +154,15 @@ mod tests {
         gate.returned(200, 60);
         assert_eq!(out(&mut gate, MS * 10_041, false), [100], "60 of them were superfluous");
         assert_eq!(gate.records(), 1500);
+    }
+
+    #[test]
+    fn all_that_waits_is_taken_back_or_nothing() {
+        let mut gate = gate(1000, &[100, 100, 100, 50]);
+        assert_eq!(out(&mut gate, MS, false), [100, 100]);
+        assert!(gate.withdraw(|chunk| chunk.len() == 50).is_empty());
+        assert_eq!((gate.withdraw(|_| true).len(), gate.records()), (2, 0));
+        assert_eq!(out(&mut gate, MS * 10_000, true), [0; 0]);
     }
 
     #[test]

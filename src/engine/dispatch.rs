@@ -251,6 +251,20 @@ impl Dispatcher {
         }
     }
 
+    /// What waits for topics' ceilings and is of partitions that leave only: nobody waits for it any more.
+    pub fn withdraw(&mut self, leaves: &dyn Fn(TopicPartition) -> bool) -> Vec<(ShardIx, Box<Chunk>)> {
+        let all_leave = |chunk: &Chunk| {
+            chunk.runs.iter().all(|run| leaves(TopicPartition { topic: chunk.topic, partition: run.partition }))
+        };
+        let mut withdrawn = Vec::new();
+        for (shard, outlet) in self.outlets.iter_mut().enumerate() {
+            outlet.close_chunks();
+            let chunks = outlet.gates.iter_mut().flat_map(|gate| gate.withdraw(all_leave));
+            withdrawn.extend(chunks.map(|chunk| (ShardIx(shard as u16), chunk)));
+        }
+        withdrawn
+    }
+
     /// Keeps a chunk for reuse.
     pub fn recycle(&mut self, chunk: Box<Chunk>) {
         self.spares.keep(chunk);

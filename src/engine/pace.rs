@@ -349,11 +349,16 @@ impl Pace {
         self.paces_tenants().then(|| Tenants { now: self.clock.now(), pace: self.tenants.lock() })
     }
 
+    /// Records that are parked wait for their tenants' ceilings still.
+    pub fn tenants_wait(&self) {
+        self.inner.lock().pacing.held_elsewhere(Limit::TenantRows, self.clock.now());
+    }
+
     /// So many records were parked because their tenants are over their ceilings.
     pub fn tenants_held(&self, records: u64) {
         if records > 0 {
             self.counters.held_by_tenant_rows.add(records);
-            self.inner.lock().pacing.held_elsewhere(Limit::TenantRows, self.clock.now());
+            self.tenants_wait();
         }
     }
 

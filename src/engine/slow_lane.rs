@@ -265,6 +265,9 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             Some((told, wait))
         };
         let told: Vec<Option<(Told, Duration)>> = keys.iter().map(wait).collect();
+        if told.iter().any(Option::is_some) {
+            self.pace.tenants_wait();
+        }
         let goes = |(key, told): (ClaimedKey, Option<(Told, Duration)>)| match told {
             Some((told, wait)) => {
                 self.parked.told(&key, told, now + wait);

@@ -159,6 +159,9 @@ impl<S: Source> Poller<S> {
             self.commit(names);
             return Stage::Over;
         }
+        if stage == Stage::Draining {
+            self.core.withdraw();
+        }
         if stage == Stage::Draining && self.core.revoked(of).all(|p| p.sent == 0) {
             stage = Stage::Storing;
         }

@@ -153,6 +153,20 @@ impl Core {
         self.counters.durable.add(durable);
     }
 
+    /// What waits for a ceiling is left to the next owner, which reads it again: to wait for it could take as long as the ceiling
+    /// likes.
+    pub(super) fn withdraw(&mut self) {
+        let Core { partitions, dispatcher, .. } = self;
+        let leaves = |at: TopicPartition| {
+            let found = partitions[usize::from(at.topic.0)].get(at.partition as usize).and_then(Option::as_deref);
+            found.is_none_or(|p| p.phase == Phase::Revoking)
+        };
+        for (shard, chunk) in dispatcher.withdraw(&leaves) {
+            self.complete(shard, &chunk);
+            self.dispatcher.recycle(chunk);
+        }
+    }
+
     /// Completes what of a chunk is durable, and frees its lanes. Returns the number of records.
     fn complete(&mut self, shard: ShardIx, chunk: &Chunk) -> u64 {
         let mut durable = 0;

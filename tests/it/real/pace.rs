@@ -130,6 +130,31 @@ fn what_was_parked_keeps_its_topics_ceiling_too() {
     assert_complete(&ledger(&mut client), &ends(&topic));
 }
 
+/// What waits for a topic's ceiling is the next owner's: nobody who leaves waits for it.
+#[test]
+fn a_topics_ceiling_does_not_hold_up_whoever_leaves() {
+    let database = Database::create(Server::A, "real");
+    database.execute(CLOCKED);
+    let topic = Topic::create("real", 2);
+    let ceiling = |rows: i64| {
+        let topic = ledger_topic(topic.name());
+        let topic = topic.replace("\"ledger\"\n", &format!("\"ledger\"\nrows_per_second_max = {rows}\n"));
+        format!("{}{topic}", shard("main", database.dsn()))
+    };
+    let rig = Rig::new(&ceiling(100));
+    publish(&topic, 0..10_000, 20);
+    let process = rig.start();
+    let mut client = database.connect();
+    wait_until(PATIENCE, "some rows", || count(&mut client, "ledger") > 100);
+    let start = Instant::now();
+    process.terminate().expect(0);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?} for a hundred rows a second", start.elapsed());
+    assert!(count(&mut client, "ledger") < 2500);
+    rig.configure(&[], &ceiling(100_000));
+    rig.until_end().expect(0);
+    assert_complete(&ledger(&mut client), &ends(&topic));
+}
+
 /// Counts after a change until a condition holds, and says after how long.
 fn after(mut holds: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
