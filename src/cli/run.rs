@@ -21,6 +21,12 @@ use super::{ExitCode, log};
 const DRAW_EVERY: Duration = Duration::from_millis(200);
 
 pub fn run(config: &Path, until_end: bool) -> ExitCode {
+    // Before anything that may take time: whoever is told to end ends in order.
+    let stopper = Stopper::default();
+    if let Err(error) = on_signals(&stopper) {
+        tracing::error!("no handlers for signals: {error}");
+        return ExitCode::Internal;
+    }
     let loaded = match super::load_to_work(config) {
         Ok(loaded) => loaded,
         Err(code) => return code,
@@ -37,11 +43,6 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
     }
     for topic in &loaded.config.topics {
         tracing::info!("topic {}: {}", topic.name, loaded.config.alignment());
-    }
-    let stopper = Stopper::default();
-    if let Err(error) = on_signals(&stopper) {
-        tracing::error!("no handlers for signals: {error}");
-        return ExitCode::Internal;
     }
     let engine = Engine::new(loaded.config);
     if let Err(error) = reload_on_signal(engine.reloader()) {

@@ -326,7 +326,9 @@ fn tenant_ceilings(section: &Section<'_>, topics: &[Topic]) -> TenantCeilings {
         match setting.kind.read(value).flatten() {
             Some(records) => {
                 section.report.reading(&named.key(&tenant), setting.kind.reloads(), &records);
-                ceilings.of.insert(tenant, records);
+                if ceilings.of.insert(tenant.clone(), records).is_some() {
+                    named.problem(&tenant, "the tenant again", "one line for each tenant");
+                }
             }
             None => named.problem(&tenant, describe(&tenant, value), setting.kind.expected()),
         }

@@ -270,7 +270,8 @@ pub static PARKED_RECORDS_MAX: Setting<Number> = Setting {
     section: "engine",
     name: "parked_records_max",
     kind: number("records", 1_000_000, 1..=1_000_000_000),
-    prose: "Most records that this process keeps parked in each shard; beyond, the workers that would park more wait.",
+    prose: "Most records that this process keeps parked in each shard; beyond, the workers that would park more wait. Workers that park at \
+            the same moment may exceed it by a batch each.",
 };
 pub static PARKED_KEY_RECORDS_MAX: Setting<Number> = Setting {
     section: "engine",
@@ -351,7 +352,7 @@ pub static SHARDS_TENANT_ROWS_PER_SECOND_MAX: Setting<Reloads<Optional<Number>>>
     kind: Reloads(Optional(number("records/s", 0, 1..=ROWS_PER_SECOND_MAX), "no ceiling")),
     prose: "Most records of each tenant per second that this process applies in each shard; what is more is parked, and applied in order as \
             the ceiling allows. A table `[shards.tenant_rows_per_second]` of lines `\"tenant\" = records` sets it for some of them. Records \
-            that others of their batch made superfluous count, too.",
+            that others of their batch made superfluous count, too. What waits already sees another ceiling within ten seconds.",
 };
 pub static SHARD_NAME: Setting<Text<String>> = Setting {
     section: "shard",
@@ -587,7 +588,7 @@ pub static ON_BAD_RECORD_PERCENT_MAX: Setting<Number> = Setting {
     section: "topic.on_bad_record",
     name: "percent_max",
     kind: number("%", 10, 0..=100),
-    prose: "So many dead letters among the last thousand or two, likewise; 100 never stops it.",
+    prose: "So many dead letters among the last thousand or two, likewise (never before a thousand); 100 never stops it.",
 };
 pub static ON_BAD_RECORD_PARENT_TRIES: Setting<Number> = Setting {
     section: "topic.on_bad_record",

@@ -819,6 +819,13 @@ fn ceilings_of_tenants() {
     );
     check(
         SHARD,
+        "[shards.tenant_rows_per_second]\na.b = 2\n\"a.b\" = 3\n[[shard]]",
+        &[
+            "forebay.toml:8: shards.tenant_rows_per_second.a.b: found the tenant again, expected one line for each tenant",
+        ],
+    );
+    check(
+        SHARD,
         "[engine]\ndelivery = \"at_least_once\"\n[shards]\ntenant_rows_per_second_max = 5\n[[shard]]",
         &["forebay.toml:9: shards.tenant_rows_per_second_max: found a value, and topic \"subscription-updates\" with \
            at_least_once, expected exactly_once for every topic: what is above a tenant's ceiling is parked"],

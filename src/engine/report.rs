@@ -41,8 +41,8 @@ pub struct Reporter {
     events: Sender<Event>,
     waker: Waker,
     gate: Arc<Gate>,
-    /// What kind of trouble was told last.
-    down: Option<std::mem::Discriminant<Failure>>,
+    /// What kind of trouble was told last, and PostgreSQL's code for it.
+    down: Option<(std::mem::Discriminant<Failure>, Option<String>)>,
 }
 
 impl Reporter {
@@ -70,8 +70,11 @@ impl Reporter {
         if self.gate.failed() {
             self.tell(Event::Opened { shard: self.shard });
         }
-        let kind = std::mem::discriminant(failure);
-        if self.down.replace(kind) != Some(kind) {
+        let kind = (std::mem::discriminant(failure), failure.reason().sqlstate.clone());
+        // Of a connection that broke the server says nothing; what it said before explains more.
+        let is_told = |told: &(_, Option<String>)| told.0 == kind.0 && (kind.1.is_none() || told.1 == kind.1);
+        if !self.down.as_ref().is_some_and(is_told) {
+            self.down = Some(kind);
             self.tell(Event::Shard { shard: self.shard, health: Health::Down(failure.clone()) });
         }
     }

@@ -289,11 +289,11 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             return Ok(());
         }
         let tenant_of = |record: &ParkedRecord| self.router.tenant_hash(&record.into());
-        let Some(tenant) = records.first().and_then(tenant_of) else { return Ok(()) };
-        // A tenant that is read from a field may change within a key.
-        let others = records.iter().position(|record| tenant_of(record) != Some(tenant));
-        let all = others.unwrap_or(records.len());
-        if let Some(mut tenants) = self.pace.tenants() {
+        let tenant = records.first().and_then(tenant_of);
+        // A tenant that is read from a field may change within a key, or be missing.
+        let all = records.iter().position(|record| tenant_of(record) != tenant).unwrap_or(records.len());
+        records.truncate(all);
+        if let (Some(tenant), Some(mut tenants)) = (tenant, self.pace.tenants()) {
             let go = tenants.turn(tenant, all, told, tally).map_err(|wait| (Told { tenant, records: all }, wait))?;
             records.truncate(go);
         }

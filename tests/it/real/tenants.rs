@@ -98,3 +98,39 @@ fn until_the_end_means_what_is_parked_for_a_ceiling_too() {
     assert_eq!((count(&mut client, "ledger"), count(&mut client, "forebay.parked")), (3000, 0));
     assert_complete(&ledger(&mut client), &ends(&topic));
 }
+
+/// A key whose first record names nobody: what follows is its tenant's all the same.
+#[test]
+fn a_record_without_a_tenant_opens_no_gate_for_those_behind_it() {
+    let database = Database::create(Server::A, "tenants");
+    database.execute(CLOCKED);
+    let topic = Topic::create("tenants", 1);
+    let ceiling = "[shards.tenant_rows_per_second]\nx = 60\n";
+    let rig = Rig::new(&configuration(&database, &topic, ceiling).replace("key:0", "field:tenant"));
+    let record = |seq: i64| {
+        let tenant = if seq % 50 == 0 { "" } else { ",\"tenant\":\"x\"" };
+        (0, Some("k".to_owned()), Some(format!("{{\"seq\":{seq}{tenant}}}")))
+    };
+    let process = rig.start();
+    let mut client = database.connect();
+    let mut next = 0;
+    publish_all(&topic, &[record(0)]);
+    wait_until(PATIENCE, "the topic to be known", || count(&mut client, "ledger") == 1);
+    rig.command(&["park", "--topic", topic.name(), "--key", "k"]);
+    wait_until(PATIENCE, "the hold", || {
+        next += 50;
+        publish_all(&topic, &[record(next)]);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        count(&mut client, "forebay.parked") > 0
+    });
+    publish_all(&topic, &(next + 1..next + 401).map(record).collect::<Vec<_>>());
+    wait_until(PATIENCE, "all to be parked", || count(&mut client, "forebay.parked") > 400);
+    rig.command(&["unpark", "--topic", topic.name(), "--key", "k"]);
+    wait_until(PATIENCE, "all rows", || count(&mut client, "forebay.parked") == 0);
+    assert_kept(
+        &times(&mut client, &format!("(SELECT at FROM ledger WHERE seq > {next} AND seq % 50 <> 0) AS x")),
+        60.0,
+    );
+    process.terminate().expect(0);
+    assert_complete(&ledger(&mut client), &ends(&topic));
+}
