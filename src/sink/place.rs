@@ -2,6 +2,10 @@
 //! for long, a fence, which moves with each batch, is found by its key only behind thousands of its own earlier versions. By its
 //! place it is found at once. A place is a guess: whoever has moved the fence since has moved it elsewhere, and then it is asked for
 //! by its key again. No place is believed without the fence's key, token and offset.
+//!
+//! But only a look by the key makes PostgreSQL clear away the versions that nobody wants any more, and then the fence stays in its
+//! page. So fences are found by their keys for as long as that works; places serve while it does not: when a fence found by its key
+//! had to leave its page all the same.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -10,6 +14,7 @@ use parking_lot::Mutex;
 use postgres::types::private::BytesMut;
 use postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
+use crate::sink::fence::Found;
 use crate::state::batch::LaneMove;
 use crate::types::Lane;
 
@@ -40,28 +45,58 @@ impl<'a> FromSql<'a> for Place {
     accepts!(TID);
 }
 
+/// How many moves by place follow at least, and at most, one by key after which the fence was in another page; each time that happens
+/// again they are twice as many.
+const STRETCH_MIN: u16 = 64;
+const STRETCH_MAX: u16 = 4096;
+
 /// Where the fences of one shard lay when a worker moved them last, shared by its workers: lanes go from one to another.
 #[derive(Debug, Default)]
-pub struct Places(Mutex<HashMap<(i32, i32, Lane), Place>>);
+pub struct Places(Mutex<HashMap<(i32, i32), Fences>>);
+
+/// Those of one partition.
+#[derive(Debug, Default)]
+struct Fences {
+    places: HashMap<Lane, Place>,
+    /// Moves by place that are left.
+    left: u16,
+    /// How many there were last.
+    stretch: u16,
+}
 
 impl Places {
-    /// Those of all these moves, in their order; nothing where one is not known.
+    /// Those of all these moves, in their order; nothing where they are better found by their keys.
     pub fn of(&self, source: i32, moves: &[LaneMove], into: &mut Vec<Place>) {
-        let places = self.0.lock();
+        let partitions = self.0.lock();
         into.clear();
         for each in moves {
-            match places.get(&(source, each.partition, each.lane)) {
+            let fences = partitions.get(&(source, each.partition)).filter(|fences| fences.left > 0);
+            match fences.and_then(|fences| fences.places.get(&each.lane)) {
                 Some(place) => into.push(*place),
                 None => return into.clear(),
             }
         }
     }
 
-    /// They were moved there.
-    pub fn moved(&self, source: i32, moves: &[LaneMove], to: &[Place]) {
-        let mut places = self.0.lock();
-        for (each, place) in moves.iter().zip(to) {
-            places.insert((source, each.partition, each.lane), *place);
+    /// They were moved there, and found like this.
+    pub fn moved(&self, source: i32, moves: &[LaneMove], found: Found, to: &[Place]) {
+        let mut partitions = self.0.lock();
+        let moved: Vec<(&LaneMove, Place)> = moves.iter().zip(to.iter().copied()).collect();
+        for of_one in moved.chunk_by(|(a, _), (b, _)| a.partition == b.partition) {
+            let fences = partitions.entry((source, of_one[0].0.partition)).or_default();
+            let mut left_page = false;
+            for (each, place) in of_one {
+                let before = fences.places.insert(each.lane, *place);
+                left_page |= before.is_some_and(|before| before.block != place.block);
+            }
+            match found {
+                Found::ByPlace => fences.left = fences.left.saturating_sub(1),
+                Found::ByKey if left_page => {
+                    fences.stretch = fences.stretch.saturating_mul(2).clamp(STRETCH_MIN, STRETCH_MAX);
+                    fences.left = fences.stretch;
+                }
+                Found::ByKey => (fences.stretch, fences.left) = (0, 0),
+            }
         }
     }
 }
@@ -80,24 +115,42 @@ mod tests {
         assert!(Place::from_sql(&Type::TID, &out[1..]).is_err());
     }
 
+    fn lane(partition: i32, lane: Lane) -> LaneMove {
+        let (generation, token) = (Generation(1), Token(1));
+        LaneMove { partition, lane, generation, token, expected: NextOffset(0), next: NextOffset(1) }
+    }
+
+    fn place(block: u32) -> Place {
+        Place { block, offset: 1 }
+    }
+
+    fn found(places: &Places, moves: &[LaneMove]) -> usize {
+        let mut found = Vec::new();
+        places.of(1, moves, &mut found);
+        found.len()
+    }
+
     #[test]
-    fn all_of_them_or_none() {
-        let lane = |lane| LaneMove {
-            partition: 3,
-            lane,
-            generation: Generation(1),
-            token: Token(1),
-            expected: NextOffset(0),
-            next: NextOffset(1),
-        };
-        let (places, mut found) = (Places::default(), Vec::new());
-        let place = |offset| Place { block: 0, offset };
-        places.moved(1, &[lane(0), lane(2)], &[place(5), place(7)]);
-        places.of(1, &[lane(0), lane(2)], &mut found);
-        assert_eq!(found, [place(5), place(7)]);
-        places.of(1, &[lane(0), lane(1)], &mut found);
-        assert_eq!(found, []);
-        places.of(2, &[lane(0)], &mut found);
-        assert_eq!(found, [], "another topic's");
+    fn places_serve_while_keys_do_not() {
+        let (places, moves) = (Places::default(), [lane(3, 0), lane(3, 2)]);
+        let by_key = |block| places.moved(1, &moves, Found::ByKey, &[place(block), place(block)]);
+        by_key(0);
+        by_key(0);
+        assert_eq!(found(&places, &moves), 0, "it stays in its page");
+        for stretch in [64, 128, 256, 512, 1024, 2048, 4096, 4096] {
+            by_key(stretch);
+            let stretch = stretch.min(4096);
+            for n in 0..stretch {
+                assert_eq!(found(&places, &moves), 2, "{n} of {stretch}");
+                places.moved(1, &moves, Found::ByPlace, &[place(1), place(1)]);
+            }
+            assert_eq!(found(&places, &moves), 0, "after {stretch}");
+        }
+        by_key(1);
+        assert_eq!(found(&places, &moves), 0, "the keys serve again");
+        by_key(2);
+        assert_eq!(found(&places, &moves[..1]), 1);
+        assert_eq!(found(&places, &[lane(3, 0), lane(3, 1)]), 0, "one is not known");
+        assert_eq!(found(&places, &[lane(3, 0), lane(4, 0)]), 0, "nor another partition's");
     }
 }

@@ -156,10 +156,12 @@ impl<K: Hash + Eq> Session<K> {
             let Opened { client, watch, .. } = opened;
             let statements = Statements::new(self.pooler);
             let mut live = Live { client, statements, watch, lock_wait: None, unusable: false };
-            if self.avoids_scans {
-                live.avoid_scans()?;
-            }
+            let set = if self.avoids_scans { live.avoid_scans() } else { Ok(()) };
             self.live = Some(live);
+            if let Err(failure) = set {
+                self.close();
+                return Err(self.named(failure));
+            }
             self.opened += 1;
         }
         match &mut self.live {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use postgres::types::ToSql;
 use postgres::{Error, Row};
 
-use crate::config::{Config, Delivery, Target};
+use crate::config::{self, Config, Delivery, InsertMode, Target};
 use crate::sink::fence::Found;
 use crate::sink::handler::{Handler, HandlerFactory};
 use crate::sink::parked::typed;
@@ -78,9 +78,15 @@ impl PostgresWriter {
         handlers: Arc<HashMap<TopicIx, HandlerFactory>>,
     ) -> PostgresWriter {
         let mut session = Session::new(&config, shard, name);
-        // A handler's own statements are planned on the same connection.
-        let by_place =
-            config.topics.iter().all(|topic| matches!(topic.target, Target::Table(_))) && session.avoid_scans();
+        // Others' statements are planned on the same connection: what a handler sends, or an update by columns without an index.
+        let by_index = |topic: &config::Topic| match &topic.target {
+            Target::Table(table) => {
+                table.insert_mode == InsertMode::Upsert
+                    || table.insert_mode == InsertMode::Insert && !table.delete_enabled && table.delete_field.is_none()
+            }
+            Target::Handler => false,
+        };
+        let by_place = config.topics.iter().all(by_index) && session.avoid_scans();
         PostgresWriter {
             by_place,
             router: Arc::new(Router::new(&config)),
@@ -129,7 +135,8 @@ impl PostgresWriter {
 
     fn note_places(&self, result: &Result<Written, Failure>, moves: &[LaneMove]) {
         if let (true, Ok(Written::Applied(_))) = (self.by_place, result) {
-            self.ids.places().moved(self.fences.source, moves, &self.fences.moved.borrow());
+            let (source, found) = (self.fences.source, self.fences.found());
+            self.ids.places().moved(source, moves, found, &self.fences.moved.borrow());
         }
     }
 

@@ -51,10 +51,14 @@ fn whoever_moved_a_fence_since() {
         next += 1;
         check(&world, &applied, &[next, 0]);
     };
-    for _ in 0..3 {
+    // Until fences have left their page, and are looked for where they were.
+    let mut old = world.database.connect();
+    old.batch_execute("BEGIN; SELECT txid_current()").unwrap();
+    for _ in 0..100 {
         one_more(&mut w0, "itself");
         one_more(&mut w1, "another worker, whose lane it was");
     }
+    drop(old);
     let same = "UPDATE forebay.fence SET token = token";
     for by in [same, "VACUUM FULL forebay.fence", "BEGIN; UPDATE forebay.fence SET next_offset = 99; ROLLBACK"] {
         other.batch_execute(by).unwrap();
@@ -73,6 +77,8 @@ fn whoever_moved_a_fence_since() {
     assert_eq!(world.fences().iter().map(|(.., token)| Token(*token)).collect::<Vec<_>>(), [Token(8); 2]);
 }
 
+const MOVES: i64 = 100;
+
 /// Somebody moves the fence while the batch waits for it.
 #[test]
 fn whoever_moves_a_fence_meanwhile() {
@@ -86,10 +92,18 @@ fn whoever_moves_a_fence_meanwhile() {
     for (change, end, applied) in cases {
         let world = world("places");
         let mut writer = world.writer("w0");
-        (0..2).for_each(|n| assert!(matches!(write(&mut writer, 7, &[(0, n, &[n])]), Ok(Written::Applied(_)))));
+        let mut old = world.database.connect();
+        old.batch_execute("BEGIN; SELECT txid_current()").unwrap();
+        // As above; both lanes.
+        for n in 0..MOVES {
+            let written = write(&mut writer, 7, &[(0, (2 * n - 1).max(0), &[2 * n]), (1, 2 * n, &[2 * n + 1])]);
+            assert!(matches!(written, Ok(Written::Applied(_))), "{n}: {written:?}");
+        }
+        drop(old);
+        let all = 2 * MOVES;
         let mut other = world.database.connect();
         other.batch_execute(&format!("BEGIN; UPDATE forebay.fence {change} WHERE lane = 0")).unwrap();
-        let waiting = thread::spawn(move || write(&mut writer, 7, &[(0, 2, &[2]), (1, 0, &[3])]));
+        let waiting = thread::spawn(move || write(&mut writer, 7, &[(0, all - 1, &[all]), (1, all, &[all + 1])]));
         world.wait_for_waiters(1, false);
         other.batch_execute(end).unwrap();
         let written = waiting.join().unwrap();
@@ -97,11 +111,11 @@ fn whoever_moves_a_fence_meanwhile() {
         match applied {
             Some(_) => {
                 assert!(matches!(written, Ok(Written::Applied(_))), "{change} {end}: {written:?}");
-                check(&world, &[0, 1, 2, 3], &[3, 4]);
+                check(&world, &(0..all + 2).collect::<Vec<_>>(), &[all + 1, all + 2]);
             }
             None => {
                 assert_eq!(written, Ok(Written::Mismatch), "{change} {end}");
-                check(&world, &[0, 1], &[fences[0], 0]);
+                check(&world, &(0..all).collect::<Vec<_>>(), &[fences[0], all]);
             }
         }
     }
@@ -137,4 +151,15 @@ fn a_transaction_that_stays_open_does_not_make_them_harder_to_find() {
     };
     let (by_key, by_place) = (blocks("by_key"), blocks("by_place"));
     assert!(by_place <= 20 && by_key > by_place, "{by_place} blocks by place, {by_key} by key");
+}
+
+/// Where nobody keeps old versions, they go away with the looks by the key, and fences stay where they are.
+#[test]
+fn without_such_a_transaction_fences_stay_in_their_page() {
+    let world = world("places");
+    let mut writer = world.writer("w0");
+    (0..3000).for_each(|n| assert!(matches!(write(&mut writer, 7, &[(0, n, &[n])]), Ok(Written::Applied(_)))));
+    let mut client = world.database.connect();
+    let size: i64 = client.query_one("SELECT pg_relation_size('forebay.fence')", &[]).unwrap().get(0);
+    assert!(size <= 20 * 8192, "{size} bytes for two fences");
 }
