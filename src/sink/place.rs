@@ -47,8 +47,10 @@ impl<'a> FromSql<'a> for Place {
 
 /// How many moves by place follow at least, and at most, one by key after which the fence was in another page; each time that happens
 /// again they are twice as many.
-const STRETCH_MIN: u16 = 64;
+const STRETCH_MIN: u16 = 512;
 const STRETCH_MAX: u16 = 4096;
+/// So many moves by key within their page say that keys serve again: as long as old versions stay, a page is full after fewer.
+const STAYS: u16 = 128;
 
 /// Where the fences of one shard lay when a worker moved them last, shared by its workers: lanes go from one to another.
 #[derive(Debug, Default)]
@@ -62,6 +64,8 @@ struct Fences {
     left: u16,
     /// How many there were last.
     stretch: u16,
+    /// Moves by key since, within their page.
+    stayed: u16,
 }
 
 impl Places {
@@ -93,9 +97,14 @@ impl Places {
                 Found::ByPlace => fences.left = fences.left.saturating_sub(1),
                 Found::ByKey if left_page => {
                     fences.stretch = fences.stretch.saturating_mul(2).clamp(STRETCH_MIN, STRETCH_MAX);
-                    fences.left = fences.stretch;
+                    (fences.left, fences.stayed) = (fences.stretch, 0);
                 }
-                Found::ByKey => (fences.stretch, fences.left) = (0, 0),
+                Found::ByKey => {
+                    fences.stayed = fences.stayed.saturating_add(1);
+                    if fences.stayed >= STAYS {
+                        fences.stretch = 0;
+                    }
+                }
             }
         }
     }
@@ -134,21 +143,23 @@ mod tests {
     fn places_serve_while_keys_do_not() {
         let (places, moves) = (Places::default(), [lane(3, 0), lane(3, 2)]);
         let by_key = |block| places.moved(1, &moves, Found::ByKey, &[place(block), place(block)]);
-        by_key(0);
-        by_key(0);
+        by_key(1);
+        by_key(1);
         assert_eq!(found(&places, &moves), 0, "it stays in its page");
-        for stretch in [64, 128, 256, 512, 1024, 2048, 4096, 4096] {
-            by_key(stretch);
-            let stretch = stretch.min(4096);
+        for (round, stretch) in [512, 1024, 2048, 4096, 4096].into_iter().enumerate() {
+            // Not each move by key fills a page.
+            by_key(1);
+            by_key(2 + round as u32);
             for n in 0..stretch {
                 assert_eq!(found(&places, &moves), 2, "{n} of {stretch}");
                 places.moved(1, &moves, Found::ByPlace, &[place(1), place(1)]);
             }
             assert_eq!(found(&places, &moves), 0, "after {stretch}");
         }
-        by_key(1);
+        (0..STAYS).for_each(|_| by_key(1));
         assert_eq!(found(&places, &moves), 0, "the keys serve again");
         by_key(2);
+        assert_eq!(places.0.lock()[&(1, 3)].left, STRETCH_MIN, "as at first");
         assert_eq!(found(&places, &moves[..1]), 1);
         assert_eq!(found(&places, &[lane(3, 0), lane(3, 1)]), 0, "one is not known");
         assert_eq!(found(&places, &[lane(3, 0), lane(4, 0)]), 0, "nor another partition's");
