@@ -116,6 +116,10 @@ const fn millis(default: usize, range: RangeInclusive<usize>) -> Millis {
     Millis(number("ms", default, range))
 }
 
+const fn ceiling(unit: &'static str) -> Reloads<Optional<Number>> {
+    Reloads(Optional(number(unit, 0, 1..=ROWS_PER_SECOND_MAX), "no ceiling"))
+}
+
 const fn text(expected: &'static str) -> Text<String> {
     Text { expected, required: false, parse: not_empty, absent: "none" }
 }
@@ -349,7 +353,7 @@ pub static SHARDS_DEFAULT: Setting<Reloads<Text<String>>> = Setting {
 pub static SHARDS_TENANT_ROWS_PER_SECOND_MAX: Setting<Reloads<Optional<Number>>> = Setting {
     section: "shards",
     name: "tenant_rows_per_second_max",
-    kind: Reloads(Optional(number("records/s", 0, 1..=ROWS_PER_SECOND_MAX), "no ceiling")),
+    kind: ceiling("records/s"),
     prose: "Most records of each tenant per second that this process applies in each shard; what is more is parked, and applied in order as \
             the ceiling allows. A table `[shards.tenant_rows_per_second]` of lines `\"tenant\" = records` sets it for some of them. Records \
             that others of their batch made superfluous count, too. What waits already sees another ceiling within ten seconds.",
@@ -443,7 +447,7 @@ pub static SHARD_CONNECTIONS_SHARE: Setting<Number> = Setting {
 pub static SHARD_ROWS_PER_SECOND_MAX: Setting<Reloads<Optional<Number>>> = Setting {
     section: "shard",
     name: "rows_per_second_max",
-    kind: Reloads(Optional(number("rows/s", 0, 1..=ROWS_PER_SECOND_MAX), "no ceiling")),
+    kind: ceiling("rows/s"),
     prose: "Most rows per second that this process writes to the shard. Records that others of their batch made superfluous do not count.",
 };
 pub static SHARD_ADAPTIVE_LIMIT: Setting<Reloads<Flag>> = Setting {
@@ -536,7 +540,7 @@ pub static TOPIC_DELIVERY: Setting<Optional<Choice<Delivery>>> = Setting {
 pub static TOPIC_ROWS_PER_SECOND_MAX: Setting<Reloads<Optional<Number>>> = Setting {
     section: "topic",
     name: "rows_per_second_max",
-    kind: Reloads(Optional(number("rows/s", 0, 1..=ROWS_PER_SECOND_MAX), "no ceiling")),
+    kind: ceiling("rows/s"),
     prose: "Most rows of the topic per second that this process writes to each shard. Other topics go on meanwhile.",
 };
 pub static TOPIC_GUARD: Setting<Text<String>> = Setting {

@@ -181,9 +181,7 @@ impl Pace {
             tenants: Mutex::default(),
             turns: (0..workers).map(|_| Condvar::new()).collect(),
         };
-        pace.publish(&pace.inner.lock().pacing);
-        pace.set_tenants(&limits.tenants);
-        pace.inner.lock().set_slow(&limits, pace.clock.now());
+        pace.set(limits);
         pace
     }
 
@@ -209,7 +207,7 @@ impl Pace {
     }
 
     fn set_tenants(&self, ceilings: &TenantCeilings) {
-        self.tenants.lock().set(ceilings.clone(), self.clock.now());
+        self.tenants.lock().set(ceilings, self.clock.now());
         self.tenants_free.store(*ceilings == TenantCeilings::default(), Ordering::Relaxed);
     }
 

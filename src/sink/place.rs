@@ -85,11 +85,11 @@ impl Places {
     /// They were moved there, and found like this.
     pub fn moved(&self, source: i32, moves: &[LaneMove], found: Found, to: &[Place]) {
         let mut partitions = self.0.lock();
-        let moved: Vec<(&LaneMove, Place)> = moves.iter().zip(to.iter().copied()).collect();
-        for of_one in moved.chunk_by(|(a, _), (b, _)| a.partition == b.partition) {
-            let fences = partitions.entry((source, of_one[0].0.partition)).or_default();
+        let mut to = to.iter();
+        for of_one in moves.chunk_by(|a, b| a.partition == b.partition) {
+            let fences = partitions.entry((source, of_one[0].partition)).or_default();
             let mut left_page = false;
-            for (each, place) in of_one {
+            for (each, place) in of_one.iter().zip(to.by_ref()) {
                 let before = fences.places.insert(each.lane, *place);
                 left_page |= before.is_some_and(|before| before.block != place.block);
             }

@@ -257,8 +257,7 @@ impl FenceArrays {
         }
         self.partitions.clear();
         self.lanes.clear();
-        self.places.clear();
-        self.moved.borrow_mut().clear();
+        self.forget();
         for each in moves {
             self.partitions.push(each.partition);
             self.lanes.push(smallint(each.lane));

@@ -58,7 +58,8 @@ impl Tally {
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct TenantPace {
-    ceilings: TenantCeilings,
+    /// Of those that are not named.
+    each: Option<usize>,
     /// Those tenants' ceilings that differ from all others'.
     of: HashMap<TenantHash, usize>,
     /// Tenants of late.
@@ -75,10 +76,10 @@ struct Tenant {
 
 impl TenantPace {
     /// Other ceilings from now on.
-    pub fn set(&mut self, ceilings: TenantCeilings, now: Duration) {
+    pub fn set(&mut self, ceilings: &TenantCeilings, now: Duration) {
         self.of = ceilings.of.iter().map(|(name, rate)| (TenantHash::new(name.as_bytes()), *rate)).collect();
-        self.ceilings = ceilings;
-        let rate = |hash| self.of.get(&hash).copied().or(self.ceilings.each);
+        self.each = ceilings.each;
+        let rate = |hash| self.of.get(&hash).copied().or(self.each);
         self.tenants.retain(|hash, tenant| match rate(*hash) {
             Some(rate) => {
                 tenant.bucket.set_rate(rate, now);
@@ -90,7 +91,7 @@ impl TenantPace {
 
     /// The most records of one key, whosever it is, that are worth reading at once.
     pub fn piece_max(&self) -> usize {
-        let Some(each) = self.ceilings.each else { return usize::MAX };
+        let Some(each) = self.each else { return usize::MAX };
         let highest = self.of.values().copied().fold(each, usize::max);
         Bucket::new(highest, Duration::ZERO).piece(usize::MAX)
     }
@@ -141,7 +142,7 @@ impl TenantPace {
 
     /// None where it has no ceiling.
     fn tenant(&mut self, tenant: TenantHash, now: Duration) -> Option<&mut Tenant> {
-        let rate = self.of.get(&tenant).copied().or(self.ceilings.each)?;
+        let rate = self.of.get(&tenant).copied().or(self.each)?;
         let new = || Tenant { bucket: Bucket::new(rate, now), line: Duration::ZERO };
         Some(self.tenants.entry(tenant).or_insert_with(new))
     }
@@ -164,7 +165,7 @@ mod tests {
 
     fn pace(each: Option<usize>, of: &[(&str, usize)]) -> TenantPace {
         let mut pace = TenantPace::default();
-        pace.set(TenantCeilings { each, of: of.iter().map(|(name, rate)| ((*name).to_owned(), *rate)).collect() }, S);
+        pace.set(&TenantCeilings { each, of: of.iter().map(|(name, rate)| ((*name).to_owned(), *rate)).collect() }, S);
         pace
     }
 
@@ -244,9 +245,9 @@ mod tests {
         let mut p = pace(Some(1), &[]);
         assert_eq!(arrive(&mut p, "a", 9, S), 2);
         (0..100).for_each(|_| assert!(turn(&mut p, "a", 1, S).unwrap_err() <= LINE_MAX));
-        p.set(TenantCeilings { each: Some(1000), of: Default::default() }, S);
+        p.set(&TenantCeilings { each: Some(1000), of: Default::default() }, S);
         assert_eq!(turn(&mut p, "a", 50, S + MS * 50), Ok(50), "a ceiling that was raised holds at once");
-        p.set(TenantCeilings::default(), S);
+        p.set(&TenantCeilings::default(), S);
         assert_eq!((arrive(&mut p, "a", 9999, S), turn(&mut p, "a", 9999, S)), (9999, Ok(9999)));
     }
 
