@@ -1,10 +1,9 @@
 //! A batch with bad records among good ones: exactly the bad ones are dead letters, in the transaction that moves the fences,
 //! and the good ones are applied in order.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use forebay::config::{InsertMode, Table, Target, Then, UnknownFields};
+use forebay::config::{InsertMode, Target, Then};
 use forebay::sink::handler::{Handler, HandlerError};
 use forebay::sink::postgres::PostgresWriter;
 use forebay::sink::{Applied, BadRecord, Care, Control, Failure, Job, Writer, Written};
@@ -14,22 +13,11 @@ use forebay::types::{Generation, NextOffset, Offset, Token};
 use postgres::Transaction;
 
 use crate::statements::{AT, TOPIC, World, takeover};
+use crate::table::table;
 
 fn world(name: &str, sql: &str) -> (World, PostgresWriter) {
     let world = World::with(name, |config| {
-        config.topics[0].target = Target::Table(Table {
-            schema: None,
-            name: "target".to_owned(),
-            insert_mode: InsertMode::Upsert,
-            pk_fields: vec!["id".to_owned()],
-            delete_enabled: false,
-            delete_field: None,
-            key_format: None,
-            guard: None,
-            skip_unchanged: false,
-            unknown_fields: UnknownFields::Ignore,
-            columns: BTreeMap::new(),
-        });
+        config.topics[0].target = Target::Table(table("target", InsertMode::Upsert, &["id"]));
     });
     world.database.execute(sql);
     world.located().takeover(&takeover(1, 1, 0)).expect("a takeover");

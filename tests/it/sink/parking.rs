@@ -1,11 +1,10 @@
 //! Keys that cannot go on: parked by the transaction that moves their fences, with everything that follows them, and nobody else;
 //! applied in order by a slow lane, once, when they can.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay::config::{BadLimit, Delivery, InsertMode, Table, Target, Then, UnknownFields};
+use forebay::config::{BadLimit, Delivery, InsertMode, Table, Target, Then};
 use forebay::letters::Filter;
 use forebay::letters::discard::discard;
 use forebay::letters::replay::replay;
@@ -27,6 +26,7 @@ use postgres::{Client, Transaction};
 
 use crate::statements::{AT, TOPIC, World, takeover};
 use crate::support::wait_until;
+use crate::table::table;
 
 const LIMITS: DrainLimits = DrainLimits { records_max: 500, bytes_max: 1 << 20, key_records_max: usize::MAX };
 const SKIP: Drain = Drain { tolerance: Some(few(usize::MAX)), then: Then::Skip, parent_tries: 2 };
@@ -38,19 +38,7 @@ const fn few(run_max: usize) -> Tolerance {
 }
 
 fn upserts() -> Target {
-    Target::Table(Table {
-        schema: None,
-        name: "target".to_owned(),
-        insert_mode: InsertMode::Upsert,
-        pk_fields: vec!["id".to_owned()],
-        delete_enabled: false,
-        delete_field: Some("gone".to_owned()),
-        key_format: None,
-        guard: None,
-        skip_unchanged: false,
-        unknown_fields: UnknownFields::Ignore,
-        columns: BTreeMap::new(),
-    })
+    Target::Table(Table { delete_field: Some("gone".to_owned()), ..table("target", InsertMode::Upsert, &["id"]) })
 }
 
 /// Rows 1 to 9 are there. Locks are waited for as long as it takes to tell.

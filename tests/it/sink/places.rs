@@ -3,7 +3,7 @@
 
 use std::thread;
 
-use forebay::config::{InsertMode, Table, Target, UnknownFields};
+use forebay::config::{InsertMode, Target};
 use forebay::sink::fence::{self, Found};
 use forebay::sink::{Control, Written};
 use forebay::types::Token;
@@ -11,23 +11,12 @@ use postgres::SimpleQueryMessage;
 
 use crate::statements::{World, takeover, write};
 use crate::support::{PATIENCE, wait_until};
+use crate::table::table;
 
 /// Each record becomes a row.
 fn world(name: &str) -> World {
     let world = World::with(name, |config| {
-        config.topics[0].target = Target::Table(Table {
-            schema: None,
-            name: "applied".to_owned(),
-            insert_mode: InsertMode::Insert,
-            pk_fields: Vec::new(),
-            delete_enabled: false,
-            delete_field: None,
-            key_format: None,
-            guard: None,
-            skip_unchanged: false,
-            unknown_fields: UnknownFields::Ignore,
-            columns: Default::default(),
-        });
+        config.topics[0].target = Target::Table(table("applied", InsertMode::Insert, &[]));
     });
     world.located().takeover(&takeover(7, 2, 0)).expect("a takeover");
     world

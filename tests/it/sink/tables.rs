@@ -1,7 +1,6 @@
 //! Batches for a table: rows and fences in one transaction, whatever the number of statements, and tables that are altered
 //! while records flow.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use forebay::config::{Config, Delivery, InsertMode, Table, Target, UnknownFields};
@@ -13,26 +12,15 @@ use forebay::types::{Generation, NextOffset, Offset, Token};
 
 use crate::statements::{AT, TOPIC, World, takeover};
 use crate::support::wait_until;
+use crate::table::table;
 
-fn table(unknown_fields: UnknownFields) -> Table {
-    Table {
-        schema: None,
-        name: "target".to_owned(),
-        insert_mode: InsertMode::Upsert,
-        pk_fields: vec!["id".to_owned()],
-        delete_enabled: true,
-        delete_field: None,
-        key_format: None,
-        guard: None,
-        skip_unchanged: false,
-        unknown_fields,
-        columns: BTreeMap::new(),
-    }
+fn deletable(unknown_fields: UnknownFields) -> Table {
+    Table { delete_enabled: true, unknown_fields, ..table("target", InsertMode::Upsert, &["id"]) }
 }
 
 fn world(name: &str, unknown_fields: UnknownFields, change: impl FnOnce(&mut Config)) -> (World, PostgresWriter) {
     let world = World::with(name, |config| {
-        config.topics[0].target = Target::Table(table(unknown_fields));
+        config.topics[0].target = Target::Table(deletable(unknown_fields));
         change(config);
     });
     world.database.execute("CREATE TABLE target (id int PRIMARY KEY, a text, b int)");
