@@ -1,0 +1,3 @@
+//! The admin interface: what a running process says of itself, to programs and to people.
+
+pub mod status;
