@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use crate::clock::Clock;
 use crate::engine::Rules;
 use crate::engine::event::{Answer, Doing, Event, Request};
+use crate::engine::observed::Observed;
 use crate::engine::pace::{News, Pace};
 use crate::engine::parked::Parked;
 use crate::engine::report::Reporter;
@@ -70,6 +71,7 @@ pub struct LoopContext {
     pub backoff: Backoff,
     pub pace: Arc<Pace>,
     pub signals: Arc<Signals>,
+    pub observed: Arc<Observed>,
 }
 
 #[cfg(test)]
@@ -92,6 +94,7 @@ impl LoopContext {
             pace: Arc::new(Pace::unlimited(1, 1)),
             backoff,
             signals: Arc::new(Signals::new(1)),
+            observed: Arc::new(Observed::new(1, 1, 2)),
         };
         (context, events)
     }

@@ -6,6 +6,7 @@ pub mod dispatch;
 pub mod event;
 pub mod gate;
 pub mod hot_keys;
+pub mod observed;
 mod outbox;
 pub mod pace;
 pub mod parked;

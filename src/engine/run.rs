@@ -16,6 +16,7 @@ use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX, Request};
 use crate::engine::gate::Gate;
 use crate::engine::hot_keys::HotKeys;
+use crate::engine::observed::Observed;
 use crate::engine::pace::{Pace, PaceStatus};
 use crate::engine::parked::Parked;
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
@@ -96,7 +97,7 @@ pub struct Engine {
     live: Arc<Live>,
     function: Option<Arc<dyn ShardFunction>>,
     handlers: HashMap<TopicIx, HandlerFactory>,
-    counters: Arc<Counters>,
+    observed: Arc<Observed>,
     clock: Arc<dyn Clock>,
     /// By shard.
     hot: Vec<Arc<HotKeys>>,
@@ -107,20 +108,22 @@ impl Engine {
     pub fn new(config: Config) -> Engine {
         let config = Arc::new(config);
         let live = Arc::new(Live::new(Arc::clone(&config)));
-        let counters = Arc::new(Counters::default());
+        let writers = config.engine.writers_per_shard();
+        let observed = Arc::new(Observed::new(config.topics.len(), config.shards.len(), writers));
+        let counters = &observed.counters;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (topics, engine) = (&config.topics, &config.engine);
         let hot = |shard: &config::Shard| {
-            HotKeys::new(&shard.name, topics, engine.hot_keys, engine.slow_lanes_per_shard, Arc::clone(&counters))
+            HotKeys::new(&shard.name, topics, engine.hot_keys, engine.slow_lanes_per_shard, Arc::clone(counters))
         };
         let hot = config.shards.iter().map(|shard| Arc::new(hot(shard))).collect();
-        let (writers, records_max) = (engine.writers_per_shard(), engine.batch_records_max);
+        let records_max = engine.batch_records_max;
         let pace = |shard: usize| {
             let limits = Limits::of(&config, ShardIx(shard as u16));
-            Arc::new(Pace::new(limits, writers, records_max, Arc::clone(&clock), Arc::clone(&counters)))
+            Arc::new(Pace::new(limits, writers, records_max, Arc::clone(&clock), Arc::clone(counters)))
         };
         let paces = (0..config.shards.len()).map(pace).collect();
-        Engine { config, live, function: None, handlers: HashMap::new(), counters, clock, hot, paces }
+        Engine { config, live, function: None, handlers: HashMap::new(), observed, clock, hot, paces }
     }
 
     /// Applies a topic's records by `make`'s handlers, one for each worker, instead of to a table.
@@ -151,7 +154,7 @@ impl Engine {
 
     /// What it has done so far; may be read while it runs.
     pub fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.counters)
+        Arc::clone(&self.observed.counters)
     }
 
     /// What makes it read its configuration again while it runs.
@@ -217,7 +220,7 @@ impl Engine {
             dispatcher: Dispatcher::new(inboxes, &self.paces, limits, config.engine.affinity, &slow),
             parked,
             signals: Arc::clone(&signals),
-            counters: Arc::clone(&self.counters),
+            observed: Arc::clone(&self.observed),
             waker: waker.clone(),
             live: Arc::clone(&self.live),
         };
@@ -344,7 +347,7 @@ impl Threads<'_> {
                 clock: Arc::clone(self.clock),
                 rng: rng()?,
                 backoff: Backoff::new(config.engine.retry_backoff_min, config.engine.retry_backoff_max),
-                counters: Arc::clone(&self.engine.counters),
+                counters: Arc::clone(&self.engine.observed.counters),
             };
             let (outbox, publisher) = (PostgresOutbox::new(config, shard), KafkaPublisher::new(&config.kafka));
             let forwarder = Forwarder::new(outbox, publisher, config, shard, context);
@@ -369,6 +372,7 @@ impl Threads<'_> {
             backoff: self.backoff(),
             pace: Arc::clone(&self.engine.paces[usize::from(shard.0)]),
             signals: Arc::clone(self.signals),
+            observed: Arc::clone(&self.engine.observed),
         })
     }
 
@@ -399,9 +403,8 @@ impl Threads<'_> {
     ) -> Result<Thread, EngineError> {
         let config = &self.engine.config;
         let topics = config.topics.iter().map(Drain::of).collect();
-        let counters = Arc::clone(&self.engine.counters);
         let limits = BatchLimits::new(&config.engine);
-        let lane = SlowLaneLoop::new(lane, writer, counters, limits, topics, parking, context);
+        let lane = SlowLaneLoop::new(lane, writer, limits, topics, parking, context);
         let closing = Arc::clone(self.closing);
         started(Thread::spawn(name, None, Some(self.events.clone()), move || lane.run(&closing)))
     }

@@ -1,6 +1,7 @@
 //! Decisions: value in, value out. No IO, no threads, no clock.
 
 pub mod adaptive;
+pub mod ages;
 pub mod assignment;
 pub mod backpressure;
 pub mod batch;
