@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::live::Live;
@@ -13,10 +14,12 @@ use crate::config::{self, Config, RouteBy, Target};
 use crate::engine::Rules;
 use crate::engine::control::{ControlLoop, LoopContext};
 use crate::engine::dispatch::Dispatcher;
+use crate::engine::ends::{Ends, EndsLoop, KafkaLogs};
 use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX, Request};
 use crate::engine::gate::Gate;
 use crate::engine::hot_keys::HotKeys;
 use crate::engine::observed::Observed;
+use crate::engine::observer::{Observer, Running};
 use crate::engine::pace::{Pace, PaceStatus};
 use crate::engine::parked::Parked;
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
@@ -102,6 +105,7 @@ pub struct Engine {
     /// By shard.
     hot: Vec<Arc<HotKeys>>,
     paces: Vec<Arc<Pace>>,
+    running: Arc<Mutex<Option<Running>>>,
 }
 
 impl Engine {
@@ -123,7 +127,8 @@ impl Engine {
             Arc::new(Pace::new(limits, writers, records_max, Arc::clone(&clock), Arc::clone(counters)))
         };
         let paces = (0..config.shards.len()).map(pace).collect();
-        Engine { config, live, function: None, handlers: HashMap::new(), observed, clock, hot, paces }
+        let (handlers, running) = (HashMap::new(), Arc::default());
+        Engine { config, live, function: None, handlers, observed, clock, hot, paces, running }
     }
 
     /// Applies a topic's records by `make`'s handlers, one for each worker, instead of to a table.
@@ -162,10 +167,22 @@ impl Engine {
         Reloader::new(Arc::clone(&self.live))
     }
 
+    /// What looks at it, and may tell it something, while it runs.
+    pub fn observer(&self) -> Observer {
+        Observer {
+            live: Arc::clone(&self.live),
+            observed: Arc::clone(&self.observed),
+            clock: Arc::clone(&self.clock),
+            hot: self.hot.clone(),
+            paces: self.paces.clone(),
+            running: Arc::clone(&self.running),
+        }
+    }
+
     /// The keys of a topic that took most, by records and by time, in the last whole `hot_key_window_ms` of a shard; may be read
-    /// while it runs. Nothing of tables, of `at_least_once`, and where `hot_key_percent` is 0: those are not watched.
+    /// while it runs.
     pub fn top_keys(&self, shard: ShardIx, topic: TopicIx) -> Top {
-        self.hot.get(usize::from(shard.0)).map(|hot| hot.top(topic)).unwrap_or_default()
+        self.observer().top_keys(shard, topic)
     }
 
     /// What holds each shard back, by the shards' names; may be asked while it runs.
@@ -208,8 +225,11 @@ impl Engine {
             router: &router,
             closing: &closing,
         };
-        let (inboxes, controls, parked, workers) = threads.start()?;
+        let Started { inboxes, controls, parked, gates, threads: workers } = threads.start()?;
         let forwarders = threads.forwarders()?;
+        let ends = Arc::new(Ends::default());
+        let (watch_ends, ends_thread) = threads.ends(&ends)?;
+        *self.running.lock() = Some(Running { parked: parked.clone(), gates, signals: Arc::clone(&signals), ends });
 
         let config = &self.config;
         let slow: Vec<bool> = (0..names.len()).map(|t| self.handlers.contains_key(&TopicIx(t as u16))).collect();
@@ -227,12 +247,15 @@ impl Engine {
         let settings = Settings::new(config, options.until_end);
         let poller = Poller::new(source, settings, router, ports, clock, rng()?, Rules::ALL);
         let outcome = self.poll(poller, stopper);
+        *self.running.lock() = None;
+        drop(watch_ends);
         let to_the_end = options.until_end && outcome.is_ok() && !stopper.is_stopped();
         signals.abandon();
         closing.store(true, Ordering::SeqCst);
         // The poller is gone, and with it every sender: workers and control threads end by themselves.
         let deadline = Instant::now() + JOIN_DEADLINE;
         workers.into_iter().for_each(|thread| thread.join(deadline));
+        ends_thread.join(deadline);
         // Now the last letters are in the tables.
         let drain = config.engine.drain_deadline;
         let patience = if to_the_end { drain } else { drain.min(FORWARD_AT_STOP) };
@@ -290,7 +313,15 @@ struct Threads<'a> {
     closing: &'a Arc<AtomicBool>,
 }
 
-type Started = (Vec<Vec<Sender<Box<Chunk>>>>, Vec<Sender<Request>>, Vec<Arc<Parked>>, Vec<Thread>);
+/// What [`Threads::start`] made; all but the threads by shard.
+#[derive(Default)]
+struct Started {
+    inboxes: Vec<Vec<Sender<Box<Chunk>>>>,
+    controls: Vec<Sender<Request>>,
+    parked: Vec<Arc<Parked>>,
+    gates: Vec<Arc<Gate>>,
+    threads: Vec<Thread>,
+}
 
 impl Threads<'_> {
     /// Starts every shard's workers, slow lanes and control thread.
@@ -298,7 +329,7 @@ impl Threads<'_> {
         let config = &self.engine.config;
         let handlers = Arc::new(self.engine.handlers.clone());
         let mut cores = config.engine.cores.iter().copied().cycle();
-        let (mut inboxes, mut controls, mut all_parked, mut threads) = (vec![], vec![], vec![], vec![]);
+        let mut started = Started::default();
         for shard in (0..config.shards.len()).map(|s| ShardIx(s as u16)) {
             let ids = Arc::new(OwnRows::new(config.topics.len()));
             let (requests, inbox) = bounded(REQUESTS_MAX);
@@ -306,8 +337,8 @@ impl Threads<'_> {
             let control = PostgresControl::new(Arc::clone(config), shard, Arc::clone(&ids))
                 .following(Arc::clone(&self.engine.live), shard);
             let parked = Arc::new(Parked::new(config.engine.parking, Rules::ALL));
-            threads.push(self.control(control, inbox, Arc::clone(&parked), self.context(shard, &gate)?)?);
-            controls.push(requests);
+            started.threads.push(self.control(control, inbox, Arc::clone(&parked), self.context(shard, &gate)?)?);
+            started.controls.push(requests);
             let mut shard_inboxes = Vec::new();
             for index in 0..config.engine.workers_per_shard as u16 {
                 let (chunks, inbox) = bounded(INBOX_CHUNKS_MAX);
@@ -316,7 +347,7 @@ impl Threads<'_> {
                     PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
                         .following(Arc::clone(&self.engine.live), shard);
                 let (parking, context) = (self.parking(&parked, shard), self.context(shard, &gate)?);
-                threads.push(self.worker(writer, index, inbox, parking, &name, cores.next(), context)?);
+                started.threads.push(self.worker(writer, index, inbox, parking, &name, cores.next(), context)?);
                 shard_inboxes.push(chunks);
             }
             let workers = config.engine.workers_per_shard as u16;
@@ -326,12 +357,13 @@ impl Threads<'_> {
                     PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
                         .following(Arc::clone(&self.engine.live), shard);
                 let (parking, context) = (self.parking(&parked, shard), self.context(shard, &gate)?);
-                threads.push(self.slow_lane(lane, workers + index, parking, &name, context)?);
+                started.threads.push(self.slow_lane(lane, workers + index, parking, &name, context)?);
             }
-            inboxes.push(shard_inboxes);
-            all_parked.push(parked);
+            started.inboxes.push(shard_inboxes);
+            started.parked.push(parked);
+            started.gates.push(gate);
         }
-        Ok((inboxes, controls, all_parked, threads))
+        Ok(started)
     }
 
     /// Starts a forwarder for each shard, where dead letters of some topic go on.
@@ -356,6 +388,16 @@ impl Threads<'_> {
             Ok((orders_in, thread))
         };
         (0..config.shards.len()).map(|shard| start(ShardIx(shard as u16))).collect()
+    }
+
+    /// Starts the thread that asks where the logs end.
+    fn ends(&self, ends: &Arc<Ends>) -> Result<(Sender<()>, Thread), EngineError> {
+        let engine = self.engine;
+        let logs = KafkaLogs::new(&engine.config).map_err(|e| EngineError::Configuration(e.to_string()))?;
+        let ends = EndsLoop::new(logs, Arc::clone(&engine.observed), Arc::clone(ends), Arc::clone(self.clock));
+        let (stop_in, stop) = bounded(0);
+        let thread = Thread::spawn("forebay-ends", None, Some(self.events.clone()), move || ends.run(&stop));
+        Ok((stop_in, started(thread)?))
     }
 
     fn backoff(&self) -> Backoff {

@@ -440,6 +440,7 @@ impl<W: Writer> Worker<W> {
             self.at_work().again();
         }
         self.tries += 1;
+        let began = self.clock.now();
         let result = match self.how {
             How { park_all: false, sift, probe, .. } if sift || probe => self.write_with_care(piece),
             _ => {
@@ -461,7 +462,8 @@ impl<W: Writer> Worker<W> {
                 }
                 self.say_parked(counts.parked.into(), now);
                 let more_waits = self.carry.is_some() || !self.inbox.is_empty() || piece < self.batch.len();
-                self.parking.hot.written(&self.batch, &took_ns, more_waits, now);
+                let took = now.saturating_sub(began);
+                self.parking.hot.written(&self.batch, piece, took, &took_ns, more_waits, now);
                 self.applied(piece)
             }
             Ok(Written::Mismatch) => {

@@ -391,6 +391,22 @@ pub struct Progress {
     pub fences: Vec<NextOffset>,
 }
 
+/// The oldest parked record of a partition, as its database shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldestParked {
+    pub partition: i32,
+    pub offset: Offset,
+    /// Milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    pub key: Option<Vec<u8>>,
+    pub why: Why,
+    /// It is a dead letter and waits for a person.
+    pub dead: bool,
+    pub attempts: u32,
+    /// What its last try said.
+    pub last: Option<Reason>,
+}
+
 /// What a primary says of one of its replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replica {
@@ -424,6 +440,10 @@ pub trait Control {
     /// How far the replica with this `application_name` is; of several, the last one. What has no replicas knows of none.
     fn replica(&mut self, _name: &str) -> Result<Replica, Failure> {
         Ok(Replica::Gone)
+    }
+    /// The oldest parked record of each partition of a topic.
+    fn oldest_parked(&mut self, _topic: TopicIx) -> Result<Vec<OldestParked>, Failure> {
+        Ok(Vec::new())
     }
     /// What a person has decided about a topic.
     fn decided(&mut self, topic: TopicIx) -> Result<Decided, Failure>;
