@@ -15,6 +15,7 @@ mod topic;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -170,10 +171,20 @@ impl Engine {
     }
 }
 
-#[derive(Debug, Clone)]
+/// What a running process says of itself, and to whom.
+#[derive(Debug, Clone, Default)]
 pub struct Admin {
-    pub listen: Option<String>,
+    pub listen: Option<SocketAddr>,
+    /// Somebody wrote the address: without it nothing starts.
+    pub listen_written: bool,
+    pub socket: Option<PathBuf>,
+    /// What requests over `listen` must bring along.
+    pub token: Option<Secret>,
+    pub lag_exporter_names: bool,
 }
+
+/// Where `listen` is unless something is written.
+pub const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
 #[derive(Debug, Clone)]
 pub struct Shard {

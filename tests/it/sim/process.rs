@@ -352,7 +352,7 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
             parking: ParkingLimits { records_max: 1, key_records_max: 1 },
             hot_keys: HOT_KEYS,
         },
-        admin: config::Admin { listen: None },
+        admin: config::Admin::default(),
         shards: (0..shards).map(shard).collect(),
         routing: Routing { by, tenant, delimiter: ":".into() },
         tenant_ceilings: TenantCeilings::default(),

@@ -17,7 +17,7 @@ pub fn handler_config(group: &str, dsns: &[&str], topics: &[&str]) -> Config {
         file: PathBuf::from("test.toml"),
         kafka: Kafka { group_id: group.to_owned(), first_start: FirstStart::Earliest, properties: BTreeMap::new() },
         engine: engine(),
-        admin: Admin { listen: None },
+        admin: Admin::default(),
         shards: dsns.iter().enumerate().map(|(n, dsn)| shard(&format!("s{n}"), dsn)).collect(),
         routing: Routing { by: RouteBy::Partition, tenant: Tenant::Key, delimiter: ":".to_owned() },
         tenant_ceilings: Default::default(),
