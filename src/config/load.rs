@@ -178,6 +178,7 @@ fn engine(section: &Section<'_>) -> Engine {
             window: section.get(&s::HOT_KEY_WINDOW),
             hold: section.get(&s::HOT_KEY_HOLD),
         },
+        contention_interval: Some(section.get(&s::CONTENTION_INTERVAL)).filter(|interval| !interval.is_zero()),
     };
     if engine.retry_backoff_max < engine.retry_backoff_min {
         let found = engine.retry_backoff_max.as_millis().to_string();

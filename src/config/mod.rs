@@ -37,7 +37,8 @@ pub struct Config {
     pub readings: live::Readings,
 }
 
-/// A shard's control thread has one connection; takeovers and checks may need one more.
+/// A shard's control thread has one connection, and whoever samples what the others wait for has one; while the shard is away it has
+/// none, and a probe may have one.
 const CONNECTIONS_BESIDES_WRITERS: usize = 2;
 
 /// Whether one shard that is slow can hold up partitions of others.
@@ -162,6 +163,8 @@ pub struct Engine {
     pub park_after: Duration,
     pub parking: ParkingLimits,
     pub hot_keys: HotKeyRule,
+    /// How often what a shard's connections wait for is sampled; none: never.
+    pub contention_interval: Option<Duration>,
 }
 
 impl Engine {

@@ -57,6 +57,7 @@ pub static ALL: &[&dyn Described] = &[
     &HOT_KEY_PERCENT,
     &HOT_KEY_WINDOW,
     &HOT_KEY_HOLD,
+    &CONTENTION_INTERVAL,
     &SHARDS_BY,
     &SHARDS_TENANT,
     &SHARDS_DELIMITER,
@@ -306,6 +307,14 @@ pub static HOT_KEY_HOLD: Setting<Millis> = Setting {
     kind: millis(10_000, 0..=3_600_000),
     prose: "A hot key is a key like any other again once what comes of it would have taken less than half of `hot_key_percent` for so long, \
             and nothing of it is parked any more.",
+};
+
+pub static CONTENTION_INTERVAL: Setting<Millis> = Setting {
+    section: "engine",
+    name: "contention_interval_ms",
+    kind: millis(250, 0..=2000),
+    prose: "How often each shard is asked what our connections wait for, and who blocks them; four times more seldom while nothing is \
+            written. 0: never.",
 };
 
 // --------------------------------------------------------------------------------------------------------------- shards

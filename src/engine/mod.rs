@@ -18,6 +18,7 @@ mod reload;
 pub mod report;
 pub mod rules;
 mod run;
+pub mod sampler;
 pub mod slow_lane;
 pub mod thread;
 pub mod worker;

@@ -15,9 +15,11 @@ use crate::engine::hot_keys::HotKeys;
 use crate::engine::observed::{Observed, Task, View};
 use crate::engine::pace::{Pace, PaceStatus};
 use crate::engine::parked::Parked;
+use crate::engine::sampler::Sampled;
 use crate::engine::worker::Signals;
 use crate::metrics::Counters;
 use crate::metrics::labelled::Metrics;
+use crate::state::contention::Snapshot;
 use crate::state::hot_key::Top;
 use crate::types::{KeyHash, ShardIx, TopicIx, TopicPartition};
 
@@ -30,6 +32,7 @@ pub struct Observer {
     /// By shard.
     pub(super) hot: Vec<Arc<HotKeys>>,
     pub(super) paces: Vec<Arc<Pace>>,
+    pub(super) sampled: Vec<Arc<Sampled>>,
     pub(super) running: Arc<Mutex<Option<Running>>>,
 }
 
@@ -95,6 +98,11 @@ impl Observer {
     /// What holds a shard back.
     pub fn pace(&self, shard: ShardIx) -> PaceStatus {
         self.paces[usize::from(shard.0)].status()
+    }
+
+    /// What a shard's connections wait for, and who blocks them; none until it was sampled.
+    pub fn contention(&self, shard: ShardIx) -> Option<Snapshot> {
+        self.sampled[usize::from(shard.0)].snapshot()
     }
 
     /// The keys that took most of a topic in a shard, in the last whole `hot_key_window_ms`. Of tables, one batch of sixteen is

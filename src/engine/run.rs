@@ -25,6 +25,7 @@ use crate::engine::parked::Parked;
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
 use crate::engine::reload::Reloader;
 use crate::engine::report::{Reporter, Waker};
+use crate::engine::sampler::{Sampled, SamplerLoop};
 use crate::engine::slow_lane::SlowLaneLoop;
 use crate::engine::thread::Thread;
 use crate::engine::worker::{BatchLimits, Parking, Signals, TopicWriting, Worker};
@@ -32,9 +33,11 @@ use crate::forward::forwarder::{self, Forwarder};
 use crate::forward::outbox::PostgresOutbox;
 use crate::forward::producer::KafkaPublisher;
 use crate::metrics::Counters;
+use crate::sink::backends::Backends;
 use crate::sink::control::PostgresControl;
 use crate::sink::handler::{Handler, HandlerFactory};
 use crate::sink::postgres::OwnRows;
+use crate::sink::sample::PostgresSampler;
 use crate::sink::writer::PostgresWriter;
 use crate::sink::{Drain, Reason};
 use crate::source::Source;
@@ -105,6 +108,8 @@ pub struct Engine {
     /// By shard.
     hot: Vec<Arc<HotKeys>>,
     paces: Vec<Arc<Pace>>,
+    sampled: Vec<Arc<Sampled>>,
+    backends: Vec<Arc<Backends>>,
     running: Arc<Mutex<Option<Running>>>,
 }
 
@@ -127,8 +132,11 @@ impl Engine {
             Arc::new(Pace::new(limits, writers, records_max, Arc::clone(&clock), Arc::clone(counters)))
         };
         let paces = (0..config.shards.len()).map(pace).collect();
-        let (handlers, running) = (HashMap::new(), Arc::default());
-        Engine { config, live, function: None, handlers, observed, clock, hot, paces, running }
+        let sampled = |_: &config::Shard| Arc::new(Sampled::new(Arc::clone(&clock), engine.retry_backoff_max));
+        let sampled = config.shards.iter().map(sampled).collect();
+        let backends = config.shards.iter().map(|_| Arc::default()).collect();
+        let (function, handlers, running) = (None, HashMap::new(), Arc::default());
+        Engine { config, live, function, handlers, observed, clock, hot, paces, sampled, backends, running }
     }
 
     /// Applies a topic's records by `make`'s handlers, one for each worker, instead of to a table.
@@ -175,6 +183,7 @@ impl Engine {
             clock: Arc::clone(&self.clock),
             hot: self.hot.clone(),
             paces: self.paces.clone(),
+            sampled: self.sampled.clone(),
             running: Arc::clone(&self.running),
         }
     }
@@ -189,6 +198,12 @@ impl Engine {
     pub fn pace(&self) -> Vec<(String, PaceStatus)> {
         let names = self.config.shards.iter().map(|shard| shard.name.clone());
         names.zip(self.paces.iter().map(|pace| pace.status())).collect()
+    }
+
+    /// What a shard's connections wait for, and who blocks them; may be asked while it runs. Nothing is seen with
+    /// `contention_interval_ms = 0`.
+    pub fn contention(&self, shard: ShardIx) -> Arc<Sampled> {
+        Arc::clone(&self.sampled[usize::from(shard.0)])
     }
 
     /// Runs until `stopper` says so, or, with `until_end`, until everything is done. Blocks the calling thread.
@@ -332,9 +347,11 @@ impl Threads<'_> {
         let mut started = Started::default();
         for shard in (0..config.shards.len()).map(|s| ShardIx(s as u16)) {
             let ids = Arc::new(OwnRows::new(config.topics.len()));
+            let backends = &self.engine.backends[usize::from(shard.0)];
             let (requests, inbox) = bounded(REQUESTS_MAX);
             let gate = Arc::new(Gate::new(Arc::clone(self.clock), rng()?, self.backoff()));
             let control = PostgresControl::new(Arc::clone(config), shard, Arc::clone(&ids))
+                .known_to(backends)
                 .following(Arc::clone(&self.engine.live), shard);
             let parked = Arc::new(Parked::new(config.engine.parking, Rules::ALL));
             started.threads.push(self.control(control, inbox, Arc::clone(&parked), self.context(shard, &gate)?)?);
@@ -345,6 +362,7 @@ impl Threads<'_> {
                 let name = format!("fb-w{}.{index}", shard.0);
                 let writer =
                     PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
+                        .known_to(backends)
                         .following(Arc::clone(&self.engine.live), shard);
                 let (parking, context) = (self.parking(&parked, shard), self.context(shard, &gate)?);
                 started.threads.push(self.worker(writer, index, inbox, parking, &name, cores.next(), context)?);
@@ -355,15 +373,29 @@ impl Threads<'_> {
                 let name = format!("fb-s{}.{index}", shard.0);
                 let lane =
                     PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
+                        .known_to(backends)
                         .following(Arc::clone(&self.engine.live), shard);
                 let (parking, context) = (self.parking(&parked, shard), self.context(shard, &gate)?);
                 started.threads.push(self.slow_lane(lane, workers + index, parking, &name, context)?);
             }
+            started.threads.extend(self.sampler(shard, &gate)?);
             started.inboxes.push(shard_inboxes);
             started.parked.push(parked);
             started.gates.push(gate);
         }
         Ok(started)
+    }
+
+    /// Starts the thread that samples what the shard's connections wait for, if it is wanted.
+    fn sampler(&self, shard: ShardIx, gate: &Arc<Gate>) -> Result<Option<Thread>, EngineError> {
+        let (config, engine) = (&self.engine.config, self.engine);
+        let Some(interval) = config.engine.contention_interval else { return Ok(None) };
+        let sampler = PostgresSampler::new(config, shard, Arc::clone(&engine.backends[usize::from(shard.0)]));
+        let (sampled, name) = (engine.contention(shard), &config.shards[usize::from(shard.0)].name);
+        let sampler = SamplerLoop::new(sampler, name, Arc::clone(gate), Arc::clone(self.clock), interval, sampled);
+        let closing = Arc::clone(self.closing);
+        let events = Some(self.events.clone());
+        started(Thread::spawn(&format!("fb-a{}", shard.0), None, events, move || sampler.run(&closing))).map(Some)
     }
 
     /// Starts a forwarder for each shard, where dead letters of some topic go on.
@@ -381,7 +413,8 @@ impl Threads<'_> {
                 backoff: Backoff::new(config.engine.retry_backoff_min, config.engine.retry_backoff_max),
                 counters: Arc::clone(&self.engine.observed.counters),
             };
-            let (outbox, publisher) = (PostgresOutbox::new(config, shard), KafkaPublisher::new(&config.kafka));
+            let outbox = PostgresOutbox::new(config, shard).known_to(&self.engine.backends[usize::from(shard.0)]);
+            let publisher = KafkaPublisher::new(&config.kafka);
             let forwarder = Forwarder::new(outbox, publisher, config, shard, context);
             let name = format!("fb-f{}", shard.0);
             let thread = started(Thread::spawn(&name, None, Some(self.events.clone()), move || forwarder.run()))?;

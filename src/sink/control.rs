@@ -9,6 +9,7 @@ use postgres::types::Type;
 use postgres::{Client, Error, IsolationLevel, Row, Transaction};
 
 use crate::config::Config;
+use crate::sink::backends::Backends;
 use crate::sink::fence::Sql;
 use crate::sink::postgres::OwnRows;
 use crate::sink::replicas::{self, Positions, Replicas};
@@ -49,6 +50,12 @@ impl PostgresControl {
         let settings = &config.shards[usize::from(shard.0)];
         let replicas = settings.commit_gate.clone().map(|gate| Replicas::new(gate, &settings.name));
         PostgresControl { config, ids, session, identities: HashMap::new(), taken_by, progress_over: 0, replicas }
+    }
+
+    /// Tells which of the server's processes serves it, and whose locks it meets.
+    pub fn known_to(mut self, backends: &Arc<Backends>) -> PostgresControl {
+        self.session.known_to(backends);
+        self
     }
 
     /// Takes over what reloads of the configuration.

@@ -351,6 +351,7 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
             park_after: Duration::ZERO,
             parking: ParkingLimits { records_max: 1, key_records_max: 1 },
             hot_keys: HOT_KEYS,
+            contention_interval: None,
         },
         admin: config::Admin::default(),
         shards: (0..shards).map(shard).collect(),

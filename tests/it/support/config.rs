@@ -76,5 +76,6 @@ fn engine() -> Engine {
         park_after: Duration::from_millis(100),
         parking: ParkingLimits { records_max: 1_000_000, key_records_max: 1_000_000 },
         hot_keys: HotKeyRule { percent: 30, window: Duration::from_secs(2), hold: Duration::from_secs(10) },
+        contention_interval: None,
     }
 }
