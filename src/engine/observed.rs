@@ -49,6 +49,8 @@ pub struct PartitionView {
     pub at: TopicPartition,
     pub phase: &'static str,
     pub paused: bool,
+    /// Where this tenure began.
+    pub start: NextOffset,
     pub committed: Option<NextOffset>,
     /// The unbroken prefix of what is durable.
     pub durable: NextOffset,

@@ -57,6 +57,7 @@ impl Core {
             at: p.at,
             phase: word(&p.phase),
             paused: p.paused,
+            start: p.start,
             committed,
             durable,
             fetched: p.tracker.received(),
