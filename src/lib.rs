@@ -39,8 +39,9 @@
 //!
 //! [`types`], [`clock`] and `console`; [`config`] (what the user wrote → what the engine sees); [`metrics`]; [`state`] (decisions:
 //! tracker, lanes, routing, batches, parked keys, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode,
-//! fences, parking); [`forward`] (dead letters on to a topic); [`engine`] (threads and loops); [`check`], [`fences`], [`letters`] and
-//! [`parking`] (commands on the databases), [`demo`] and [`cli`]. Each may use only those before it.
+//! fences, parking); [`forward`] (dead letters on to a topic); [`engine`] (threads and loops); [`http`] (a small server that knows
+//! nothing of the others); [`check`], [`fences`], [`letters`] and [`parking`] (commands on the databases), [`demo`] and [`cli`]. Each
+//! may use only those before it.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -63,6 +64,8 @@ pub mod sink;
 pub mod forward;
 
 pub mod engine;
+
+pub mod http;
 
 pub mod check;
 
