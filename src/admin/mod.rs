@@ -1,6 +1,7 @@
-//! The admin interface: what a running process says of itself, to programs and to people.
+//! The admin interface: what a running process says of itself, to programs and to people, and what it lets itself be told.
 
 pub mod collect;
 pub mod exposition;
+pub mod page;
 pub mod process;
 pub mod status;

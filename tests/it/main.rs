@@ -12,6 +12,7 @@ mod examples;
 mod fences;
 mod kafka;
 mod mock;
+mod page;
 mod pooler;
 mod real;
 mod scripts;
