@@ -41,7 +41,8 @@
 //! tracker, lanes, routing, batches, parked keys, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode,
 //! fences, parking); [`forward`] (dead letters on to a topic); [`engine`] (threads and loops); [`admin`] (what a process says
 //! of itself); [`check`], [`fences`], [`letters`] and
-//! [`parking`] (commands on the databases), [`demo`] and [`cli`]. Each may use only those before it.
+//! [`parking`] (commands on the databases), [`demo`], [`top`] (what a process says of itself, in a terminal) and [`cli`]. Each may use
+//! only those before it.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -76,6 +77,8 @@ pub mod letters;
 pub mod parking;
 
 pub mod demo;
+
+pub mod top;
 
 pub mod cli;
 

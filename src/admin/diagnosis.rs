@@ -96,7 +96,8 @@ fn moving(status: &Status) -> impl Iterator<Item = &Partition> {
         let topic = status.topics.iter().find(|topic| topic.name == partition.topic);
         topic.is_none_or(|topic| topic.state == TopicState::Running) && partition.state != "stopped"
     };
-    let parked = |partition: &&Partition| partition.frontier.as_ref().is_some_and(|frontier| frontier.place == "parked");
+    let parked =
+        |partition: &&Partition| partition.frontier.as_ref().is_some_and(|frontier| frontier.place == "parked");
     status.partitions.iter().filter(running).filter(move |partition| !parked(partition))
 }
 
@@ -132,7 +133,11 @@ impl Found {
                 "refused" => self.say(Severity::Bad, database, format!("Shard {name} refuses, for {since}{why}")),
                 "down" => self.say(Severity::Bad, database, format!("Shard {name} is down, for {since}{why}")),
                 "unknown" if shard.since_ms >= UNREACHED_MS => {
-                    self.say(Severity::Warn, database, format!("Nobody has reached shard {name} yet, for {since}{why}"));
+                    self.say(
+                        Severity::Warn,
+                        database,
+                        format!("Nobody has reached shard {name} yet, for {since}{why}"),
+                    );
                 }
                 _ => self.connections(shard, &name),
             }
@@ -204,7 +209,8 @@ impl Found {
         let failed = frontier.and_then(|f| f.last.as_ref().map(|last| (f, last)));
         if let Some((frontier, last)) = failed {
             let tries = frontier.attempt.map(|n| format!(", try {n}")).unwrap_or_default();
-            let text = format!("Shard {name} fails to take {}{tries}{}", record(oldest, frontier), reason_of(Some(last)));
+            let text =
+                format!("Shard {name} fails to take {}{tries}{}", record(oldest, frontier), reason_of(Some(last)));
             return self.say(Severity::Warn, database, text);
         }
         let (word, text) = (word(&shard.verdict.kind), sentence(&shard.verdict.text));
@@ -225,7 +231,8 @@ impl Found {
         if status.partitions.is_empty() && !status.topics.is_empty() && !status.process.leaving {
             self.say(Severity::Note, Culprit::Kafka, "No partition is assigned to this process.".to_owned());
         }
-        let taken_over = |partition: &&Partition| matches!(partition.state.as_str(), "locating" | "verifying" | "located");
+        let taken_over =
+            |partition: &&Partition| matches!(partition.state.as_str(), "locating" | "verifying" | "located");
         let (open, all) = (status.partitions.iter().filter(taken_over).count(), status.partitions.len());
         if open > 0 {
             let text = format!("{open} of {} are being taken over.", counted(all as u64, "partition"));
@@ -291,7 +298,9 @@ fn elsewhere(status: &Status, oldest: &Partition) -> (Severity, Culprit, String)
     let at_place = oldest.frontier.as_ref().map_or("", |frontier| frontier.place.as_str());
     let moves = totals.durable_per_s >= 0.5;
     if at_place == "uncommitted" && !moves && oldest.durable == oldest.fetched {
-        let text = format!("Everything of {place} is durable, but Kafka has not taken the commit; the oldest write is {since} old.");
+        let text = format!(
+            "Everything of {place} is durable, but Kafka has not taken the commit; the oldest write is {since} old."
+        );
         return (Severity::Warn, Culprit::Kafka, text);
     }
     if at_place == "unfetched" && !oldest.paused && totals.fetched_per_s < 0.5 {
@@ -311,7 +320,9 @@ fn elsewhere(status: &Status, oldest: &Partition) -> (Severity, Culprit, String)
             let ours = !status.shards.is_empty() && status.shards.iter().all(idle);
             (Severity::Warn, if ours { Culprit::Forebay } else { Culprit::Nobody }, text)
         }
-        false => (Severity::Warn, Culprit::Nobody, format!("{place} is {since} behind{left}, and nothing becomes durable.")),
+        false => {
+            (Severity::Warn, Culprit::Nobody, format!("{place} is {since} behind{left}, and nothing becomes durable."))
+        }
     }
 }
 

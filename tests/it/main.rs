@@ -21,3 +21,4 @@ mod sqlstates;
 mod statements;
 mod support;
 mod table;
+mod top;

@@ -101,8 +101,10 @@ fn who_is_late_and_why() {
             let frontier = status.partitions[0].frontier.as_mut().expect("set");
             (frontier.attempt, frontier.last) = (Some(4), Some(reason("40001", "could not serialize access.")));
         },
-        &["Warn database a: Shard a fails to take key a1:s7 of updates [0], for 40 s, try 4: could not serialize access \
-           (SQLSTATE 40001)."],
+        &[
+            "Warn database a: Shard a fails to take key a1:s7 of updates [0], for 40 s, try 4: could not serialize access \
+           (SQLSTATE 40001).",
+        ],
     );
     check(
         |status| {
@@ -117,7 +119,9 @@ fn who_is_late_and_why() {
             status.totals.durable_per_s = 0.0;
             status.partitions[0].durable = status.partitions[0].fetched;
         },
-        &["Warn Kafka: Everything of updates [0] is durable, but Kafka has not taken the commit; the oldest write is 40 s old."],
+        &[
+            "Warn Kafka: Everything of updates [0] is durable, but Kafka has not taken the commit; the oldest write is 40 s old.",
+        ],
     );
     check(unfetched, &["Warn forebay: Catching up: 40 s behind, 120 records to go, 11,988/s become durable."]);
     check(
