@@ -1,7 +1,12 @@
 //! The admin interface: what a running process says of itself, to programs and to people, and what it lets itself be told.
 
 pub mod collect;
+pub mod diagnosis;
 pub mod exposition;
 pub mod page;
 pub mod process;
 pub mod status;
+pub mod words;
+
+#[cfg(test)]
+pub mod samples;

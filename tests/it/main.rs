@@ -22,3 +22,4 @@ mod sqlstates;
 mod statements;
 mod support;
 mod table;
+mod top;

@@ -232,6 +232,7 @@ fn partition(topic: &str, number: i32) -> Partition {
             last: None,
             blocked_by: Vec::new(),
         }),
+        unparked: None,
     }
 }
 
