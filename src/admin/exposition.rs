@@ -108,6 +108,9 @@ fn labelled(name: Name, values: &[&str]) -> Metric {
     Metric::from_label(labels.iter().zip(values).map(pair).collect())
 }
 
+/// Of what is logged, in this order.
+pub const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
 /// Lines logged, by level.
 pub type LogLines = [(&'static str, u64); 5];
 
