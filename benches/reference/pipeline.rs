@@ -145,7 +145,7 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
     let backoff = Backoff::new(config.engine.retry_backoff_min, config.engine.retry_backoff_max);
     let gate = Arc::new(Gate::new(Arc::clone(&clock), fastrand::Rng::new(), backoff.clone()));
     let context = || LoopContext {
-        report: Reporter::new(ShardIx(0), events_in.clone(), waker.clone(), Arc::clone(&gate)),
+        report: Reporter::new(ShardIx(0), "main", events_in.clone(), waker.clone(), Arc::clone(&gate)),
         pace: Arc::clone(&pace),
         clock: Arc::clone(&clock),
         rng: fastrand::Rng::new(),

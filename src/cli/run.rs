@@ -42,7 +42,7 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
         return ExitCode::Config;
     }
     for topic in &loaded.config.topics {
-        tracing::info!("topic {}: {}", topic.name, loaded.config.alignment());
+        tracing::info!(topic = topic.name, "topic {}: {}", topic.name, loaded.config.alignment());
     }
     let engine = Engine::new(loaded.config);
     if let Err(error) = reload_on_signal(engine.reloader()) {
@@ -67,7 +67,7 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
 /// `at_end`: of a run that was to go to the end.
 fn ended(outcome: &Outcome, at_end: Option<&Counters>) -> ExitCode {
     for (topic, reason) in &outcome.stopped {
-        tracing::error!(topic, "stopped: {reason}");
+        tracing::error!(topic, sqlstate = reason.sqlstate, "topic {topic} stopped: {reason}");
     }
     let Some(counters) = at_end else { return ExitCode::Ok };
     let (durable, dead) = (counters.durable.get(), counters.dead_lettered.get());
