@@ -146,7 +146,7 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
     let gate = Arc::new(Gate::new(Arc::clone(&clock), fastrand::Rng::new(), backoff.clone()));
     let observed = Arc::new(Observed::new(1, 1, a.workers));
     let context = || LoopContext {
-        report: Reporter::new(ShardIx(0), events_in.clone(), waker.clone(), Arc::clone(&gate)),
+        report: Reporter::new(ShardIx(0), "main", events_in.clone(), waker.clone(), Arc::clone(&gate)),
         pace: Arc::clone(&pace),
         clock: Arc::clone(&clock),
         rng: fastrand::Rng::new(),

@@ -6,7 +6,7 @@ mod demo;
 mod fences;
 mod init;
 mod letters;
-mod log;
+pub mod log;
 pub mod memory;
 mod parking;
 mod run;
@@ -149,6 +149,7 @@ pub fn main() -> std::process::ExitCode {
         Command::Top(arguments) => top::run(config, arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     };
+    log::say_left_out();
     match code {
         ExitCode::Ok if console::lost_output() => ExitCode::Unavailable,
         code => code,

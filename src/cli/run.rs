@@ -12,6 +12,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
+use crate::admin::exposition;
+use crate::admin::routes::Logs;
+use crate::admin::server::Admin;
 use crate::check::budget;
 use crate::engine::{Engine, EngineError, Options, Outcome, Reloader, Stopper};
 use crate::metrics::Counters;
@@ -42,12 +45,22 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
         return ExitCode::Config;
     }
     for topic in &loaded.config.topics {
-        tracing::info!("topic {}: {}", topic.name, loaded.config.alignment());
+        tracing::info!(topic = topic.name, "topic {}: {}", topic.name, loaded.config.alignment());
     }
     let engine = Engine::new(loaded.config);
     if let Err(error) = reload_on_signal(engine.reloader()) {
         tracing::error!("no handler for SIGHUP: {error}");
         return ExitCode::Internal;
+    }
+    let admin = match Admin::start(engine.observer(), logs()) {
+        Ok(admin) => admin,
+        Err(error) => {
+            tracing::error!("{error}");
+            return ExitCode::Unavailable;
+        }
+    };
+    if let Some(address) = admin.as_ref().and_then(Admin::address) {
+        tracing::info!("admin interface: http://{address}/");
     }
     let options = Options { until_end, ..Options::default() };
     let result = if until_end && std::io::stderr().is_terminal() {
@@ -64,10 +77,23 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
     }
 }
 
+/// What the admin interface may ask of this process's logging.
+fn logs() -> Logs {
+    Logs {
+        level: Box::new(log::level),
+        set_level: Box::new(log::set_level),
+        lines: Box::new(|| {
+            let mut lines = exposition::LEVELS.map(|level| (level, 0));
+            lines.iter_mut().zip(log::lines()).for_each(|((_, count), of_level)| *count = of_level);
+            lines
+        }),
+    }
+}
+
 /// `at_end`: of a run that was to go to the end.
 fn ended(outcome: &Outcome, at_end: Option<&Counters>) -> ExitCode {
     for (topic, reason) in &outcome.stopped {
-        tracing::error!(topic, "stopped: {reason}");
+        tracing::error!(topic, sqlstate = reason.sqlstate, "topic {topic} stopped: {reason}");
     }
     let Some(counters) = at_end else { return ExitCode::Ok };
     let (durable, dead) = (counters.durable.get(), counters.dead_lettered.get());

@@ -92,7 +92,7 @@ impl LoopContext {
         let gate = Gate::new(Arc::new(clock.clone()), fastrand::Rng::with_seed(2), backoff.clone());
         let gate = Arc::new(gate);
         let context = LoopContext {
-            report: Reporter::new(ShardIx(0), told, Waker::new(Arc::new(|| {})), gate),
+            report: Reporter::new(ShardIx(0), "s0", told, Waker::new(Arc::new(|| {})), gate),
             clock: Arc::new(clock.clone()),
             rng: fastrand::Rng::with_seed(1),
             rules: Rules::ALL,
@@ -370,7 +370,8 @@ impl<C: Control> ControlLoop<C> {
             | Failure::NoRoom(_)
             | Failure::TooLong(_)
             | Failure::Record(..) => {
-                tracing::debug!(shard = self.report.shard().0, "control: {}; trying again", failure.reason());
+                let (shard, reason) = (self.report.shard_name(), failure.reason());
+                tracing::debug!(shard, sqlstate = reason.sqlstate, "shard {shard}, control: {reason}; trying again");
                 let lasted = trying.failed(self.clock.now());
                 self.report.in_vain(what.topic(), what.doing(), lasted, Some(failure.reason()));
             }

@@ -224,10 +224,16 @@ impl Topic {
         let percent = share * 100.0;
         match change.hot {
             true => tracing::warn!(
+                shard,
+                topic,
+                partition,
                 "topic {topic} partition {partition}: key #{hash:016x} takes {percent:.0} % of a worker's time in shard {shard}, and \
                  others wait for it; it is parked, and a slow lane applies it{others}"
             ),
             false => tracing::info!(
+                shard,
+                topic,
+                partition,
                 "topic {topic} partition {partition}: key #{hash:016x} would take {percent:.0} % of a worker's time in shard {shard} and \
                  is a key like any other once nothing of it is parked{others}"
             ),

@@ -457,12 +457,24 @@ impl<S: Source> Poller<S> {
                     say_in_vain(&place, doing, lasted, reason);
                 }
                 Event::Parked { shard, topic, records } => {
-                    let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
-                    tracing::warn!("{place}: {records} records are parked, in order; `forebay parked` says why");
+                    let (shard, topic) = (self.core.name_of(shard), self.core.topic_name(topic));
+                    let place = format!("shard {shard}, topic {topic}");
+                    tracing::warn!(
+                        shard,
+                        topic,
+                        records,
+                        "{place}: {records} records are parked, in order; `forebay parked` says why"
+                    );
                 }
                 Event::DeadLetters { shard, topic, letters, last } => {
-                    let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
-                    tracing::warn!("{place}: {letters} records became dead letters; the last one: {last}");
+                    let (shard, topic) = (self.core.name_of(shard), self.core.topic_name(topic));
+                    let place = format!("shard {shard}, topic {topic}");
+                    tracing::warn!(
+                        shard,
+                        topic,
+                        letters,
+                        "{place}: {letters} records became dead letters; the last one: {last}"
+                    );
                 }
                 Event::Pace { shard, news } => self.core.say_pace(shard, &news),
                 Event::Panicked { thread, message } => {
@@ -497,7 +509,8 @@ impl<S: Source> Poller<S> {
             }
             Answer::NotProgressed { topic, failure } => {
                 self.core.progress_asked[usize::from(shard.0)][usize::from(topic.0)] = false;
-                tracing::debug!("{}: progress not stored: {}", self.core.shard_name(shard), failure.reason());
+                let (shard, reason) = (self.core.name_of(shard), failure.reason());
+                tracing::debug!(shard, sqlstate = reason.sqlstate, "shard {shard}: progress not stored: {reason}");
             }
         }
     }
@@ -571,7 +584,11 @@ impl Core {
     }
 
     fn shard_name(&self, shard: ShardIx) -> String {
-        format!("shard {}", self.settings.shards[usize::from(shard.0)])
+        format!("shard {}", self.name_of(shard))
+    }
+
+    fn name_of(&self, shard: ShardIx) -> &str {
+        &self.settings.shards[usize::from(shard.0)]
     }
 
     fn topic_name(&self, topic: TopicIx) -> &str {
@@ -598,31 +615,43 @@ impl Core {
 
     fn shard_health(&mut self, shard: ShardIx, health: &Health) {
         self.note_health(shard, health);
+        let name = self.name_of(shard);
         match health {
-            Health::Up => tracing::info!("{}: database reached", self.shard_name(shard)),
+            Health::Up => tracing::info!(shard = name, "shard {name}: database reached"),
             // Whoever waits for the end would wait for ever; what is not durable is done by the next run.
             // One that never heard of this group would take what belongs elsewhere.
             Health::Down(Failure::Shard(reason)) if self.settings.until_end || schema::is_disagreement(reason) => {
                 self.stop = Some(Stop::Configuration(format!("{}: {reason}", self.shard_name(shard))));
             }
             Health::Down(Failure::Shard(reason)) => {
-                tracing::error!("{}: {reason}; a person is needed, trying again until then", self.shard_name(shard));
+                let sqlstate = &reason.sqlstate;
+                tracing::error!(
+                    shard = name,
+                    sqlstate,
+                    "shard {name}: {reason}; a person is needed, trying again until then"
+                );
             }
             Health::Down(failure) => {
-                tracing::warn!("{}: {}; trying again", self.shard_name(shard), failure.reason());
+                let reason = failure.reason();
+                tracing::warn!(shard = name, sqlstate = reason.sqlstate, "shard {name}: {reason}; trying again");
             }
         }
     }
 
     fn say_pace(&self, shard: ShardIx, news: &News) {
-        let place = self.shard_name(shard);
+        let shard = self.name_of(shard);
         match news {
             News::NoReplica { name, why } => {
-                tracing::warn!("{place}: nothing waits for replica {name:?}, nobody knows how far it is: {why}");
+                tracing::warn!(
+                    shard,
+                    "shard {shard}: nothing waits for replica {name:?}, nobody knows how far it is: {why}"
+                );
             }
-            News::Replica { name } => tracing::info!("{place}: replica {name:?} is there; its lag counts again"),
+            News::Replica { name } => {
+                tracing::info!(shard, "shard {shard}: replica {name:?} is there; its lag counts again")
+            }
             News::Limit(said, status) => {
-                tracing::info!("{place}: {}", said.text(status, |topic| self.topic_name(topic)));
+                tracing::info!(shard, "shard {shard}: {}", said.text(status, |topic| self.topic_name(topic)));
             }
         }
     }
@@ -658,6 +687,8 @@ impl Core {
         self.leave_behind(at, sent);
         self.counters.rewinds.add(1);
         tracing::warn!(
+            topic = self.topic_name(at.topic),
+            partition = at.partition,
             "{} [{}]: {why}; starting over from the database's word",
             self.topic_name(at.topic),
             at.partition
@@ -700,6 +731,8 @@ impl Core {
         self.signals.stop_topic(topic);
         self.dispatcher.stop_topic(topic);
         tracing::error!(
+            topic = self.topic_name(topic),
+            sqlstate = reason.sqlstate,
             "topic {} stopped: {reason}. Nothing of it is lost; other topics go on",
             self.topic_name(topic)
         );
@@ -751,6 +784,8 @@ impl Core {
             m.counted += unsaid;
             m.said = Some(now);
             tracing::warn!(
+                topic = settings.name,
+                records = unsaid,
                 "topic {}: {unsaid} records ({} so far) belong to another shard than the one that declares their partition. \
                  They are applied where they belong, but a shard that is slow or away holds up the commits of every partition \
                  that has such records, and, once their window is full, the partitions themselves",

@@ -97,7 +97,14 @@ fn ask_shards(config: &Config) -> Result<(), ReloadError> {
     for (shard, failure) in answers {
         match failure {
             Some(Failure::Shard(reason)) => return Err(ReloadError::Shard(shard.to_owned(), reason)),
-            Some(failure) => tracing::warn!("shard {shard} cannot be asked about the map now: {}", failure.reason()),
+            Some(failure) => {
+                let reason = failure.reason();
+                tracing::warn!(
+                    shard,
+                    sqlstate = reason.sqlstate,
+                    "shard {shard} cannot be asked about the map now: {reason}"
+                );
+            }
             None => {}
         }
     }

@@ -38,6 +38,8 @@ impl Waker {
 /// One thread's voice. It says once that its database is away, and once that it is back.
 pub struct Reporter {
     shard: ShardIx,
+    /// For people.
+    name: String,
     events: Sender<Event>,
     waker: Waker,
     gate: Arc<Gate>,
@@ -46,8 +48,8 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    pub fn new(shard: ShardIx, events: Sender<Event>, waker: Waker, gate: Arc<Gate>) -> Reporter {
-        Reporter { shard, events, waker, gate, down: None }
+    pub fn new(shard: ShardIx, name: &str, events: Sender<Event>, waker: Waker, gate: Arc<Gate>) -> Reporter {
+        Reporter { shard, name: name.to_owned(), events, waker, gate, down: None }
     }
 
     /// The shard's breaker.
@@ -57,6 +59,11 @@ impl Reporter {
 
     pub fn shard(&self) -> ShardIx {
         self.shard
+    }
+
+    /// What the configuration calls the shard.
+    pub fn shard_name(&self) -> &str {
+        &self.name
     }
 
     pub fn tell(&self, event: Event) {

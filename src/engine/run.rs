@@ -440,7 +440,13 @@ impl Threads<'_> {
 
     fn context(&self, shard: ShardIx, gate: &Arc<Gate>) -> Result<LoopContext, EngineError> {
         Ok(LoopContext {
-            report: Reporter::new(shard, self.events.clone(), self.waker.clone(), Arc::clone(gate)),
+            report: Reporter::new(
+                shard,
+                &self.engine.config.shards[usize::from(shard.0)].name,
+                self.events.clone(),
+                self.waker.clone(),
+                Arc::clone(gate),
+            ),
             clock: Arc::clone(self.clock),
             rng: rng()?,
             rules: Rules::ALL,

@@ -163,7 +163,8 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         if self.untidy >= TIDY_AFTER {
             self.untidy = 0;
             if let Err(failure) = self.lane.tidy() {
-                tracing::debug!(shard = self.report.shard().0, "slow lane: VACUUM: {}", failure.reason());
+                let (shard, reason) = (self.report.shard_name(), failure.reason());
+                tracing::debug!(shard, sqlstate = reason.sqlstate, "shard {shard}, slow lane: VACUUM: {reason}");
             }
             return Next::Again;
         }
@@ -357,11 +358,9 @@ impl<L: SlowLane> SlowLaneLoop<L> {
                 }
                 Drained::Dead { rows, reason } => {
                     self.taken(claim.topic, rows, 1);
-                    tracing::warn!(
-                        topic = claim.topic.0,
-                        partition = key.partition,
-                        "a parked key waits behind a dead letter: {reason}"
-                    );
+                    let last = format!("partition {}, a parked key waits behind it: {reason}", key.partition);
+                    let (shard, topic) = (self.report.shard(), claim.topic);
+                    self.report.tell(Event::DeadLetters { shard, topic, letters: 1, last });
                     self.went_on(claim.topic, key, now);
                     self.parked.rest(key, rows, now);
                 }
@@ -454,7 +453,8 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             | Failure::LockedOut(reason)
             | Failure::NoRoom(reason)
             | Failure::TooLong(reason) => {
-                tracing::debug!(shard = self.report.shard().0, "slow lane: {reason}; trying again");
+                let shard = self.report.shard_name();
+                tracing::debug!(shard, sqlstate = reason.sqlstate, "shard {shard}, slow lane: {reason}; trying again");
                 self.retry_at = now + self.backoff.next(self.rng.f64());
             }
         }

@@ -38,7 +38,7 @@ impl Thread {
             }
             if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
                 let message = panic_message(panic.as_ref());
-                tracing::error!("{inner} panicked: {message}");
+                tracing::error!(thread = inner, "{inner} panicked: {message}");
                 if let Some(events) = events {
                     // A poller that is gone is ending the process already.
                     let _ = events.send(Event::Panicked { thread: inner, message });

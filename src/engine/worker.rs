@@ -703,7 +703,13 @@ impl<W: Writer> Worker<W> {
 
     /// Nothing says how long this may go on: a table that is locked, a handler that asks for another try.
     fn in_vain(&mut self, reason: &Reason) {
-        tracing::debug!(shard = self.report.shard().0, worker = self.index, "{reason}; trying again");
+        let (shard, worker) = (self.report.shard_name(), self.index);
+        tracing::debug!(
+            shard,
+            worker,
+            sqlstate = reason.sqlstate,
+            "shard {shard}, worker {worker}: {reason}; trying again"
+        );
         let topic = self.batch.topic().expect("a batch is being written");
         let lasted = self.trying.failed(self.clock.now());
         self.report.in_vain(topic, Doing::Writing, lasted, Some(reason));

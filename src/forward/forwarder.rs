@@ -121,9 +121,10 @@ impl<O: Outbox, P: Publisher> Forwarder<O, P> {
         }
         let now = self.context.clock.now();
         if self.ending.is_some_and(|ending| now >= ending) {
+            let shard = &self.of.shard;
             tracing::warn!(
-                shard = self.of.shard,
-                "the time to end is over: dead letters that were not forwarded stay in forebay.dead_letter for the next run"
+                shard,
+                "shard {shard}: the time to end is over: dead letters that were not forwarded stay in forebay.dead_letter for the next run"
             );
             return Next::Done;
         }
@@ -195,12 +196,12 @@ impl<O: Outbox, P: Publisher> Forwarder<O, P> {
             None => {
                 let now = self.context.clock.now();
                 if let Some(lasted) = self.routes[index].brokers.well(now) {
+                    let (shard, topic, to) = (&self.of.shard, &self.topics[index], &self.routes[index].to);
+                    let seconds = lasted.as_secs();
                     tracing::info!(
-                        shard = self.of.shard,
-                        topic = self.topics[index],
-                        "dead letters go on to {} again, after {} s",
-                        self.routes[index].to,
-                        lasted.as_secs()
+                        shard,
+                        topic,
+                        "shard {shard}, topic {topic}: dead letters go on to {to} again, after {seconds} s"
                     );
                 }
             }
@@ -215,10 +216,11 @@ impl<O: Outbox, P: Publisher> Forwarder<O, P> {
                 continue;
             }
             let (letter, reason) = &refused.last;
+            let shard = &self.of.shard;
             tracing::error!(
-                shard = self.of.shard,
+                shard,
                 topic,
-                "topic {to} refuses {} dead letters for good, the last of them {letter}: {reason}. They stay in \
+                "shard {shard}, topic {topic}: topic {to} refuses {} dead letters for good, the last of them {letter}: {reason}. They stay in \
                  forebay.dead_letter, with the reason in forward_error; set that to null once the topic takes them",
                 refused.unsaid
             );
@@ -231,7 +233,9 @@ impl<O: Outbox, P: Publisher> Forwarder<O, P> {
         let route = &mut self.routes[index];
         let (shard, topic, to, text) = (&self.of.shard, &self.topics[index], &route.to, &trouble.text);
         if route.brokers.failed(now, self.context.rng.f64(), text) {
-            let said = format!("dead letters wait in forebay.dead_letter; they cannot go on to topic {to}: {text}");
+            let said = format!(
+                "shard {shard}, topic {topic}: dead letters wait in forebay.dead_letter; they cannot go on to topic {to}: {text}"
+            );
             match trouble.needs_a_person {
                 true => tracing::error!(shard, topic, "{said}"),
                 false => tracing::warn!(shard, topic, "{said}; trying again"),
@@ -244,14 +248,17 @@ impl<O: Outbox, P: Publisher> Forwarder<O, P> {
         let now = self.context.clock.now();
         if self.database.failed(now, self.context.rng.f64(), &failure.reason().text) {
             // The shard's other threads say the rest.
-            tracing::warn!(shard = self.of.shard, "dead letters are not forwarded: {}; trying again", failure.reason());
+            let (shard, reason) = (&self.of.shard, failure.reason());
+            let sqlstate = &reason.sqlstate;
+            tracing::warn!(shard, sqlstate, "shard {shard}: dead letters are not forwarded: {reason}; trying again");
         }
         self.after(now, self.database.wait(now).unwrap_or_default())
     }
 
     fn database_answered(&mut self) {
         if let Some(lasted) = self.database.well(self.context.clock.now()) {
-            tracing::info!(shard = self.of.shard, "dead letters are forwarded again, after {} s", lasted.as_secs());
+            let (shard, seconds) = (&self.of.shard, lasted.as_secs());
+            tracing::info!(shard, "shard {shard}: dead letters are forwarded again, after {seconds} s");
         }
     }
 }

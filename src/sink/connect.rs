@@ -90,7 +90,10 @@ impl Connector {
             config.options(&options);
         }
         config.application_name(&application_name(group, thread));
-        config.notice_callback(|notice| tracing::debug!(severity = notice.severity(), "{}", notice.message()));
+        config.notice_callback(|notice| {
+            let sqlstate = notice.code().code();
+            tracing::debug!(severity = notice.severity(), sqlstate, "PostgreSQL: {}", sqlstate::notice(&notice));
+        });
         let user_timeout = dsn.user_timeout.unwrap_or(USER_TIMEOUT);
         let silence_max = idle_in_transaction_timeout(shard) + SILENCE_EXTRA;
         Ok(Connector { config, tls, shard: shard.clone(), user_timeout, silence_max, pending: None })

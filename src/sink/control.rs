@@ -168,7 +168,7 @@ impl PostgresControl {
                 why: Why::of_letter(row.get::<_, i8>(4) as u8 as char),
                 dead: row.get::<_, i8>(5) as u8 == b'd',
                 attempts: row.get::<_, i32>(6).max(0) as u32,
-                last: error.map(|text| Reason { sqlstate: row.get(7), text }),
+                last: error.map(|text| Reason { sqlstate: row.get(7), ..Reason::new(text) }),
             }
         };
         Ok(rows.iter().map(oldest).collect())

@@ -130,9 +130,13 @@ pub fn timestamp(ms: i64) -> Option<i64> {
     (0..=TIMESTAMP_MS_MAX).contains(&ms).then_some(ms)
 }
 
-/// What went wrong, as a table takes it: a handler's own words may hold anything, PostgreSQL's text holds no NUL.
+/// What went wrong, as a table takes it: whole, beside the record itself. A handler's own words may hold anything, PostgreSQL's text
+/// holds no NUL.
 pub fn error_text(reason: &Reason) -> String {
-    plain(&reason.text)
+    match &reason.theirs {
+        Some(theirs) => plain(&format!("{}: {theirs}", reason.text)),
+        None => plain(&reason.text),
+    }
 }
 
 pub fn plain(text: &str) -> String {

@@ -181,16 +181,19 @@ pub enum Failure {
     Shard(Reason),
 }
 
-/// For people: a SQLSTATE where there is one, and a sentence. Never a value of a record.
+/// For people: a SQLSTATE where there is one, and a sentence. Neither holds a value of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
     pub sqlstate: Option<String>,
     pub text: String,
+    /// What a trigger or a function of the database said, which may hold values of a record: kept in the database, beside the
+    /// record, never logged and never shown by [`Display`](std::fmt::Display).
+    pub theirs: Option<String>,
 }
 
 impl Reason {
     pub fn new(text: impl Into<String>) -> Reason {
-        Reason { sqlstate: None, text: text.into() }
+        Reason { sqlstate: None, text: text.into(), theirs: None }
     }
 }
 

@@ -86,12 +86,18 @@ impl Replicas {
         if !waits {
             if let Some(lasted) = trying.ended(now) {
                 let seconds = lasted.as_secs();
-                tracing::info!("shard {shard}, topic {name}: replicas confirm what is stored again, after {seconds} s");
+                tracing::info!(
+                    shard,
+                    topic = name,
+                    "shard {shard}, topic {name}: replicas confirm what is stored again, after {seconds} s"
+                );
             }
             return;
         }
         let Some(lasted) = trying.failed(now) else { return };
         tracing::warn!(
+            shard,
+            topic = name,
             "shard {shard}, topic {name}: for {} s {} of the replicas {} have not confirmed what is stored ({}): Kafka's commit \
              stands still, rows are applied all the same",
             lasted.as_secs(),

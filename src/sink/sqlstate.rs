@@ -3,7 +3,8 @@
 //!
 //! A code that nobody knows stops the topic: a guess in either direction could throw good records away or retry a bad one
 //! for ever. What is shown to people never holds a value of a record: DETAIL and parameters are left out, and so is what
-//! PostgreSQL quotes in messages about malformed data.
+//! PostgreSQL quotes in messages about malformed data, in whatever language it speaks. What a trigger or a function says in its
+//! own words may hold anything: that stays in the database, with the record ([`Reason::theirs`]).
 
 use std::error::Error as _;
 
@@ -166,7 +167,15 @@ pub fn may_be_altered_table(error: &Error) -> bool {
 /// The error in words for people; see the module's text for what is left out.
 pub fn reason(error: &Error) -> Reason {
     if let Some(db) = error.as_db_error() {
-        return Reason { sqlstate: Some(db.code().code().to_owned()), text: db_text(db) };
+        let said = Said {
+            code: db.code().code(),
+            message: db.message(),
+            file: db.file(),
+            routine: db.routine(),
+            context: db.where_(),
+        };
+        let theirs = said.is_theirs().then(|| said.message.to_owned());
+        return Reason { sqlstate: Some(said.code.to_owned()), text: with_names(said.text(THEIR_REFUSAL), db), theirs };
     }
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -178,28 +187,100 @@ pub fn reason(error: &Error) -> Reason {
     Reason::new(text)
 }
 
-fn db_text(db: &DbError) -> String {
-    let mut text = match db.code().code().starts_with("22") {
-        true => without_quoted(db.message()),
-        false => db.message().to_owned(),
+const THEIR_REFUSAL: &str = "refused by a trigger or function, in its own words";
+
+/// A notice, without values of records like everything else.
+pub fn notice(notice: &DbError) -> String {
+    let said = Said {
+        code: notice.code().code(),
+        message: notice.message(),
+        file: notice.file(),
+        routine: notice.routine(),
+        context: notice.where_(),
     };
+    said.text("a notice of a trigger or function")
+}
+
+/// Most messages name them already.
+fn with_names(mut text: String, db: &DbError) -> String {
     let names = [("table", db.table()), ("column", db.column()), ("constraint", db.constraint())];
     for (what, name) in names {
-        if let Some(name) = name {
-            // Most messages name them already.
-            if !text.contains(&format!("\"{name}\"")) {
-                text.push_str(&format!(", {what} \"{name}\""));
-            }
+        if let Some(name) = name
+            && !text.contains(&format!("\"{name}\""))
+        {
+            text.push_str(&format!(", {what} \"{name}\""));
         }
     }
     text
 }
 
-/// Messages about malformed data (class 22) quote the datum: `invalid input syntax for type integer: "…"`.
+/// A message of PostgreSQL, and where in its source it comes from.
+#[derive(Debug, Clone, Copy)]
+struct Said<'a> {
+    code: &'a str,
+    message: &'a str,
+    file: Option<&'a str>,
+    routine: Option<&'a str>,
+    context: Option<&'a str>,
+}
+
+impl Said<'_> {
+    /// Whether somebody else's words are in it: those of RAISE and ASSERT of PL/pgSQL, or anything that another procedural language
+    /// reports (`plpy_elog.c`, `plperl.c`, …; PostgreSQL's planner has files of similar names).
+    fn is_theirs(&self) -> bool {
+        let language = |file: &str| file.starts_with("pl") && !file.starts_with("pl_") && !file.starts_with("plan");
+        match self.routine {
+            Some("exec_stmt_raise" | "exec_stmt_assert") => true,
+            Some(_) => self.file.is_some_and(language),
+            // Something that is not quite PostgreSQL and does not say.
+            None => matches!(self.code.get(..2), Some("P0" | "38")),
+        }
+    }
+
+    /// `theirs` stands in for somebody else's words.
+    fn text(&self, theirs: &str) -> String {
+        if self.is_theirs() {
+            // The first line of the context is the innermost function: its name, its arguments' types, a line number.
+            let place = self.context.and_then(|c| c.lines().next()).filter(|line| line.starts_with("PL/pgSQL"));
+            let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
+            return format!("{theirs}{place}");
+        }
+        match quotes_names_only(self.code) {
+            true => self.message.to_owned(),
+            false => without_bytes(&without_quoted(self.message)),
+        }
+    }
+}
+
+/// Whether messages under this code quote names of tables, constraints, roles and the like, and never a datum.
+fn quotes_names_only(code: &str) -> bool {
+    let class = code.get(..2).unwrap_or_default();
+    let classes = [
+        "08", "0A", "23", "25", "26", "28", "2B", "34", "3B", "3D", "3F", "40", "42", "53", "54", "55", "57", "58",
+        "F0", "HV",
+    ];
+    classes.contains(&class) || matches!(code, "XX001" | "XX002")
+}
+
+/// What PostgreSQL's translations put around what they quote.
+const QUOTES: [char; 10] = ['"', '«', '»', '„', '“', '”', '‹', '›', '「', '」'];
+
+/// Messages about malformed data (class 22) quote the datum: `invalid input syntax for type integer: "…"`. It may hold quotes itself.
 fn without_quoted(message: &str) -> String {
-    match (message.find('"'), message.rfind('"')) {
-        (Some(first), Some(last)) if first < last => format!("{}\"…\"{}", &message[..first], &message[last + 1..]),
+    match (message.find(QUOTES), message.rfind(QUOTES)) {
+        (Some(first), Some(last)) if first < last => {
+            let behind = message[last..].chars().next().map_or(last, |quote| last + quote.len_utf8());
+            format!("{}\"…\"{}", &message[..first], &message[behind..])
+        }
         _ => message.to_owned(),
+    }
+}
+
+/// Others show its bytes: `invalid byte sequence for encoding "UTF8": 0xff 0xfe`.
+fn without_bytes(message: &str) -> String {
+    match message.find("0x") {
+        Some(at) => format!("{}…", &message[..at]),
+        None => message.to_owned(),
     }
 }
 
@@ -322,16 +403,74 @@ mod tests {
         }
     }
 
+    #[track_caller]
+    fn check_text(said: Said<'_>, expected: &str) {
+        assert_eq!(said.text(THEIR_REFUSAL), expected, "{said:?}");
+    }
+
+    fn said<'a>(code: &'a str, message: &'a str) -> Said<'a> {
+        Said { code, message, file: Some("numutils.c"), routine: Some("pg_strtoint64"), context: None }
+    }
+
     #[test]
     fn values_are_not_repeated() {
         for (message, expected) in [
             ("invalid input syntax for type integer: \"4711\"", "invalid input syntax for type integer: \"…\""),
+            ("ungültige Eingabesyntax für Typ integer: »4711«", "ungültige Eingabesyntax für Typ integer: \"…\""),
+            (
+                "syntaxe en entrée invalide pour le type integer : « 47»11 »",
+                "syntaxe en entrée invalide pour le type integer : \"…\"",
+            ),
             ("value \"99\" of \"x\" is out of range", "value \"…\" is out of range"),
             ("value too long for type character varying(5)", "value too long for type character varying(5)"),
+            ("invalid byte sequence for encoding \"UTF8\": 0xff 0xfe", "invalid byte sequence for encoding \"…\": …"),
             ("one \" only", "one \" only"),
         ] {
-            assert_eq!(without_quoted(message), expected);
+            check_text(said("22P02", message), expected);
         }
+        check_text(said("ZZ001", "an extension knows \"4711\""), "an extension knows \"…\"");
+    }
+
+    #[test]
+    fn names_are_repeated() {
+        for (code, message) in [
+            ("23505", "duplicate key value violates unique constraint \"once\""),
+            ("42P01", "relation \"gone\" does not exist"),
+            ("28P01", "password authentication failed for user \"app\""),
+            ("XX001", "invalid page in block 3 of relation \"base/5/16385\""),
+        ] {
+            check_text(said(code, message), message);
+        }
+    }
+
+    #[test]
+    fn a_triggers_own_words_stay_in_the_database() {
+        let context = "PL/pgSQL function balance(text) line 3 at RAISE\nSQL statement \"SELECT balance('4711')\"";
+        let raised = Said {
+            code: "23514",
+            message: "the balance of 4711 is too low",
+            file: Some("pl_exec.c"),
+            routine: Some("exec_stmt_raise"),
+            context: Some(context),
+        };
+        let theirs = THEIR_REFUSAL;
+        check_text(raised, &format!("{theirs} (PL/pgSQL function balance(text) line 3 at RAISE)"));
+        check_text(Said { routine: Some("exec_stmt_assert"), context: None, ..raised }, theirs);
+        let python = Said {
+            file: Some("plpy_elog.c"),
+            routine: Some("PLy_elog_impl"),
+            context: Some("Traceback: 4711"),
+            ..raised
+        };
+        check_text(python, theirs);
+        check_text(Said { code: "P0001", file: None, routine: None, context: None, ..raised }, theirs);
+        // PL/pgSQL's own words, and the planner's.
+        let own =
+            Said { message: "query returned no rows", code: "P0002", routine: Some("exec_stmt_execsql"), ..raised };
+        check_text(own, "query returned no rows");
+        let planner =
+            Said { message: "no", code: "0A000", file: Some("planner.c"), routine: Some("standard_planner"), ..raised };
+        check_text(planner, "no");
     }
 
     #[test]

@@ -337,7 +337,7 @@ fn database_failure(topic: &str, error: &Error) -> Failure {
                 "the handler of topic {topic:?} went on although a statement of its transaction had failed; nothing of it can \
                  be committed. Return the error, or use a savepoint where failing is expected"
             );
-            Failure::Topic(Reason { sqlstate: Some(code.to_owned()), text })
+            Failure::Topic(Reason { sqlstate: Some(code.to_owned()), ..Reason::new(text) })
         }
         _ => sqlstate::failure(error),
     }

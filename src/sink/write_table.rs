@@ -62,10 +62,12 @@ impl PostgresWriter {
             Ok(written) => Ok(written),
             Err(Stop::Failed(failure)) => Err(failure),
             Err(Stop::Altered(failure)) => {
+                let (name, reason) = (self.topic_name(topic), failure.reason());
+                let sqlstate = &reason.sqlstate;
                 tracing::info!(
-                    topic = self.topic_name(topic),
-                    "reading the table's columns again after: {}",
-                    failure.reason()
+                    topic = name,
+                    sqlstate,
+                    "topic {name}: reading the table's columns again after: {reason}"
                 );
                 // A new connection also looks whether forebay's own tables are there.
                 self.session.close();

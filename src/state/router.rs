@@ -237,7 +237,11 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 /// A top-level string or integer field of a JSON object. Borrowed from it, unless it is written with escapes.
 fn read_field<'j>(json: &'j [u8], name: &str) -> Result<Option<Field<'j>>, String> {
     let mut reader = serde_json::Deserializer::from_slice(json);
-    FieldSeed(name).deserialize(&mut reader).map_err(|e| format!("the value is not a JSON object with it: {e}"))
+    // serde's words for the wrong type repeat the value.
+    FieldSeed(name).deserialize(&mut reader).map_err(|error| match error.is_data() {
+        true => format!("the value is not a JSON object whose field {name:?} is a string or an integer"),
+        false => format!("the value is not a JSON object with it: {error}"),
+    })
 }
 
 /// A field's value.
@@ -401,6 +405,10 @@ mod tests {
         text(r#"{"app":1,"app":"last"}"#, Ok(("last", false)));
         for other in ["1.5", "null", "true", "[1]", "{}"] {
             text(&format!(r#"{{"app":{other}}}"#), Err("a string or an integer"));
+        }
+        for value in [r#""4711""#, "4711", r#"{"app":4711.5}"#, r#"{"app":"4711"#, "{4711"] {
+            let said = read_field(value.as_bytes(), "app").unwrap_err();
+            assert!(!said.contains("4711"), "{value}: its value is repeated: {said}");
         }
         text("[]", Err("not a JSON object"));
         assert_eq!(read_field(br#"{"ap":1}"#, "app"), Ok(None));

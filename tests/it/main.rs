@@ -11,6 +11,7 @@ mod docs;
 mod examples;
 mod fences;
 mod kafka;
+mod logs;
 mod mock;
 mod page;
 mod pooler;

@@ -91,7 +91,7 @@ impl<S: Source> Poller<S> {
     }
 
     fn partition_failed(&mut self, at: TopicPartition, error: &PartitionError) {
-        let name = format!("{} [{}]", self.core.topic_name(at.topic), at.partition);
+        let (topic, partition) = (self.core.topic_name(at.topic), at.partition);
         match error {
             PartitionError::OutOfRange => self.core.rewind_running(at, "the log does not hold the next offset"),
             PartitionError::EndsBelow(end) => {
@@ -102,10 +102,10 @@ impl<S: Source> Poller<S> {
                 self.core.rewind_running(at, &why);
             }
             PartitionError::Unknown => {
-                tracing::error!("{name}: the broker does not know it (any more)");
+                tracing::error!(topic, partition, "{topic} [{partition}]: the broker does not know it (any more)");
                 self.core.identity_at = Duration::ZERO;
             }
-            PartitionError::Other(what) => tracing::warn!("{name}: {what}"),
+            PartitionError::Other(what) => tracing::warn!(topic, partition, "{topic} [{partition}]: {what}"),
         }
     }
 

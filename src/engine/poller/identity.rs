@@ -39,7 +39,10 @@ impl<S: Source> Poller<S> {
                 Err(SourceError::Retriable(what)) => {
                     complete = false;
                     let name = self.core.topic_name(topic);
-                    tracing::warn!("topic {name:?}: the brokers do not say which it is: {what}; asking again");
+                    tracing::warn!(
+                        topic = name,
+                        "topic {name:?}: the brokers do not say which it is: {what}; asking again"
+                    );
                 }
             }
         }
@@ -76,7 +79,8 @@ impl<S: Source> Poller<S> {
         let count = self.source.partitions(topic)?;
         match self.core.topics[index].partitions.replace(count) {
             Some(before) if before != count => tracing::warn!(
-                "{}: {before} partitions became {count}: keys that move to another partition lose their order across the \
+                topic = self.core.settings.topics[index].name,
+                "topic {}: {before} partitions became {count}: keys that move to another partition lose their order across the \
                  change",
                 self.core.settings.topics[index].name
             ),
@@ -94,7 +98,10 @@ impl Core {
         let name = self.topic_name(topic);
         match since {
             None => {
-                tracing::error!("topic {name:?}: {what}. It is looked for until it is there; other topics go on");
+                tracing::error!(
+                    topic = name,
+                    "topic {name:?}: {what}. It is looked for until it is there; other topics go on"
+                );
                 self.topics[usize::from(topic.0)].refused = Some(now);
             }
             Some(since) if self.settings.until_end && now >= since + CREATION_PATIENCE => {

@@ -123,6 +123,8 @@ impl<S: Source> Poller<S> {
         let anchored = located.iter().all(|l| matches!(l, Located::Anchored(_)));
         if anchored && let Some(committed) = committed.filter(|c| *c > furthest || (by_hand && *c != start)) {
             tracing::warn!(
+                topic = self.core.topic_name(at.topic),
+                partition = at.partition,
                 "{} [{}]: the group's offset is {committed}, but the database has everything below {start} and no more. The \
                  database's word stands: it went back, or someone moved the group's offsets. To overrule it, stop the group \
                  and use `forebay fences reset`",
@@ -157,7 +159,8 @@ impl<S: Source> Poller<S> {
         p.start = start;
         p.tracker = Tracker::new(start);
         p.phase = Phase::Located;
-        tracing::debug!("{} [{}]: starts at {start}", self.core.topic_name(at.topic), at.partition);
+        let (topic, partition) = (self.core.topic_name(at.topic), at.partition);
+        tracing::debug!(topic, partition, "{topic} [{partition}]: starts at {start}");
         // One that is refused is tried again with the others.
         let _ = self.restart(at);
     }
@@ -216,7 +219,8 @@ impl<S: Source> Poller<S> {
     /// The log does not hold what it must. A topic that was created again explains it better than its offsets do.
     fn stop_impossible(&mut self, at: TopicPartition, why: Impossible) {
         if let Err(error) = self.ask_identity(at.topic) {
-            tracing::debug!("topic {}: cannot be identified: {error}", self.core.topic_name(at.topic));
+            let topic = self.core.topic_name(at.topic);
+            tracing::debug!(topic, "topic {topic}: cannot be identified: {error}");
         }
         self.core.stop_impossible(at, why);
     }
@@ -320,8 +324,12 @@ impl Core {
         let now = self.clock.now();
         if self.logs_at <= now {
             self.logs_at = now + self.log_backoff.next(self.rng.f64());
-            let name = self.topic_name(at.topic);
-            tracing::warn!("{name} [{}]: cannot ask for its begin and end: {error}; asking again", at.partition);
+            let (topic, partition) = (self.topic_name(at.topic), at.partition);
+            tracing::warn!(
+                topic,
+                partition,
+                "{topic} [{partition}]: cannot ask for its begin and end: {error}; asking again"
+            );
         }
         let until = self.logs_at;
         if let Some(Phase::Locating { not_before, .. }) = self.partition(at).map(|p| &mut p.phase) {
@@ -332,10 +340,11 @@ impl Core {
     /// Only a shard that is silent can say whether this is the very first start.
     fn await_shards(&mut self, at: TopicPartition) {
         let until = self.clock.now() + self.settings.locate_deadline;
-        let name = self.topic_name(at.topic);
+        let (topic, partition) = (self.topic_name(at.topic), at.partition);
         tracing::warn!(
-            "{name} [{}]: whether anybody ever started is known by a shard that does not answer",
-            at.partition
+            topic,
+            partition,
+            "{topic} [{partition}]: whether anybody ever started is known by a shard that does not answer; asking again"
         );
         if let Some(Phase::Locating { deadline, .. }) = self.partition(at).map(|p| &mut p.phase) {
             *deadline = until;

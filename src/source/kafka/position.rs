@@ -68,7 +68,8 @@ impl KafkaSource {
         let doubtful: Vec<_> = self.assigned.doubtful().collect();
         for (at, next) in doubtful {
             if let Err(error) = self.go_on_at(at, next) {
-                tracing::debug!("{} [{}]: back to {next}: {error}; trying again", self.name(at), at.partition);
+                let (topic, partition) = (self.name(at), at.partition);
+                tracing::debug!(topic, partition, "{topic} [{partition}]: back to {next}: {error}; trying again");
                 if let Some(part) = self.assigned.get_mut(at) {
                     part.flow = Flow::Doubtful;
                 }

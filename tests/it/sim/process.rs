@@ -127,7 +127,13 @@ impl Process {
         let mut gate = |_| Arc::new(Gate::new(Arc::clone(&clock), rng.fork(), backoff.clone()));
         let gates: Vec<Arc<Gate>> = (0..shards).map(&mut gate).collect();
         let mut context = |shard: ShardIx| LoopContext {
-            report: Reporter::new(shard, events_in.clone(), waker.clone(), Arc::clone(&gates[usize::from(shard.0)])),
+            report: Reporter::new(
+                shard,
+                &format!("s{}", shard.0),
+                events_in.clone(),
+                waker.clone(),
+                Arc::clone(&gates[usize::from(shard.0)]),
+            ),
             pace: Arc::clone(&paces[usize::from(shard.0)]),
             clock: Arc::clone(&clock),
             rng: rng.fork(),

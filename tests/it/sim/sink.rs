@@ -72,7 +72,10 @@ fn outage(why: &str) -> Failure {
 }
 
 pub fn lock_wait() -> Failure {
-    Failure::LockWait(Reason { sqlstate: Some("55P03".into()), text: "canceling statement due to lock timeout".into() })
+    Failure::LockWait(Reason {
+        sqlstate: Some("55P03".into()),
+        ..Reason::new("canceling statement due to lock timeout")
+    })
 }
 
 impl Link {

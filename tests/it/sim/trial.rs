@@ -204,7 +204,7 @@ impl<'a> Trial<'a> {
 }
 
 fn missing_parent() -> Reason {
-    Reason { sqlstate: Some("23503".into()), text: "insert violates foreign key constraint".into() }
+    Reason { sqlstate: Some("23503".into()), ..Reason::new("insert violates foreign key constraint") }
 }
 
 impl Pieces for Trial<'_> {
