@@ -21,6 +21,7 @@ use crate::state::blocking;
 use crate::state::contention::Snapshot;
 use crate::state::hot_key::TopKey;
 use crate::state::pace::{Active, Said};
+use crate::state::parked::Why;
 use crate::state::verdict::{Ours, Verdict, verdict};
 use crate::types::{NextOffset, ShardIx, TopicIx};
 
@@ -342,7 +343,7 @@ impl Collector {
     }
 
     fn parked_frontier(&self, look: &Look, p: &PartitionView, shard: ShardIx, oldest: OldestParked) -> Frontier {
-        let OldestParked { offset, timestamp_ms, key, attempts, last, .. } = oldest;
+        let OldestParked { offset, timestamp_ms, key, why, attempts, last, .. } = oldest;
         let topic = &look.config.topics[usize::from(p.at.topic.0)];
         let table = match &topic.target {
             Target::Table(table) => Some(table.name.as_str()),
@@ -350,9 +351,8 @@ impl Collector {
         };
         // Nobody may wait for the lock at this moment; who held it when somebody did is known.
         let blockers = look.snapshots[usize::from(shard.0)].iter().flat_map(|snapshot| &snapshot.blockers);
-        let of_table = |blocker: &&blocking::Blocker| {
-            table.is_none() || blocker.relation.as_deref().is_none_or(|of| Some(of) == table)
-        };
+        let is_table = |relation: &str| table.is_none_or(|table| relation.rsplit('.').next() == Some(table));
+        let of_table = |blocker: &&blocking::Blocker| blocker.relation.as_deref().is_none_or(is_table);
         Frontier {
             offset: offset.0,
             key: key.map(|key| text(&key)),
@@ -362,7 +362,7 @@ impl Collector {
             lane: None,
             worker: None,
             attempt: Some(attempts),
-            last: last.map(reason),
+            last: last.or_else(|| Some(parked_for(why))).map(reason),
             blocked_by: blockers.filter(of_table).map(|blocker| blocker.session.pid).collect(),
         }
     }
@@ -602,6 +602,15 @@ fn contention(snapshot: &Snapshot) -> Contention {
         notes: snapshot.notes.clone(),
     }
 }
+
+/// Why a key is parked of which no try has said more.
+fn parked_for(why: Why) -> Reason {
+    let sqlstate = (why == Why::Blocked).then(|| LOCK_NOT_AVAILABLE.to_owned());
+    Reason { sqlstate, ..Reason::new(why.to_string()) }
+}
+
+/// What a lock that could not be had in time is called.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// As threads and `application_name` say it.
 pub fn writer_name(config: &Config, shard: ShardIx, writer: u16) -> String {

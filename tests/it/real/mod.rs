@@ -12,6 +12,7 @@ mod maps;
 mod pace;
 mod parked_commands;
 mod parking;
+mod seeing;
 mod shards;
 mod tenants;
 

@@ -66,7 +66,9 @@ impl Rig {
         let own = [("bootstrap.servers", self.bootstrap.as_str()), ("group.id", self.group.as_str())];
         let own = own.iter().filter(|(name, _)| !kafka.iter().any(|(other, _)| name == other));
         let lines = own.chain(kafka).map(|(name, value)| format!("{name:?} = {value:?}\n"));
-        format!("[kafka]\n{}\n{toml}", lines.collect::<String>())
+        // Processes of many tests run at a time.
+        let admin = if toml.contains("[admin]") { "" } else { "[admin]\nlisten = \"off\"\n" };
+        format!("[kafka]\n{}\n{admin}{toml}", lines.collect::<String>())
     }
 
     /// Writes a file beside the configuration.
