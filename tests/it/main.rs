@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod demo;
 mod dependencies;
+mod deploy;
 mod docs;
 mod examples;
 mod fences;
