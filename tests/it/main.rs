@@ -15,6 +15,7 @@ mod kafka;
 mod logs;
 mod mock;
 mod pooler;
+mod profile;
 mod real;
 mod scripts;
 mod sim;
