@@ -39,9 +39,9 @@
 //!
 //! [`types`], [`clock`] and `console`; [`config`] (what the user wrote → what the engine sees); [`metrics`]; [`state`] (decisions:
 //! tracker, lanes, routing, batches, parked keys, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode,
-//! fences, parking); [`forward`] (dead letters on to a topic); [`engine`] (threads and loops); [`admin`] (what a process says
-//! of itself); [`check`], [`fences`], [`letters`] and
-//! [`parking`] (commands on the databases), [`demo`] and [`cli`]. Each may use only those before it.
+//! fences, parking); [`forward`] (dead letters on to a topic); [`engine`] (threads and loops); [`http`] (a server, which knows
+//! nothing of the others); [`check`], [`fences`], [`letters`] and [`parking`] (commands on the databases); [`admin`] (what a running
+//! process says of itself, and is told); [`demo`], [`top`] (the same in a terminal) and [`cli`]. Each may use only those before it.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -65,7 +65,7 @@ pub mod forward;
 
 pub mod engine;
 
-pub mod admin;
+pub mod http;
 
 pub mod check;
 
@@ -75,7 +75,11 @@ pub mod letters;
 
 pub mod parking;
 
+pub mod admin;
+
 pub mod demo;
+
+pub mod top;
 
 pub mod cli;
 

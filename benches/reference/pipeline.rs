@@ -14,13 +14,13 @@ use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
 use forebay::engine::gate::Gate;
 use forebay::engine::hot_keys::HotKeys;
+use forebay::engine::observed::Observed;
 use forebay::engine::pace::Pace;
 use forebay::engine::parked::Parked;
 use forebay::engine::poller::{Poller, Ports, Settings};
 use forebay::engine::report::{Reporter, Waker};
 use forebay::engine::thread::Thread;
 use forebay::engine::worker::{BatchLimits, Parking, Signals, TopicWriting, Worker};
-use forebay::metrics::Counters;
 use forebay::sink::{
     Anchor, Care, Control, Failure, FenceRow, Identity, Job, Progress, RowCounts, Taken, Takeover, Writer, Written,
 };
@@ -144,6 +144,7 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
     let pace = Arc::new(Pace::unlimited(a.workers, 1));
     let backoff = Backoff::new(config.engine.retry_backoff_min, config.engine.retry_backoff_max);
     let gate = Arc::new(Gate::new(Arc::clone(&clock), fastrand::Rng::new(), backoff.clone()));
+    let observed = Arc::new(Observed::new(1, 1, a.workers));
     let context = || LoopContext {
         report: Reporter::new(ShardIx(0), "main", events_in.clone(), waker.clone(), Arc::clone(&gate)),
         pace: Arc::clone(&pace),
@@ -152,6 +153,7 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
         rules: Rules::ALL,
         backoff: backoff.clone(),
         signals: Arc::clone(&signals),
+        observed: Arc::clone(&observed),
     };
     let (parked, router) = (Arc::new(Parked::new(config.engine.parking, Rules::ALL)), Arc::new(Router::new(&config)));
     let hot = Arc::new(HotKeys::new("main", &config.topics, config.engine.hot_keys, 1, Arc::default()));
@@ -168,14 +170,13 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
         threads.push(Thread::spawn("worker", None, Some(events_in.clone()), move || worker.run())?);
         inboxes.push(chunks);
     }
-    let counters = Arc::new(Counters::default());
     let ports = Ports {
         events,
         controls: vec![requests],
         dispatcher: Dispatcher::new(vec![inboxes], &[Arc::clone(&pace)], limits, config.engine.affinity, &[false]),
         parked: vec![parked],
         signals,
-        counters: Arc::clone(&counters),
+        observed: Arc::clone(&observed),
         waker,
         live: Arc::new(Live::new(Arc::new(config.clone()))),
     };
@@ -183,7 +184,7 @@ fn drop_all(a: &Arguments) -> Outcome<Duration> {
     let mut poller = Poller::new(source, settings, router, ports, clock, fastrand::Rng::new(), Rules::ALL);
     let began = OnceLock::new();
     poller.run(&|| {
-        if counters.fetched.get() > 0 {
+        if observed.counters.fetched.get() > 0 {
             began.get_or_init(Instant::now);
         }
         writer.ended.get().is_some()

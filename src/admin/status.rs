@@ -149,8 +149,10 @@ pub struct Partition {
     /// Fetched, and not durable.
     pub in_flight_records: u64,
     pub in_flight_bytes: u64,
-    /// What holds up everything behind it: null where everything fetched is committed.
+    /// What holds up everything behind it: null where everything is committed and applied.
     pub frontier: Option<Frontier>,
+    /// Where the frontier is parked: the oldest record that is not.
+    pub unparked: Option<Frontier>,
 }
 
 /// The oldest record of a partition that is not durable, committed and applied.

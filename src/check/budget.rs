@@ -3,75 +3,17 @@
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
-use postgres::Client;
-use postgres::types::Type;
-
 use crate::config::raw::Places;
 use crate::config::{Config, Pooler};
-use crate::sink::connect::application_prefix;
+use crate::sink::connections::{self, Connections};
 use crate::sink::pool::Pool;
 use crate::sink::sqlstate;
+use crossbeam_channel::bounded;
 
 use super::{Notes, Report};
 
 /// How long a start waits for the databases' numbers. One that is silent may be down, and is waited for elsewhere.
 const ASK_DEADLINE: Duration = Duration::from_secs(1);
-
-/// `pg_stat_database` shows its numbers to everyone; of others' rows in `pg_stat_activity` a plain role sees no names, but
-/// those of its own group are its own. A limit below 0 is none; superusers have none.
-const CONNECTIONS: &str = "\
-SELECT current_setting('max_connections')::int AS max,
-       current_setting('superuser_reserved_connections')::int + coalesce(current_setting('reserved_connections', true), '0')::int AS reserved,
-       (SELECT sum(numbackends)::int FROM pg_stat_database WHERE datid <> 0) AS used,
-       (SELECT count(*)::int FROM pg_stat_activity WHERE starts_with(application_name, $1)) AS of_group,
-       (SELECT count(*)::int FROM pg_stat_activity WHERE application_name = $1 || $2) AS asking,
-       (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS role_max,
-       (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS database_max,
-       extract(epoch FROM pg_postmaster_start_time())::float8 AS started";
-
-/// A separate statement: it may be forbidden. Clones share the number, so that it alone proves nothing.
-const SYSTEM: &str = "SELECT system_identifier FROM pg_control_system()";
-
-/// A running PostgreSQL.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Server {
-    system: Option<i64>,
-    /// Seconds since 1970, to the microsecond.
-    started: f64,
-}
-
-/// A shard's server and what it has left.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Connections {
-    pub server: Server,
-    max: i32,
-    reserved: i32,
-    /// In use by somebody else than this group.
-    others: i32,
-    /// In use by processes of this group that run already.
-    group: i32,
-    role_max: Option<i32>,
-    database_max: Option<i32>,
-}
-
-/// Asks a server; `purpose` ends the application name of our own connections.
-pub fn ask(client: &mut Client, group: &str, purpose: &str) -> Result<Connections, postgres::Error> {
-    let row =
-        client.query_typed_one(CONNECTIONS, &[(&application_prefix(group), Type::TEXT), (&purpose, Type::TEXT)])?;
-    let system = client.query_typed_one(SYSTEM, &[]).ok().map(|row| row.get("system_identifier"));
-    let number = |name: &str| row.get::<_, i32>(name);
-    let limit = |name: &str| Some(number(name)).filter(|limit| *limit >= 0);
-    Ok(Connections {
-        server: Server { system, started: row.get("started") },
-        max: number("max"),
-        reserved: number("reserved"),
-        others: number("used") - number("of_group"),
-        group: number("of_group") - number("asking"),
-        role_max: limit("role_max"),
-        database_max: limit("database_max"),
-    })
-}
 
 /// Whether the servers that answer at once have enough connections for a process that is about to start.
 pub fn at_start(config: &Config, places: &Places) -> Report {
@@ -81,7 +23,8 @@ pub fn at_start(config: &Config, places: &Places) -> Report {
         let ask = move || {
             let asked = Pool::new(&shard, &group, "start", 1).and_then(|pool| {
                 let mut client = pool.get()?;
-                let connections = ask(&mut client, &group, "start").map_err(|error| sqlstate::failure(&error))?;
+                let connections =
+                    connections::ask(&mut client, &group, "start").map_err(|error| sqlstate::failure(&error))?;
                 Ok((connections, client.is_direct()))
             });
             // Nobody waits any more: the process runs.
@@ -198,6 +141,8 @@ mod tests {
     use std::path::Path;
 
     use crate::config::load::parse;
+
+    use crate::sink::connections::Server;
 
     use super::*;
 

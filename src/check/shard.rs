@@ -6,13 +6,14 @@ use postgres::types::Type;
 
 use crate::config::raw::Places;
 use crate::config::{CommitGate, Config, Shard, Target};
+use crate::sink::connections::{self, Connections, Server};
 use crate::sink::control::REPLICA;
 use crate::sink::pool::Pool;
 use crate::sink::replicas::{POSITIONS, Positions, Replicas};
 use crate::sink::{Failure, schema, sqlstate};
 use crate::types::ShardIx;
 
-use super::budget::{self, Connections, Server};
+use super::budget;
 use super::{Notes, Report, table};
 
 /// The fence statements need `MATERIALIZED`.
@@ -105,7 +106,7 @@ fn facts(config: &Config, index: usize, client: &mut Client, notes: &mut Notes<'
         commit_gate(index, shard, gate, client, notes)?;
     }
     Ok(Facts {
-        connections: budget::ask(client, &config.kafka.group_id, "check").map_err(failed)?,
+        connections: connections::ask(client, &config.kafka.group_id, "check").map_err(failed)?,
         database: row.get("database"),
         database_name: name,
     })

@@ -1,7 +1,7 @@
 //! What the shards say to a command, on stdout and stderr, and the exit code that follows.
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::ExitCode;
 use crate::console;
@@ -85,31 +85,4 @@ fn each_line<T>(answers: &[Answer<T>], lines_of: impl Fn(&str, &T) -> Vec<String
 /// What is made of each item.
 fn of_each<T, R>(make: impl Fn(&str, &T) -> R) -> impl Fn(&str, &Vec<T>) -> Vec<R> {
     move |shard, items| items.iter().map(|item| make(shard, item)).collect()
-}
-
-/// Bytes for a terminal: text in quotes, with what is not to be printed escaped.
-pub fn shown(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => format!("{text:?}"),
-        Err(_) => format!("b\"{}\"", bytes.escape_ascii()),
-    }
-}
-
-/// Bytes for a program: text as it is.
-pub fn value(bytes: &[u8]) -> Value {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.into(),
-        Err(_) => json!({ "hex": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_for_programs_are_text_or_clearly_not() {
-        assert_eq!(value("k\"ü".as_bytes()).to_string(), r#""k\"ü""#);
-        assert_eq!(value(b"a\xff").to_string(), r#"{"hex":"61ff"}"#);
-    }
 }

@@ -4,14 +4,14 @@ use std::fmt::Write;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
 
 use super::ExitCode;
-use super::answers::{Form, say_each, shown, value};
+use super::answers::{Form, say_each};
 use crate::config::{Config, load};
 use crate::console;
 use crate::letters::list::{Forwarded, Letter, Whole};
 use crate::letters::replay::Replayed;
+use crate::letters::told::{self, shown};
 use crate::letters::{Filter, discard, list, replay};
 use crate::sink::Failure;
 use crate::state::chunk::Headers;
@@ -140,7 +140,7 @@ pub fn run(config: &Path, command: &Letters) -> ExitCode {
     };
     let done = match command {
         Letters::List { which, limit, all, form } => list::list(&config, &which.filter(*all), *limit)
-            .map(|answers| form.say_each(&answers, "no dead letters", line, object)),
+            .map(|answers| form.say_each(&answers, "no dead letters", line, told::object)),
         Letters::Show { which, limit } => list::show(&config, &which.filter(true), *limit)
             .map(|answers| say_each(&answers, "no such dead letter", whole)),
         Letters::Replay { which, all, out_of_order } => match which.some(*all) {
@@ -148,12 +148,8 @@ pub fn run(config: &Path, command: &Letters) -> ExitCode {
             Err(code) => return code,
         },
         Letters::Discard { which, all } => match which.some(*all) {
-            Ok(filter) => discard::discard(&config, &filter).map(|answers| {
-                say_each(&answers, "no such dead letter", |shard, letter| {
-                    let key = if letter.blocked { "; its key goes on" } else { "" };
-                    format!("shard {shard}: letter {} discarded{key}", letter.id)
-                })
-            }),
+            Ok(filter) => discard::discard(&config, &filter)
+                .map(|answers| say_each(&answers, "no such dead letter", told::discarded)),
             Err(code) => return code,
         },
     };
@@ -174,14 +170,8 @@ fn replay(config: &Config, filter: &Filter, out_of_order: bool) -> Result<ExitCo
         return Ok(ExitCode::Usage);
     };
     let answers = replay::replay(config, topic, filter, out_of_order)?;
-    let code = say_each(&answers, "no such dead letter", |shard, letter: &Replayed| match letter {
-        Replayed::Applied(id) => format!("shard {shard}: letter {id} applied"),
-        Replayed::Refused(id, reason) => format!("shard {shard}: letter {id} refused again: {reason}"),
-        Replayed::Left(id) => format!("shard {shard}: letter {id} left as it is"),
-        Replayed::Waits { partition, offset } => format!(
-            "shard {shard}: {} [{partition}] offset {offset} is next of its key: the slow lane of a running process applies it now",
-            topic.name
-        ),
+    let code = say_each(&answers, "no such dead letter", |shard, letter: &Replayed| {
+        told::replayed(shard, &topic.name, letter)
     });
     let letters = || answers.iter().flat_map(|(_, answer)| answer.iter().flatten());
     let left = letters().any(|letter| matches!(letter, Replayed::Left(_)));
@@ -207,29 +197,6 @@ fn line(shard: &str, letter: &Letter) -> String {
         "{} shard {shard} {id}: {} [{}] offset {}{key}: {}{code}{decided}{forwarded}",
         letter.at, letter.topic, letter.partition, letter.offset, letter.error
     )
-}
-
-fn object(shard: &str, letter: &Letter) -> Value {
-    let (forwarded_at, forward_error) = match &letter.forwarded {
-        Forwarded::No => (None, None),
-        Forwarded::At(at) => (Some(at), None),
-        Forwarded::Refused(reason) => (None, Some(reason)),
-    };
-    json!({
-        "shard": shard,
-        "id": letter.id,
-        "blocks_key": letter.id.is_none(),
-        "topic": letter.topic,
-        "partition": letter.partition,
-        "offset": letter.offset,
-        "at": letter.at,
-        "key": letter.key.as_deref().map(value),
-        "sqlstate": letter.sqlstate,
-        "error": letter.error,
-        "resolution": letter.resolution,
-        "forwarded_at": forwarded_at,
-        "forward_error": forward_error,
-    })
 }
 
 fn whole(shard: &str, whole: &Whole) -> String {

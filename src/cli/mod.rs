@@ -10,6 +10,7 @@ pub mod log;
 pub mod memory;
 mod parking;
 mod run;
+mod top;
 
 use std::path::{Path, PathBuf};
 
@@ -65,6 +66,9 @@ enum Command {
     Unpark(parking::What),
     /// What is held, and which keys are parked, for how long and why. Changes nothing.
     Parked(parking::Listing),
+    /// Watch a running forebay in a terminal: how far behind it is and because of whom, and pause topics or park keys. Asks
+    /// its admin interface, here or on another machine.
+    Top(top::Top),
     /// See it work, on a throw-away PostgreSQL and a mock Kafka of its own: updates are published while they are applied,
     /// and every row is compared with what was published.
     Demo(demo::Arguments),
@@ -142,6 +146,7 @@ pub fn main() -> std::process::ExitCode {
         Command::Park(what) => parking::park(config, &what),
         Command::Unpark(what) => parking::unpark(config, &what),
         Command::Parked(listing) => parking::parked(config, &listing),
+        Command::Top(arguments) => top::run(config, arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     };
     log::say_left_out();

@@ -4,18 +4,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
 
 use super::ExitCode;
-use super::answers::{Form, say, shown, value};
+use super::answers::{Form, say};
 use super::letters::Records;
 use crate::config::{Config, load};
 use crate::console;
+use crate::letters::told::shown;
 use crate::parking::list::{self, Key, Parked};
+use crate::parking::told::{self, number};
 use crate::parking::{self, Hold, Scope};
 use crate::sink::Failure;
 use crate::sink::shards::Answer;
-use crate::state::parked::Why;
 
 #[derive(Debug, Args)]
 pub struct What {
@@ -73,11 +73,8 @@ pub fn park(config: &Path, what: &What) -> ExitCode {
     let hold = what.hold();
     with(config, |config| {
         let answers = parking::park(config, &hold, what.shard.as_deref())?;
-        let wait = config.engine.commit_interval.as_secs_f64();
-        Ok(say_known(config, &hold, &answers, |held| match held.before {
-            false => format!("is held; running processes park its records within {wait} s"),
-            true => "was held already".to_owned(),
-        }))
+        let within = config.engine.commit_interval;
+        Ok(say_known(config, &hold, &answers, |held| told::held(held, within)))
     })
 }
 
@@ -85,26 +82,7 @@ pub fn unpark(config: &Path, what: &What) -> ExitCode {
     let hold = what.hold();
     with(config, |config| {
         let answers = parking::unpark(config, &hold, what.shard.as_deref())?;
-        Ok(say_known(config, &hold, &answers, |unheld| {
-            let mut text = (if unheld.before { "is held no longer" } else { "was not held" }).to_owned();
-            text.push_str(&match unheld.records {
-                0 => "; nothing of it is parked".to_owned(),
-                records => format!(
-                    "; {} of {} {} parked still: the slow lane of a running process applies them now, in order, as far as no other hold keeps them",
-                    number(records, "record"),
-                    number(unheld.keys, "key"),
-                    if records == 1 { "is" } else { "are" }
-                ),
-            });
-            if unheld.dead > 0 {
-                let keys = number(unheld.dead, "key");
-                text.push_str(&format!(", but {keys} behind a dead letter (forebay dead-letters list)"));
-            }
-            if unheld.others > 0 {
-                text.push_str(&format!("; {} of the topic left", number(unheld.others, "hold")));
-            }
-            text
-        }))
+        Ok(say_known(config, &hold, &answers, told::unheld))
     })
 }
 
@@ -112,7 +90,7 @@ pub fn parked(config: &Path, listing: &Listing) -> ExitCode {
     let Action::List = listing.action;
     with(config, |config| {
         let answers = list::list(config, &listing.records.filter(), listing.limit)?;
-        Ok(listing.form.say(&answers, "nothing is held or parked", lines, objects))
+        Ok(listing.form.say(&answers, "nothing is held or parked", lines, told::objects))
     })
 }
 
@@ -134,33 +112,14 @@ fn with(config: &Path, command: impl FnOnce(&Config) -> Result<ExitCode, Failure
 /// A topic that no shard knows is an error: nothing would hold it once it begins.
 fn say_known<T>(config: &Config, hold: &Hold, answers: &[Answer<Option<T>>], what: impl Fn(&T) -> String) -> ExitCode {
     if answers.iter().all(|(_, answer)| matches!(answer, Ok(None))) {
-        console::err(format_args!(
-            "no shard that was asked knows topic {:?} of group {:?}: a topic can be held once `forebay run` has taken it over",
-            hold.topic, config.kafka.group_id
-        ));
+        console::err(told::unknown(&config.kafka.group_id, hold));
         return ExitCode::Usage;
     }
-    say(answers, "", |shard, answer| {
-        vec![match answer {
-            Some(answer) => format!("shard {shard}: {} {}", name(hold), what(answer)),
-            None => format!("shard {shard}: knows nothing of topic {:?}; nothing is held there", hold.topic),
-        }]
-    })
-}
-
-fn name(hold: &Hold) -> String {
-    format!("{} {} of {}", scope(hold), shown(&hold.value), hold.topic)
-}
-
-fn scope(hold: &Hold) -> &'static str {
-    match hold.scope {
-        Scope::Key => "key",
-        Scope::Tenant => "tenant",
-    }
+    say(answers, "", |shard, answer| vec![told::answer(shard, hold, answer.as_ref(), &what)])
 }
 
 fn lines(shard: &str, parked: &Parked) -> Vec<String> {
-    let holds = parked.holds.iter().map(|(hold, since)| format!("{since} shard {shard} holds {}", name(hold)));
+    let holds = parked.holds.iter().map(|(hold, since)| format!("{since} shard {shard} holds {}", told::name(hold)));
     let mut lines: Vec<String> = holds.chain(parked.keys.iter().map(|key| line(shard, key))).collect();
     if !lines.is_empty() {
         let (rows, keys) = (number(parked.rows_all, "record"), number(parked.keys_all, "key"));
@@ -189,61 +148,6 @@ fn line(shard: &str, key: &Key) -> String {
         age(key.age),
         key.why
     )
-}
-
-/// Of three kinds, as [`lines`]: holds, keys, and how many there are in all.
-fn objects(shard: &str, parked: &Parked) -> Vec<Value> {
-    let hold = |(hold, since): &(Hold, String)| {
-        json!({
-            "kind": "hold",
-            "shard": shard,
-            "topic": hold.topic,
-            "scope": scope(hold),
-            "value": value(&hold.value),
-            "since": since,
-        })
-    };
-    let mut objects: Vec<Value> = parked.holds.iter().map(hold).collect();
-    objects.extend(parked.keys.iter().map(|key| object(shard, key)));
-    if !objects.is_empty() {
-        objects.push(json!({
-            "kind": "total",
-            "shard": shard,
-            "holds": parked.holds_all,
-            "keys": parked.keys_all,
-            "records": parked.rows_all,
-        }));
-    }
-    objects
-}
-
-fn object(shard: &str, key: &Key) -> Value {
-    json!({
-        "kind": "key",
-        "shard": shard,
-        "topic": key.topic,
-        "partition": key.partition,
-        "key": key.key.as_deref().map(value),
-        "records": key.rows,
-        "offset": key.offset,
-        "age_s": key.age.as_secs(),
-        "reason": match key.why {
-            Why::Blocked => "blocked",
-            Why::Record => "record",
-            Why::Held => "held",
-            Why::Hot => "hot",
-            Why::Paced => "pace",
-        },
-        "held": key.held,
-        "dead_letter": key.dead,
-        "attempts": key.attempts,
-        "sqlstate": key.sqlstate,
-        "error": key.error,
-    })
-}
-
-fn number(of: i64, what: &str) -> String {
-    if of == 1 { format!("1 {what}") } else { format!("{of} {what}s") }
 }
 
 /// The two largest units that say something.

@@ -12,6 +12,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
+use crate::admin::exposition;
+use crate::admin::routes::Logs;
+use crate::admin::server::Admin;
 use crate::check::budget;
 use crate::engine::{Engine, EngineError, Options, Outcome, Reloader, Stopper};
 use crate::metrics::Counters;
@@ -49,6 +52,16 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
         tracing::error!("no handler for SIGHUP: {error}");
         return ExitCode::Internal;
     }
+    let admin = match Admin::start(engine.observer(), logs()) {
+        Ok(admin) => admin,
+        Err(error) => {
+            tracing::error!("{error}");
+            return ExitCode::Unavailable;
+        }
+    };
+    if let Some(address) = admin.as_ref().and_then(Admin::address) {
+        tracing::info!("admin interface: http://{address}/");
+    }
     let options = Options { until_end, ..Options::default() };
     let result = if until_end && std::io::stderr().is_terminal() {
         with_bar(&engine, options, &stopper)
@@ -61,6 +74,19 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
             tracing::error!("{error}");
             ExitCode::from(&error)
         }
+    }
+}
+
+/// What the admin interface may ask of this process's logging.
+fn logs() -> Logs {
+    Logs {
+        level: Box::new(log::level),
+        set_level: Box::new(log::set_level),
+        lines: Box::new(|| {
+            let mut lines = exposition::LEVELS.map(|level| (level, 0));
+            lines.iter_mut().zip(log::lines()).for_each(|((_, count), of_level)| *count = of_level);
+            lines
+        }),
     }
 }
 

@@ -8,8 +8,8 @@ use super::raw::{Environment, Places, Report, Section, describe, is_world_readab
 use super::secret::{Secret, is_secret_property, shown};
 use super::settings::{self as s, By, Described, Kind};
 use super::{
-    Admin, CommitGate, Config, Delivery, Engine, HotKeyRule, Pace, ParkingLimits, Pooler, Replica, RouteBy, Routing,
-    Shard, Target, Tenant, TenantCeilings, Topic, connections_besides_writers, dsn, kafka, topic,
+    ADMIN_LISTEN, Admin, CommitGate, Config, Delivery, Engine, HotKeyRule, Pace, ParkingLimits, Pooler, Replica,
+    RouteBy, Routing, Shard, Target, Tenant, TenantCeilings, Topic, connections_besides_writers, dsn, kafka, topic,
 };
 
 /// A configuration that may be run, and what else there is to say about it.
@@ -81,7 +81,7 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
     let kafka = kafka::read(&root.open_table("kafka", "kafka"));
     let engine_section = root.table("engine", "engine", &[]);
     let engine = engine(&engine_section);
-    root.table("admin", "admin", &[]).get(&s::ADMIN_LISTEN);
+    let admin = admin(&root.table("admin", "admin", &[]));
     let topics = topic::read_all(&root, engine.delivery);
     let besides = connections_besides_writers(topics.as_deref().unwrap_or_default());
     let shards = shards(&root, engine.writers_per_shard(), besides);
@@ -93,7 +93,7 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
         file: file.to_owned(),
         kafka: kafka?,
         engine,
-        admin: Admin { listen: None },
+        admin,
         shards: shards.into_iter().collect::<Option<Vec<_>>>()?,
         routing: routing?,
         tenant_ceilings,
@@ -101,6 +101,38 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
         readings: report.readings(),
     })
 }
+
+fn admin(section: &Section<'_>) -> Admin {
+    let written = section.get(&s::ADMIN_LISTEN);
+    let listen = written.unwrap_or(Some(ADMIN_LISTEN));
+    let token = section.get(&s::ADMIN_TOKEN_FILE).and_then(|file| {
+        let token = section.report.secret_file(&section.key(s::ADMIN_TOKEN_FILE.name), &file)?;
+        if token.len() < TOKEN_BYTES_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let expected = format!("at least {TOKEN_BYTES_MIN} printable characters without blanks in it");
+            section.problem(s::ADMIN_TOKEN_FILE.name, "a text that is not shown", expected);
+        }
+        Some(Secret(token))
+    });
+    if let Some(address) = listen.filter(|address| !address.ip().is_loopback())
+        && !section.is_written(s::ADMIN_TOKEN_FILE.name)
+    {
+        let expected = "token_file beside it, or a loopback address: others can reach this one";
+        section.problem(s::ADMIN_LISTEN.name, address.to_string(), expected);
+    }
+    if listen.is_none() && section.is_written(s::ADMIN_TOKEN_FILE.name) {
+        section.warning(s::ADMIN_TOKEN_FILE.name, "a value", "an address to listen on: the socket needs no token");
+    }
+    Admin {
+        listen,
+        listen_written: written.is_some(),
+        socket: section.get(&s::ADMIN_SOCKET).map(|path| section.report.path(&path)),
+        token,
+        lag_exporter_names: section.get(&s::ADMIN_LAG_EXPORTER_NAMES),
+    }
+}
+
+/// What can be guessed is no token.
+const TOKEN_BYTES_MIN: usize = 16;
 
 fn engine(section: &Section<'_>) -> Engine {
     let workers_per_shard = section.get(&s::WORKERS_PER_SHARD);
@@ -146,6 +178,7 @@ fn engine(section: &Section<'_>) -> Engine {
             window: section.get(&s::HOT_KEY_WINDOW),
             hold: section.get(&s::HOT_KEY_HOLD),
         },
+        contention_interval: Some(section.get(&s::CONTENTION_INTERVAL)).filter(|interval| !interval.is_zero()),
     };
     if engine.retry_backoff_max < engine.retry_backoff_min {
         let found = engine.retry_backoff_max.as_millis().to_string();
@@ -177,8 +210,8 @@ fn for_nobody(engine: &Section<'_>, topics: &[Topic], shards: &[Option<Shard>]) 
         warn(&["park_after_ms", "parked_records_max", "parked_key_records_max"], expected);
     }
     if !fenced.any(|topic| matches!(topic.target, Target::Handler)) {
-        let expected = "a topic with handler = true and delivery = \"exactly_once\": no keys of any other are watched";
-        warn(&["hot_key_percent", "hot_key_window_ms", "hot_key_hold_ms"], expected);
+        let expected = "a topic with handler = true and delivery = \"exactly_once\": no key of any other is ever hot";
+        warn(&["hot_key_percent", "hot_key_hold_ms"], expected);
     }
 }
 

@@ -15,6 +15,7 @@ mod topic;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,7 +37,8 @@ pub struct Config {
     pub readings: live::Readings,
 }
 
-/// A shard's control thread has one connection; takeovers and checks may need one more.
+/// A shard's control thread has one connection, and whoever samples what the others wait for has one; while the shard is away it has
+/// none, and a probe may have one.
 const CONNECTIONS_BESIDES_WRITERS: usize = 2;
 
 /// Whether one shard that is slow can hold up partitions of others.
@@ -161,6 +163,8 @@ pub struct Engine {
     pub park_after: Duration,
     pub parking: ParkingLimits,
     pub hot_keys: HotKeyRule,
+    /// How often what a shard's connections wait for is sampled; none: never.
+    pub contention_interval: Option<Duration>,
 }
 
 impl Engine {
@@ -170,10 +174,20 @@ impl Engine {
     }
 }
 
-#[derive(Debug, Clone)]
+/// What a running process says of itself, and to whom.
+#[derive(Debug, Clone, Default)]
 pub struct Admin {
-    pub listen: Option<String>,
+    pub listen: Option<SocketAddr>,
+    /// Somebody wrote the address: without it nothing starts.
+    pub listen_written: bool,
+    pub socket: Option<PathBuf>,
+    /// What requests over `listen` must bring along.
+    pub token: Option<Secret>,
+    pub lag_exporter_names: bool,
 }
+
+/// Where `listen` is unless something is written.
+pub const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
 #[derive(Debug, Clone)]
 pub struct Shard {

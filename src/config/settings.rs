@@ -4,7 +4,7 @@
 mod kind;
 mod table;
 
-pub use kind::{Choice, Described, Flag, Kind, Millis, NotYet, Number, Optional, Reloads, Setting, Text, TextList};
+pub use kind::{Choice, Described, Flag, Kind, Millis, Number, Optional, Reloads, Setting, Text, TextList};
 pub use table::settings_table;
 
 use std::ops::RangeInclusive;
@@ -57,6 +57,7 @@ pub static ALL: &[&dyn Described] = &[
     &HOT_KEY_PERCENT,
     &HOT_KEY_WINDOW,
     &HOT_KEY_HOLD,
+    &CONTENTION_INTERVAL,
     &SHARDS_BY,
     &SHARDS_TENANT,
     &SHARDS_DELIMITER,
@@ -100,6 +101,9 @@ pub static ALL: &[&dyn Described] = &[
     &ON_BAD_RECORD_PARENT_TRIES,
     &ON_BAD_RECORD_FORWARD_TO,
     &ADMIN_LISTEN,
+    &ADMIN_SOCKET,
+    &ADMIN_TOKEN_FILE,
+    &ADMIN_LAG_EXPORTER_NAMES,
 ];
 
 const MIB: usize = 1024 * 1024;
@@ -303,6 +307,14 @@ pub static HOT_KEY_HOLD: Setting<Millis> = Setting {
     kind: millis(10_000, 0..=3_600_000),
     prose: "A hot key is a key like any other again once what comes of it would have taken less than half of `hot_key_percent` for so long, \
             and nothing of it is parked any more.",
+};
+
+pub static CONTENTION_INTERVAL: Setting<Millis> = Setting {
+    section: "engine",
+    name: "contention_interval_ms",
+    kind: millis(250, 0..=2000),
+    prose: "How often each shard is asked what our connections wait for, and who blocks them; four times more seldom while nothing is \
+            written. 0: never.",
 };
 
 // --------------------------------------------------------------------------------------------------------------- shards
@@ -613,14 +625,46 @@ pub static ON_BAD_RECORD_FORWARD_TO: Setting<Text<String>> = Setting {
     prose: "A topic on the same brokers that dead letters go on to from `forebay.dead_letter`, at least once each: key, value, \
             headers and timestamp as they were, and why it is a dead letter in headers behind them.",
 };
-pub static ADMIN_LISTEN: Setting<NotYet> = Setting {
+pub static ADMIN_LISTEN: Setting<Text<Listen>> = Setting {
     section: "admin",
     name: "listen",
-    kind: NotYet("no such key: this version does not serve metrics or pages yet"),
-    prose: "",
+    kind: Text {
+        expected: "an IP address and a port such as \"127.0.0.1:9464\", or \"off\"",
+        required: false,
+        parse: listen,
+        absent: "127.0.0.1:9464",
+    },
+    prose: "Where metrics, `/status` and the page are served: see [The admin interface](#the-admin-interface). An address that others \
+            can reach needs `token_file`. Where nothing is written and the port is taken, it is not served, and a line in the log says so.",
+};
+pub static ADMIN_SOCKET: Setting<Text<PathBuf>> = Setting {
+    section: "admin",
+    name: "socket",
+    kind: Text { expected: "the path of a Unix-domain socket", required: false, parse: path, absent: "none" },
+    prose: "The same on a Unix-domain socket, for this user and group, without a token: the file's mode is its guard.",
+};
+pub static ADMIN_TOKEN_FILE: Setting<Text<PathBuf>> = Setting {
+    section: "admin",
+    name: "token_file",
+    kind: Text { expected: "the path of a file", required: false, parse: path, absent: "none" },
+    prose: "A file that holds a token of at least 16 characters, which every request over `listen` must bring along (`Authorization: Bearer …`); \
+            only `/healthz` and `/readyz` need none.",
+};
+pub static ADMIN_LAG_EXPORTER_NAMES: Setting<Flag> = Setting {
+    section: "admin",
+    name: "lag_exporter_names",
+    kind: Flag { default: false },
+    prose: "Whether `/metrics` says the lags under the names of Kafka lag exporters, too (`kafka_consumergroup_group_lag`, …).",
 };
 
 // -------------------------------------------------------------------------------------------------------------- parsers
+
+/// Where the admin interface listens; none: nowhere.
+pub type Listen = Option<std::net::SocketAddr>;
+
+fn listen(written: &str) -> Option<Listen> {
+    if written == "off" { Some(None) } else { written.parse().ok().map(Some) }
+}
 
 fn not_empty(written: &str) -> Option<String> {
     (!written.trim().is_empty()).then(|| written.to_owned())

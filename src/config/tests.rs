@@ -435,7 +435,7 @@ fn what_says_something_of_dead_letters_needs_them() {
 #[test]
 fn what_serves_no_topic_is_warned_about() {
     const PARKED: [&str; 3] = ["engine.park_after_ms", "engine.parked_records_max", "engine.parked_key_records_max"];
-    const HOT: [&str; 3] = ["engine.hot_key_percent", "engine.hot_key_window_ms", "engine.hot_key_hold_ms"];
+    const HOT: [&str; 2] = ["engine.hot_key_percent", "engine.hot_key_hold_ms"];
     let settings = [&PARKED[..], &HOT].concat().join(" = 100\n").replace("engine.", "") + " = 100\n";
     let said = |delivery: &str, topic: &str| {
         let topic = format!("[engine]\n{settings}delivery = {delivery:?}\n[[topic]]\nname = \"t\"\n{topic}\n");
@@ -453,7 +453,7 @@ fn what_serves_no_topic_is_warned_about() {
     );
     assert_eq!(
         neither[3].to_string(),
-        "forebay.toml:14: engine.hot_key_percent: found a value, expected a topic with handler = true and delivery = \"exactly_once\": no keys of any other are watched"
+        "forebay.toml:14: engine.hot_key_percent: found a value, expected a topic with handler = true and delivery = \"exactly_once\": no key of any other is ever hot"
     );
     assert_eq!(keys(neither), [&PARKED[..], &HOT].concat());
     check(
@@ -476,12 +476,43 @@ fn what_serves_no_topic_is_warned_about() {
 fn what_this_version_does_not_have_is_said() {
     check(
         KAFKA,
-        "[admin]\nlisten = \"127.0.0.1:9464\"\n[ingest]\nlisten = \"x\"\n[kafka]",
+        "[ingest]\nlisten = \"x\"\n[kafka]",
+        &["forebay.toml:2: ingest: found a table, expected no such table: this version has no HTTP gateway yet"],
+    );
+}
+
+#[test]
+fn who_listens_where_others_can_reach_it_needs_a_token() {
+    const OPEN: &str = "forebay.toml:3: admin.listen: found 0.0.0.0:9464, expected token_file beside it, or a loopback address: others can reach this one";
+    let admin = |lines: &str| format!("[admin]\n{lines}\n[kafka]");
+    check(KAFKA, &admin("listen = \"0.0.0.0:9464\""), &[OPEN]);
+    check(
+        KAFKA,
+        &admin("listen = \"localhost\""),
         &[
-            "forebay.toml:3: admin.listen: found \"127.0.0.1:9464\", expected no such key: this version does not serve metrics or pages yet",
-            "forebay.toml:4: ingest: found a table, expected no such table: this version has no HTTP gateway yet",
+            "forebay.toml:3: admin.listen: found \"localhost\", expected an IP address and a port such as \"127.0.0.1:9464\", or \"off\"",
         ],
     );
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("token");
+    let with_token = |token: &str| {
+        std::fs::write(&file, token).expect("writable");
+        let lines = format!("[admin]\nlisten = \"0.0.0.0:9464\"\ntoken_file = {file:?}\nsocket = \"admin.sock\"\n");
+        load::parse(&directory.path().join("forebay.toml"), &format!("{lines}{SMALLEST}"), &|_| None)
+    };
+    let short = with_token("0123456789\n").expect_err("it can be guessed").to_string();
+    assert!(
+        short.contains("admin.token_file: found a text that is not shown, expected at least 16 printable"),
+        "{short}"
+    );
+    let admin = with_token("0123456789abcdef\n").expect("valid").config.admin;
+    assert_eq!(admin.token, Some(secret::Secret("0123456789abcdef".into())));
+    assert_eq!(admin.socket, Some(directory.path().join("admin.sock")));
+    assert!(admin.listen_written && admin.listen == Some(([0, 0, 0, 0], 9464).into()));
+    let unwritten = valid(SMALLEST).config.admin;
+    assert!(!unwritten.listen_written && unwritten.listen == Some(ADMIN_LISTEN));
+    let off = valid(&format!("[admin]\nlisten = \"off\"\n{SMALLEST}")).config.admin;
+    assert_eq!(off.listen, None);
 }
 
 #[test]
@@ -792,7 +823,7 @@ fn debug_shows_no_secret() {
 #[test]
 fn every_setting_has_prose_and_a_default_within_its_range() {
     for setting in s::ALL {
-        let Some([_, default, range, prose]) = setting.row() else { continue };
+        let [_, default, range, prose] = setting.row();
         assert!(prose.ends_with('.') && !default.is_empty(), "{}", setting.name());
         if let (Ok(default), Some((first, last))) = (default.parse::<usize>(), range.split_once('–')) {
             let bounds = first.parse::<usize>().expect("a number")..=last.parse().expect("a number");

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::admin::words::grouped;
 use crate::demo::options::Phase;
 use crate::demo::verify::Check;
 use crate::demo::watch::Lag;
@@ -47,29 +48,4 @@ pub fn proof(checks: &[Check]) -> String {
         let _ = writeln!(text, "  {word:<6} {name:<8} {detail}");
     }
     text
-}
-
-/// `1234567` as `1,234,567`.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_are_grouped() {
-        for (number, expectation) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(grouped(number), expectation);
-        }
-    }
 }

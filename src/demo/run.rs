@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
+use crate::admin::words::grouped;
 use crate::console;
 use crate::demo::broker::{BROKER, Broker};
 use crate::demo::options::Options;
@@ -37,8 +38,8 @@ pub fn run(options: &Options, stopper: &Stopper) -> Result<(), DemoError> {
     let broker = Broker::start()?;
     console::out(format_args!(
         "{} updates of {} rows on {PARTITIONS} partitions; PostgreSQL {version} in {}, mock Kafka at {}",
-        report::grouped(options.records.into()),
-        report::grouped(options.rows.into()),
+        grouped(options.records.into()),
+        grouped(options.rows.into()),
         server.directory().display(),
         broker.bootstrap()
     ));

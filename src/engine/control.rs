@@ -1,7 +1,7 @@
 //! One control thread per shard: takeovers, stored progress and comparison, on a connection of its own, so that the poller never
 //! waits for a database.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use crate::clock::Clock;
 use crate::engine::Rules;
 use crate::engine::event::{Answer, Doing, Event, Request};
+use crate::engine::observed::Observed;
 use crate::engine::pace::{News, Pace};
 use crate::engine::parked::Parked;
 use crate::engine::report::Reporter;
@@ -20,6 +21,8 @@ use crate::types::{Generation, Lane, TopicIx, TopicPartition};
 
 /// How long after a look at the replica that failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How often the oldest parked rows are looked at.
+const PARKED_EVERY: Duration = Duration::from_secs(1);
 /// How often the pace is looked after: what there is to say of it, and how far behind the replica is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -37,6 +40,9 @@ pub struct ControlLoop<C> {
     pace: Arc<Pace>,
     /// When the pace is looked after, and its replica looked at.
     look_at: Duration,
+    /// When the oldest parked rows are looked at, and those topics of which there were any.
+    parked_at: Duration,
+    parked_of: BTreeSet<TopicIx>,
     /// The last look at the replica failed, or it was not there.
     blind: bool,
     /// Progress is asked for anew each time: by topic, how long it could not be stored.
@@ -70,6 +76,7 @@ pub struct LoopContext {
     pub backoff: Backoff,
     pub pace: Arc<Pace>,
     pub signals: Arc<Signals>,
+    pub observed: Arc<Observed>,
 }
 
 #[cfg(test)]
@@ -92,6 +99,7 @@ impl LoopContext {
             pace: Arc::new(Pace::unlimited(1, 1)),
             backoff,
             signals: Arc::new(Signals::new(1)),
+            observed: Arc::new(Observed::new(1, 1, 2)),
         };
         (context, events)
     }
@@ -112,6 +120,8 @@ impl<C: Control> ControlLoop<C> {
             backoff,
             pace,
             look_at: Duration::ZERO,
+            parked_at: Duration::ZERO,
+            parked_of: BTreeSet::new(),
             blind: false,
             storing: BTreeMap::new(),
             retry_at: Duration::ZERO,
@@ -159,13 +169,34 @@ impl<C: Control> ControlLoop<C> {
         if let Some(at) = self.report.gate().probe_at() {
             return self.probe(at, now);
         }
+        if now >= self.parked_at {
+            self.look_at_parked(now);
+        }
         let due = |t: &Task| !t.failed || now >= self.retry_at;
         let Some(task) = self.tasks.iter().position(due).and_then(|index| self.tasks.remove(index)) else {
-            let next = if self.tasks.is_empty() { self.look_at } else { self.look_at.min(self.retry_at) };
+            let next = self.look_at.min(self.parked_at);
+            let next = if self.tasks.is_empty() { next } else { next.min(self.retry_at) };
             return Next::After(next.saturating_sub(now));
         };
         self.serve(task);
         Next::Again
+    }
+
+    /// What has waited longest of what is parked: for people, and not worth more than a twentieth of the time.
+    fn look_at_parked(&mut self, now: Duration) {
+        let topics = self.parked.topics();
+        for topic in self.parked_of.difference(&topics) {
+            self.parked.show_oldest(*topic, Vec::new());
+        }
+        for topic in &topics {
+            match self.control.oldest_parked(*topic) {
+                Ok(oldest) => self.parked.show_oldest(*topic, oldest),
+                Err(failure) => tracing::debug!("what is parked cannot be looked at: {}", failure.reason()),
+            }
+        }
+        self.parked_of = topics;
+        let took = self.clock.now().saturating_sub(now);
+        self.parked_at = now + PARKED_EVERY.max(took * 20);
     }
 
     fn look_after_pace(&mut self) {

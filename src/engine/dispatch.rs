@@ -17,7 +17,7 @@ use crate::state::lane::Loads;
 use crate::state::pace::Limits;
 use crate::state::router::lane_of;
 use crate::state::spares::Spares;
-use crate::types::{Generation, ShardIx, Token, TopicIx, TopicPartition};
+use crate::types::{Generation, KeyHash, ShardIx, Token, TopicIx, TopicPartition};
 
 /// How much work of slow handlers a worker may have and still be preferred to an idle one.
 const PACK_TIME: Duration = Duration::from_millis(5);
@@ -49,6 +49,8 @@ struct Outlet {
     outbox: Vec<VecDeque<Box<Chunk>>>,
     /// Whether anything is open.
     dirty: bool,
+    /// For what goes out, in microseconds of the engine's clock.
+    now_us: u64,
 }
 
 /// A chunk being filled, and its serial number.
@@ -61,6 +63,15 @@ pub struct Owner {
     pub shard: ShardIx,
     pub generation: Generation,
     pub token: Token,
+}
+
+/// What the poller knows of a record beside its contents.
+#[derive(Debug, Clone, Copy)]
+pub struct Received {
+    /// The tracker's number.
+    pub seq: u64,
+    pub fetched_us: u64,
+    pub hash: KeyHash,
 }
 
 /// Where a record went.
@@ -95,6 +106,7 @@ impl Dispatcher {
             outbox: inboxes.iter().map(|_| VecDeque::new()).collect(),
             inboxes,
             dirty: false,
+            now_us: 0,
         };
         let mut dispatcher = Dispatcher {
             outlets: inboxes.into_iter().zip(paces).map(outlet).collect(),
@@ -125,6 +137,16 @@ impl Dispatcher {
         }
     }
 
+    /// The time that what goes out from now on is stamped with.
+    pub fn set_now(&mut self, now_us: u64) {
+        self.outlets.iter_mut().for_each(|outlet| outlet.now_us = now_us);
+    }
+
+    /// Records at each worker of a shard.
+    pub fn queued(&self, shard: ShardIx) -> &[usize] {
+        self.outlets[usize::from(shard.0)].loads.each()
+    }
+
     /// Nothing of a topic is written any more: workers give back at once what they get of it.
     pub fn stop_topic(&mut self, topic: TopicIx) {
         self.stopped[usize::from(topic.0)] = true;
@@ -140,12 +162,11 @@ impl Dispatcher {
         &mut self,
         owner: Owner,
         owned: &mut Owned,
-        seq: u64,
-        fetched_us: u64,
+        received: Received,
         raw: &RawRecord<'_>,
         unroutable: Option<&str>,
     ) -> Dispatched {
-        let hash = raw.key_hash();
+        let Received { seq, fetched_us, hash } = received;
         let index = usize::from(lane_of(hash, owned.lanes.len() as u16));
         let lane = &mut owned.lanes[index];
         if raw.offset.is_below(lane.skip_below) {
@@ -341,7 +362,8 @@ impl Outlet {
         }
     }
 
-    fn deliver(&mut self, worker: usize, chunk: Box<Chunk>) {
+    fn deliver(&mut self, worker: usize, mut chunk: Box<Chunk>) {
+        chunk.sent_us = self.now_us;
         self.outbox[worker].push_back(chunk);
         // A worker that is gone shows at the next flush.
         let _ = self.empty_outbox(worker);
@@ -414,7 +436,8 @@ mod tests {
                 let offset = Offset(self.next);
                 self.next += 1;
                 let raw = RawRecord { offset, timestamp_ms: 0, key: Some(key.as_bytes()), value: None, headers: &[] };
-                self.dispatcher.send(OWNER, &mut self.owned, offset.0 as u64, 0, &raw, None)
+                let received = Received { seq: offset.0 as u64, fetched_us: 0, hash: raw.key_hash() };
+                self.dispatcher.send(OWNER, &mut self.owned, received, &raw, None)
             };
             (0..n).map(|_| one()).collect()
         }

@@ -21,8 +21,9 @@ pub const REQUESTS_MAX: usize = 1 << 12;
 /// To the poller.
 #[derive(Debug)]
 pub enum Event {
-    /// Chunks come back. Of each run exactly the records below its `expected` are durable.
-    Returned { shard: ShardIx, worker: u16, chunks: Vec<Box<Chunk>>, counts: RowCounts, took_us: u64 },
+    /// Chunks come back. Of each run exactly the records below its `expected` are durable, at the latest since `at_us` of the
+    /// engine's clock.
+    Returned { shard: ShardIx, worker: u16, chunks: Vec<Box<Chunk>>, counts: RowCounts, took_us: u64, at_us: u64 },
     /// These tenures' fences are not what their worker believed: another owner, or a database that went back.
     FenceLost { shard: ShardIx, partitions: Vec<(TopicPartition, Generation)>, what: String },
     /// The topic cannot go on: a record is at fault, or the table is.

@@ -3,9 +3,12 @@
 mod ceiling;
 pub mod control;
 pub mod dispatch;
+pub mod ends;
 pub mod event;
 pub mod gate;
 pub mod hot_keys;
+pub mod observed;
+mod observer;
 mod outbox;
 pub mod pace;
 pub mod parked;
@@ -15,10 +18,12 @@ mod reload;
 pub mod report;
 pub mod rules;
 mod run;
+pub mod sampler;
 pub mod slow_lane;
 pub mod thread;
 pub mod worker;
 
+pub use observer::{Observer, Running};
 pub use reload::{ReloadError, Reloader};
 pub use rules::Rules;
 pub use run::{Engine, EngineError, Options, Outcome, Stopper};

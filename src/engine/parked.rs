@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::config::ParkingLimits;
 use crate::engine::Rules;
 use crate::engine::pace::Tenants;
-use crate::sink::{FreeKey, ToPark};
+use crate::sink::{FreeKey, OldestParked, ToPark};
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::{LaneRun, RawRecord};
 use crate::state::holds::{Decided, Holds};
@@ -33,6 +33,8 @@ pub struct Parked {
     /// Nothing is parked, held or closed: batches need not be looked at.
     quiet: AtomicBool,
     inner: Mutex<Inner>,
+    /// By partition: its oldest row, as the database showed it last.
+    oldest: Mutex<BTreeMap<TopicPartition, OldestParked>>,
     nudge: Sender<()>,
     nudged: Receiver<()>,
     limits: ParkingLimits,
@@ -114,7 +116,15 @@ type Key = (i64, KeyHash);
 impl Parked {
     pub fn new(limits: ParkingLimits, rules: Rules) -> Parked {
         let (nudge, nudged) = bounded(1);
-        Parked { quiet: AtomicBool::new(true), inner: Mutex::default(), nudge, nudged, limits, rules }
+        Parked {
+            quiet: AtomicBool::new(true),
+            inner: Mutex::default(),
+            oldest: Mutex::default(),
+            nudge,
+            nudged,
+            limits,
+            rules,
+        }
     }
 
     #[cfg(test)]
@@ -391,6 +401,34 @@ impl Parked {
     /// What wakes the slow lane.
     pub fn nudged(&self) -> &Receiver<()> {
         &self.nudged
+    }
+
+    /// Keys and rows that are parked of each partition that is ours, as far as it is known here.
+    pub fn sizes(&self) -> BTreeMap<TopicPartition, (usize, u64)> {
+        let mut sizes = BTreeMap::new();
+        for tenure in self.inner.lock().tenures.values() {
+            let of: &mut (usize, u64) = sizes.entry(tenure.at).or_default();
+            *of = (of.0 + tenure.keys.len(), of.1 + tenure.keys.rows());
+        }
+        sizes
+    }
+
+    /// Topics of which something is parked.
+    pub fn topics(&self) -> BTreeSet<TopicIx> {
+        let inner = self.inner.lock();
+        inner.tenures.values().filter(|t| t.keys.rows() > 0).map(|t| t.at.topic).collect()
+    }
+
+    /// What the database shows of a topic's partitions.
+    pub fn show_oldest(&self, topic: TopicIx, oldest: Vec<OldestParked>) {
+        let mut known = self.oldest.lock();
+        known.retain(|at, _| at.topic != topic);
+        known.extend(oldest.into_iter().map(|oldest| (TopicPartition { topic, partition: oldest.partition }, oldest)));
+    }
+
+    /// The oldest parked row of a partition, as of the last look.
+    pub fn oldest(&self, at: TopicPartition) -> Option<OldestParked> {
+        self.oldest.lock().get(&at).cloned()
     }
 
     /// Keys and rows that are parked, as far as it is known here.

@@ -1,8 +1,10 @@
 //! One partition's tenure in this process: where it stands, what of it is where. Changed by the poller thread alone.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::sink::Taken;
+use crate::state::ages::Ages;
 use crate::state::assignment::Located;
 use crate::state::chunk::Chunk;
 use crate::state::lane::Lane;
@@ -36,6 +38,12 @@ pub struct Partition {
     /// it had would have nothing to say where it began, while the others say that they are further.
     pub noted: bool,
     pub backoff: Backoff,
+    /// How old what is not committed yet is.
+    pub ages: Ages,
+    /// How far it was durable, since when (microseconds), of what waits for Kafka's commit.
+    pub settling: VecDeque<(NextOffset, u64)>,
+    /// What Kafka has acknowledged.
+    pub settled: Option<NextOffset>,
 }
 
 /// Where a partition stands.

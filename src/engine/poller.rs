@@ -9,6 +9,7 @@ mod group;
 mod identity;
 mod intake;
 mod locate;
+mod look;
 mod progress;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,6 +25,7 @@ use crate::config::{Config, Delivery, FirstStart};
 use crate::engine::Rules;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{Answer, Event, Health, Request};
+use crate::engine::observed::{Observed, Trouble};
 use crate::engine::outbox::Outbox;
 use crate::engine::pace::News;
 use crate::engine::parked::Parked;
@@ -47,6 +49,8 @@ const POLL_WAIT: Duration = Duration::from_millis(100);
 const HOUSEKEEPING: Duration = Duration::from_millis(20);
 /// How often the topics' identities are compared.
 const IDENTITY_INTERVAL: Duration = Duration::from_secs(30);
+/// How often others are shown what the poller sees.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long a refused commit waits for the next one.
 const COMMIT_AGAIN: Duration = Duration::from_millis(100);
 /// How often misaligned records are worth a line in the log, per topic.
@@ -96,7 +100,7 @@ pub struct Ports {
     /// By shard.
     pub parked: Vec<Arc<Parked>>,
     pub signals: Arc<Signals>,
-    pub counters: Arc<Counters>,
+    pub observed: Arc<Observed>,
     pub waker: Waker,
     pub live: Arc<Live>,
 }
@@ -140,7 +144,10 @@ struct Core {
     dispatcher: Dispatcher,
     parked: Vec<Arc<Parked>>,
     signals: Arc<Signals>,
+    observed: Arc<Observed>,
     counters: Arc<Counters>,
+    /// By shard.
+    health: Vec<ShardHealth>,
     waker: Waker,
     live: Arc<Live>,
     /// The version of `live` that is in force here.
@@ -157,8 +164,8 @@ struct Core {
     /// Microseconds, read once per poll.
     now_us: u64,
     drained_this_poll: bool,
-    /// Records that this poll brought.
-    fetched: u64,
+    /// The wall clock, likewise.
+    wall_ms: i64,
     /// Some partition's window is full: it is paused before the next poll.
     window_full: bool,
     /// By shard and topic: a progress request is under way.
@@ -169,6 +176,10 @@ struct Core {
     /// The commit without an answer yet: what it names.
     committing: Option<Vec<(TopicPartition, Generation)>>,
     housekeeping_at: Duration,
+    /// When others are shown anew what is seen here.
+    look_at: Duration,
+    /// Since when the group waits for an answer.
+    group_asked: Option<Duration>,
     identity_at: Duration,
     group_offsets_at: Duration,
     /// When logs without an answer are asked about again.
@@ -235,6 +246,14 @@ enum Closing {
     Until(Duration),
 }
 
+/// What is known of a shard.
+#[derive(Default)]
+struct ShardHealth {
+    /// It has answered.
+    reached: bool,
+    trouble: Option<Trouble>,
+}
+
 /// A topic's state.
 #[derive(Default)]
 struct Topic {
@@ -244,6 +263,8 @@ struct Topic {
     /// It stopped at a tenant that the map lacks, which a reload may cure.
     unmapped: bool,
     misaligned: Misaligned,
+    /// Records that this poll brought.
+    fetched: u64,
     /// The brokers do not know it, since then.
     refused: Option<Duration>,
 }
@@ -251,6 +272,8 @@ struct Topic {
 /// Records of a topic that are not where their partition's shard was declared to be.
 #[derive(Default)]
 struct Misaligned {
+    /// Since the last look.
+    uncounted: u64,
     counted: u64,
     unsaid: u64,
     said: Option<Duration>,
@@ -266,7 +289,7 @@ impl<S: Source> Poller<S> {
         rng: fastrand::Rng,
         rules: Rules,
     ) -> Poller<S> {
-        let Ports { events, controls, dispatcher, parked, signals, counters, waker, live } = ports;
+        let Ports { events, controls, dispatcher, parked, signals, observed, waker, live } = ports;
         let topics = settings.topics.iter().map(|_| Topic::default()).collect();
         let core = Core {
             partitions: settings.topics.iter().map(|_| Vec::new()).collect(),
@@ -281,7 +304,9 @@ impl<S: Source> Poller<S> {
             dispatcher,
             parked,
             signals,
-            counters,
+            counters: Arc::clone(&observed.counters),
+            observed,
+            health: settings.shards.iter().map(|_| ShardHealth::default()).collect(),
             waker,
             // What was reloaded before this began is looked at first.
             version: 0,
@@ -292,12 +317,14 @@ impl<S: Source> Poller<S> {
             answers: VecDeque::new(),
             now_us: 0,
             drained_this_poll: false,
-            fetched: 0,
+            wall_ms: 0,
             window_full: false,
             progress_at: clock.now() + settings.commit_interval,
             commit_at: Duration::ZERO,
             committing: None,
             housekeeping_at: Duration::ZERO,
+            look_at: Duration::ZERO,
+            group_asked: None,
             identity_at: Duration::ZERO,
             group_offsets_at: Duration::ZERO,
             logs_at: Duration::ZERO,
@@ -326,6 +353,7 @@ impl<S: Source> Poller<S> {
         self.serve_reports()?;
         self.serve_deferred();
         let now = self.core.clock.now();
+        self.core.set_now(now);
         self.core.dispatcher.flush(now).map_err(|_| self.core.worker_gone())?;
         if std::mem::take(&mut self.core.window_full) {
             self.drive_windows();
@@ -356,7 +384,8 @@ impl<S: Source> Poller<S> {
         let core = &mut self.core;
         core.drained_this_poll = false;
         let now = core.clock.now();
-        core.now_us = now.as_micros() as u64;
+        core.set_now(now);
+        core.observed.turned(core.now_us);
         let busy = !core.deferred.is_empty() || !core.reported.is_empty();
         let wait = if busy { Duration::ZERO } else { wait.min(core.housekeeping_at.saturating_sub(now)) };
         let outcome = if core.dispatcher.congested() || core.overfull() {
@@ -371,7 +400,11 @@ impl<S: Source> Poller<S> {
             core.waker.ask(false);
             outcome
         };
-        core.counters.fetched.add(std::mem::take(&mut core.fetched));
+        for (topic, observed) in core.topics.iter_mut().zip(&core.observed.metrics.topics) {
+            let fetched = std::mem::take(&mut topic.fetched);
+            observed.fetched.add(fetched);
+            core.counters.fetched.add(fetched);
+        }
         match outcome {
             Ok(()) => Ok(()),
             Err(SourceError::Retriable(what) | SourceError::Refused(what)) => {
@@ -394,7 +427,12 @@ impl<S: Source> Poller<S> {
         self.drive_progress(now);
         self.drive_group(now)?;
         self.core.say_misaligned(now);
+        self.core.settle();
         self.core.look();
+        if now >= self.core.look_at {
+            self.core.look_at = now + LOOK_EVERY;
+            self.core.show(now);
+        }
         Ok(())
     }
 
@@ -409,7 +447,10 @@ impl<S: Source> Poller<S> {
                 }
                 Event::TopicStopped { topic, at, reason } => self.core.stop_topic(topic, at, reason),
                 Event::Control { shard, answer } => self.serve_answer(shard, answer),
-                Event::Opened { shard } => self.core.ask(shard, Request::Probe),
+                Event::Opened { shard } => {
+                    self.core.observed.metrics.shard(shard).breaker_opened.add(1);
+                    self.core.ask(shard, Request::Probe);
+                }
                 Event::Shard { shard, health } => self.core.shard_health(shard, &health),
                 Event::InVain { shard, topic, doing, lasted, reason } => {
                     let place = format!("{}, topic {}", self.core.shard_name(shard), self.core.topic_name(topic));
@@ -444,6 +485,9 @@ impl<S: Source> Poller<S> {
     }
 
     fn serve_answer(&mut self, shard: ShardIx, answer: Answer) {
+        if !matches!(answer, Answer::NotProgressed { .. }) {
+            self.core.health[usize::from(shard.0)].reached = true;
+        }
         match answer {
             Answer::Located { topic, partitions } => {
                 for (partition, generation, anchor) in partitions {
@@ -481,6 +525,7 @@ impl<S: Source> Poller<S> {
             }
             let wanted = match p.phase {
                 Phase::Stopped => true,
+                _ if self.core.signals.is_paused(p.at.topic) => true,
                 Phase::Running if p.paused => !window.may_resume(&p.tracker),
                 Phase::Running => window.must_pause(&p.tracker),
                 _ => p.paused,
@@ -569,6 +614,7 @@ impl Core {
     }
 
     fn shard_health(&mut self, shard: ShardIx, health: &Health) {
+        self.note_health(shard, health);
         let name = self.name_of(shard);
         match health {
             Health::Up => tracing::info!(shard = name, "shard {name}: database reached"),
@@ -632,6 +678,7 @@ impl Core {
         p.phase = Phase::Locating { asked: false, not_before, deadline: not_before + deadline };
         let sent = std::mem::take(&mut p.sent);
         p.committed = None;
+        p.settling.clear();
         p.noted = false;
         // What the old tenure believed is done must not be stored by the new one, should it stop or end before it starts.
         p.tracker = Tracker::new(NextOffset(0));
@@ -724,15 +771,18 @@ impl Core {
 
     /// Now and then, with how many there were and what they cost.
     fn say_misaligned(&mut self, now: Duration) {
-        for (topic, settings) in self.topics.iter_mut().zip(&self.settings.topics) {
+        for (index, (topic, settings)) in self.topics.iter_mut().zip(&self.settings.topics).enumerate() {
             let m = &mut topic.misaligned;
+            let uncounted = std::mem::take(&mut m.uncounted);
+            self.counters.misaligned.add(uncounted);
+            self.observed.metrics.topics[index].misaligned.add(uncounted);
+            m.unsaid += uncounted;
             if m.unsaid == 0 || m.said.is_some_and(|said| now < said + MISALIGNED_AGAIN) {
                 continue;
             }
             let unsaid = std::mem::take(&mut m.unsaid);
             m.counted += unsaid;
             m.said = Some(now);
-            self.counters.misaligned.add(unsaid);
             tracing::warn!(
                 topic = settings.name,
                 records = unsaid,
@@ -743,12 +793,6 @@ impl Core {
                 m.counted
             );
         }
-    }
-
-    fn look(&self) {
-        self.counters.in_flight.set(self.dispatcher.in_flight() as u64);
-        let waiting: usize = self.partitions.iter().flatten().flatten().map(|p| p.tracker.window()).sum();
-        self.counters.waiting.set(waiting as u64);
     }
 
     /// Whether workers hold more than all windows allow: a rewind leaves the records of the tenure before it at the workers,

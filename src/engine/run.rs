@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::live::Live;
@@ -13,14 +14,18 @@ use crate::config::{self, Config, RouteBy, Target};
 use crate::engine::Rules;
 use crate::engine::control::{ControlLoop, LoopContext};
 use crate::engine::dispatch::Dispatcher;
+use crate::engine::ends::{Ends, EndsLoop, KafkaLogs};
 use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX, Request};
 use crate::engine::gate::Gate;
 use crate::engine::hot_keys::HotKeys;
+use crate::engine::observed::Observed;
+use crate::engine::observer::{Observer, Running};
 use crate::engine::pace::{Pace, PaceStatus};
 use crate::engine::parked::Parked;
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
 use crate::engine::reload::Reloader;
 use crate::engine::report::{Reporter, Waker};
+use crate::engine::sampler::{Sampled, SamplerLoop};
 use crate::engine::slow_lane::SlowLaneLoop;
 use crate::engine::thread::Thread;
 use crate::engine::worker::{BatchLimits, Parking, Signals, TopicWriting, Worker};
@@ -28,9 +33,11 @@ use crate::forward::forwarder::{self, Forwarder};
 use crate::forward::outbox::PostgresOutbox;
 use crate::forward::producer::KafkaPublisher;
 use crate::metrics::Counters;
+use crate::sink::backends::Backends;
 use crate::sink::control::PostgresControl;
 use crate::sink::handler::{Handler, HandlerFactory};
 use crate::sink::postgres::OwnRows;
+use crate::sink::sample::PostgresSampler;
 use crate::sink::writer::PostgresWriter;
 use crate::sink::{Drain, Reason};
 use crate::source::Source;
@@ -96,31 +103,40 @@ pub struct Engine {
     live: Arc<Live>,
     function: Option<Arc<dyn ShardFunction>>,
     handlers: HashMap<TopicIx, HandlerFactory>,
-    counters: Arc<Counters>,
+    observed: Arc<Observed>,
     clock: Arc<dyn Clock>,
     /// By shard.
     hot: Vec<Arc<HotKeys>>,
     paces: Vec<Arc<Pace>>,
+    sampled: Vec<Arc<Sampled>>,
+    backends: Vec<Arc<Backends>>,
+    running: Arc<Mutex<Option<Running>>>,
 }
 
 impl Engine {
     pub fn new(config: Config) -> Engine {
         let config = Arc::new(config);
         let live = Arc::new(Live::new(Arc::clone(&config)));
-        let counters = Arc::new(Counters::default());
+        let writers = config.engine.writers_per_shard();
+        let observed = Arc::new(Observed::new(config.topics.len(), config.shards.len(), writers));
+        let counters = &observed.counters;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (topics, engine) = (&config.topics, &config.engine);
         let hot = |shard: &config::Shard| {
-            HotKeys::new(&shard.name, topics, engine.hot_keys, engine.slow_lanes_per_shard, Arc::clone(&counters))
+            HotKeys::new(&shard.name, topics, engine.hot_keys, engine.slow_lanes_per_shard, Arc::clone(counters))
         };
         let hot = config.shards.iter().map(|shard| Arc::new(hot(shard))).collect();
-        let (writers, records_max) = (engine.writers_per_shard(), engine.batch_records_max);
+        let records_max = engine.batch_records_max;
         let pace = |shard: usize| {
             let limits = Limits::of(&config, ShardIx(shard as u16));
-            Arc::new(Pace::new(limits, writers, records_max, Arc::clone(&clock), Arc::clone(&counters)))
+            Arc::new(Pace::new(limits, writers, records_max, Arc::clone(&clock), Arc::clone(counters)))
         };
         let paces = (0..config.shards.len()).map(pace).collect();
-        Engine { config, live, function: None, handlers: HashMap::new(), counters, clock, hot, paces }
+        let sampled = |_: &config::Shard| Arc::new(Sampled::new(Arc::clone(&clock), engine.retry_backoff_max));
+        let sampled = config.shards.iter().map(sampled).collect();
+        let backends = config.shards.iter().map(|_| Arc::default()).collect();
+        let (function, handlers, running) = (None, HashMap::new(), Arc::default());
+        Engine { config, live, function, handlers, observed, clock, hot, paces, sampled, backends, running }
     }
 
     /// Applies a topic's records by `make`'s handlers, one for each worker, instead of to a table.
@@ -151,7 +167,7 @@ impl Engine {
 
     /// What it has done so far; may be read while it runs.
     pub fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.counters)
+        Arc::clone(&self.observed.counters)
     }
 
     /// What makes it read its configuration again while it runs.
@@ -159,16 +175,35 @@ impl Engine {
         Reloader::new(Arc::clone(&self.live))
     }
 
+    /// What looks at it, and may tell it something, while it runs.
+    pub fn observer(&self) -> Observer {
+        Observer {
+            live: Arc::clone(&self.live),
+            observed: Arc::clone(&self.observed),
+            clock: Arc::clone(&self.clock),
+            hot: self.hot.clone(),
+            paces: self.paces.clone(),
+            sampled: self.sampled.clone(),
+            running: Arc::clone(&self.running),
+        }
+    }
+
     /// The keys of a topic that took most, by records and by time, in the last whole `hot_key_window_ms` of a shard; may be read
-    /// while it runs. Nothing of tables, of `at_least_once`, and where `hot_key_percent` is 0: those are not watched.
+    /// while it runs.
     pub fn top_keys(&self, shard: ShardIx, topic: TopicIx) -> Top {
-        self.hot.get(usize::from(shard.0)).map(|hot| hot.top(topic)).unwrap_or_default()
+        self.observer().top_keys(shard, topic)
     }
 
     /// What holds each shard back, by the shards' names; may be asked while it runs.
     pub fn pace(&self) -> Vec<(String, PaceStatus)> {
         let names = self.config.shards.iter().map(|shard| shard.name.clone());
         names.zip(self.paces.iter().map(|pace| pace.status())).collect()
+    }
+
+    /// What a shard's connections wait for, and who blocks them; may be asked while it runs. Nothing is seen with
+    /// `contention_interval_ms = 0`.
+    pub fn contention(&self, shard: ShardIx) -> Arc<Sampled> {
+        Arc::clone(&self.sampled[usize::from(shard.0)])
     }
 
     /// Runs until `stopper` says so, or, with `until_end`, until everything is done. Blocks the calling thread.
@@ -205,8 +240,11 @@ impl Engine {
             router: &router,
             closing: &closing,
         };
-        let (inboxes, controls, parked, workers) = threads.start()?;
+        let Started { inboxes, controls, parked, gates, threads: workers } = threads.start()?;
         let forwarders = threads.forwarders()?;
+        let ends = Arc::new(Ends::default());
+        let (watch_ends, ends_thread) = threads.ends(&ends)?;
+        *self.running.lock() = Some(Running { parked: parked.clone(), gates, signals: Arc::clone(&signals), ends });
 
         let config = &self.config;
         let slow: Vec<bool> = (0..names.len()).map(|t| self.handlers.contains_key(&TopicIx(t as u16))).collect();
@@ -217,19 +255,22 @@ impl Engine {
             dispatcher: Dispatcher::new(inboxes, &self.paces, limits, config.engine.affinity, &slow),
             parked,
             signals: Arc::clone(&signals),
-            counters: Arc::clone(&self.counters),
+            observed: Arc::clone(&self.observed),
             waker: waker.clone(),
             live: Arc::clone(&self.live),
         };
         let settings = Settings::new(config, options.until_end);
         let poller = Poller::new(source, settings, router, ports, clock, rng()?, Rules::ALL);
         let outcome = self.poll(poller, stopper);
+        *self.running.lock() = None;
+        drop(watch_ends);
         let to_the_end = options.until_end && outcome.is_ok() && !stopper.is_stopped();
         signals.abandon();
         closing.store(true, Ordering::SeqCst);
         // The poller is gone, and with it every sender: workers and control threads end by themselves.
         let deadline = Instant::now() + JOIN_DEADLINE;
         workers.into_iter().for_each(|thread| thread.join(deadline));
+        ends_thread.join(deadline);
         // Now the last letters are in the tables.
         let drain = config.engine.drain_deadline;
         let patience = if to_the_end { drain } else { drain.min(FORWARD_AT_STOP) };
@@ -287,7 +328,15 @@ struct Threads<'a> {
     closing: &'a Arc<AtomicBool>,
 }
 
-type Started = (Vec<Vec<Sender<Box<Chunk>>>>, Vec<Sender<Request>>, Vec<Arc<Parked>>, Vec<Thread>);
+/// What [`Threads::start`] made; all but the threads by shard.
+#[derive(Default)]
+struct Started {
+    inboxes: Vec<Vec<Sender<Box<Chunk>>>>,
+    controls: Vec<Sender<Request>>,
+    parked: Vec<Arc<Parked>>,
+    gates: Vec<Arc<Gate>>,
+    threads: Vec<Thread>,
+}
 
 impl Threads<'_> {
     /// Starts every shard's workers, slow lanes and control thread.
@@ -295,25 +344,28 @@ impl Threads<'_> {
         let config = &self.engine.config;
         let handlers = Arc::new(self.engine.handlers.clone());
         let mut cores = config.engine.cores.iter().copied().cycle();
-        let (mut inboxes, mut controls, mut all_parked, mut threads) = (vec![], vec![], vec![], vec![]);
+        let mut started = Started::default();
         for shard in (0..config.shards.len()).map(|s| ShardIx(s as u16)) {
             let ids = Arc::new(OwnRows::new(config.topics.len()));
+            let backends = &self.engine.backends[usize::from(shard.0)];
             let (requests, inbox) = bounded(REQUESTS_MAX);
             let gate = Arc::new(Gate::new(Arc::clone(self.clock), rng()?, self.backoff()));
             let control = PostgresControl::new(Arc::clone(config), shard, Arc::clone(&ids))
+                .known_to(backends)
                 .following(Arc::clone(&self.engine.live), shard);
             let parked = Arc::new(Parked::new(config.engine.parking, Rules::ALL));
-            threads.push(self.control(control, inbox, Arc::clone(&parked), self.context(shard, &gate)?)?);
-            controls.push(requests);
+            started.threads.push(self.control(control, inbox, Arc::clone(&parked), self.context(shard, &gate)?)?);
+            started.controls.push(requests);
             let mut shard_inboxes = Vec::new();
             for index in 0..config.engine.workers_per_shard as u16 {
                 let (chunks, inbox) = bounded(INBOX_CHUNKS_MAX);
                 let name = format!("fb-w{}.{index}", shard.0);
                 let writer =
                     PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
+                        .known_to(backends)
                         .following(Arc::clone(&self.engine.live), shard);
                 let (parking, context) = (self.parking(&parked, shard), self.context(shard, &gate)?);
-                threads.push(self.worker(writer, index, inbox, parking, &name, cores.next(), context)?);
+                started.threads.push(self.worker(writer, index, inbox, parking, &name, cores.next(), context)?);
                 shard_inboxes.push(chunks);
             }
             let workers = config.engine.workers_per_shard as u16;
@@ -321,14 +373,29 @@ impl Threads<'_> {
                 let name = format!("fb-s{}.{index}", shard.0);
                 let lane =
                     PostgresWriter::new(Arc::clone(config), shard, Arc::clone(&ids), &name, Arc::clone(&handlers))
+                        .known_to(backends)
                         .following(Arc::clone(&self.engine.live), shard);
                 let (parking, context) = (self.parking(&parked, shard), self.context(shard, &gate)?);
-                threads.push(self.slow_lane(lane, workers + index, parking, &name, context)?);
+                started.threads.push(self.slow_lane(lane, workers + index, parking, &name, context)?);
             }
-            inboxes.push(shard_inboxes);
-            all_parked.push(parked);
+            started.threads.extend(self.sampler(shard, &gate)?);
+            started.inboxes.push(shard_inboxes);
+            started.parked.push(parked);
+            started.gates.push(gate);
         }
-        Ok((inboxes, controls, all_parked, threads))
+        Ok(started)
+    }
+
+    /// Starts the thread that samples what the shard's connections wait for, if it is wanted.
+    fn sampler(&self, shard: ShardIx, gate: &Arc<Gate>) -> Result<Option<Thread>, EngineError> {
+        let (config, engine) = (&self.engine.config, self.engine);
+        let Some(interval) = config.engine.contention_interval else { return Ok(None) };
+        let sampler = PostgresSampler::new(config, shard, Arc::clone(&engine.backends[usize::from(shard.0)]));
+        let (sampled, name) = (engine.contention(shard), &config.shards[usize::from(shard.0)].name);
+        let sampler = SamplerLoop::new(sampler, name, Arc::clone(gate), Arc::clone(self.clock), interval, sampled);
+        let closing = Arc::clone(self.closing);
+        let events = Some(self.events.clone());
+        started(Thread::spawn(&format!("fb-a{}", shard.0), None, events, move || sampler.run(&closing))).map(Some)
     }
 
     /// Starts a forwarder for each shard, where dead letters of some topic go on.
@@ -344,15 +411,26 @@ impl Threads<'_> {
                 clock: Arc::clone(self.clock),
                 rng: rng()?,
                 backoff: Backoff::new(config.engine.retry_backoff_min, config.engine.retry_backoff_max),
-                counters: Arc::clone(&self.engine.counters),
+                counters: Arc::clone(&self.engine.observed.counters),
             };
-            let (outbox, publisher) = (PostgresOutbox::new(config, shard), KafkaPublisher::new(&config.kafka));
+            let outbox = PostgresOutbox::new(config, shard).known_to(&self.engine.backends[usize::from(shard.0)]);
+            let publisher = KafkaPublisher::new(&config.kafka);
             let forwarder = Forwarder::new(outbox, publisher, config, shard, context);
             let name = format!("fb-f{}", shard.0);
             let thread = started(Thread::spawn(&name, None, Some(self.events.clone()), move || forwarder.run()))?;
             Ok((orders_in, thread))
         };
         (0..config.shards.len()).map(|shard| start(ShardIx(shard as u16))).collect()
+    }
+
+    /// Starts the thread that asks where the logs end.
+    fn ends(&self, ends: &Arc<Ends>) -> Result<(Sender<()>, Thread), EngineError> {
+        let engine = self.engine;
+        let logs = KafkaLogs::new(&engine.config).map_err(|e| EngineError::Configuration(e.to_string()))?;
+        let ends = EndsLoop::new(logs, Arc::clone(&engine.observed), Arc::clone(ends), Arc::clone(self.clock));
+        let (stop_in, stop) = bounded(0);
+        let thread = Thread::spawn("forebay-ends", None, Some(self.events.clone()), move || ends.run(&stop));
+        Ok((stop_in, started(thread)?))
     }
 
     fn backoff(&self) -> Backoff {
@@ -375,6 +453,7 @@ impl Threads<'_> {
             backoff: self.backoff(),
             pace: Arc::clone(&self.engine.paces[usize::from(shard.0)]),
             signals: Arc::clone(self.signals),
+            observed: Arc::clone(&self.engine.observed),
         })
     }
 
@@ -405,9 +484,8 @@ impl Threads<'_> {
     ) -> Result<Thread, EngineError> {
         let config = &self.engine.config;
         let topics = config.topics.iter().map(Drain::of).collect();
-        let counters = Arc::clone(&self.engine.counters);
         let limits = BatchLimits::new(&config.engine);
-        let lane = SlowLaneLoop::new(lane, writer, counters, limits, topics, parking, context);
+        let lane = SlowLaneLoop::new(lane, writer, limits, topics, parking, context);
         let closing = Arc::clone(self.closing);
         started(Thread::spawn(name, None, Some(self.events.clone()), move || lane.run(&closing)))
     }

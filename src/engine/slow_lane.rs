@@ -13,11 +13,12 @@ use crate::engine::Rules;
 use crate::engine::control::LoopContext;
 use crate::engine::event::{Doing, Event};
 use crate::engine::hot_keys::HotKeys;
+use crate::engine::observed::{AtWork, Observed};
 use crate::engine::pace::Pace;
 use crate::engine::parked::{Claim, ClaimedKey, Parked};
 use crate::engine::report::Reporter;
-use crate::engine::worker::{BatchLimits, Next, Parking, Signals};
-use crate::metrics::Counters;
+use crate::engine::worker::{BatchLimits, Next, Parking, Signals, cause};
+use crate::metrics::labelled::Outcome;
 use crate::sink::{Drain, DrainLimits, Drained, Failure, ParkedRecord, Reason, SlowLane, Waiting};
 use crate::state::holds::Holds;
 use crate::state::pace::{Ask, Tried, Turn};
@@ -50,7 +51,7 @@ pub struct SlowLaneLoop<L> {
     router: Arc<Router>,
     hot: Arc<HotKeys>,
     signals: Arc<Signals>,
-    counters: Arc<Counters>,
+    observed: Arc<Observed>,
     clock: Arc<dyn Clock>,
     rng: fastrand::Rng,
     backoff: Backoff,
@@ -96,13 +97,12 @@ impl<L: SlowLane> SlowLaneLoop<L> {
     pub fn new(
         lane: L,
         index: u16,
-        counters: Arc<Counters>,
         limits: BatchLimits,
         topics: Vec<Drain>,
         parking: Parking,
         context: LoopContext,
     ) -> SlowLaneLoop<L> {
-        let LoopContext { report, clock, rng, rules, backoff, signals, pace } = context;
+        let LoopContext { report, clock, rng, rules, backoff, signals, pace, observed } = context;
         let Parking { parked, router, hot } = parking;
         SlowLaneLoop {
             lane,
@@ -113,7 +113,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             router,
             hot,
             signals,
-            counters,
+            observed,
             clock,
             rng,
             backoff,
@@ -329,8 +329,13 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             return Next::After(wait);
         }
         let began = self.clock.now();
+        self.at_work().begin_parked(claim.topic, records, began);
         let result = self.lane.drain(claim.topic, &waiting, &mut self.topics[usize::from(claim.topic.0)]);
         self.pace.tried(self.index, tried(&result));
+        self.at_work().done();
+        let took = self.clock.now().saturating_sub(began);
+        let metrics = self.observed.metrics.shard(self.report.shard());
+        metrics.writers[usize::from(self.index)].busy_us.add(took.as_micros() as u64);
         let outcomes = match result {
             Ok(outcomes) => outcomes,
             Err(failure) => return self.failed(claim, waiting, failure),
@@ -347,12 +352,12 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             match outcome {
                 Drained::Taken { rows, dead } => {
                     self.hot.drained(claim.topic, key.hash, rows, record * rows as u32);
-                    self.taken(rows, dead);
+                    self.taken(claim.topic, rows, dead);
                     self.went_on(claim.topic, key, now);
                     self.parked.again(key, rows, now);
                 }
                 Drained::Dead { rows, reason } => {
-                    self.taken(rows, 1);
+                    self.taken(claim.topic, rows, 1);
                     let last = format!("partition {}, a parked key waits behind it: {reason}", key.partition);
                     let (shard, topic) = (self.report.shard(), claim.topic);
                     self.report.tell(Event::DeadLetters { shard, topic, letters: 1, last });
@@ -360,7 +365,8 @@ impl<L: SlowLane> SlowLaneLoop<L> {
                     self.parked.rest(key, rows, now);
                 }
                 Drained::Waits { rows, reason } => {
-                    self.taken(rows, 0);
+                    self.at_work().failed(&reason);
+                    self.taken(claim.topic, rows, 0);
                     self.waits(claim.topic, key, rows, &reason);
                 }
                 Drained::Busy => self.parked.again(key, 0, now + BUSY),
@@ -369,10 +375,17 @@ impl<L: SlowLane> SlowLaneLoop<L> {
         Next::Again
     }
 
-    fn taken(&mut self, rows: u64, dead: u64) {
+    fn taken(&mut self, topic: TopicIx, rows: u64, dead: u64) {
         self.untidy += rows;
-        self.counters.drained.add(rows);
-        self.counters.dead_lettered.add(dead);
+        self.observed.counters.drained.add(rows);
+        self.observed.counters.dead_lettered.add(dead);
+        let metrics = self.observed.metrics.shard(self.report.shard()).topic(topic);
+        metrics.unparked.add(rows);
+        metrics.outcome(Outcome::DeadLettered).add(dead);
+    }
+
+    fn at_work(&self) -> &AtWork {
+        self.observed.at_work(self.report.shard(), self.index)
     }
 
     fn went_on(&mut self, topic: TopicIx, key: &ClaimedKey, now: Duration) {
@@ -405,6 +418,9 @@ impl<L: SlowLane> SlowLaneLoop<L> {
 
     /// Nothing was done, or nobody knows: the next look at the table tells.
     fn failed(&mut self, claim: Claim, mut waiting: Vec<Waiting>, failure: Failure) -> Next {
+        self.at_work().failed(failure.reason());
+        let metrics = self.observed.metrics.shard(self.report.shard()).topic(claim.topic);
+        metrics.retried(cause(&failure)).add(1);
         let now = self.clock.now();
         match &failure {
             // Each key by itself: the one that is in the way must not keep the others.

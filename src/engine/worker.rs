@@ -15,9 +15,11 @@ use crate::engine::Rules;
 use crate::engine::control::LoopContext;
 use crate::engine::event::{Doing, Event};
 use crate::engine::hot_keys::HotKeys;
+use crate::engine::observed::{AtWork, Observed};
 use crate::engine::pace::Pace;
 use crate::engine::parked::{Grounds, Parked, Sorted};
 use crate::engine::report::Reporter;
+use crate::metrics::labelled::{Cause, OfTopicInShard};
 use crate::sink::{Applied, BadRecord, Care, Failure, FenceRow, Job, Reason, RowCounts, ToPark, Writer, Written};
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::{Chunk, RawRecord};
@@ -45,13 +47,16 @@ pub enum Next {
 pub struct Signals {
     /// By topic: it stopped, and nothing more of it is written.
     stopped: Vec<AtomicBool>,
+    /// By topic: somebody paused it, and nothing more of it is fetched.
+    paused: Vec<AtomicBool>,
     /// Give back what cannot be written at once: the deadline of the shutdown is over.
     abandon: AtomicBool,
 }
 
 impl Signals {
     pub fn new(topics: usize) -> Signals {
-        Signals { stopped: (0..topics).map(|_| AtomicBool::new(false)).collect(), abandon: AtomicBool::new(false) }
+        let flags = || (0..topics).map(|_| AtomicBool::new(false)).collect();
+        Signals { stopped: flags(), paused: flags(), abandon: AtomicBool::new(false) }
     }
 
     pub fn stop_topic(&self, topic: TopicIx) {
@@ -60,6 +65,15 @@ impl Signals {
 
     pub fn start_topic(&self, topic: TopicIx) {
         self.stopped[usize::from(topic.0)].store(false, Ordering::SeqCst);
+    }
+
+    /// Nothing more of a topic is fetched, or it is again. What is on its way is applied.
+    pub fn pause_topic(&self, topic: TopicIx, paused: bool) {
+        self.paused[usize::from(topic.0)].store(paused, Ordering::SeqCst);
+    }
+
+    pub fn is_paused(&self, topic: TopicIx) -> bool {
+        self.paused[usize::from(topic.0)].load(Ordering::SeqCst)
     }
 
     pub fn is_stopped(&self, topic: TopicIx) -> bool {
@@ -145,6 +159,7 @@ pub struct Worker<W> {
     rng: fastrand::Rng,
     rules: Rules,
     signals: Arc<Signals>,
+    observed: Arc<Observed>,
     pace: Arc<Pace>,
     limits: BatchLimits,
     /// By topic.
@@ -168,6 +183,8 @@ pub struct Worker<W> {
     granted: Option<usize>,
     /// Records of the last try.
     tried: usize,
+    /// How often something of the batch was tried.
+    tries: u32,
     /// Records at the end of the batch whose lane waits, because nothing more of it may be parked.
     deferred: usize,
     how: How,
@@ -220,7 +237,7 @@ impl<W: Writer> Worker<W> {
         parking: Parking,
         context: LoopContext,
     ) -> Worker<W> {
-        let LoopContext { report, clock, rng, rules, backoff, signals, pace } = context;
+        let LoopContext { report, clock, rng, rules, backoff, signals, pace, observed } = context;
         Worker {
             writer,
             report,
@@ -230,6 +247,7 @@ impl<W: Writer> Worker<W> {
             rng,
             rules,
             signals,
+            observed,
             pace,
             limits,
             topics,
@@ -245,6 +263,7 @@ impl<W: Writer> Worker<W> {
             piece_max: usize::MAX,
             granted: None,
             tried: 0,
+            tries: 0,
             deferred: 0,
             how: How::default(),
             judged: None,
@@ -284,9 +303,28 @@ impl<W: Writer> Worker<W> {
             State::Write { at } | State::Reread { at } if self.signals.abandoned() && at > now => self.give_back(),
             State::Write { at } | State::Reread { at } if at > now => Next::After(at - now),
             State::Write { .. } if self.stopped() => self.give_back(),
-            State::Write { .. } => self.held_back().unwrap_or_else(|| self.write()),
-            State::Reread { .. } => self.reread(),
+            State::Write { .. } => self.held_back().unwrap_or_else(|| self.busy(now, Worker::write)),
+            State::Reread { .. } => self.busy(now, Worker::reread),
         }
+    }
+
+    /// At work on the database.
+    fn busy(&mut self, now: Duration, work: impl FnOnce(&mut Self) -> Next) -> Next {
+        let next = work(self);
+        let took = self.clock.now().saturating_sub(now);
+        let observed = self.observed.metrics.shard(self.report.shard());
+        observed.writers[usize::from(self.index)].busy_us.add(took.as_micros() as u64);
+        next
+    }
+
+    fn at_work(&self) -> &AtWork {
+        self.observed.at_work(self.report.shard(), self.index)
+    }
+
+    /// What is counted of the batch's topic.
+    fn metrics(&self) -> &OfTopicInShard {
+        let topic = self.batch.topic().expect("a batch is being written");
+        self.observed.metrics.shard(self.report.shard()).topic(topic)
     }
 
     fn stopped(&self) -> bool {
@@ -315,6 +353,7 @@ impl<W: Writer> Worker<W> {
             }
             self.batch.push(chunk);
         }
+        self.batch.taken(now.as_micros() as u64);
         let Some(topic) = self.batch.topic() else { return Next::Inbox };
         if !self.dead.is_empty() {
             let dead = &self.dead;
@@ -324,6 +363,7 @@ impl<W: Writer> Worker<W> {
             });
         }
         self.began = now;
+        self.at_work().begin(&self.batch, now);
         self.state = State::Write { at: now };
         Next::Again
     }
@@ -355,7 +395,10 @@ impl<W: Writer> Worker<W> {
                 None
             }
             Turn::Later(_) if self.signals.abandoned() => Some(self.give_back()),
-            Turn::Later(wait) => Some(Next::After(wait)),
+            Turn::Later(wait) => {
+                self.at_work().paced();
+                Some(Next::After(wait))
+            }
         }
     }
 
@@ -393,6 +436,11 @@ impl<W: Writer> Worker<W> {
             self.sorted.tally.clear();
         }
         self.tried = piece;
+        if self.tries > 0 {
+            self.at_work().again();
+        }
+        self.tries += 1;
+        let began = self.clock.now();
         let result = match self.how {
             How { park_all: false, sift, probe, .. } if sift || probe => self.write_with_care(piece),
             _ => {
@@ -414,15 +462,18 @@ impl<W: Writer> Worker<W> {
                 }
                 self.say_parked(counts.parked.into(), now);
                 let more_waits = self.carry.is_some() || !self.inbox.is_empty() || piece < self.batch.len();
-                self.parking.hot.written(&self.batch, &took_ns, more_waits, now);
+                let took = now.saturating_sub(began);
+                self.parking.hot.written(&self.batch, piece, took, &took_ns, more_waits, now);
                 self.applied(piece)
             }
             Ok(Written::Mismatch) => {
+                self.metrics().retried(Cause::Mismatch).add(1);
                 self.report.well();
                 self.state = State::Reread { at: Duration::ZERO };
                 Next::Again
             }
             Ok(Written::NotFree) => {
+                self.metrics().retried(Cause::Mismatch).add(1);
                 self.report.well();
                 self.parking.parked.not_free(&self.sorted.free, self.clock.now());
                 self.state = State::Write { at: Duration::ZERO };
@@ -560,9 +611,11 @@ impl<W: Writer> Worker<W> {
         self.granted = None;
         self.how = How::default();
         self.batch.written(piece);
+        self.tries = 0;
         if self.batch.is_empty() {
             return self.give_back();
         }
+        self.at_work().begin(&self.batch, self.clock.now());
         self.state = State::Write { at: Duration::ZERO };
         Next::Again
     }
@@ -577,6 +630,11 @@ impl<W: Writer> Worker<W> {
     }
 
     fn failed(&mut self, piece: usize, failure: Failure) -> Next {
+        self.at_work().failed(failure.reason());
+        self.metrics().retried(cause(&failure)).add(1);
+        if matches!(failure, Failure::Record(..) | Failure::TooLong(_) | Failure::NoRoom(_)) && piece > 1 {
+            self.metrics().bisections.add(1);
+        }
         match &failure {
             Failure::Outage(_) => {
                 self.report.unwell(&failure);
@@ -756,16 +814,33 @@ impl<W: Writer> Worker<W> {
     fn give_back(&mut self) -> Next {
         let chunks = self.batch.take_chunks();
         let counts = std::mem::take(&mut self.counts);
-        let took_us = self.clock.now().saturating_sub(self.began).as_micros() as u64;
-        self.report.tell(Event::Returned { shard: self.report.shard(), worker: self.index, chunks, counts, took_us });
+        let now = self.clock.now();
+        let (took_us, at_us) = (now.saturating_sub(self.began).as_micros() as u64, now.as_micros() as u64);
+        self.at_work().done();
+        let (shard, worker) = (self.report.shard(), self.index);
+        self.report.tell(Event::Returned { shard, worker, chunks, counts, took_us, at_us });
         self.let_go();
         self.piece_max = usize::MAX;
         self.deferred = 0;
         self.how = How::default();
         self.judged = None;
         self.trying = Trying::default();
+        self.tries = 0;
         self.state = State::Idle;
         Next::Again
+    }
+}
+
+/// For the metrics.
+pub(super) fn cause(failure: &Failure) -> Cause {
+    match failure {
+        Failure::Outage(_) => Cause::Outage,
+        Failure::Transient(_) => Cause::Transient,
+        Failure::LockWait(_) | Failure::LockedOut(_) => Cause::Lock,
+        Failure::NoRoom(_) => Cause::NoRoom,
+        Failure::TooLong(_) => Cause::TooLong,
+        Failure::Record(..) => Cause::Record,
+        Failure::Topic(_) | Failure::Shard(_) => Cause::Refused,
     }
 }
 

@@ -2,12 +2,15 @@
 //! lock of its transaction (the only kind that outlives no transaction behind a pooler), so that letters leave in the order of
 //! their ids. Letters that somebody else holds at the moment (a replay) are passed over.
 
+use std::sync::Arc;
+
 use postgres::types::Type;
 use postgres::{IsolationLevel, Row, Transaction};
 
 use crate::config::Config;
 use crate::forward::{Letter, Outbox, Publish, Verdict};
 use crate::sink::Failure;
+use crate::sink::backends::Backends;
 use crate::sink::fence::Sql;
 use crate::sink::session::{Ready, Session, Text, own_failure};
 use crate::types::ShardIx;
@@ -66,6 +69,12 @@ pub struct PostgresOutbox {
 impl PostgresOutbox {
     pub fn new(config: &Config, shard: ShardIx) -> PostgresOutbox {
         PostgresOutbox { session: Session::new(config, shard, "forward"), group: config.kafka.group_id.clone() }
+    }
+
+    /// Tells which of the server's processes serves it.
+    pub fn known_to(mut self, backends: &Arc<Backends>) -> PostgresOutbox {
+        self.session.known_to(backends);
+        self
     }
 
     /// Before a transaction begins, so that it takes its own round trips only.

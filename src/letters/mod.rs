@@ -8,6 +8,7 @@
 pub mod discard;
 pub mod list;
 pub mod replay;
+pub mod told;
 
 use postgres::Client;
 use postgres::types::{ToSql, Type};

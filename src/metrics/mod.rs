@@ -1,4 +1,9 @@
-//! Counters that the engine adds to per batch, never per record.
+//! What the engine counts, per batch and never per record: [`Counters`] of the whole process, and by topic, shard and worker
+//! in [`labelled`]. Nothing here knows a key, and nothing here waits.
+
+pub mod histogram;
+pub mod labelled;
+pub mod name;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,6 +46,8 @@ pub struct Counters {
     /// Partitions started over from the database's word.
     pub rewinds: Counter,
     pub rebalances: Counter,
+    /// Microseconds from what the group said to the answer it got.
+    pub rebalancing_us: Counter,
     pub pauses: Counter,
     pub commits: Counter,
     /// Records at workers, and records received but not committable, as of the last look.

@@ -3,6 +3,7 @@
 //! alone; it needs no broker and no running process.
 
 pub mod list;
+pub mod told;
 
 use postgres::types::{ToSql, Type};
 

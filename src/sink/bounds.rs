@@ -29,6 +29,8 @@ pub struct Bounded {
     pub direct: bool,
     /// For so long PostgreSQL may keep whoever waits for it waiting: for the end of a statement, or of a transaction that idles.
     pub wait_max: Duration,
+    /// The server's process at the other end, where that stays the same.
+    pub pid: Option<i32>,
 }
 
 /// What PostgreSQL says bounds the session. `local` is our address.
@@ -39,7 +41,7 @@ pub fn check(client: &mut Client, shard: &Shard, local: Option<SocketAddr>) -> R
     // In milliseconds, all of them.
     let sql = format!(
         "SELECT current_setting('{MARK}', true), inet_client_port(), quote_ident(session_user), \
-         quote_ident(current_database()), {}",
+         quote_ident(current_database()), {}, pg_backend_pid()",
         bounds(shard).map(|(name, _)| format!("(SELECT setting FROM pg_settings WHERE name = '{name}')")).join(", ")
     );
     let answer = client.simple_query(&sql).map_err(|error| sqlstate::connect_failure(&error))?;
@@ -55,13 +57,16 @@ pub fn check(client: &mut Client, shard: &Shard, local: Option<SocketAddr>) -> R
             "pooler: found a session without the settings that it was opened with, expected them: something on the way drops \
              them, as poolers do. A pooler is declared: pooler = \"transaction\" (which serves one that pools sessions, too)",
         ))),
-        Pooler::None => Ok(Bounded { direct: true, wait_max: bounded_by_options(settings(row))? }),
+        Pooler::None => {
+            let pid = row.get(7).and_then(|pid| pid.parse().ok());
+            Ok(Bounded { direct: true, wait_max: bounded_by_options(settings(row))?, pid })
+        }
         Pooler::Transaction => {
             bounded_by_role(row, shard)?;
             let port = row.get(1).and_then(|port| port.parse::<u16>().ok());
             let direct = local.is_some_and(|local| port == Some(local.port()));
             // The next transaction may be another session's.
-            Ok(Bounded { direct, wait_max: idle_in_transaction_timeout(shard) })
+            Ok(Bounded { direct, wait_max: idle_in_transaction_timeout(shard), pid: None })
         }
     }
 }

@@ -154,6 +154,9 @@ impl<'a> TablePieces<'a> {
     pub fn probe(&mut self, from: usize) -> Result<bool, Stop> {
         let Some(probe) = self.writer.probe() else { return Ok(true) };
         let rows = self.live.client.query_typed(&probe.sql, &probe.params())?;
+        if let Some(known) = self.live.known.as_ref().filter(|_| !rows.is_empty()) {
+            known.met_locks(&self.writer.plan().table, rows.iter().map(|row| row.get(1)));
+        }
         let locked = rows.iter().filter_map(|row| probe.records.get((row.get::<_, i64>(0) - 1) as usize));
         for index in locked.flatten() {
             self.aside.key(key_of(self.batch, *index), from, Why::Blocked);

@@ -124,11 +124,16 @@ pub fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-fn read(client: &mut impl GenericClient, table: &config::Table) -> Result<Catalog, CatalogError> {
-    let name = match &table.schema {
+/// A table as SQL takes it.
+pub fn table_name(table: &config::Table) -> String {
+    match &table.schema {
         Some(schema) => format!("{}.{}", quoted(schema), quoted(&table.name)),
         None => quoted(&table.name),
-    };
+    }
+}
+
+fn read(client: &mut impl GenericClient, table: &config::Table) -> Result<Catalog, CatalogError> {
+    let name = table_name(table);
     let found = client.query_typed_opt(TABLE, &[(&name, Type::TEXT)])?.ok_or(CatalogError::NotFound(name))?;
     let oid: u32 = found.get("oid");
     let types: HashMap<u32, TypeRow> = client

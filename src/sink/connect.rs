@@ -47,6 +47,8 @@ pub struct Opened {
     pub watch: Option<Watch>,
     /// Whether the server itself is at the other end; where nobody can tell, it is not.
     pub direct: bool,
+    /// The server's process at the other end; none behind a pooler.
+    pub pid: Option<i32>,
 }
 
 const NO_ANSWER: &str = "no answer to the connection attempt";
@@ -135,11 +137,11 @@ impl Connector {
     /// [`Failure::Outage`] or [`Failure::Shard`], nothing else.
     pub fn open(&mut self) -> Result<Opened, Failure> {
         let (client, watch) = self.client()?;
-        let mut opened = Opened { client, watch, direct: false };
+        let mut opened = Opened { client, watch, direct: false, pid: None };
         match bounds::check(&mut opened.client, &self.shard, opened.watch.as_ref().and_then(Watch::local_address)) {
-            Ok(Bounded { direct, wait_max }) => {
+            Ok(Bounded { direct, wait_max, pid }) => {
                 opened.watch.iter().for_each(|watch| watch.allow(wait_max + SILENCE_EXTRA));
-                Ok(Opened { direct, ..opened })
+                Ok(Opened { direct, pid, ..opened })
             }
             Err(failure) => {
                 opened.discard();

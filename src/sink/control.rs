@@ -9,14 +9,21 @@ use postgres::types::Type;
 use postgres::{Client, Error, IsolationLevel, Row, Transaction};
 
 use crate::config::Config;
+use crate::sink::backends::Backends;
 use crate::sink::fence::Sql;
 use crate::sink::postgres::OwnRows;
 use crate::sink::replicas::{self, Positions, Replicas};
 use crate::sink::session::{Live, Param, Ready, Session, Text, own_failure};
-use crate::sink::{Anchor, Control, Failure, Identity, Progress, Reason, Replica, Taken, Takeover, fence, parked};
+use crate::sink::{
+    Anchor, Control, Failure, Identity, OldestParked, Progress, Reason, Replica, Taken, Takeover, fence, parked,
+};
 use crate::state::holds::Decided;
+use crate::state::parked::Why;
 use crate::state::replica::Position;
-use crate::types::{Lane, NextOffset, ShardIx, TopicIx};
+use crate::types::{Lane, NextOffset, Offset, ShardIx, TopicIx};
+
+/// Bytes of a parked key that are shown.
+const OLDEST_KEY_BYTES: i32 = 256;
 
 /// Statements are named by their text.
 type Name = &'static str;
@@ -43,6 +50,12 @@ impl PostgresControl {
         let settings = &config.shards[usize::from(shard.0)];
         let replicas = settings.commit_gate.clone().map(|gate| Replicas::new(gate, &settings.name));
         PostgresControl { config, ids, session, identities: HashMap::new(), taken_by, progress_over: 0, replicas }
+    }
+
+    /// Tells which of the server's processes serves it, and whose locks it meets.
+    pub fn known_to(mut self, backends: &Arc<Backends>) -> PostgresControl {
+        self.session.known_to(backends);
+        self
     }
 
     /// Takes over what reloads of the configuration.
@@ -140,6 +153,27 @@ impl PostgresControl {
 }
 
 impl PostgresControl {
+    fn ask_for_oldest_parked(&mut self, topic: TopicIx) -> Result<Vec<OldestParked>, Failure> {
+        let source = self.ids.get(topic);
+        let (live, _) = self.session.open()?;
+        let params: [(Param<'_>, Type); 2] = [(&source, Type::INT4), (&OLDEST_KEY_BYTES, Type::INT4)];
+        let rows = live.client.query_typed(parked::OLDEST, &params).map_err(|error| own_failure(&error))?;
+        let oldest = |row: &Row| {
+            let error: Option<String> = row.get(8);
+            OldestParked {
+                partition: row.get(0),
+                offset: Offset(row.get(1)),
+                timestamp_ms: row.get(2),
+                key: row.get(3),
+                why: Why::of_letter(row.get::<_, i8>(4) as u8 as char),
+                dead: row.get::<_, i8>(5) as u8 == b'd',
+                attempts: row.get::<_, i32>(6).max(0) as u32,
+                last: error.map(|text| Reason { sqlstate: row.get(7), ..Reason::new(text) }),
+            }
+        };
+        Ok(rows.iter().map(oldest).collect())
+    }
+
     fn asked_what_is_decided(&mut self, topic: TopicIx) -> Result<Decided, Failure> {
         let source = self.ids.get(topic);
         let (live, _) = self.session.open()?;
@@ -203,6 +237,11 @@ impl Control for PostgresControl {
 
     fn replica(&mut self, name: &str) -> Result<Replica, Failure> {
         let result = self.replica_seen(name);
+        self.session.settle(result)
+    }
+
+    fn oldest_parked(&mut self, topic: TopicIx) -> Result<Vec<OldestParked>, Failure> {
+        let result = self.ask_for_oldest_parked(topic);
         self.session.settle(result)
     }
 

@@ -3,10 +3,12 @@
 
 pub mod array;
 mod aside;
+pub mod backends;
 pub mod bounds;
 mod careful_table;
 pub mod catalog;
 pub mod connect;
+pub mod connections;
 pub mod control;
 pub mod dead_letter;
 pub mod decode;
@@ -25,6 +27,7 @@ pub mod plan;
 pub mod pool;
 pub mod postgres;
 pub mod replicas;
+pub mod sample;
 pub mod schema;
 pub mod session;
 pub mod shards;
@@ -42,6 +45,7 @@ use std::ops::Range;
 use crate::config::Then;
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::RawRecord;
+use crate::state::contention::{Ask, Sample};
 use crate::state::holds::Decided;
 use crate::state::parked::{Tail, Why};
 use crate::state::replica::Position;
@@ -394,6 +398,22 @@ pub struct Progress {
     pub fences: Vec<NextOffset>,
 }
 
+/// The oldest parked record of a partition, as its database shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldestParked {
+    pub partition: i32,
+    pub offset: Offset,
+    /// Milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    pub key: Option<Vec<u8>>,
+    pub why: Why,
+    /// It is a dead letter and waits for a person.
+    pub dead: bool,
+    pub attempts: u32,
+    /// What its last try said.
+    pub last: Option<Reason>,
+}
+
 /// What a primary says of one of its replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replica {
@@ -428,6 +448,18 @@ pub trait Control {
     fn replica(&mut self, _name: &str) -> Result<Replica, Failure> {
         Ok(Replica::Gone)
     }
+    /// The oldest parked record of each partition of a topic.
+    fn oldest_parked(&mut self, _topic: TopicIx) -> Result<Vec<OldestParked>, Failure> {
+        Ok(Vec::new())
+    }
     /// What a person has decided about a topic.
     fn decided(&mut self, topic: TopicIx) -> Result<Decided, Failure>;
+}
+
+/// A shard's connection that only looks.
+pub trait Sampler {
+    /// What our backends do now, and what else is asked for. What this role may not see is left out, and noted.
+    fn sample(&mut self, ask: &Ask) -> Result<Sample, Failure>;
+    /// Nothing is asked for a while: its connection may be another one then.
+    fn rest(&mut self);
 }

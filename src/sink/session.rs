@@ -11,6 +11,7 @@ use postgres::types::{ToSql, Type};
 use postgres::{Client, Error, GenericClient, Row, Statement};
 
 use crate::config::{Config, Pooler, live};
+use crate::sink::backends::{Backends, Known};
 use crate::sink::connect::{Connector, Opened};
 use crate::sink::schema::{self, Expected};
 use crate::sink::watch::Watch;
@@ -19,10 +20,17 @@ use crate::types::ShardIx;
 
 /// Statements kept per connection; then all are let go. Shapes beyond this are rare, and each costs the server memory.
 const STATEMENTS_MAX: usize = 256;
+/// PostgreSQL ends what takes too long; beyond it, its answer may be so late.
+const LATE_ANSWER: Duration = Duration::from_secs(2);
 
 /// See the module's text. `K` names the statements.
 pub struct Session<K> {
     shard: String,
+    thread: String,
+    /// Who is told which of the server's processes serves this.
+    backends: Option<Arc<Backends>>,
+    /// Only to look with: how long an answer may take.
+    looks: Option<Duration>,
     /// Not there when the DSN cannot be used; then every call says why.
     connector: Result<Connector, Failure>,
     expected: Expected,
@@ -51,6 +59,8 @@ pub struct Live<K> {
     lock_wait: Option<Duration>,
     /// A transaction could not be ended: nothing more may be sent over it.
     pub unusable: bool,
+    /// While it is here others may know of it.
+    pub known: Option<Known>,
 }
 
 impl<K> Live<K> {
@@ -58,6 +68,16 @@ impl<K> Live<K> {
     fn avoid_scans(&mut self) -> Result<(), Failure> {
         let sql = "SET enable_seqscan = off; SET jit = off";
         self.client.batch_execute(sql).map_err(|error| own_failure(&error))
+    }
+
+    fn answer_within(&mut self, at_most: Duration, pooler: Pooler) -> Result<(), Failure> {
+        self.watch.iter().for_each(|watch| watch.allow(at_most + LATE_ANSWER));
+        if pooler == Pooler::Transaction {
+            return Ok(());
+        }
+        let (ms, sql) = (at_most.as_millis(), "SET jit = off; SET default_transaction_read_only = on");
+        let sql = format!("{sql}; SET statement_timeout = {ms}; SET lock_timeout = {ms}");
+        self.client.batch_execute(&sql).map_err(|error| own_failure(&error))
     }
 
     fn wait_for_locks(&mut self, at_most: Option<Duration>) -> Result<(), Failure> {
@@ -81,7 +101,7 @@ impl<K> Live<K> {
     fn discard(self) {
         let Live { client, statements, watch, .. } = self;
         drop(statements);
-        Opened { client, watch, direct: false }.discard();
+        Opened { client, watch, direct: false, pid: None }.discard();
     }
 }
 
@@ -93,6 +113,9 @@ impl<K: Hash + Eq> Session<K> {
         let (shard, pooler) = (settings.name.clone(), settings.pooler);
         Session {
             shard,
+            thread: thread.to_owned(),
+            backends: None,
+            looks: None,
             connector,
             expected,
             pooler,
@@ -102,6 +125,17 @@ impl<K: Hash + Eq> Session<K> {
             opened: 0,
             live: None,
         }
+    }
+
+    /// Tells `backends` of the connection that is open.
+    pub fn known_to(&mut self, backends: &Arc<Backends>) {
+        self.backends = Some(Arc::clone(backends));
+    }
+
+    /// Its connections need not lead to a server that takes writes, nor to one that has forebay's tables. A statement takes no longer
+    /// than `at_most` where the session is ours; behind a pooler whoever sends one says so. What is silent for little longer is cut.
+    pub fn only_looks(&mut self, at_most: Duration) {
+        self.looks = Some(at_most);
     }
 
     /// What is read again holds for its connections, too, the open one included.
@@ -152,11 +186,19 @@ impl<K: Hash + Eq> Session<K> {
         let fresh = self.live.is_none();
         if fresh {
             let connector = self.connector.as_mut().map_err(|failure| failure.clone())?;
-            let opened = schema::connect(connector, &self.expected).map_err(|failure| self.named(failure))?;
-            let Opened { client, watch, .. } = opened;
+            let opened = match self.looks {
+                None => schema::connect(connector, &self.expected),
+                Some(_) => connector.open(),
+            };
+            let Opened { client, watch, pid, .. } = opened.map_err(|failure| self.named(failure))?;
             let statements = Statements::new(self.pooler);
-            let mut live = Live { client, statements, watch, lock_wait: None, unusable: false };
-            let set = if self.avoids_scans { live.avoid_scans() } else { Ok(()) };
+            let known = self.backends.as_ref().map(|backends| Backends::add(backends, &self.thread, pid));
+            let mut live = Live { client, statements, watch, lock_wait: None, unusable: false, known };
+            let set = match self.looks {
+                Some(at_most) => live.answer_within(at_most, self.pooler),
+                None if self.avoids_scans => live.avoid_scans(),
+                None => Ok(()),
+            };
             self.live = Some(live);
             if let Err(failure) = set {
                 self.close();

@@ -33,8 +33,8 @@ struct Statement<'p> {
     source: String,
 }
 
-/// Which of some rows, named by their keys (parameters from $1), are there and cannot be locked: their numbers, from 1. The
-/// others are locked until the transaction ends, as strongly as a delete needs where `deletes` says so.
+/// Which of some rows, named by their keys (parameters from $1), are there and cannot be locked: their numbers, from 1, and the
+/// transaction that has them (of several that share a row it is a number for all of them). The others are locked until the transaction ends, as strongly as a delete needs where `deletes` says so.
 pub fn probe(plan: &TablePlan, deletes: bool) -> String {
     let Unnested { values, parameters, names } = Unnested::new(plan, plan.pk_mask, 1);
     let statement = Statement { plan, mask: plan.pk_mask, source: String::new() };
@@ -44,8 +44,9 @@ pub fn probe(plan: &TablePlan, deletes: bool) -> String {
         "WITH src AS MATERIALIZED (SELECT {values}, u.n FROM unnest({parameters}) WITH ORDINALITY AS u({names}, n)), \
          ours AS MATERIALIZED (SELECT src.n FROM src CROSS JOIN LATERAL \
          (SELECT 1 FROM {table} AS dst WHERE {same} LIMIT 1 {strength} SKIP LOCKED) AS l) \
-         SELECT src.n FROM src WHERE NOT EXISTS (SELECT 1 FROM ours WHERE ours.n = src.n) \
-         AND EXISTS (SELECT 1 FROM {table} AS dst WHERE {same})"
+         SELECT src.n, held.by FROM src CROSS JOIN LATERAL \
+         (SELECT dst.xmax::text AS by FROM {table} AS dst WHERE {same} LIMIT 1) AS held \
+         WHERE NOT EXISTS (SELECT 1 FROM ours WHERE ours.n = src.n)"
     )
 }
 

@@ -66,7 +66,7 @@ pub struct TableWriter {
     counts: RowCounts,
 }
 
-/// A statement that locks rows without waiting, and answers the numbers (from 1) of those that somebody else has.
+/// A statement that locks rows without waiting, and answers the numbers (from 1) of those that somebody else has, and who.
 pub struct Probe {
     pub sql: String,
     parameters: Vec<(ArrayBody, Type)>,

@@ -8,6 +8,7 @@ use postgres::types::ToSql;
 use postgres::{Error, Row};
 
 use crate::config::{self, Config, Delivery, InsertMode, Target};
+use crate::sink::backends::Backends;
 use crate::sink::fence::Found;
 use crate::sink::handler::{Handler, HandlerFactory};
 use crate::sink::parked::typed;
@@ -98,6 +99,12 @@ impl PostgresWriter {
             handlers: HashMap::new(),
             fences: FenceArrays::default(),
         }
+    }
+
+    /// Tells which of the server's processes serves it, and whose locks it meets.
+    pub fn known_to(mut self, backends: &Arc<Backends>) -> PostgresWriter {
+        self.session.known_to(backends);
+        self
     }
 
     /// Takes over what reloads of the configuration.

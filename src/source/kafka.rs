@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use group::{Life, Unanswered};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::metadata::Metadata;
+use rdkafka::error::KafkaError;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::config;
 use crate::source::assigned::Assigned;
-use crate::source::client::{Context, client_config, is_fatal};
+use crate::source::client::{Context, client_config};
+use crate::source::logs::{self, answered, refused};
 use crate::source::queue::RecordQueue;
 use crate::source::wake::Wake;
 use crate::source::{ASK_DEADLINE, Commit, Committed, Intake, Source, SourceError, Start, Watermarks, ask};
@@ -92,33 +92,6 @@ impl KafkaSource {
         &self.topics[usize::from(at.topic.0)]
     }
 
-    /// Whether each partition has a leader.
-    fn leaders(&self, of: &[TopicPartition]) -> Vec<Result<(), SourceError>> {
-        let mut topics: HashMap<TopicIx, Result<Metadata, SourceError>> = HashMap::new();
-        let leader = |at: &TopicPartition| {
-            let ask = || self.consumer().fetch_metadata(Some(self.name(*at)), ASK_DEADLINE).map_err(refused);
-            let metadata = topics.entry(at.topic).or_insert_with(ask).as_ref().map_err(Clone::clone)?;
-            let partitions = metadata.topics().iter().flat_map(|t| t.partitions());
-            match partitions.into_iter().find(|p| p.id() == at.partition).map(|p| p.leader()) {
-                Some(leader) if leader >= 0 => Ok(()),
-                _ => Err(SourceError::Retriable("it has no leader".to_owned())),
-            }
-        };
-        of.iter().map(leader).collect()
-    }
-
-    /// What the logs hold, asked together.
-    fn logs(&self, of: &[TopicPartition]) -> Vec<Result<Watermarks, SourceError>> {
-        let names: Vec<(&str, i32)> = of.iter().map(|at| (self.name(*at), at.partition)).collect();
-        match ask::logs(self.consumer().client(), &names, ASK_DEADLINE) {
-            Ok(found) => {
-                let log = |(low, high)| Watermarks { low: NextOffset(low), high: NextOffset(high) };
-                found.into_iter().map(|found| found.map(log).map_err(answered)).collect()
-            }
-            Err(refusal) => vec![Err(answered(refusal)); of.len()],
-        }
-    }
-
     fn list(&self, partitions: impl IntoIterator<Item = TopicPartition>) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for at in partitions {
@@ -186,11 +159,8 @@ impl Source for KafkaSource {
     }
 
     fn watermarks(&mut self, of: &[TopicPartition]) -> Vec<Result<Watermarks, SourceError>> {
-        // One without a leader would take the others' answers with it.
-        let leaders = self.leaders(of);
-        let led: Vec<TopicPartition> = of.iter().zip(&leaders).filter(|(_, l)| l.is_ok()).map(|(at, _)| *at).collect();
-        let mut logs = self.logs(&led).into_iter();
-        leaders.into_iter().map(|leader| leader.and_then(|()| logs.next().expect("an answer for each"))).collect()
+        let names: Vec<(&str, i32)> = of.iter().map(|at| (self.name(*at), at.partition)).collect();
+        logs::watermarks(self.consumer(), &names)
     }
 
     fn cluster_id(&mut self) -> Result<String, SourceError> {
@@ -288,24 +258,4 @@ fn configuration(error: KafkaError) -> SourceError {
         KafkaError::ClientConfig(_, why, key, _) => format!("[kafka] {key:?}: {why}"),
         other => other.to_string(),
     })
-}
-
-fn refused(error: KafkaError) -> SourceError {
-    match error.rdkafka_error_code() {
-        Some(code) => answered((code, error.to_string())),
-        None => SourceError::Retriable(error.to_string()),
-    }
-}
-
-fn answered((code, text): ask::Refusal) -> SourceError {
-    let text = format!("{text} ({code:?})");
-    match code {
-        _ if is_fatal(code) => SourceError::Fatal(text),
-        Code::UnknownTopicOrPartition
-        | Code::UnknownTopic
-        | Code::UnknownPartition
-        | Code::InvalidTopic
-        | Code::TopicAuthorizationFailed => SourceError::Refused(text),
-        _ => SourceError::Retriable(text),
-    }
 }

@@ -8,6 +8,7 @@ mod ask;
 mod assigned;
 pub(crate) mod client;
 pub mod kafka;
+pub mod logs;
 mod queue;
 mod wake;
 

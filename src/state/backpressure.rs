@@ -23,13 +23,16 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{NextOffset, Offset};
+    use crate::state::tracker::Place;
+    use crate::types::{NextOffset, Offset, ShardIx};
+
+    const PLACE: Place = Place { shard: ShardIx(0), lane: None };
 
     #[test]
     fn closes_at_the_limit_and_opens_at_half() {
         let window = Window { records_max: 4, bytes_max: 1000 };
         let mut tracker = Tracker::new(NextOffset(0));
-        let seqs: Vec<u64> = (0..4).map(|o| tracker.register(Offset(o), 10)).collect();
+        let seqs: Vec<u64> = (0..4).map(|o| tracker.register(Offset(o), 10, PLACE)).collect();
         assert!(window.must_pause(&tracker));
         tracker.complete(seqs[0], Offset(0));
         assert!(!window.must_pause(&tracker) && !window.may_resume(&tracker));
@@ -41,7 +44,7 @@ mod tests {
     fn bytes_count_too() {
         let window = Window { records_max: 100, bytes_max: 1000 };
         let mut tracker = Tracker::new(NextOffset(0));
-        let seq = tracker.register(Offset(0), 5000);
+        let seq = tracker.register(Offset(0), 5000, PLACE);
         assert!(window.must_pause(&tracker));
         tracker.complete(seq, Offset(0));
         assert!(window.may_resume(&tracker));

@@ -46,6 +46,11 @@ impl Batch {
         self.chunks.push(chunk);
     }
 
+    /// Its chunks were taken at this time, in microseconds of the engine's clock.
+    pub fn taken(&mut self, at_us: u64) {
+        self.chunks.iter_mut().for_each(|chunk| chunk.taken_us = at_us);
+    }
+
     /// Records still to be written.
     pub fn len(&self) -> usize {
         self.records.len()

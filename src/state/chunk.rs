@@ -102,6 +102,9 @@ pub struct Chunk {
     pub topic: TopicIx,
     pub runs: Vec<LaneRun>,
     pub records: Vec<RecordMeta>,
+    /// When the poller gave it to its worker, and when that took it, in microseconds of the engine's clock.
+    pub sent_us: u64,
+    pub taken_us: u64,
     bytes: Vec<u8>,
     /// Records without a shard of their own, and why: they are bad wherever they are. Hardly ever any.
     unroutable: Vec<(u32, Box<str>)>,
@@ -109,7 +112,15 @@ pub struct Chunk {
 
 impl Chunk {
     pub fn new(topic: TopicIx) -> Chunk {
-        Chunk { topic, runs: Vec::new(), records: Vec::new(), bytes: Vec::new(), unroutable: Vec::new() }
+        Chunk {
+            topic,
+            runs: Vec::new(),
+            records: Vec::new(),
+            sent_us: 0,
+            taken_us: 0,
+            bytes: Vec::new(),
+            unroutable: Vec::new(),
+        }
     }
 
     /// Empties it for another use.

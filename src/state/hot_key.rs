@@ -170,6 +170,7 @@ pub struct Watch {
     longest_ns: u64,
     hot: BTreeMap<KeyHash, Hot>,
     top: Top,
+    windows: u64,
 }
 
 #[derive(Debug)]
@@ -196,6 +197,7 @@ impl Watch {
             longest_ns: 0,
             hot: BTreeMap::new(),
             top: Top::default(),
+            windows: 0,
         }
     }
 
@@ -279,6 +281,7 @@ impl Watch {
         self.top = Top { by_records: self.records.top(), by_time: self.time.top() };
         [&mut self.records, &mut self.time, &mut self.waited].into_iter().for_each(Sketch::clear);
         (self.began, self.several, self.first, self.longest_ns) = (Some(now), false, None, 0);
+        self.windows += 1;
         changes
     }
 
@@ -304,6 +307,11 @@ impl Watch {
 
     pub fn hot(&self) -> impl Iterator<Item = KeyHash> {
         self.hot.keys().copied()
+    }
+
+    /// Windows that are over.
+    pub fn windows(&self) -> u64 {
+        self.windows
     }
 
     pub fn top(&self) -> &Top {

@@ -67,6 +67,11 @@ impl Loads {
         }
     }
 
+    /// Records outstanding at each worker.
+    pub fn each(&self) -> &[usize] {
+        &self.outstanding
+    }
+
     fn least(&self, of: usize) -> (usize, usize) {
         let least = self.first(of).iter().enumerate().min_by_key(|(_, n)| **n);
         least.map(|(worker, n)| (worker, *n)).unwrap_or_default()

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::types::{NextOffset, Offset};
+use crate::types::{Lane, NextOffset, Offset, ShardIx};
 
 /// See the module's text.
 #[derive(Debug)]
@@ -22,11 +22,33 @@ pub struct Tracker {
     unfinished_bytes: usize,
 }
 
+/// Where a record belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub shard: ShardIx,
+    /// None until the shard has said how many lanes there are.
+    pub lane: Option<Lane>,
+}
+
+/// One for each record between the first unfinished one and the last: small, because there may be very many.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     offset: Offset,
+    /// [`DURABLE`] once it is.
     bytes: u32,
-    durable: bool,
+    shard: ShardIx,
+    /// [`UNBOUND`] while it is not known.
+    lane: Lane,
+}
+
+const DURABLE: u32 = u32::MAX;
+const UNBOUND: Lane = Lane::MAX;
+const _: () = assert!(size_of::<Entry>() == 16);
+
+impl Entry {
+    fn is_durable(&self) -> bool {
+        self.bytes == DURABLE
+    }
 }
 
 impl Tracker {
@@ -51,13 +73,23 @@ impl Tracker {
     ///
     /// # Panics
     /// If it lies below [`Tracker::received`].
-    pub fn register(&mut self, offset: Offset, bytes: usize) -> u64 {
+    pub fn register(&mut self, offset: Offset, bytes: usize, place: Place) -> u64 {
         assert!(!offset.is_below(self.received), "offset {offset} received again, below {}", self.received);
         self.received = offset.next();
-        self.window.push_back(Entry { offset, bytes: bytes as u32, durable: false });
+        let Place { shard, lane } = place;
+        let bytes = bytes.min(DURABLE as usize - 1);
+        self.window.push_back(Entry { offset, bytes: bytes as u32, shard, lane: lane.unwrap_or(UNBOUND) });
         self.unfinished += 1;
         self.unfinished_bytes += bytes;
         self.first_seq + self.window.len() as u64 - 1
+    }
+
+    /// The lane of a record that was registered without one.
+    pub fn bind(&mut self, seq: u64, lane: Lane) {
+        let index = seq.checked_sub(self.first_seq).map(|index| index as usize);
+        if let Some(entry) = index.and_then(|index| self.window.get_mut(index)) {
+            entry.lane = lane;
+        }
     }
 
     /// Notes that a record is durable.
@@ -68,17 +100,17 @@ impl Tracker {
         let index = seq.checked_sub(self.first_seq).expect("completed twice: it left the window") as usize;
         let entry = self.window.get_mut(index).expect("completed, but never received");
         assert_eq!(entry.offset, offset, "number and offset belong together");
-        assert!(!entry.durable, "offset {offset} completed twice");
-        entry.durable = true;
+        assert!(!entry.is_durable(), "offset {offset} completed twice");
+        let bytes = std::mem::replace(&mut entry.bytes, DURABLE);
         self.unfinished -= 1;
-        self.unfinished_bytes -= entry.bytes as usize;
+        self.unfinished_bytes -= bytes as usize;
         if index == 0 {
             self.advance();
         }
     }
 
     fn advance(&mut self) {
-        while let Some(entry) = self.window.front().copied().filter(|e| e.durable) {
+        while let Some(entry) = self.window.front().copied().filter(Entry::is_durable) {
             self.window.pop_front();
             self.first_seq += 1;
             self.committable = entry.offset.next();
@@ -100,9 +132,11 @@ impl Tracker {
         self.committable
     }
 
-    /// The first record that is not durable.
-    pub fn oldest(&self) -> Option<Offset> {
-        self.window.front().map(|e| e.offset)
+    /// The first record that is not durable, and where it belongs.
+    pub fn oldest(&self) -> Option<(Offset, Place)> {
+        let entry = self.window.front()?;
+        let lane = (entry.lane != UNBOUND).then_some(entry.lane);
+        Some((entry.offset, Place { shard: entry.shard, lane }))
     }
 
     /// Entries held in memory: from the first unfinished record to the last received.
@@ -128,10 +162,27 @@ mod tests {
 
     use super::*;
 
+    const PLACE: Place = Place { shard: ShardIx(0), lane: Some(3) };
+
+    #[test]
+    fn the_oldest_record_says_where_it_belongs() {
+        let mut tracker = Tracker::new(NextOffset(0));
+        let waiting = Place { shard: ShardIx(2), lane: None };
+        let seqs: Vec<u64> =
+            [waiting, PLACE].map(|place| tracker.register(Offset(tracker.received().0), 1, place)).to_vec();
+        assert_eq!(tracker.oldest(), Some((Offset(0), waiting)));
+        tracker.bind(seqs[0], 7);
+        assert_eq!(tracker.oldest(), Some((Offset(0), Place { lane: Some(7), ..waiting })));
+        tracker.complete(seqs[0], Offset(0));
+        assert_eq!(tracker.oldest(), Some((Offset(1), PLACE)));
+        tracker.bind(seqs[0], 9);
+        assert_eq!(tracker.oldest(), Some((Offset(1), PLACE)), "one that left the window is nobody's");
+    }
+
     #[test]
     fn the_prefix_waits_for_its_first_gap() {
         let mut tracker = Tracker::new(NextOffset(10));
-        let seqs: Vec<u64> = [12, 13, 20].map(|o| tracker.register(Offset(o), 1)).to_vec();
+        let seqs: Vec<u64> = [12, 13, 20].map(|o| tracker.register(Offset(o), 1, PLACE)).to_vec();
         tracker.complete(seqs[1], Offset(13));
         assert_eq!(tracker.committable(), NextOffset(10));
         tracker.complete(seqs[0], Offset(12));
@@ -143,7 +194,7 @@ mod tests {
     #[test]
     fn the_end_counts_only_with_nothing_outstanding() {
         let mut tracker = Tracker::new(NextOffset(0));
-        let seq = tracker.register(Offset(3), 1);
+        let seq = tracker.register(Offset(3), 1, PLACE);
         tracker.end_of_partition(NextOffset(6));
         assert_eq!(tracker.committable(), NextOffset(0));
         tracker.complete(seq, Offset(3));
@@ -154,8 +205,8 @@ mod tests {
     #[should_panic(expected = "completed twice")]
     fn completing_twice_is_a_broken_invariant() {
         let mut tracker = Tracker::new(NextOffset(0));
-        tracker.register(Offset(0), 1);
-        let seq = tracker.register(Offset(1), 1);
+        tracker.register(Offset(0), 1, PLACE);
+        let seq = tracker.register(Offset(1), 1, PLACE);
         tracker.complete(seq, Offset(1));
         tracker.complete(seq, Offset(1));
     }
@@ -170,7 +221,7 @@ mod tests {
             let mut durable = BTreeSet::new();
             for (i, gap) in gaps.iter().enumerate() {
                 offset += gap;
-                open.push((tracker.register(Offset(offset), 7), offset));
+                open.push((tracker.register(Offset(offset), 7, PLACE), offset));
                 received.push(offset);
                 offset += 1;
                 border = border.max(offset);
@@ -190,7 +241,7 @@ mod tests {
                     Some(first) => {
                         let before = received.iter().filter(|o| *o < first).max().map_or(0, |o| o + 1);
                         prop_assert!(tracker.committable().0 >= before && tracker.committable().0 <= *first);
-                        prop_assert_eq!(tracker.oldest(), Some(Offset(*first)));
+                        prop_assert_eq!(tracker.oldest(), Some((Offset(*first), PLACE)));
                     }
                 }
                 prop_assert_eq!(tracker.unfinished(), open.len());

@@ -39,10 +39,6 @@ pub trait Kind: Sync {
     fn is_text(&self) -> bool {
         false
     }
-    /// Whether this version knows the name only to say that it is not built.
-    fn not_yet(&self) -> bool {
-        false
-    }
     /// Whether a running process takes a change over, on SIGHUP.
     fn reloads(&self) -> bool {
         false
@@ -53,8 +49,8 @@ pub trait Kind: Sync {
 pub trait Described: Sync {
     fn section(&self) -> &'static str;
     fn name(&self) -> &'static str;
-    /// The cells of its row in the table; none for what this version does not have.
-    fn row(&self) -> Option<[String; 4]>;
+    /// The cells of its row in the table.
+    fn row(&self) -> [String; 4];
     /// See [`Kind::reloads`].
     fn reloads(&self) -> bool;
 }
@@ -68,9 +64,9 @@ impl<K: Kind> Described for Setting<K> {
         self.name
     }
 
-    fn row(&self) -> Option<[String; 4]> {
+    fn row(&self) -> [String; 4] {
         let k = &self.kind;
-        (!k.not_yet()).then(|| [k.type_and_unit(), k.default_text(), k.range_text(), self.prose.to_owned()])
+        [k.type_and_unit(), k.default_text(), k.range_text(), self.prose.to_owned()]
     }
 
     fn reloads(&self) -> bool {
@@ -363,35 +359,6 @@ impl<K: Kind> Kind for Reloads<K> {
     }
 
     fn reloads(&self) -> bool {
-        true
-    }
-}
-
-/// A name that later versions will have; the text says what this one does instead.
-pub struct NotYet(pub &'static str);
-
-impl Kind for NotYet {
-    type Value = ();
-
-    fn read(&self, _: &DeValue<'_>) -> Option<()> {
-        None
-    }
-
-    fn absent(&self) {}
-
-    fn expected(&self) -> String {
-        self.0.to_owned()
-    }
-
-    fn type_and_unit(&self) -> String {
-        String::new()
-    }
-
-    fn default_text(&self) -> String {
-        String::new()
-    }
-
-    fn not_yet(&self) -> bool {
         true
     }
 }

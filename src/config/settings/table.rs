@@ -10,7 +10,7 @@ pub fn settings_table() -> String {
     // A column only where somebody says yes.
     let mut reloads = false;
     for setting in ALL {
-        let Some([kind, default, range, prose]) = setting.row() else { continue };
+        let [kind, default, range, prose] = setting.row();
         if setting.section() != section {
             if section == "kafka" {
                 text.push_str(&owned_properties());

@@ -48,6 +48,7 @@ impl<S: Source> Poller<S> {
                     tracing::info!("assigned: {}", self.core.list(&partitions));
                     self.core.counters.rebalances.add(1);
                     self.core.ever_assigned = true;
+                    self.core.group_asked.get_or_insert(self.core.clock.now());
                     partitions.iter().for_each(|at| self.core.adopt_partition(*at));
                     let deadline = self.core.clock.now() + self.core.settings.locate_deadline * 2;
                     self.core.answers.push_back(GroupAnswer::Assign { partitions, deadline });
@@ -64,7 +65,12 @@ impl<S: Source> Poller<S> {
                 SourceEvent::Committed(outcome) => {
                     let named = self.core.committing.take().unwrap_or_default();
                     match outcome {
-                        Ok(()) => named.into_iter().for_each(|(at, generation)| self.core.noted(at, generation)),
+                        Ok(()) => {
+                            for (at, generation) in named {
+                                self.core.noted(at, generation);
+                                self.core.settled(at, generation);
+                            }
+                        }
                         Err(error) => {
                             tracing::warn!("commit: {error}; the next one repairs it");
                             self.core.commit_at = self.core.clock.now() + COMMIT_AGAIN;
@@ -122,6 +128,10 @@ impl<S: Source> Poller<S> {
                     }
                 }
             }
+        }
+        if let Some(asked) = self.core.group_asked.take() {
+            let took = self.core.clock.now().saturating_sub(asked);
+            self.core.counters.rebalancing_us.add(took.as_micros() as u64);
         }
         Ok(())
     }
@@ -319,6 +329,7 @@ impl Core {
 
     fn revoke(&mut self, partitions: Vec<TopicPartition>, stage: Stage) {
         self.counters.rebalances.add(1);
+        self.group_asked.get_or_insert(self.clock.now());
         for at in &partitions {
             if let Some(p) = self.partition(*at) {
                 p.phase = Phase::Revoking;

@@ -1,15 +1,16 @@
 //! What comes in: records from the source, finished chunks from the workers.
 
-use crate::engine::dispatch::{Dispatched, Dispatcher, Owner};
+use crate::engine::dispatch::{Dispatched, Dispatcher, Owner, Received};
 use crate::engine::event::Event;
+use crate::engine::observed::Observed;
 use crate::engine::partition::{Owned, Part, Partition, Phase, Tenure};
 use crate::engine::poller::{Core, find};
-use crate::metrics::Counters;
+use crate::metrics::labelled::Outcome;
 use crate::sink::{Reason, RowCounts};
 use crate::source::{Intake, PartitionError, SourceEvent};
 use crate::state::chunk::{Chunk, RawRecord, RecordMeta};
-use crate::state::router::RouteError;
-use crate::state::tracker::Tracker;
+use crate::state::router::{RouteError, lane_of};
+use crate::state::tracker::{Place, Tracker};
 use crate::types::{Generation, NextOffset, Offset, ShardIx, Token, TopicPartition};
 
 /// Where records go that name no shard: every process and every configuration of one group has a first shard.
@@ -21,9 +22,12 @@ impl Intake for Core {
             // What finished while the poll waited decides which workers have room.
             self.drained_this_poll = true;
             self.drain_events();
+            let now = self.clock.now();
+            self.set_now(now);
+            self.wall_ms = self.clock.wall_ms();
         }
-        let now_us = self.now_us;
-        let Core { partitions, dispatcher, router, counters, settings, window_full, fetched, topics, .. } = self;
+        let (now_us, wall_ms) = (self.now_us, self.wall_ms);
+        let Core { partitions, dispatcher, router, observed, settings, window_full, topics, .. } = self;
         let Some(p) = find(partitions, at).filter(|p| p.takes_records()) else { return };
         if record.offset.is_below(p.tracker.received()) {
             return; // handed out twice
@@ -39,22 +43,26 @@ impl Intake for Core {
                 return self.stop_topic(at.topic, place, Reason::new(error.to_string()));
             }
         };
-        topics[usize::from(at.topic.0)].misaligned.unsaid +=
-            u64::from(unroutable.is_none() && !router.is_aligned(at.partition, shard));
-        let seq = p.tracker.register(record.offset, record.bytes());
-        *window_full |= !p.paused && settings.window.must_pause(&p.tracker);
-        *fetched += 1;
-        let Partition { parts, generation, sent, tracker, .. } = p;
+        let topic = &mut topics[usize::from(at.topic.0)];
+        topic.misaligned.uncounted += u64::from(unroutable.is_none() && !router.is_aligned(at.partition, shard));
+        topic.fetched += 1;
+        p.ages.received(record.offset, if record.timestamp_ms < 0 { wall_ms } else { record.timestamp_ms });
+        let hash = record.key_hash();
+        let Partition { parts, generation, sent, tracker, paused, .. } = p;
         let part = parts.iter_mut().find(|part| part.shard == shard).expect("the router names relevant shards only");
+        let lane = part.owned().map(|owned| lane_of(hash, owned.lanes.len() as u16));
+        let seq = tracker.register(record.offset, record.bytes(), Place { shard, lane });
+        *window_full |= !*paused && settings.window.must_pause(tracker);
+        let received = Received { seq, fetched_us: now_us, hash };
         match &mut part.tenure {
             Tenure::Waiting { chunks, .. } => {
-                let chunk = wait(chunks, dispatcher, at, *generation, seq, now_us, record);
+                let chunk = wait(chunks, dispatcher, at, *generation, received, record);
                 unroutable.inspect(|why| chunk.mark_unroutable(why));
             }
             Tenure::Owned(owned) => {
                 let owner = Owner { at, shard, generation: *generation, token: part.token };
-                let dispatched = dispatcher.send(owner, owned, seq, now_us, record, unroutable.as_deref());
-                count(dispatched, sent, tracker, counters, seq, record.offset);
+                let dispatched = dispatcher.send(owner, owned, received, record, unroutable.as_deref());
+                count(dispatched, sent, tracker, observed, owner, seq, record.offset);
             }
         }
     }
@@ -84,7 +92,8 @@ fn count(
     dispatched: Dispatched,
     sent: &mut usize,
     tracker: &mut Tracker,
-    counters: &Counters,
+    observed: &Observed,
+    owner: Owner,
     seq: u64,
     offset: Offset,
 ) {
@@ -93,7 +102,8 @@ fn count(
         Dispatched::Held => {}
         Dispatched::Skipped => {
             tracker.complete(seq, offset);
-            counters.skipped.add(1);
+            observed.counters.skipped.add(1);
+            observed.metrics.shard(owner.shard).topic(owner.at.topic).outcome(Outcome::Skipped).add(1);
         }
     }
 }
@@ -104,8 +114,7 @@ fn wait<'c>(
     dispatcher: &mut Dispatcher,
     at: TopicPartition,
     generation: Generation,
-    seq: u64,
-    now_us: u64,
+    received: Received,
     record: &RawRecord<'_>,
 ) -> &'c mut Chunk {
     let limits = dispatcher.limits();
@@ -115,7 +124,7 @@ fn wait<'c>(
         chunks.push(chunk);
     }
     let chunk = chunks.last_mut().expect("just made sure");
-    chunk.push(0, seq, now_us, record);
+    chunk.push_hashed(0, received.seq, received.fetched_us, received.hash, record);
     chunk
 }
 
@@ -129,17 +138,31 @@ impl Core {
 
     pub(super) fn take_event(&mut self, event: Event) {
         match event {
-            Event::Returned { shard, worker, chunks, counts, took_us } => {
-                self.returned(shard, worker, chunks, counts, took_us);
+            Event::Returned { shard, worker, chunks, counts, took_us, at_us } => {
+                self.dispatcher.returned(shard, worker, &chunks, counts.folded as usize, took_us);
+                self.counters.writing_us.add(took_us);
+                self.returned(shard, chunks, counts, at_us);
             }
             other => self.deferred.push_back(other),
         }
     }
 
-    fn returned(&mut self, shard: ShardIx, worker: u16, chunks: Vec<Box<Chunk>>, counts: RowCounts, took_us: u64) {
-        self.dispatcher.returned(shard, worker, &chunks, counts.folded as usize, took_us);
+    fn returned(&mut self, shard: ShardIx, chunks: Vec<Box<Chunk>>, counts: RowCounts, at_us: u64) {
         self.counters.batches.add(1);
-        self.counters.writing_us.add(took_us);
+        if let Some(topic) = chunks.first().map(|chunk| chunk.topic) {
+            let of_shard = self.observed.metrics.shard(shard).topic(topic);
+            let RowCounts { upserted, deleted, folded, dead, parked } = counts;
+            let outcomes = [
+                (Outcome::Upserted, upserted),
+                (Outcome::Deleted, deleted),
+                (Outcome::Folded, folded),
+                (Outcome::Parked, parked),
+                (Outcome::DeadLettered, dead),
+            ];
+            outcomes.iter().for_each(|(outcome, n)| of_shard.outcome(*outcome).add(u64::from(*n)));
+            let records: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+            of_shard.batch_records.lock().record(records as u64, 1);
+        }
         self.counters.folded.add(u64::from(counts.folded));
         self.counters.dead_lettered.add(u64::from(counts.dead));
         self.counters.parked.add(u64::from(counts.parked));
@@ -147,6 +170,7 @@ impl Core {
         self.counters.deleted.add(u64::from(counts.deleted));
         let mut durable = 0;
         for chunk in chunks {
+            self.time(&chunk, at_us);
             durable += self.complete(shard, &chunk);
             self.dispatcher.recycle(chunk);
         }
@@ -230,7 +254,7 @@ impl Core {
 
     /// A part is ours: what waited for it goes to its lanes.
     pub(super) fn admit(&mut self, at: TopicPartition, shard: ShardIx, mut owned: Owned) {
-        let Core { partitions, dispatcher, counters, left_behind, .. } = self;
+        let Core { partitions, dispatcher, observed, left_behind, .. } = self;
         let Some(p) = find(partitions, at) else { return };
         let generation = p.generation;
         let Partition { parts, sent, tracker, .. } = p;
@@ -249,8 +273,10 @@ impl Core {
             for (index, meta) in chunk.records.iter().enumerate() {
                 let raw = RawRecord::from(chunk.record(index));
                 let why = chunk.unroutable(index);
-                let dispatched = dispatcher.send(owner, &mut owned, meta.seq, meta.fetched_us, &raw, why);
-                count(dispatched, sent, tracker, counters, meta.seq, meta.offset);
+                tracker.bind(meta.seq, lane_of(meta.hash, owned.lanes.len() as u16));
+                let received = Received { seq: meta.seq, fetched_us: meta.fetched_us, hash: meta.hash };
+                let dispatched = dispatcher.send(owner, &mut owned, received, &raw, why);
+                count(dispatched, sent, tracker, observed, owner, meta.seq, meta.offset);
             }
             dispatcher.recycle(chunk);
         }

@@ -1,6 +1,6 @@
 //! Where an assigned partition starts, and its takeover in each shard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::config::FirstStart;
@@ -9,6 +9,7 @@ use crate::engine::partition::{Owned, Part, Partition, Phase};
 use crate::engine::poller::{ASK_AGAIN, Core, Poller, Stop, find};
 use crate::sink::{Anchor, Reason, Taken, Takeover};
 use crate::source::{Committed, Source, SourceError, Watermarks};
+use crate::state::ages::Ages;
 use crate::state::assignment::{self, Beginning, Impossible, Located};
 use crate::state::retry::Backoff;
 use crate::state::tracker::Tracker;
@@ -272,6 +273,9 @@ impl Core {
             committed: None,
             noted: false,
             backoff: Backoff::new(self.settings.retry_min, self.settings.retry_max),
+            ages: Ages::default(),
+            settling: VecDeque::new(),
+            settled: None,
         };
         let slots = &mut self.partitions[usize::from(at.topic.0)];
         let index = at.partition as usize;

@@ -42,14 +42,14 @@ fn who_waits_for_a_person_is_looked_at_when_one_has_decided() {
     let clock = TestClock::default();
     let (context, _events) = LoopContext::of_test(&clock, Duration::from_secs(5));
     let (parked, read) = (Arc::new(Parked::of_test()), Arc::new(Mutex::default()));
-    let (topic, counters) = (TopicIx(0), Arc::new(Counters::default()));
+    let topic = TopicIx(0);
     let rule = HotKeyRule { percent: 0, window: Duration::from_secs(1), hold: Duration::from_secs(1) };
-    let hot = Arc::new(HotKeys::new("s", &[], rule, 1, Arc::clone(&counters)));
+    let hot = Arc::new(HotKeys::new("s", &[], rule, 1, Arc::default()));
     let parking = Parking { parked: Arc::clone(&parked), router: Arc::new(Router::of_one_shard()), hot };
     let limits = BatchLimits { records_max: 10, bytes_max: 1000 };
     let drain = Drain { tolerance: None, then: Then::Park, parent_tries: 1 };
     let lane = Dead(clock.clone(), Arc::clone(&read));
-    let mut lane = SlowLaneLoop::new(lane, 0, counters, limits, vec![drain], parking, context);
+    let mut lane = SlowLaneLoop::new(lane, 0, limits, vec![drain], parking, context);
     let mut looks = |until: u64| {
         while clock.now().as_secs() < until {
             if lane.step() != Next::Again {
@@ -138,7 +138,7 @@ fn a_key_that_cannot_go_on_keeps_no_other() {
         let parking = Parking { parked: Arc::clone(&parked), router: Arc::new(Router::of_one_shard()), hot };
         let limits = BatchLimits { records_max: 100, bytes_max: 1000 };
         let topics = vec![Drain { tolerance: None, then: Then::Skip, parent_tries: 3 }];
-        let mut lane = SlowLaneLoop::new(table, 0, Arc::default(), limits, topics, parking, context);
+        let mut lane = SlowLaneLoop::new(table, 0, limits, topics, parking, context);
         let left = |lane: &SlowLaneLoop<Table>| lane.lane.rows.keys().copied().collect::<Vec<_>>();
         let mut tries = 0;
         while clock.now() < Duration::from_secs(2) {

@@ -20,6 +20,7 @@ use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, INBOX_CHUNKS_MAX, REQUESTS_MAX};
 use forebay::engine::gate::Gate;
 use forebay::engine::hot_keys::HotKeys;
+use forebay::engine::observed::Observed;
 use forebay::engine::pace::Pace;
 use forebay::engine::parked::Parked;
 use forebay::engine::poller::{Flow, Poller, Ports, Settings, TopicSettings};
@@ -106,7 +107,8 @@ impl Process {
         let signals = Arc::new(Signals::new(topics));
         let limits = BatchLimits { records_max: setup.batch_records_max, bytes_max: 1 << 20 };
         let (events_in, events) = bounded(EVENTS_MAX);
-        let counters = Arc::new(Counters::default());
+        let observed = Arc::new(Observed::new(topics, shards, setup.workers + setup.slow_lanes));
+        let counters = Arc::clone(&observed.counters);
         let tenants = TenantCeilings { each: setup.tenant_rows_per_second_max, ..Default::default() };
         let topic_rates = vec![setup.topic_rows_per_second_max; topics];
         let limits_of = Limits { shard: setup.pace.clone(), topics: topic_rates, tenants };
@@ -138,6 +140,7 @@ impl Process {
             rules: setup.rules,
             backoff: backoff.clone(),
             signals: Arc::clone(&signals),
+            observed: Arc::clone(&observed),
         };
         let mut config = config(routing, shards);
         config.topics = vec![topic(setup.on_bad_record); topics];
@@ -158,17 +161,8 @@ impl Process {
             for lane in 0..setup.slow_lanes {
                 let number_of = (setup.workers + lane) as u16;
                 let lane = FakeSlowLane::new(world.clone(), shard, number);
-                let counters = Arc::clone(&counters);
                 let topics = vec![Drain::of(&topic(setup.on_bad_record)); topics];
-                slow_lanes.push(SlowLaneLoop::new(
-                    lane,
-                    number_of,
-                    counters,
-                    limits,
-                    topics,
-                    parking(),
-                    context(index),
-                ));
+                slow_lanes.push(SlowLaneLoop::new(lane, number_of, limits, topics, parking(), context(index)));
             }
             requests.push(request);
             let (mut shard_inboxes, mut shard_workers) = (vec![], vec![]);
@@ -191,7 +185,7 @@ impl Process {
             dispatcher: Dispatcher::new(inboxes, &paces, limits, setup.affinity, &vec![false; topics]),
             parked: all_parked,
             signals,
-            counters: Arc::clone(&counters),
+            observed: Arc::clone(&observed),
             waker,
             live: Arc::clone(&live),
         };
@@ -363,8 +357,9 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
             park_after: Duration::ZERO,
             parking: ParkingLimits { records_max: 1, key_records_max: 1 },
             hot_keys: HOT_KEYS,
+            contention_interval: None,
         },
-        admin: config::Admin { listen: None },
+        admin: config::Admin::default(),
         shards: (0..shards).map(shard).collect(),
         routing: Routing { by, tenant, delimiter: ":".into() },
         tenant_ceilings: TenantCeilings::default(),

@@ -10,11 +10,11 @@ use forebay::config::{Affinity, Delivery};
 use forebay::engine::Rules;
 use forebay::engine::dispatch::Dispatcher;
 use forebay::engine::event::{EVENTS_MAX, Event};
+use forebay::engine::observed::Observed;
 use forebay::engine::pace::Pace;
 use forebay::engine::poller::{Poller, Ports, Settings};
 use forebay::engine::report::Waker;
 use forebay::engine::worker::{BatchLimits, Signals};
-use forebay::metrics::Counters;
 use forebay::sink::RowCounts;
 use forebay::source::{Commit, Committed, Intake, PartitionError, Source, SourceError, SourceEvent, Start, Watermarks};
 use forebay::state::chunk::{Chunk, RawRecord};
@@ -138,7 +138,7 @@ impl Bench {
             ),
             parked: Vec::new(),
             signals: Arc::new(Signals::new(1)),
-            counters: Arc::new(Counters::default()),
+            observed: Arc::new(Observed::new(1, 1, 2)),
             waker: Waker::new(Arc::new(|| {})),
             live: Arc::new(Live::new(Arc::new(config(ShardOf::Only, 1)))),
         };
@@ -164,7 +164,7 @@ impl Bench {
     fn written(&self, mut chunk: Box<Chunk>) {
         chunk.runs.iter_mut().for_each(|run| run.expected = run.next);
         let (chunks, counts) = (vec![chunk], RowCounts::default());
-        let returned = Event::Returned { shard: ShardIx(0), worker: 0, chunks, counts, took_us: 1 };
+        let returned = Event::Returned { shard: ShardIx(0), worker: 0, chunks, counts, took_us: 1, at_us: 1 };
         self.events.send(returned).expect("the poller listens");
     }
 }

@@ -17,7 +17,7 @@ pub fn handler_config(group: &str, dsns: &[&str], topics: &[&str]) -> Config {
         file: PathBuf::from("test.toml"),
         kafka: Kafka { group_id: group.to_owned(), first_start: FirstStart::Earliest, properties: BTreeMap::new() },
         engine: engine(),
-        admin: Admin { listen: None },
+        admin: Admin::default(),
         shards: dsns.iter().enumerate().map(|(n, dsn)| shard(&format!("s{n}"), dsn)).collect(),
         routing: Routing { by: RouteBy::Partition, tenant: Tenant::Key, delimiter: ":".to_owned() },
         tenant_ceilings: Default::default(),
@@ -76,5 +76,6 @@ fn engine() -> Engine {
         park_after: Duration::from_millis(100),
         parking: ParkingLimits { records_max: 1_000_000, key_records_max: 1_000_000 },
         hot_keys: HotKeyRule { percent: 30, window: Duration::from_secs(2), hold: Duration::from_secs(10) },
+        contention_interval: None,
     }
 }

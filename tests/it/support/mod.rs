@@ -4,6 +4,7 @@
 // Each helper is there for the tests that need it; not every helper has a user at every moment.
 #![allow(dead_code, unused_imports)]
 
+mod chromium;
 mod config;
 mod database;
 mod forebay;
@@ -24,6 +25,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+pub use chromium::Chromium;
 pub use config::{handler_config, shard};
 pub use database::{Database, Server};
 pub use forebay::{Ended, Forebay, PATIENCE, Rig};

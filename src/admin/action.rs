@@ -1,0 +1,203 @@
+//! What the admin interface can be asked for that takes a database: holds, parked keys and dead letters. The same as the commands
+//! `park`, `unpark`, `parked` and `dead-letters`, and as those it may wait for a shard that is away; never in the server's thread.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::config::Config;
+use crate::http::{Response, Status};
+use crate::letters::replay::{self, Replayed};
+use crate::letters::{self, Filter};
+use crate::parking::{self, Hold, Scope};
+use crate::sink::Failure;
+use crate::sink::shards::Answer;
+
+/// What a listing returns of each shard unless it is asked for more.
+const LIMIT: i64 = 100;
+const LIMIT_MAX: i64 = 10_000;
+
+#[derive(Debug)]
+pub enum Action {
+    Park(Hold, Option<String>),
+    Unpark(Hold, Option<String>),
+    Parked { limit: i64 },
+    Letters { limit: i64 },
+    Replay(Letter),
+    Discard(Letter),
+}
+
+/// A key or a tenant of a topic; in one shard or in all that know the topic.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct What {
+    topic: String,
+    key: Option<String>,
+    tenant: Option<String>,
+    shard: Option<String>,
+}
+
+/// A dead letter.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Letter {
+    shard: String,
+    topic: String,
+    partition: i32,
+    offset: i64,
+    #[serde(default)]
+    out_of_order: bool,
+}
+
+/// The JSON of a request's body.
+///
+/// # Errors
+/// The answer to one that is no such object.
+pub fn body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Response> {
+    serde_json::from_slice(body).map_err(|error| Response::problem(Status::BAD_REQUEST, &format!("the body: {error}")))
+}
+
+impl Action {
+    pub fn park(of: &[u8]) -> Result<Action, Response> {
+        hold(of).map(|(hold, shard)| Action::Park(hold, shard))
+    }
+
+    pub fn unpark(of: &[u8]) -> Result<Action, Response> {
+        hold(of).map(|(hold, shard)| Action::Unpark(hold, shard))
+    }
+
+    /// `limit` as the query says it.
+    pub fn limit(query: Option<&str>) -> Result<i64, Response> {
+        match query.map(|text| text.parse::<i64>()) {
+            None => Ok(LIMIT),
+            Some(Ok(limit)) if (1..=LIMIT_MAX).contains(&limit) => Ok(limit),
+            Some(_) => {
+                let detail = format!("limit: expected a whole number from 1 to {LIMIT_MAX}");
+                Err(Response::problem(Status::BAD_REQUEST, &detail))
+            }
+        }
+    }
+
+    /// For the log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Action::Park(..) => "park",
+            Action::Unpark(..) => "unpark",
+            Action::Parked { .. } => "parked",
+            Action::Letters { .. } => "dead-letters",
+            Action::Replay(_) => "replay of a dead letter",
+            Action::Discard(_) => "discard of a dead letter",
+        }
+    }
+
+    /// Does it, and waits for the databases.
+    pub fn run(&self, config: &Config) -> Response {
+        let done = match self {
+            Action::Park(hold, shard) => parking::park(config, hold, shard.as_deref()).map(|answers| {
+                held(config, hold, &answers, |held| parking::told::held(held, config.engine.commit_interval))
+            }),
+            Action::Unpark(hold, shard) => parking::unpark(config, hold, shard.as_deref())
+                .map(|answers| held(config, hold, &answers, parking::told::unheld)),
+            Action::Parked { limit } => parking::list::list(config, &Filter::default(), *limit)
+                .map(|answers| entries(&answers, parking::told::objects)),
+            Action::Letters { limit } => letters::list::list(config, &Filter::default(), *limit).map(|answers| {
+                entries(&answers, |shard, letters| {
+                    letters.iter().map(|letter| letters::told::object(shard, letter)).collect()
+                })
+            }),
+            Action::Replay(letter) => replay(config, letter),
+            Action::Discard(letter) => letters::discard::discard(config, &letter.filter())
+                .map(|answers| each(&answers, letters::told::discarded)),
+        };
+        // What the configuration does not know, or does not allow.
+        done.unwrap_or_else(|failure| Response::problem(Status::UNPROCESSABLE_CONTENT, &failure.reason().text))
+    }
+}
+
+fn hold(of: &[u8]) -> Result<(Hold, Option<String>), Response> {
+    let What { topic, key, tenant, shard } = body(of)?;
+    let (scope, value) = match (key, tenant) {
+        (Some(key), None) => (Scope::Key, key),
+        (None, Some(tenant)) => (Scope::Tenant, tenant),
+        _ => return Err(Response::problem(Status::BAD_REQUEST, "expected one of \"key\" and \"tenant\"")),
+    };
+    Ok((Hold { topic, scope, value: value.into_bytes() }, shard))
+}
+
+impl Letter {
+    fn filter(&self) -> Filter {
+        Filter {
+            shard: Some(self.shard.clone()),
+            topic: Some(self.topic.clone()),
+            partition: Some(self.partition),
+            offset: Some(self.offset),
+            ..Filter::default()
+        }
+    }
+}
+
+fn replay(config: &Config, letter: &Letter) -> Result<Response, Failure> {
+    let Some(topic) = config.topics.iter().find(|topic| topic.name == letter.topic) else {
+        let detail = format!("no topic of the configuration is named {:?}", letter.topic);
+        return Ok(Response::problem(Status::NOT_FOUND, &detail));
+    };
+    let answers = replay::replay(config, topic, &letter.filter(), letter.out_of_order)?;
+    let letters = || answers.iter().flat_map(|(_, answer)| answer.iter().flatten());
+    if letters().any(|letter| matches!(letter, Replayed::Left(_)))
+        && let Some(reason) = replay::refusal(config, topic, letter.out_of_order)
+    {
+        return Ok(Response::problem(Status::CONFLICT, &reason.text));
+    }
+    if let Some(Replayed::Refused(_, reason)) = letters().find(|letter| matches!(letter, Replayed::Refused(..))) {
+        return Ok(Response::problem(Status::CONFLICT, &format!("refused again: {reason}")));
+    }
+    Ok(each(&answers, |shard, replayed| letters::told::replayed(shard, &topic.name, replayed)))
+}
+
+fn held<T>(config: &Config, hold: &Hold, answers: &[Answer<Option<T>>], what: impl Fn(&T) -> String) -> Response {
+    if !answers.is_empty() && answers.iter().all(|(_, answer)| matches!(answer, Ok(None))) {
+        return Response::problem(Status::NOT_FOUND, &parking::told::unknown(&config.kafka.group_id, hold));
+    }
+    let of_shard = |(shard, answer): &Answer<Option<T>>| match answer {
+        Ok(answer) => Ok(parking::told::answer(shard, hold, answer.as_ref(), &what)),
+        Err(failure) => Err(format!("shard {shard}: {}", failure.reason())),
+    };
+    done(answers.iter().map(of_shard).collect())
+}
+
+/// For letters that were named.
+fn each<T>(answers: &[Answer<Vec<T>>], line: impl Fn(&str, &T) -> String) -> Response {
+    let mut lines = Vec::new();
+    for (shard, answer) in answers {
+        match answer {
+            Ok(items) => lines.extend(items.iter().map(|item| Ok(line(shard, item)))),
+            Err(failure) => lines.push(Err(format!("shard {shard}: {}", failure.reason()))),
+        }
+    }
+    match lines.is_empty() {
+        true => Response::problem(Status::NOT_FOUND, "no such dead letter, or somebody has decided about it already"),
+        false => done(lines),
+    }
+}
+
+/// What was done; as soon as something could not be, that it could not.
+fn done(lines: Vec<Result<String, String>>) -> Response {
+    let failed = lines.iter().any(Result::is_err);
+    let text: Vec<String> = lines.into_iter().map(|line| line.unwrap_or_else(|line| line)).collect();
+    let text = text.join("; ");
+    match failed {
+        true => Response::problem(Status::SERVICE_UNAVAILABLE, &text),
+        false => Response::json(Status::OK, json!({ "done": text }).to_string()),
+    }
+}
+
+fn entries<T>(answers: &[Answer<T>], objects: impl Fn(&str, &T) -> Vec<Value>) -> Response {
+    let (mut entries, mut failed) = (Vec::new(), Vec::new());
+    for (shard, answer) in answers {
+        match answer {
+            Ok(answer) => entries.extend(objects(shard, answer)),
+            Err(failure) => failed.push(json!({ "shard": shard, "reason": failure.reason().to_string() })),
+        }
+    }
+    Response::json(Status::OK, json!({ "entries": entries, "failed": failed }).to_string())
+}

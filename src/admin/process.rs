@@ -1,0 +1,56 @@
+//! What the operating system says of this process. Linux; elsewhere nothing is known.
+
+use std::fs;
+
+use crate::clock::Clock;
+
+/// As `/proc` has it now.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Usage {
+    /// User and system time of all threads, in seconds.
+    pub cpu_seconds: Option<f64>,
+    pub resident_bytes: Option<u64>,
+    pub threads: Option<u64>,
+    pub open_fds: Option<u64>,
+    pub max_fds: Option<u64>,
+}
+
+impl Usage {
+    pub fn now() -> Usage {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // The name, which may hold anything, ends at the last parenthesis; the third field comes behind it.
+        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<u64>().ok());
+        let ticks = rustix::param::clock_ticks_per_second() as f64;
+        Usage {
+            cpu_seconds: field(14).zip(field(15)).map(|(user, system)| (user + system) as f64 / ticks),
+            resident_bytes: field(24).map(|pages| pages * rustix::param::page_size() as u64),
+            threads: field(20),
+            open_fds: fs::read_dir("/proc/self/fd").ok().map(|fds| fds.count() as u64),
+            max_fds: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
+        }
+    }
+}
+
+/// When this process began, in milliseconds since the Unix epoch, as far as `clock` has run.
+pub fn started_at_ms(clock: &dyn Clock) -> i64 {
+    clock.wall_ms() - clock.now().as_millis() as i64
+}
+
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_threads_memory_and_descriptors() {
+        let Usage { cpu_seconds, resident_bytes, threads, open_fds, max_fds } = Usage::now();
+        assert!(cpu_seconds.is_some_and(|seconds| (0.0..100_000.0).contains(&seconds)), "{cpu_seconds:?}");
+        assert!(resident_bytes.is_some_and(|bytes| bytes > 1 << 20), "{resident_bytes:?}");
+        assert!(threads.is_some_and(|threads| (1..10_000).contains(&threads)), "{threads:?}");
+        assert!(open_fds.is_some_and(|fds| fds >= 3) && open_fds <= max_fds, "{open_fds:?} {max_fds:?}");
+    }
+}

@@ -1,0 +1,280 @@
+//! What the admin interface answers to which request, and who may ask. What takes a database goes to another thread.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::admin::action::{Action, body};
+use crate::admin::collect::{Collector, KEEP_EVERY};
+use crate::admin::exposition::{self, LogLines};
+use crate::admin::page;
+use crate::config::secret::Secret;
+use crate::http::{Counts, Peer, Replier, Request, Response, Served, Service, Status, Ticket};
+use crate::types::TopicIx;
+
+/// Prometheus' text format.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Or why these are no directives.
+type SetLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What the process logs: whoever embeds the engine decides.
+pub struct Logs {
+    /// The directives in force.
+    pub level: Box<dyn Fn() -> String + Send + Sync>,
+    /// Sets others; or why they are none.
+    pub set_level: SetLevel,
+    pub lines: Box<dyn Fn() -> LogLines + Send + Sync>,
+}
+
+impl Default for Logs {
+    fn default() -> Logs {
+        Logs {
+            level: Box::new(String::new),
+            set_level: Box::new(|_| Err("the program that embeds forebay decides what is logged".to_owned())),
+            lines: Box::new(|| exposition::LEVELS.map(|level| (level, 0))),
+        }
+    }
+}
+
+/// See the module's text.
+pub struct Routes {
+    pub collector: Arc<Collector>,
+    pub logs: Arc<Logs>,
+    /// To the thread that waits for databases.
+    pub actions: Sender<(Ticket, Action)>,
+    pub replier: Replier,
+    /// What requests over TCP bring along.
+    pub token: Option<Secret>,
+    pub kept_at: Instant,
+}
+
+/// A topic, by its name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Topic {
+    topic: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Level {
+    level: String,
+}
+
+type Answer = Result<Response, Response>;
+
+impl Service for Routes {
+    fn admit(&mut self, head: &Request<'_>) -> Result<(), Response> {
+        self.may_ask(head)
+    }
+
+    fn serve(&mut self, request: &Request<'_>, ticket: Ticket) -> Served {
+        match self.may_ask(request).and_then(|()| self.route(request)) {
+            Ok(Wanted::Answer(response)) => Served::Now(guarded(response)),
+            Ok(Wanted::Action(action)) => match self.actions.try_send((ticket, action)) {
+                Ok(()) => Served::Later,
+                Err(_) => {
+                    let text = "too many are waiting for a database already";
+                    Served::Now(Response::problem(Status::SERVICE_UNAVAILABLE, text).header("Retry-After", "5"))
+                }
+            },
+            Err(refusal) => Served::Now(guarded(refusal)),
+        }
+    }
+
+    fn tick(&mut self, now: Instant, _: &Counts) {
+        if now.duration_since(self.kept_at) >= KEEP_EVERY {
+            self.kept_at = now;
+            self.collector.keep();
+        }
+    }
+}
+
+/// What a request leads to.
+enum Wanted {
+    Answer(Response),
+    Action(Action),
+}
+
+impl Routes {
+    fn route(&self, request: &Request<'_>) -> Result<Wanted, Response> {
+        let method = request.method();
+        let (get, post) = (matches!(method, "GET" | "HEAD"), method == "POST");
+        match request.path() {
+            path if !get && !post => Err(not_allowed(path)),
+            "/" if get => Ok(Wanted::Answer(page())),
+            "/healthz" if get => Ok(Wanted::Answer(self.healthz())),
+            "/readyz" if get => Ok(Wanted::Answer(self.readyz())),
+            "/metrics" if get => {
+                let text = exposition::text(&self.collector, &(self.logs.lines)());
+                Ok(Wanted::Answer(Response::with_body(Status::OK, EXPOSITION, text)))
+            }
+            "/status" if get => {
+                let json = serde_json::to_vec(&self.collector.status()).unwrap_or_default();
+                Ok(Wanted::Answer(Response::json(Status::OK, json)))
+            }
+            "/parked" if get => Ok(Wanted::Action(Action::Parked { limit: limit(request)? })),
+            "/dead-letters" if get => Ok(Wanted::Action(Action::Letters { limit: limit(request)? })),
+            "/park" if post => Action::park(posted(request)?).map(Wanted::Action),
+            "/unpark" if post => Action::unpark(posted(request)?).map(Wanted::Action),
+            "/dead-letters/replay" if post => body(posted(request)?).map(Action::Replay).map(Wanted::Action),
+            "/dead-letters/discard" if post => body(posted(request)?).map(Action::Discard).map(Wanted::Action),
+            "/pause" if post => self.pause(posted(request)?, true).map(Wanted::Answer),
+            "/resume" if post => self.pause(posted(request)?, false).map(Wanted::Answer),
+            "/log-level" if post => self.set_level(posted(request)?).map(Wanted::Answer),
+            path => Err(not_allowed(path)),
+        }
+    }
+
+    /// Whether somebody who asks this, like this, is let in at all.
+    fn may_ask(&self, request: &Request<'_>) -> Result<(), Response> {
+        // The page itself shows nothing, and asks for the token; the two others say what a load balancer needs.
+        if request.peer() == Peer::Unix || matches!(request.path(), "/" | "/healthz" | "/readyz") {
+            return Ok(());
+        }
+        let Some(token) = &self.token else { return self.is_local(request) };
+        let given = request.header("authorization").and_then(|value| value.strip_prefix(b"Bearer "));
+        let expected = token.0.as_bytes();
+        // In a time that does not depend on where they differ.
+        if given.is_some_and(|given| given.len() == expected.len() && openssl::memcmp::eq(given, expected)) {
+            return Ok(());
+        }
+        let detail = "expected the token of [admin] token_file: Authorization: Bearer …";
+        Err(Response::problem(Status::UNAUTHORIZED, detail).header("WWW-Authenticate", "Bearer"))
+    }
+
+    /// Without a token only those on this machine are let in, and a browser on it may have been sent here by anybody: a name that
+    /// somebody else made point here would be in `Host`.
+    fn is_local(&self, request: &Request<'_>) -> Result<(), Response> {
+        let host = request.header("host").map(String::from_utf8_lossy).unwrap_or(Cow::Borrowed("localhost"));
+        let bare = match host.strip_prefix('[') {
+            Some(v6) => v6.split(']').next().unwrap_or_default(),
+            None => host.split(':').next().unwrap_or_default(),
+        };
+        if bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok() {
+            return Ok(());
+        }
+        let detail =
+            format!("Host: found {host:?}, expected an IP address or localhost: a name is let in with a token only");
+        Err(Response::problem(Status::FORBIDDEN, &detail))
+    }
+
+    fn healthz(&self) -> Response {
+        match self.collector.ailing() {
+            None => Response::text(Status::OK, "ok\n"),
+            Some(why) => Response::text(Status::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        }
+    }
+
+    fn readyz(&self) -> Response {
+        let ready = self.collector.ready();
+        let mut text = ready.reasons.join("\n");
+        if text.is_empty() {
+            text.push_str("ready");
+        }
+        text.push('\n');
+        Response::text(if ready.ready { Status::OK } else { Status::SERVICE_UNAVAILABLE }, text)
+    }
+
+    fn pause(&self, of: &[u8], paused: bool) -> Answer {
+        let Topic { topic } = body(of)?;
+        let observer = self.collector.observer();
+        let Some(index) = observer.config().topics.iter().position(|known| known.name == topic) else {
+            let detail = format!("no topic of the configuration is named {topic:?}");
+            return Err(Response::problem(Status::NOT_FOUND, &detail));
+        };
+        let text = match (observer.pause_topic(TopicIx(index as u16), paused), paused) {
+            (None, _) => return Err(Response::problem(Status::SERVICE_UNAVAILABLE, "the engine does not run")),
+            (Some(true), true) => format!("topic {topic} is paused until it is resumed, or the process ends"),
+            (Some(false), true) => format!("topic {topic} was paused already"),
+            (Some(true), false) => format!("topic {topic} goes on"),
+            (Some(false), false) => format!("topic {topic} was not paused"),
+        };
+        tracing::info!("admin: {text}");
+        Ok(done(&text))
+    }
+
+    fn set_level(&self, of: &[u8]) -> Answer {
+        let Level { level } = body(of)?;
+        (self.logs.set_level)(&level)
+            .map_err(|why| Response::problem(Status::BAD_REQUEST, &format!("level: {why}")))?;
+        tracing::info!("admin: what is logged is {level:?} now");
+        Ok(done(&format!("what is logged is {level:?} now")))
+    }
+}
+
+fn done(text: &str) -> Response {
+    Response::json(Status::OK, json!({ "done": text }).to_string())
+}
+
+/// The body of a request that changes something. A page of somebody else's can make a browser send one, but not of this type without
+/// asking first, which nobody here answers; and where it says whose page it is, that must be ours.
+fn posted<'r>(request: &Request<'r>) -> Result<&'r [u8], Response> {
+    let kind = request.header("content-type").unwrap_or_default();
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    if !kind.eq_ignore_ascii_case(b"application/json") {
+        let found = String::from_utf8_lossy(kind);
+        let detail = format!("Content-Type: found {found:?}, expected application/json");
+        return Err(Response::problem(Status::UNSUPPORTED_MEDIA_TYPE, &detail));
+    }
+    if let (Some(origin), Some(host)) = (request.header("origin"), request.header("host"))
+        && origin.strip_prefix(b"http://").or(origin.strip_prefix(b"https://")) != Some(host)
+    {
+        return Err(Response::problem(Status::FORBIDDEN, "Origin: this came from the page of another host"));
+    }
+    Ok(request.body())
+}
+
+fn limit(request: &Request<'_>) -> Result<i64, Response> {
+    let written = request.query_pairs().find(|(name, _)| name == "limit").map(|(_, value)| value);
+    Action::limit(written.as_deref())
+}
+
+fn page() -> Response {
+    let (document, csp) = page::document();
+    Response::with_body(Status::OK, "text/html; charset=utf-8", document).header("Content-Security-Policy", csp)
+}
+
+/// Every path and its methods.
+const PATHS: [(&str, &str); 14] = [
+    ("/", "GET, HEAD"),
+    ("/healthz", "GET, HEAD"),
+    ("/readyz", "GET, HEAD"),
+    ("/metrics", "GET, HEAD"),
+    ("/status", "GET, HEAD"),
+    ("/parked", "GET, HEAD"),
+    ("/dead-letters", "GET, HEAD"),
+    ("/park", "POST"),
+    ("/unpark", "POST"),
+    ("/pause", "POST"),
+    ("/resume", "POST"),
+    ("/log-level", "POST"),
+    ("/dead-letters/replay", "POST"),
+    ("/dead-letters/discard", "POST"),
+];
+
+fn not_allowed(path: &str) -> Response {
+    match PATHS.iter().find(|(known, _)| *known == path) {
+        Some((_, methods)) => {
+            let detail = format!("{path} takes {methods}");
+            Response::problem(Status::METHOD_NOT_ALLOWED, &detail).header("Allow", *methods)
+        }
+        None => {
+            let paths: Vec<&str> = PATHS.iter().map(|(path, _)| *path).collect();
+            Response::problem(Status::NOT_FOUND, &format!("expected one of {}", paths.join(", ")))
+        }
+    }
+}
+
+/// What is said now is not to be kept, nor taken for anything else than what it is called.
+pub fn guarded(response: Response) -> Response {
+    response
+        .header("Cache-Control", "no-store")
+        .header("X-Content-Type-Options", "nosniff")
+        .header("Referrer-Policy", "no-referrer")
+}

@@ -1,0 +1,183 @@
+//! What the poller lets others see of itself, and what it measures by the way.
+
+use std::time::Duration;
+
+use crate::engine::event::Health;
+use crate::engine::observed::{OldestView, PartitionView, ShardView, Trouble, View, Whereabouts};
+use crate::engine::partition::{Partition, Phase, Tenure};
+use crate::engine::poller::{Closing, Core};
+use crate::metrics::labelled::{Stage, Times};
+use crate::sink::Failure;
+use crate::state::chunk::Chunk;
+use crate::state::tracker::Place;
+use crate::types::{Generation, NextOffset, ShardIx, TopicPartition};
+
+/// Steps of a partition's progress that wait for Kafka's commit; beyond them they are not told apart.
+const SETTLING_MAX: usize = 256;
+
+impl Core {
+    pub(super) fn set_now(&mut self, now: Duration) {
+        self.now_us = now.as_micros() as u64;
+        self.dispatcher.set_now(self.now_us);
+    }
+
+    pub(super) fn look(&self) {
+        self.counters.in_flight.set(self.dispatcher.in_flight() as u64);
+        let waiting: usize = self.partitions.iter().flatten().flatten().map(|p| p.tracker.window()).sum();
+        self.counters.waiting.set(waiting as u64);
+    }
+
+    pub(super) fn show(&mut self, now: Duration) {
+        let partitions = self.partitions.iter().flatten().flatten();
+        let shard = |(index, health): (usize, &super::ShardHealth)| ShardView {
+            reached: health.reached,
+            trouble: health.trouble.clone(),
+            queued: self.dispatcher.queued(ShardIx(index as u16)).to_vec(),
+        };
+        self.observed.show(View {
+            at: now,
+            leaving: self.closing != Closing::No,
+            assigned: self.ever_assigned,
+            stopped: self.topics.iter().map(|topic| topic.stopped.clone()).collect(),
+            partitions: partitions.map(|p| self.partition_view(p)).collect(),
+            shards: self.health.iter().enumerate().map(shard).collect(),
+        });
+    }
+
+    fn partition_view(&self, p: &Partition) -> PartitionView {
+        let durable = p.tracker.committable();
+        let committed = p.settled.or(p.found);
+        let oldest = p.tracker.oldest().map(|(offset, place)| OldestView {
+            offset,
+            timestamp_ms: p.ages.at(NextOffset(offset.0)).unwrap_or_else(|| self.clock.wall_ms()),
+            place,
+            at: whereabouts(p, place),
+        });
+        PartitionView {
+            at: p.at,
+            phase: word(&p.phase),
+            paused: p.paused,
+            start: p.start,
+            committed,
+            durable,
+            fetched: p.tracker.received(),
+            end: p.high,
+            in_flight_records: p.tracker.unfinished(),
+            in_flight_bytes: p.tracker.unfinished_bytes(),
+            oldest,
+            uncommitted_ms: p.ages.at(committed.unwrap_or(p.start)),
+        }
+    }
+
+    pub(super) fn note_health(&mut self, shard: ShardIx, health: &Health) {
+        let now = self.clock.now();
+        let known = &mut self.health[usize::from(shard.0)];
+        match health {
+            Health::Up => *known = super::ShardHealth { reached: true, trouble: None },
+            Health::Down(failure) => {
+                let since = known.trouble.as_ref().map_or(now, |trouble| trouble.since);
+                let refused = matches!(failure, Failure::Shard(_));
+                known.trouble = Some(Trouble { since, refused, reason: failure.reason().clone() });
+            }
+        }
+    }
+
+    /// Notes how far each partition is durable, and when that was.
+    pub(super) fn settle(&mut self) {
+        let now_us = self.now_us;
+        for p in self.partitions.iter_mut().flatten().flatten() {
+            let next = p.tracker.committable();
+            if p.settling.back().is_some_and(|(last, _)| *last >= next)
+                || p.settled.is_some_and(|settled| settled >= next)
+            {
+                continue;
+            }
+            if p.settling.len() == SETTLING_MAX {
+                p.settling.pop_back();
+            }
+            p.settling.push_back((next, now_us));
+        }
+    }
+
+    /// Kafka has committed what this generation of a partition asked for.
+    pub(super) fn settled(&mut self, at: TopicPartition, generation: Generation) {
+        let now_us = self.now_us;
+        let Some(p) = self.tenure(at, generation) else { return };
+        let Some(committed) = p.committed else { return };
+        let mut steps = Vec::new();
+        let mut from = p.settled.unwrap_or(p.start);
+        while let Some((next, at_us)) = p.settling.front().copied().filter(|(next, _)| *next <= committed) {
+            p.settling.pop_front();
+            let records = next.0.saturating_sub(from.0).max(0) as u64;
+            steps.push((now_us.saturating_sub(at_us), records));
+            from = next;
+        }
+        p.settled = Some(committed);
+        p.ages.forget(committed);
+        let mut times = self.observed.metrics.topic(at.topic).times.lock();
+        steps.into_iter().for_each(|(took_us, records)| times.stage_mut(Stage::Committed).record(took_us, records));
+    }
+
+    /// Adds what the durable records of a chunk took, up to `at_us`.
+    pub(super) fn time(&self, chunk: &Chunk, at_us: u64) {
+        let (wall_ms, now_us) = (self.clock.wall_ms(), self.clock.now().as_micros() as u64);
+        // Of a moment of the engine's clock.
+        let age_us = |us: u64, timestamp_ms: i64| {
+            let behind_us = now_us.saturating_sub(us) as i64;
+            ((wall_ms - timestamp_ms) * 1000 - behind_us).max(0) as u64
+        };
+        let mut times = self.observed.metrics.topic(chunk.topic).times.lock();
+        let mut add = |of: (i64, u64), records: u64| {
+            let (timestamp_ms, fetched_us) = of;
+            let Times { durable, .. } = &mut *times;
+            durable.record(age_us(at_us, timestamp_ms), records);
+            times.stage_mut(Stage::Fetched).record(age_us(fetched_us, timestamp_ms), records);
+            times.stage_mut(Stage::Routed).record(chunk.sent_us.saturating_sub(fetched_us), records);
+        };
+        // Neighbours share their times more often than not.
+        let (mut same, mut records, mut all) = ((0, 0), 0, 0);
+        for meta in &chunk.records {
+            if !meta.offset.is_below(chunk.runs[meta.run as usize].expected) {
+                continue;
+            }
+            let timestamp_ms = if meta.timestamp_ms < 0 { wall_ms } else { meta.timestamp_ms };
+            let of = (timestamp_ms, meta.fetched_us);
+            if of != same && records > 0 {
+                add(same, std::mem::take(&mut records));
+            }
+            same = of;
+            records += 1;
+            all += 1;
+        }
+        if records > 0 {
+            add(same, records);
+        }
+        if all > 0 {
+            times.stage_mut(Stage::Dequeued).record(chunk.taken_us.saturating_sub(chunk.sent_us), all);
+            times.stage_mut(Stage::Written).record(at_us.saturating_sub(chunk.taken_us), all);
+        }
+    }
+}
+
+fn word(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Locating { .. } => "locating",
+        Phase::Verifying => "verifying",
+        Phase::Located => "located",
+        Phase::Running => "running",
+        Phase::Revoking => "revoking",
+        Phase::Stopped => "stopped",
+    }
+}
+
+fn whereabouts(p: &Partition, place: Place) -> Whereabouts {
+    let Some(part) = p.parts.iter().find(|part| part.shard == place.shard) else { return Whereabouts::Waiting };
+    match (&part.tenure, place.lane) {
+        (Tenure::Owned(owned), Some(lane)) => match owned.lanes.get(usize::from(lane)) {
+            Some(lane) if lane.in_flight > 0 => Whereabouts::Worker(lane.worker),
+            Some(lane) if lane.held.is_some() => Whereabouts::Held,
+            _ => Whereabouts::Waiting,
+        },
+        _ => Whereabouts::Waiting,
+    }
+}

@@ -1,0 +1,237 @@
+//! Memory for what comes in and what goes out. A connection has a buffer as long as there is something in it; idle ones have
+//! none. Buffers go round through a pool, which also knows how much all of them hold.
+
+use std::time::{Duration, Instant};
+
+/// What a buffer begins with, and what the pool keeps. Large enough for most requests, or for many small ones.
+const BUFFER_BYTES: usize = 16 << 10;
+/// Less room than this is not worth a read.
+const ROOM_BYTES_MIN: usize = 4 << 10;
+/// How many buffers of a kind the pool keeps while nobody needs them.
+const SPARE_MAX: usize = 64;
+
+/// What came in and was not used yet.
+#[derive(Debug, Default)]
+pub struct Input {
+    /// All of it is initialised; what counts lies between `start` and `end`.
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.end]
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Where the next read goes to, once [`Pool::make_room`] said yes.
+    pub fn room(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.end..]
+    }
+
+    /// So much was read into the room.
+    pub fn filled(&mut self, length: usize) {
+        self.end += length;
+        debug_assert!(self.end <= self.bytes.len());
+    }
+
+    /// So much from the front was used.
+    pub fn consume(&mut self, length: usize) {
+        self.start += length;
+        debug_assert!(self.start <= self.end);
+    }
+
+    /// Only so much from the front counts.
+    pub fn truncate(&mut self, length: usize) {
+        self.end = self.end.min(self.start + length);
+    }
+}
+
+/// What goes out, and how long the peer has been taking it.
+#[derive(Debug, Default)]
+pub struct Output {
+    bytes: Vec<u8>,
+    sent: usize,
+    /// As much of what is unsent as was there at `since`: the peer must take that before the deadline. What is added meanwhile
+    /// gets a deadline of its own, so neither a trickle nor a busy connection escapes.
+    marked: usize,
+    since: Option<Instant>,
+}
+
+impl Output {
+    pub fn unsent(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sent == self.bytes.len()
+    }
+
+    /// Behind which an answer is written.
+    pub fn end(&mut self, pool: &mut Pool) -> &mut Vec<u8> {
+        if self.bytes.capacity() == 0 {
+            self.bytes = pool.spare_outputs.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
+        }
+        if self.sent > self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+        &mut self.bytes
+    }
+
+    /// The peer took so much.
+    pub fn sent(&mut self, length: usize, now: Instant) {
+        self.sent += length;
+        self.marked = self.marked.saturating_sub(length);
+        if self.marked == 0 {
+            self.since = None;
+            self.mark(now);
+        }
+    }
+
+    /// Begins to wait for the peer, if it has something to take.
+    pub fn mark(&mut self, now: Instant) {
+        if self.since.is_none() && !self.is_empty() {
+            self.marked = self.unsent().len();
+            self.since = Some(now);
+        }
+    }
+
+    pub fn is_overdue(&self, now: Instant, deadline: Duration) -> bool {
+        self.since.is_some_and(|since| now.saturating_duration_since(since) >= deadline)
+    }
+}
+
+/// Buffers that nobody needs, and how much the others hold.
+#[derive(Debug)]
+pub struct Pool {
+    spare_inputs: Vec<Vec<u8>>,
+    spare_outputs: Vec<Vec<u8>>,
+    /// Of all inputs in use.
+    held_bytes: usize,
+    held_bytes_max: usize,
+}
+
+impl Pool {
+    pub fn new(held_bytes_max: usize) -> Pool {
+        Pool { spare_inputs: Vec::new(), spare_outputs: Vec::new(), held_bytes: 0, held_bytes_max }
+    }
+
+    /// Makes sure that `input` has room for a read. `false`: all inputs together have reached their bound.
+    pub fn make_room(&mut self, input: &mut Input) -> bool {
+        if input.bytes.len() - input.end >= ROOM_BYTES_MIN {
+            return true;
+        }
+        if input.start > 0 {
+            input.bytes.copy_within(input.start..input.end, 0);
+            (input.start, input.end) = (0, input.end - input.start);
+            if input.bytes.len() - input.end >= ROOM_BYTES_MIN {
+                return true;
+            }
+        }
+        let more = input.bytes.len().max(BUFFER_BYTES);
+        if self.held_bytes + more > self.held_bytes_max {
+            return false;
+        }
+        self.held_bytes += more;
+        if input.bytes.is_empty() {
+            input.bytes = self.spare_inputs.pop().unwrap_or_else(|| vec![0; BUFFER_BYTES]);
+        } else {
+            input.bytes.resize(input.bytes.len() + more, 0);
+        }
+        true
+    }
+
+    /// Takes the memory of an input back; what is in it is lost.
+    pub fn take_input(&mut self, input: &mut Input) {
+        let input = std::mem::take(input);
+        self.held_bytes -= input.bytes.len();
+        if input.bytes.len() == BUFFER_BYTES && self.spare_inputs.len() < SPARE_MAX {
+            self.spare_inputs.push(input.bytes);
+        }
+    }
+
+    /// Takes the memory of an output back; what is in it is lost.
+    pub fn take_output(&mut self, output: &mut Output) {
+        let mut bytes = std::mem::take(output).bytes;
+        let grown = bytes.capacity() > 4 * BUFFER_BYTES;
+        if bytes.capacity() > 0 && !grown && self.spare_outputs.len() < SPARE_MAX {
+            bytes.clear();
+            self.spare_outputs.push(bytes);
+        }
+    }
+
+    #[cfg(test)]
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(pool: &mut Pool, input: &mut Input, length: usize) -> bool {
+        for _ in 0..length {
+            if !pool.make_room(input) {
+                return false;
+            }
+            input.room()[0] = b'x';
+            input.filled(1);
+        }
+        true
+    }
+
+    #[test]
+    fn inputs_hold_no_more_together_than_they_may() {
+        let mut pool = Pool::new(4 * BUFFER_BYTES);
+        let (mut one, mut other) = (Input::default(), Input::default());
+        assert!(fill(&mut pool, &mut one, BUFFER_BYTES), "it doubles before it is full");
+        assert_eq!(pool.held_bytes(), 2 * BUFFER_BYTES);
+        assert!(fill(&mut pool, &mut other, 1));
+        assert!(!fill(&mut pool, &mut one, BUFFER_BYTES), "another two would be five");
+        pool.take_input(&mut other);
+        pool.take_input(&mut one);
+        assert_eq!(pool.held_bytes(), 0);
+        assert_eq!(pool.spare_inputs.len(), 1, "the grown one is not kept");
+    }
+
+    #[test]
+    fn what_was_used_makes_room() {
+        let mut pool = Pool::new(BUFFER_BYTES);
+        let mut input = Input::default();
+        for _ in 0..10 {
+            assert!(fill(&mut pool, &mut input, BUFFER_BYTES / 2));
+            input.consume(BUFFER_BYTES / 2 - 1);
+            input.truncate(1);
+            input.consume(1);
+        }
+        assert_eq!(pool.held_bytes(), BUFFER_BYTES);
+    }
+
+    #[test]
+    fn a_trickle_does_not_move_the_deadline() {
+        let (mut pool, mut output) = (Pool::new(0), Output::default());
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let overdue = |output: &Output, seconds| output.is_overdue(at(seconds), Duration::from_secs(10));
+        output.end(&mut pool).extend_from_slice(&[0; 100]);
+        output.mark(at(0));
+        output.sent(90, at(5));
+        output.end(&mut pool).extend_from_slice(&[0; 100]);
+        output.mark(at(6));
+        assert!(!overdue(&output, 9) && overdue(&output, 10), "the first hundred are due at 10");
+        output.sent(10, at(9));
+        assert!(!overdue(&output, 18) && overdue(&output, 19), "what came later is due 10 after that");
+        output.sent(100, at(18));
+        assert!(!overdue(&output, 1000));
+    }
+}

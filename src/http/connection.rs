@@ -1,0 +1,454 @@
+//! One connection: what was read and is not used, answers in their order, what is to be sent, and how long each of them may take.
+//! It never waits, and asks no clock: it is given turns, and the time.
+//!
+//! A turn does what can be done now, up to a budget, so that a busy connection leaves the others theirs.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::answers::{Answers, Asked};
+use super::buffer::{Input, Output, Pool};
+use super::head::Version;
+use super::limits::Limits;
+use super::parser::{Parser, Progress};
+use super::refusal::Refusal;
+use super::reply::{Key, Ticket};
+use super::request::{Peer, Request};
+use super::response::{Manner, Persistence, Response, Status};
+use super::stream::Carrier;
+use super::{Counts, Served, Service};
+
+/// Requests that a turn serves.
+const TURN_REQUESTS: usize = 64;
+/// Times that a turn reads.
+const TURN_READS: usize = 8;
+
+/// What a turn is given.
+pub struct Context<'a, V> {
+    pub service: &'a mut V,
+    pub limits: &'a Limits,
+    pub pool: &'a mut Pool,
+    pub counts: &'a mut Counts,
+    pub now: Instant,
+    pub date: &'a str,
+}
+
+/// What a connection needs after a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Another turn: there is more to do.
+    Again,
+    /// A turn when something happens.
+    Wait,
+    /// To be closed.
+    Close,
+}
+
+/// How far the connection is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// No further request is read; it closes when all answers are sent.
+    Ending,
+    /// Closed on this side; what still comes is dropped.
+    Lingering {
+        until: Instant,
+    },
+}
+
+/// What the peer is waited for with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    /// The first byte of a request.
+    Begin,
+    HeadEnd,
+    BodyEnd,
+    /// Nothing that it sends: first something must be answered, or taken by it.
+    Nothing,
+}
+
+/// Why no more requests were served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Halt {
+    /// What was read is used up.
+    Hungry,
+    /// Too much is unanswered or unsent.
+    Paused,
+    /// The turn's budget is.
+    Spent,
+    /// The last request was read.
+    Ended,
+}
+
+pub struct Connection<C> {
+    carrier: C,
+    key: Key,
+    peer: Peer,
+    /// One too many: it is told so, and not served.
+    surplus: bool,
+    parser: Parser,
+    input: Input,
+    answers: Answers,
+    output: Output,
+    phase: Phase,
+    awaited: Awaited,
+    /// Since when it is awaited.
+    since: Instant,
+    /// Messages that were read; and how many there were when `since` was set.
+    messages: u64,
+    messages_since: u64,
+    /// Whether a read might bring something, or a write might take something.
+    readable: bool,
+    writable: bool,
+    /// The peer is known to have ended its side, though what it sent before may not be read yet.
+    ended: bool,
+    /// That end was read.
+    eof: bool,
+    draining: bool,
+    /// The service was asked about the head whose body is awaited.
+    admitted: bool,
+    continue_owed: bool,
+    /// Whether it is in line for a turn.
+    pub in_line: bool,
+}
+
+impl<C: Carrier> Connection<C> {
+    pub fn new(carrier: C, key: Key, peer: Peer, surplus: bool, now: Instant) -> Connection<C> {
+        Connection {
+            carrier,
+            key,
+            peer,
+            surplus,
+            parser: Parser::default(),
+            input: Input::default(),
+            answers: Answers::default(),
+            output: Output::default(),
+            phase: Phase::Open,
+            awaited: Awaited::Begin,
+            since: now,
+            messages: 0,
+            messages_since: 0,
+            readable: true,
+            writable: true,
+            ended: false,
+            eof: false,
+            draining: false,
+            admitted: false,
+            continue_owed: false,
+            in_line: false,
+        }
+    }
+
+    /// Something happened to the carrier. (Errors show when it is used.)
+    pub fn notice(&mut self, readable: bool, writable: bool, ended: bool) {
+        self.readable |= readable || ended;
+        self.writable |= writable;
+        self.ended |= ended;
+    }
+
+    /// Takes an answer that was deferred. Whether it was still waited for.
+    pub fn answer(&mut self, number: u64, response: Response) -> bool {
+        self.answers.give(number, response)
+    }
+
+    /// The request that is under way, if any, is the last one.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Does what can be done now.
+    pub fn turn<V: Service>(&mut self, cx: &mut Context<'_, V>) -> Turn {
+        // An error of the carrier means that the peer is gone, or as good as that.
+        let turn = self.work(cx).unwrap_or(Turn::Close);
+        if self.input.is_empty() || self.phase != Phase::Open || turn == Turn::Close {
+            cx.pool.take_input(&mut self.input);
+        }
+        if self.output.is_empty() || turn == Turn::Close {
+            cx.pool.take_output(&mut self.output);
+        }
+        self.settle(cx.limits, cx.now);
+        turn
+    }
+
+    fn work<V: Service>(&mut self, cx: &mut Context<'_, V>) -> io::Result<Turn> {
+        let (mut requests, mut reads) = (TURN_REQUESTS, TURN_READS);
+        loop {
+            if let Phase::Lingering { .. } = self.phase {
+                return self.linger(cx);
+            }
+            let halt = self.serve(cx, &mut requests);
+            self.flush(cx.now)?;
+            if halt == Halt::Ended {
+                if !self.answers.is_empty() || !self.output.is_empty() {
+                    return Ok(Turn::Wait);
+                }
+                if self.eof {
+                    return Ok(Turn::Close);
+                }
+                self.carrier.shutdown_write()?;
+                self.phase = Phase::Lingering { until: cx.now + cx.limits.linger_deadline };
+            } else if halt == Halt::Spent {
+                return Ok(Turn::Again);
+            } else if self.is_paused(cx.limits) {
+                return Ok(Turn::Wait);
+            } else if halt == Halt::Hungry {
+                if !self.readable && self.draining && self.parser.is_fresh() {
+                    self.phase = Phase::Ending;
+                } else if !self.readable {
+                    return Ok(Turn::Wait);
+                } else if reads == 0 {
+                    return Ok(Turn::Again);
+                } else {
+                    reads -= 1;
+                    self.read(cx)?;
+                }
+            }
+        }
+    }
+
+    /// Serves what was read, as far as it goes.
+    fn serve<V: Service>(&mut self, cx: &mut Context<'_, V>, requests: &mut usize) -> Halt {
+        loop {
+            self.encode(cx);
+            if self.phase != Phase::Open {
+                return Halt::Ended;
+            }
+            if self.is_paused(cx.limits) {
+                return Halt::Paused;
+            }
+            if *requests == 0 {
+                return Halt::Spent;
+            }
+            if self.surplus && !self.input.is_empty() {
+                let max = cx.limits.connections_max;
+                let reason = format!("found {max} connections already; expected no more at a time");
+                self.refuse(Refusal::new(Status::SERVICE_UNAVAILABLE, reason), cx);
+                continue;
+            }
+            match self.parser.advance(self.input.bytes_mut(), cx.limits) {
+                Ok(Progress::Complete { body, end }) => {
+                    *requests -= 1;
+                    self.serve_one(body, cx);
+                    self.input.consume(end);
+                    self.parser.reset();
+                }
+                Ok(Progress::More { keep }) => {
+                    self.input.truncate(keep);
+                    self.hunger(cx);
+                    if self.phase == Phase::Open {
+                        return Halt::Hungry;
+                    }
+                }
+                Err(refusal) => self.refuse(refusal, cx),
+            }
+        }
+    }
+
+    fn serve_one<V: Service>(&mut self, body: std::ops::Range<usize>, cx: &mut Context<'_, V>) {
+        let head = self.parser.head();
+        if self.draining || !head.persistent {
+            self.phase = Phase::Ending;
+        }
+        let request = Request::new(head, self.input.bytes(), body, self.peer);
+        let asked =
+            Asked { head_only: request.method() == "HEAD", say_keep_alive: request.version() == Version::Http10 };
+        let number = self.answers.open(asked, cx.now + cx.limits.answer_deadline);
+        match cx.service.serve(&request, Ticket { key: self.key, number }) {
+            Served::Now(response) => {
+                self.answers.give(number, response);
+            }
+            Served::Later => cx.counts.deferred += 1,
+        }
+        cx.counts.requests += 1;
+        self.messages += 1;
+        (self.admitted, self.continue_owed) = (false, false);
+    }
+
+    /// What was read is used up, in the middle of a message or not.
+    fn hunger<V: Service>(&mut self, cx: &mut Context<'_, V>) {
+        if self.eof {
+            if self.parser.is_fresh() {
+                self.phase = Phase::Ending;
+            } else {
+                self.refuse(
+                    Refusal::bad("found the end of the connection within a request; expected its end first"),
+                    cx,
+                );
+            }
+            return;
+        }
+        if self.parser.has_head() && !self.admitted {
+            self.admitted = true;
+            self.continue_owed = self.parser.head().expects_continue;
+            let head = Request::new(self.parser.head(), self.input.bytes(), 0..0, self.peer);
+            if let Err(response) = cx.service.admit(&head) {
+                cx.counts.requests += 1;
+                self.end_with(response, cx);
+                return;
+            }
+        }
+        if self.continue_owed && self.answers.is_empty() {
+            self.continue_owed = false;
+            self.output.end(cx.pool).extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+    }
+
+    fn refuse<V>(&mut self, refusal: Refusal, cx: &mut Context<'_, V>) {
+        cx.counts.refusals += 1;
+        self.end_with(refusal.response(), cx);
+    }
+
+    /// The last answer, behind those that are waited for.
+    fn end_with<V>(&mut self, response: Response, cx: &mut Context<'_, V>) {
+        let head_only = self.parser.has_head() && self.parser.head().method.of(self.input.bytes()) == b"HEAD";
+        let number = self.answers.open(Asked { head_only, say_keep_alive: false }, cx.now);
+        self.answers.give(number, response);
+        self.phase = Phase::Ending;
+    }
+
+    /// Writes down the answers whose turn it is.
+    fn encode<V>(&mut self, cx: &mut Context<'_, V>) {
+        while let Some((response, asked)) = self.answers.pop() {
+            let persistence = match asked.say_keep_alive {
+                _ if self.phase != Phase::Open && self.answers.is_empty() => Persistence::Ends,
+                true => Persistence::Said,
+                false => Persistence::Implied,
+            };
+            let manner = Manner { head_only: asked.head_only, persistence, date: cx.date };
+            response.encode(self.output.end(cx.pool), &manner);
+        }
+    }
+
+    fn flush(&mut self, now: Instant) -> io::Result<()> {
+        self.output.mark(now);
+        while self.writable && !self.output.is_empty() {
+            match self.carrier.write(self.output.unsent()) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(length) => self.output.sent(length, now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn read<V>(&mut self, cx: &mut Context<'_, V>) -> io::Result<()> {
+        if !cx.pool.make_room(&mut self.input) {
+            let max = cx.limits.buffered_bytes_max;
+            let reason = format!("found {max} bytes of unfinished requests already; expected no more at a time");
+            self.refuse(Refusal::new(Status::SERVICE_UNAVAILABLE, reason), cx);
+            return Ok(());
+        }
+        let room = self.input.room();
+        let wanted = room.len();
+        match self.carrier.read(room) {
+            Ok(0) => (self.eof, self.readable) = (true, false),
+            Ok(length) => {
+                self.input.filled(length);
+                // A short read took all there was; of what comes later there will be word. Only an end that is known already
+                // is not told twice.
+                self.readable = length == wanted || self.ended;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Drops what still comes, so that closing does not become a reset.
+    fn linger<V>(&mut self, cx: &mut Context<'_, V>) -> io::Result<Turn> {
+        for _ in 0..TURN_READS {
+            cx.pool.take_input(&mut self.input);
+            if !self.readable {
+                return Ok(Turn::Wait);
+            }
+            if !cx.pool.make_room(&mut self.input) {
+                return Ok(Turn::Close);
+            }
+            self.read(cx)?;
+            if self.eof {
+                return Ok(Turn::Close);
+            }
+        }
+        Ok(Turn::Again)
+    }
+
+    fn is_paused(&self, limits: &Limits) -> bool {
+        self.answers.len() >= limits.in_flight_max
+            || self.output.unsent().len() + self.answers.held_bytes() >= limits.unsent_bytes_max
+    }
+
+    /// Notes since when the peer is waited for, and with what.
+    fn settle(&mut self, limits: &Limits, now: Instant) {
+        let awaited = if self.phase != Phase::Open || self.is_paused(limits) || self.continue_owed {
+            Awaited::Nothing
+        } else if self.parser.has_head() {
+            Awaited::BodyEnd
+        } else if !self.parser.is_fresh() {
+            Awaited::HeadEnd
+        } else if self.answers.is_empty() && self.output.is_empty() {
+            Awaited::Begin
+        } else {
+            Awaited::Nothing
+        };
+        if awaited != self.awaited || self.messages != self.messages_since {
+            (self.awaited, self.since, self.messages_since) = (awaited, now, self.messages);
+        }
+        if awaited == Awaited::Begin {
+            self.answers.shrink();
+        }
+    }
+
+    /// Looks at the deadlines. [`Turn::Again`] means that there is something to say.
+    pub fn expire<V>(&mut self, cx: &mut Context<'_, V>) -> Turn {
+        if let Phase::Lingering { until } = self.phase {
+            return if until <= cx.now { Turn::Close } else { Turn::Wait };
+        }
+        if self.output.is_overdue(cx.now, cx.limits.write_deadline) {
+            cx.counts.expired_writes += 1;
+            return Turn::Close;
+        }
+        let late = self.answers.expire(cx.now);
+        cx.counts.expired_answers += late;
+        let deadline = self.deadline(cx.limits);
+        if deadline.is_none_or(|deadline| cx.now.saturating_duration_since(self.since) < deadline) {
+            return if late > 0 { Turn::Again } else { Turn::Wait };
+        }
+        let (what, within) = match self.awaited {
+            Awaited::Begin | Awaited::Nothing => {
+                cx.counts.expired_idle += 1;
+                return Turn::Close;
+            }
+            Awaited::HeadEnd => ("head", cx.limits.head_deadline),
+            Awaited::BodyEnd => ("body", cx.limits.body_deadline),
+        };
+        cx.counts.expired_reads += 1;
+        let reason = format!("found no end of the request's {what}; expected it within {within:?}");
+        self.refuse(Refusal::new(Status::REQUEST_TIMEOUT, reason), cx);
+        Turn::Again
+    }
+
+    fn deadline(&self, limits: &Limits) -> Option<Duration> {
+        match self.awaited {
+            Awaited::Begin if self.surplus => Some(limits.linger_deadline),
+            Awaited::Begin if self.messages == 0 => Some(limits.head_deadline.min(limits.idle_deadline)),
+            Awaited::Begin => Some(limits.idle_deadline),
+            Awaited::HeadEnd => Some(limits.head_deadline),
+            Awaited::BodyEnd => Some(limits.body_deadline),
+            Awaited::Nothing => None,
+        }
+    }
+
+    /// Gives its memory back, before it is dropped.
+    pub fn release(&mut self, pool: &mut Pool) {
+        pool.take_input(&mut self.input);
+        pool.take_output(&mut self.output);
+    }
+
+    #[cfg(test)]
+    pub fn carrier(&mut self) -> &mut C {
+        &mut self.carrier
+    }
+}

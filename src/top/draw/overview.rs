@@ -1,0 +1,67 @@
+//! The first tab: everything that is wrong, the shards, and the partitions that are furthest behind.
+
+use ratatui::text::Line;
+
+use super::super::rows;
+use super::super::state::State;
+use super::grid::{Column, Grid};
+use super::panel::Panel;
+use super::{head, partitions, shards};
+use crate::admin::diagnosis::diagnosis;
+use crate::admin::status::Partition;
+use crate::admin::words::{age, grouped};
+
+const COLUMNS: [Column; 8] = [
+    Column::wide("FURTHEST BEHIND"),
+    Column::right("TIME LAG", 12),
+    Column::right("LAG", 10),
+    Column::left("OLDEST IS", 11),
+    Column::left("IN", 9),
+    Column::right("TRY", 3),
+    Column::left("ERROR", 5),
+    Column::wide("ITS KEY"),
+];
+
+/// Of shards, and of findings beside the first one, which stands above.
+const SHOWN_MAX: usize = 4;
+
+pub fn panel(state: &State, width: usize) -> Panel {
+    let Some(status) = state.last() else { return Panel::default() };
+    let theme = state.theme;
+    let found = diagnosis(status);
+    let mut lines: Vec<Line<'static>> =
+        found.iter().skip(1).take(SHOWN_MAX).flat_map(|found| head::finding(theme, found, "", width, 1)).collect();
+    let grid = shards::grid(width);
+    lines.push(grid.header(theme.faint()));
+    let shards = rows::shards(state);
+    lines.extend(shards.iter().take(SHOWN_MAX).map(|shard| shards::row(theme, &grid, shard)));
+    if let Some(more) = shards.len().checked_sub(SHOWN_MAX + 1) {
+        lines.push(Line::styled(format!("… and {} more (2)", more + 1), theme.faint()));
+    }
+    let grid = Grid::new(&COLUMNS, width);
+    let furthest = rows::furthest(state);
+    Panel {
+        head: lines,
+        header: Some(grid.header(theme.faint())),
+        rows: furthest.iter().map(|partition| row(state, &grid, partition)).collect(),
+        detail: state.selected().map(|index| partitions::detail(state, furthest[index], width)).unwrap_or_default(),
+        ..Panel::default()
+    }
+}
+
+fn row(state: &State, grid: &Grid<'_>, partition: &Partition) -> Line<'static> {
+    let plain = state.theme.plain();
+    let frontier = partition.frontier.as_ref();
+    let code = frontier.and_then(|frontier| frontier.last.as_ref()?.sqlstate.clone());
+    let tries = frontier.and_then(|frontier| frontier.attempt);
+    grid.row(vec![
+        (partitions::name(partition), plain),
+        (age(partition.time_lag_ms), plain),
+        (partition.message_lag.map_or("?".to_owned(), grouped), plain),
+        (frontier.map_or("-", |frontier| &frontier.place).to_owned(), plain),
+        (frontier.and_then(|frontier| frontier.worker.clone()).unwrap_or_default(), plain),
+        (tries.map(|tries| tries.to_string()).unwrap_or_default(), plain),
+        (code.unwrap_or_default(), state.theme.warn()),
+        (frontier.map(partitions::key_of).unwrap_or_default(), plain),
+    ])
+}
