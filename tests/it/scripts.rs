@@ -129,3 +129,40 @@ fn nothing_is_installed_where_rust_cannot_be_had() {
     assert!(said.contains("apt-get update") && !said.contains("apt-get install -q"), "{said}");
     assert!(said.contains("forebay needs Rust") && said.contains("https://rustup.rs"), "{said}");
 }
+
+/// Its package starts a service that listens for everybody; nobody asked for that.
+#[test]
+fn prometheus_is_installed_without_its_service() {
+    const PROMETHEUS_IS_MISSING: &str = r#"
+have() { case $1 in prometheus | promtool) [[ -e $home/installed ]] ;; *) true ;; esac; }
+java_bin() { echo java; }
+pg_bin() { echo bin; }
+systemd_runs() { true; }
+need_rust() { true; }
+need_rust_component() { true; }
+need_cargo_deny() { true; }
+"#;
+    let systemctl = "#!/bin/bash\nprintf 'systemctl %s\\n' \"$*\" >>\"${0%/*}/said\"\n";
+    let fakes =
+        |name: &str| Machine::new(name, &[("apt-get", APT_GET), ("apt-cache", APT_CACHE), ("systemctl", systemctl)]);
+    let machine = fakes("prometheus");
+    let ended = machine.bash(&format!("{WITHOUT_RUST}{PROMETHEUS_IS_MISSING}main test"));
+    let said = machine.said();
+    assert_eq!(ended, Ok(String::new()), "{said}");
+    let done: Vec<&str> =
+        said.lines().filter(|line| line.starts_with("systemctl") || line.starts_with("apt-get install")).collect();
+    let [mask, install, unmask, disable] = done[..] else { panic!("{said}") };
+    assert!(install.ends_with(" prometheus"), "{said}");
+    assert_eq!(mask, "systemctl mask --quiet prometheus.service");
+    assert_eq!(
+        [unmask, disable],
+        ["unmask", "disable"].map(|what| format!("systemctl {what} --quiet prometheus.service"))
+    );
+
+    // Even where the installation fails it does not stay masked.
+    let machine = fakes("prometheus-fails");
+    fs::write(machine.0.join("apt-get"), APT_GET.replace("touch \"${0%/*}/installed\"", "exit 100"))
+        .expect("a program");
+    assert_eq!(machine.bash(&format!("{WITHOUT_RUST}{PROMETHEUS_IS_MISSING}main test")), Err(1));
+    assert!(machine.said().contains("systemctl unmask"), "{}", machine.said());
+}

@@ -1,0 +1,299 @@
+//! What is delivered for Prometheus and Grafana: rules that promtool accepts and whose unit tests pass, queries that a real
+//! Prometheus understands, names that forebay has, and a word for people everywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::Prometheus;
+
+/// Every family of /metrics and its labels.
+// The same list as that of the metrics module; to be taken from there.
+const FAMILIES: [(&str, &[&str]); 65] = [
+    ("forebay_build_info", &["version", "librdkafka", "group"]),
+    ("forebay_start_time_seconds", &[]),
+    ("process_cpu_seconds_total", &[]),
+    ("process_resident_memory_bytes", &[]),
+    ("process_open_fds", &[]),
+    ("process_max_fds", &[]),
+    ("process_threads", &[]),
+    ("process_start_time_seconds", &[]),
+    ("forebay_ready", &[]),
+    ("forebay_poll_age_seconds", &[]),
+    ("forebay_assigned_partitions", &["topic"]),
+    ("forebay_topic_stopped", &["topic"]),
+    ("forebay_topic_paused", &["topic"]),
+    ("forebay_lag_records", &["topic", "partition"]),
+    ("forebay_time_lag_seconds", &["topic", "partition"]),
+    ("forebay_in_flight_records", &["topic", "partition"]),
+    ("forebay_in_flight_bytes", &["topic", "partition"]),
+    ("forebay_offset", &["topic", "partition", "kind"]),
+    ("forebay_records_fetched_total", &["topic"]),
+    ("forebay_records_total", &["topic", "shard", "outcome"]),
+    ("forebay_records_unparked_total", &["topic", "shard"]),
+    ("forebay_records_misaligned_total", &["topic"]),
+    ("forebay_dead_letters_forwarded_total", &[]),
+    ("forebay_stage_seconds_bucket", &["topic", "stage", "le"]),
+    ("forebay_stage_seconds_sum", &["topic", "stage"]),
+    ("forebay_stage_seconds_count", &["topic", "stage"]),
+    ("forebay_durable_seconds_bucket", &["topic", "le"]),
+    ("forebay_durable_seconds_sum", &["topic"]),
+    ("forebay_durable_seconds_count", &["topic"]),
+    ("forebay_batch_records_bucket", &["topic", "shard", "le"]),
+    ("forebay_batch_records_sum", &["topic", "shard"]),
+    ("forebay_batch_records_count", &["topic", "shard"]),
+    ("forebay_retries_total", &["topic", "shard", "cause"]),
+    ("forebay_bisections_total", &["topic", "shard"]),
+    ("forebay_parked_keys", &["topic", "shard"]),
+    ("forebay_parked_records", &["topic", "shard"]),
+    ("forebay_shard_up", &["shard"]),
+    ("forebay_breaker_opened_total", &["shard"]),
+    ("forebay_rebalances_total", &[]),
+    ("forebay_rebalance_seconds_total", &[]),
+    ("forebay_rewinds_total", &[]),
+    ("forebay_pauses_total", &[]),
+    ("forebay_commits_total", &[]),
+    ("forebay_worker_busy_seconds_total", &["shard", "worker"]),
+    ("forebay_worker_queued_records", &["shard", "worker"]),
+    ("forebay_connections", &["shard", "kind"]),
+    ("forebay_pace_held_seconds_total", &["limit"]),
+    ("forebay_pace_held_records_total", &[]),
+    ("forebay_hot_keys", &[]),
+    ("forebay_shard_wait_seconds_total", &["shard", "kind", "event"]),
+    ("forebay_shard_blocked_backends", &["shard"]),
+    ("forebay_shard_verdict", &["shard", "verdict"]),
+    ("forebay_table_updates_total", &["shard", "table"]),
+    ("forebay_table_hot_updates_total", &["shard", "table"]),
+    ("forebay_table_live_rows", &["shard", "table"]),
+    ("forebay_table_dead_rows", &["shard", "table"]),
+    ("forebay_wal_bytes_total", &["shard"]),
+    ("forebay_checkpoints_total", &["shard", "kind"]),
+    ("forebay_log_lines_total", &["level"]),
+    ("kafka_consumergroup_group_lag", &["group", "topic", "partition"]),
+    ("kafka_consumergroup_group_lag_seconds", &["group", "topic", "partition"]),
+    ("kafka_consumergroup_group_offset", &["group", "topic", "partition"]),
+    ("kafka_partition_latest_offset", &["topic", "partition"]),
+    ("kafka_consumergroup_group_max_lag", &["group"]),
+    ("kafka_consumergroup_group_max_lag_seconds", &["group"]),
+];
+
+/// Families that the dashboard does without: what they say is said by others.
+const NOT_SHOWN: [&str; 2] = ["forebay_offset", "process_max_fds"];
+
+/// What Prometheus itself adds.
+const FROM_PROMETHEUS: [&str; 2] = ["job", "instance"];
+
+fn path(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
+}
+
+fn dashboard() -> Value {
+    serde_json::from_str(&fs::read_to_string(path("grafana/forebay.json")).unwrap()).expect("JSON")
+}
+
+fn array(of: &Value) -> &[Value] {
+    of.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Those in rows that are folded, too.
+fn panels(dashboard: &Value) -> Vec<&Value> {
+    array(&dashboard["panels"]).iter().flat_map(|panel| std::iter::once(panel).chain(array(&panel["panels"]))).collect()
+}
+
+fn text<'v>(of: &'v Value, field: &str) -> &'v str {
+    of[field].as_str().unwrap_or_default()
+}
+
+/// The queries of the dashboard as Grafana sends them, each with its panel's title: everything is chosen.
+pub fn dashboard_queries() -> Vec<(String, String)> {
+    let dashboard = dashboard();
+    let filled = |promql: &str| {
+        let values = [("$__rate_interval", "1m"), ("$instance", ".*"), ("$topic", ".*"), ("$stage", "written")];
+        values.iter().fold(promql.to_owned(), |promql, (variable, value)| promql.replace(variable, value))
+    };
+    let of_panel = |panel: &Value| -> Vec<(String, String)> {
+        let queries = array(&panel["targets"]).iter().map(|target| filled(text(target, "expr")));
+        queries.map(|query| (text(panel, "title").to_owned(), query)).collect()
+    };
+    let mut queries: Vec<_> = panels(&dashboard).into_iter().flat_map(of_panel).collect();
+    let annotations = array(&dashboard["annotations"]["list"]).iter().filter(|a| a["expr"].is_string());
+    queries.extend(annotations.map(|a| (text(a, "name").to_owned(), filled(text(a, "expr")))));
+    queries
+}
+
+/// The metrics of a query, and the labels that each is chosen by: `name{label="…", …}`.
+fn metrics(promql: &str) -> Vec<(String, Vec<String>)> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let mut found = Vec::new();
+    let mut rest = promql;
+    while let Some(start) = rest.find(|c: char| is_name(c) || c == '"') {
+        rest = &rest[start..];
+        if let Some(quoted) = rest.strip_prefix('"') {
+            rest = quoted.split_once('"').expect("an end").1;
+            continue;
+        }
+        let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+        let (name, behind) = rest.split_at(end);
+        rest = behind;
+        if !["forebay_", "process_", "kafka_"].iter().any(|prefix| name.starts_with(prefix)) {
+            continue;
+        }
+        let mut labels = Vec::new();
+        if let Some(selector) = behind.strip_prefix('{') {
+            let (selector, behind) = selector.split_once('}').expect("an end");
+            // No value in these files holds a comma.
+            labels = selector.split(',').map(|l| l.trim().split(['=', '!']).next().unwrap().to_owned()).collect();
+            rest = behind;
+        }
+        found.push((name.to_owned(), labels));
+    }
+    found
+}
+
+#[track_caller]
+fn assert_known(place: &str, promql: &str) -> BTreeSet<String> {
+    let found = metrics(promql);
+    for (name, labels) in &found {
+        let (_, known) = FAMILIES.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("{place}: {name}"));
+        for label in labels {
+            let label = label.as_str();
+            assert!(known.contains(&label) || FROM_PROMETHEUS.contains(&label), "{place}: {name} has no label {label}");
+        }
+    }
+    found.into_iter().map(|(name, _)| name).collect()
+}
+
+#[track_caller]
+fn promtool(arguments: &[&str], file: &str) {
+    let output =
+        Command::new("promtool").args(arguments).arg(path(file)).output().expect("promtool: bin/install-deps test");
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "promtool {arguments:?} {file}: {}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn promtool_accepts_the_alerts_and_each_fires_on_its_case_only() {
+    promtool(&["check", "rules"], "prometheus/forebay-alerts.yml");
+    promtool(&["test", "rules"], "prometheus/forebay-alerts.test.yml");
+    promtool(&["check", "config"], "prometheus/prometheus.yml");
+}
+
+#[test]
+fn metrics_are_found_in_queries() {
+    let found = metrics(
+        "sum by (shard) (rate(forebay_a{x=\"forebay_no\", y!~\"b\"}[1m])) / on (job) forebay_b > up{job=\"c\"}",
+    );
+    let expected = [("forebay_a", vec!["x", "y"]), ("forebay_b", vec![])];
+    assert_eq!(
+        found,
+        expected.map(|(name, labels)| (name.to_owned(), labels.iter().map(|l| (*l).to_owned()).collect()))
+    );
+}
+
+/// Prometheus takes the rules, and reports them in a form that can be looked at.
+#[test]
+fn each_alert_has_a_run_book_a_severity_and_a_test() {
+    let prometheus = Prometheus::with_rules("127.0.0.1:1", &path("prometheus/forebay-alerts.yml"));
+    let cases = fs::read_to_string(path("prometheus/forebay-alerts.test.yml")).unwrap();
+    let rules = prometheus.rules();
+    assert!(rules.len() >= 15, "{} rules", rules.len());
+    for rule in &rules {
+        let (name, annotations) = (text(rule, "name"), &rule["annotations"]);
+        assert_eq!(rule["type"], "alerting", "{name}");
+        assert!(["page", "ticket"].contains(&text(&rule["labels"], "severity")), "{name}: its severity");
+        for annotation in ["summary", "description", "runbook"] {
+            assert!(!text(annotations, annotation).is_empty(), "{name} has no {annotation}");
+        }
+        let runbook: Vec<&str> = text(annotations, "runbook").lines().collect();
+        let parts: Vec<&str> = ["Means: ", "Look: ", "Do: "]
+            .into_iter()
+            .filter(|part| runbook.iter().any(|l| l.starts_with(part)))
+            .collect();
+        assert_eq!(parts.len(), 3, "{name}: its run-book has {parts:?}");
+        assert!(cases.contains(&format!("alertname=\"{name}\"")), "{name}: no case in which it fires");
+        assert_known(name, text(rule, "query"));
+    }
+}
+
+#[test]
+fn the_dashboard_shows_what_there_is_in_queries_that_prometheus_understands() {
+    let prometheus = Prometheus::scraping("127.0.0.1:1");
+    let mut shown = BTreeSet::new();
+    for (panel, promql) in dashboard_queries() {
+        assert!(!promql.contains('$'), "{panel}: a variable that is not known: {promql}");
+        prometheus.query(&promql);
+        shown.extend(assert_known(&panel, &promql));
+    }
+    let bases =
+        |name: &str| ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end).map(str::to_owned));
+    let shown_bases: BTreeSet<String> = shown.iter().filter_map(|name| bases(name)).collect();
+    let is_shown = |name: &str| shown.contains(name) || bases(name).is_some_and(|base| shown_bases.contains(&base));
+    let missing: Vec<&str> = FAMILIES
+        .iter()
+        .map(|(name, _)| *name)
+        // Of the same name as others in the world, for the dashboards that go with those.
+        .filter(|name| !name.starts_with("kafka_") && *name != "process_start_time_seconds")
+        .filter(|name| is_shown(name) == NOT_SHOWN.contains(name))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "not on the dashboard, or there although it is on the list of what is not: {missing:?}"
+    );
+}
+
+#[test]
+fn the_dashboard_can_be_imported_anywhere_and_explains_each_panel() {
+    let dashboard = dashboard();
+    assert_eq!((text(&dashboard, "uid"), &dashboard["id"]), ("forebay", &Value::Null));
+    assert!(dashboard["schemaVersion"].as_u64() >= Some(36) && dashboard["version"].is_u64());
+    let variables: Vec<&str> = array(&dashboard["templating"]["list"]).iter().map(|v| text(v, "name")).collect();
+    assert_eq!(variables, ["datasource", "group", "instance", "topic", "stage"]);
+    let mut ids = BTreeMap::new();
+    for panel in panels(&dashboard) {
+        let title = text(panel, "title");
+        assert!(ids.insert(panel["id"].as_u64().expect("an id"), title).is_none(), "{title}: another one has its id");
+        assert!(text(panel, "description").len() > 40, "{title}: no description");
+        if text(panel, "type") == "row" {
+            continue;
+        }
+        assert!(!array(&panel["targets"]).is_empty(), "{title}: no query");
+        let has_unit =
+            panel["fieldConfig"]["defaults"]["unit"].is_string() || panel["options"]["yAxis"]["unit"].is_string();
+        assert!(has_unit || ["state-timeline", "table"].contains(&text(panel, "type")), "{title}: no unit");
+    }
+    assert_no_datasource_of_ones_own(&dashboard);
+    assert_places(&panels(&dashboard));
+}
+
+/// Only the variable, and Grafana's own for what people write into a dashboard.
+#[track_caller]
+fn assert_no_datasource_of_ones_own(value: &Value) {
+    if let Some(datasource) = value.get("datasource") {
+        assert!(["${datasource}", "-- Grafana --"].contains(&text(datasource, "uid")), "{datasource}");
+    }
+    let inner: Vec<&Value> = match value {
+        Value::Object(fields) => fields.values().collect(),
+        Value::Array(values) => values.iter().collect(),
+        _ => Vec::new(),
+    };
+    inner.into_iter().for_each(assert_no_datasource_of_ones_own);
+}
+
+/// On a grid of 24 columns nothing lies upon something else.
+#[track_caller]
+fn assert_places(panels: &[&Value]) {
+    let mut taken = BTreeMap::new();
+    for panel in panels {
+        let place = |field: &str| panel["gridPos"][field].as_u64().expect("its place");
+        let (x, y, title) = (place("x"), place("y"), text(panel, "title"));
+        assert!(x + place("w") <= 24, "{title} is too wide");
+        for cell in (y..y + place("h")).flat_map(|y| (x..x + place("w")).map(move |x| (y, x))) {
+            if let Some(other) = taken.insert(cell, title) {
+                panic!("{title} lies upon {other}");
+            }
+        }
+    }
+}
