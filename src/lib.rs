@@ -16,7 +16,8 @@
 //! fences of its lanes in one transaction and hands the chunks back, which say exactly what of them is durable. A *control*
 //! thread per shard takes partitions over, stores progress and compares. Keys that cannot go on are *parked* in the database, by the
 //! transaction that moves their fences; a *slow lane* per shard applies them, each key in order ([`engine::parked`] is what they
-//! share). Where dead letters go on to a topic, a *forwarder* per shard publishes them, and speaks to none of the others. They talk
+//! share). A *sampler* per shard looks at
+//! what PostgreSQL says the others wait for. Where dead letters go on to a topic, a *forwarder* per shard publishes them, and speaks to none of the others. They talk
 //! over bounded channels, one closed enum each ([`engine::event`]).
 //!
 //! # Invariants
@@ -33,6 +34,7 @@
 //!   connections belong to the connections, and end with them.)
 //! - Nobody waits for a database without an end: not for a statement, a lock, a connection, or an answer that never comes.
 //! - A shard that is away is tried by its control thread alone, until a probe works; workers and slow lanes wait for it.
+//! - Nothing waits for a sampler, and no failure of its own opens a breaker. Of others' queries it learns the command's name only.
 //! - Nothing but the rust-postgres family may bring an async runtime in.
 //!
 //! # Modules, in reading order

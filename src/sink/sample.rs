@@ -201,7 +201,8 @@ impl Taken<'_> {
         if self.pooler == Pooler::Transaction {
             let text = "behind a pooler: what is in a transaction under this group's names is sampled, of all its processes together";
             notes.push(text.to_owned());
-        } else if self.open.len() > 1 && own.iter().all(|own| own.backend.thread == NAME) {
+        } else if self.open.iter().any(|(thread, _)| thread != NAME) && own.iter().all(|own| own.backend.thread == NAME)
+        {
             let text = "this server knows none of our other connections: something in between leads each connection to another server";
             notes.push(text.to_owned());
         }
@@ -225,12 +226,7 @@ impl Taken<'_> {
             false => self.statements.locks.query(client, &[&waiters, &transactions])?,
         };
         for own in waiting {
-            let of_it = || locks.iter().filter(|row| row.get::<_, Option<i32>>(0) == Some(own.backend.pid));
-            let waits = of_it().find(|row| !row.get::<_, bool>(3));
-            let relation = waits.and_then(|row| row.get(2)).or_else(|| of_it().find_map(|row| row.get(2)));
-            let lock = waits.map(|row| row.get(1)).or(own.backend.wait.as_ref().map(|(_, event)| event.clone()));
-            let Backend { thread, pid, .. } = own.backend.clone();
-            look.waiting.push(Waiting { thread, pid, since: own.query_age, lock, relation });
+            look.waiting.push(own.waiting(&locks));
         }
         look.holders = self.holders(client, &locks, met)?;
         let asked = look.holders.iter().map(|holder| holder.pid).chain(ask.remembered.iter().copied());
@@ -318,7 +314,7 @@ impl Taken<'_> {
     fn table_numbers(&self, client: &mut impl GenericClient) -> Result<Vec<TableNumbers>, Error> {
         let rows = self.statements.tables.query(client, &[self.tables])?;
         let numbers = |row: &Row| TableNumbers {
-            table: row.get(0),
+            table: plain(row.get(0)),
             updates: row.get(1),
             hot_updates: row.get(2),
             live_rows: row.get(3),
@@ -326,6 +322,27 @@ impl Taken<'_> {
             last_vacuum_at_ms: row.get(5),
         };
         Ok(rows.iter().map(numbers).collect())
+    }
+}
+
+impl Own {
+    fn waiting(&self, locks: &[Row]) -> Waiting {
+        let Backend { thread, pid, wait, .. } = self.backend.clone();
+        let kind = |row: &Row| row.get::<_, String>(1);
+        let of_it = || locks.iter().filter(|row| row.get::<_, Option<i32>>(0) == Some(pid));
+        let waits = of_it().find(|row| !row.get::<_, bool>(3));
+        let in_line = || of_it().find(|row| kind(row) == "tuple");
+        let relation = waits.and_then(|row| row.get(2)).or_else(|| in_line().and_then(|row| row.get(2)));
+        let lock = waits.map(kind).or(wait.map(|(_, event)| event));
+        // An upsert that meets a row stands in no line for it. Where it writes to one table there is no doubt which.
+        let written = || {
+            let written: BTreeSet<String> = of_it().filter_map(|row| row.get(2)).collect();
+            let mut theirs = written.into_iter().filter(|name| !name.starts_with("forebay."));
+            theirs.next().filter(|_| theirs.next().is_none())
+        };
+        let of_a_row = lock.as_deref() == Some("transactionid");
+        let relation = relation.or_else(|| written().filter(|_| of_a_row));
+        Waiting { thread, pid, since: self.query_age, lock, relation }
     }
 }
 
@@ -380,11 +397,11 @@ fn table_name(topic: &config::Topic) -> Option<String> {
     }
 }
 
-/// A table's name as people write it, where it needs no quotes.
+/// A table's name as people write it, where it needs no quotes: with its schema, unless that is the usual one.
 fn plain(quoted: &str) -> String {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.\"".contains(c);
     match quoted.chars().all(is_plain) {
-        true => quoted.replace('"', ""),
+        true => quoted.replace('"', "").trim_start_matches("public.").to_owned(),
         false => quoted.to_owned(),
     }
 }

@@ -10,7 +10,7 @@ use forebay::config::{Pooler, Shard};
 use postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::real::{LEDGER, assert_complete, count, ends, ledger, ledger_topic, publish};
-use crate::sink::{dead_letters, handlers, parking, tables};
+use crate::sink::{dead_letters, handlers, parking, sampling, tables};
 use crate::statements;
 use crate::support::{
     Database, PATIENCE, Pgbouncer, Rig, Server, Topic, bound_the_role, kafka_bootstrap, pg_dsn_a, unique_name,
@@ -103,6 +103,11 @@ fn parking_behind_a_pooler() {
         parking::a_takeover_finds_what_is_parked,
         parking::a_handlers_key_that_waits_for_a_lock_is_parked,
     ]);
+}
+
+#[test]
+fn sampling_behind_a_pooler() {
+    run_behind(&[sampling::who_holds_a_row_that_we_wait_for, sampling::who_holds_a_row_whose_key_is_parked]);
 }
 
 #[test]

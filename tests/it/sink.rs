@@ -7,5 +7,6 @@ mod forward;
 pub mod handlers;
 pub mod parking;
 mod places;
+pub mod sampling;
 mod schema;
 pub mod tables;

@@ -26,14 +26,15 @@ AND state <> 'idle' AND pid <> pg_backend_pid()",
 };
 
 /// What $1 wait for (not granted), and the row that each is first in line for (a tuple that is granted, while the wait is for a
-/// transaction); and who has the transactions $2.
+/// transaction); tables that they write; and who has the transactions $2.
 pub(super) const LOCKS: Sql = Sql {
     text: "\
-SELECT pid, locktype, \
-CASE WHEN database = (SELECT oid FROM pg_database WHERE datname = current_database()) THEN relation::regclass::text END, \
-granted, transactionid::text FROM pg_locks \
-WHERE pid = ANY($1) AND (NOT granted OR locktype = 'tuple') \
-OR locktype = 'transactionid' AND granted AND transactionid::text = ANY($2)",
+SELECT l.pid, l.locktype, (SELECT concat_ws('.', nullif(n.nspname, 'public'), c.relname) \
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = l.relation AND c.relkind IN ('r', 'p') \
+AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())), l.granted, l.transactionid::text \
+FROM pg_locks AS l \
+WHERE l.pid = ANY($1) AND (NOT l.granted OR l.locktype = 'tuple' OR l.locktype = 'relation' AND l.mode = 'RowExclusiveLock') \
+OR l.locktype = 'transactionid' AND l.granted AND l.transactionid::text = ANY($2)",
     types: &[Type::INT4_ARRAY, Type::TEXT_ARRAY],
 };
 
@@ -94,11 +95,11 @@ quote_ident(current_user) FROM pg_stat_checkpointer",
 /// Tables $1, each with its partitions together.
 pub(super) const TABLES: Sql = Sql {
     text: "\
-SELECT t.oid::regclass::text, coalesce(sum(s.n_tup_upd), 0)::bigint, coalesce(sum(s.n_tup_hot_upd), 0)::bigint, \
+SELECT t.name, coalesce(sum(s.n_tup_upd), 0)::bigint, coalesce(sum(s.n_tup_hot_upd), 0)::bigint, \
 coalesce(sum(s.n_live_tup), 0)::bigint, coalesce(sum(s.n_dead_tup), 0)::bigint, \
 (extract(epoch FROM max(greatest(s.last_vacuum, s.last_autovacuum))) * 1000)::bigint \
-FROM (SELECT DISTINCT to_regclass(name)::oid AS oid FROM unnest($1) AS u(name)) AS t \
+FROM (SELECT name, to_regclass(name)::oid AS oid FROM unnest($1) AS u(name)) AS t \
 JOIN pg_stat_user_tables AS s ON s.relid = t.oid OR s.relid IN (SELECT p.relid FROM pg_partition_tree(t.oid) AS p) \
-GROUP BY t.oid ORDER BY 1",
+GROUP BY t.name",
     types: &[Type::TEXT_ARRAY],
 };

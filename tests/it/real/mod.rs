@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod chaos;
+mod contention;
 mod end_to_end;
 mod failover;
 mod faults;

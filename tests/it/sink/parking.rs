@@ -29,7 +29,7 @@ use crate::support::wait_until;
 use crate::table::table;
 
 const LIMITS: DrainLimits = DrainLimits { records_max: 500, bytes_max: 1 << 20, key_records_max: usize::MAX };
-const SKIP: Drain = Drain { tolerance: Some(few(usize::MAX)), then: Then::Skip, parent_tries: 2 };
+pub const SKIP: Drain = Drain { tolerance: Some(few(usize::MAX)), then: Then::Skip, parent_tries: 2 };
 const PARK: Drain = Drain { then: Then::Park, ..SKIP };
 
 /// So many dead letters in a row.
@@ -42,7 +42,7 @@ fn upserts() -> Target {
 }
 
 /// Rows 1 to 9 are there. Locks are waited for as long as it takes to tell.
-fn world(name: &str) -> (World, PostgresWriter) {
+pub fn world(name: &str) -> (World, PostgresWriter) {
     let world = World::with(name, |config| {
         config.shards[0].lock_timeout = Duration::from_millis(300);
         config.topics[0].target = upserts();
@@ -107,7 +107,7 @@ fn hash(key: &str) -> KeyHash {
 }
 
 /// One transaction for these records. With `free`, the keys that are believed free; with `care`, as after a lock time-out.
-struct Try<'a> {
+pub struct Try<'a> {
     from: i64,
     records: &'a [(&'a str, &'a str)],
     park: &'a [usize],
@@ -117,15 +117,15 @@ struct Try<'a> {
 }
 
 impl<'a> Try<'a> {
-    fn new(from: i64, records: &'a [(&'a str, &'a str)]) -> Try<'a> {
+    pub fn new(from: i64, records: &'a [(&'a str, &'a str)]) -> Try<'a> {
         Try { from, records, park: &[], free: &[], care: None, room: 1000 }
     }
 
-    fn probing(from: i64, records: &'a [(&'a str, &'a str)], then: Then) -> Try<'a> {
+    pub fn probing(from: i64, records: &'a [(&'a str, &'a str)], then: Then) -> Try<'a> {
         Try { care: Some((true, then)), ..Try::new(from, records) }
     }
 
-    fn run(&self, writer: &mut PostgresWriter) -> Result<Written, Failure> {
+    pub fn run(&self, writer: &mut PostgresWriter) -> Result<Written, Failure> {
         let (batch, mut moves) = (batch(self.from, self.records), Vec::new());
         batch.moves(batch.len(), &mut moves);
         let park: Vec<ToPark> = self.park.iter().map(|index| ToPark { index: *index, why: Why::Held }).collect();
@@ -144,7 +144,7 @@ impl<'a> Try<'a> {
 
     /// Which records were parked although the job did not say so.
     #[track_caller]
-    fn parks(&self, writer: &mut PostgresWriter) -> Vec<usize> {
+    pub fn parks(&self, writer: &mut PostgresWriter) -> Vec<usize> {
         match self.run(writer) {
             Ok(Written::Applied(Applied { parked, .. })) => parked.iter().map(|p| p.index).collect(),
             other => panic!("{other:?}"),
@@ -173,7 +173,7 @@ fn check(world: &World, rows: &str, parked: &str, letters: &str, fence: i64) {
 }
 
 /// A session that has executed this in a transaction, and holds what it locked until it is rolled back.
-fn holding(world: &World, sql: &str) -> Client {
+pub fn holding(world: &World, sql: &str) -> Client {
     let mut client = world.database.connect();
     client.batch_execute(&format!("BEGIN; {sql}")).unwrap();
     client
@@ -185,7 +185,7 @@ fn read(lane: &mut PostgresWriter, keys: &[&str]) -> Vec<Waiting> {
 }
 
 /// Reads and applies what is parked of these keys.
-fn drain(lane: &mut PostgresWriter, keys: &[&str], how: Drain) -> Result<Vec<Drained>, Failure> {
+pub fn drain(lane: &mut PostgresWriter, keys: &[&str], how: Drain) -> Result<Vec<Drained>, Failure> {
     let waiting = read(lane, keys);
     lane.drain(TOPIC, &waiting, &mut how.clone())
 }
@@ -194,7 +194,7 @@ fn taken(rows: u64) -> Drained {
     Drained::Taken { rows, dead: 0 }
 }
 
-fn waits(outcome: &Drained) -> bool {
+pub fn waits(outcome: &Drained) -> bool {
     matches!(outcome, Drained::Waits { .. })
 }
 
