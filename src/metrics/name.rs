@@ -106,9 +106,41 @@ impl Name {
     }
 }
 
+/// Every family in Markdown.
+pub fn table() -> String {
+    let mut text = String::from("| metric | type | labels | what it says |\n|---|---|---|---|\n");
+    for Family { name, kind, labels, help } in Name::ALL.iter().map(|name| name.family()) {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+        text.push_str(&format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", ")));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BEGIN: &str = "<!-- metrics:begin -->\n";
+    const END: &str = "<!-- metrics:end -->";
+
+    /// `FOREBAY_UPDATE=1 cargo test metrics` writes the table anew.
+    #[test]
+    fn tuning_md_holds_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning.md");
+        let written = std::fs::read_to_string(path).expect("tuning.md is readable");
+        let (before, rest) = written.split_once(BEGIN).expect("tuning.md marks the table's begin");
+        let (found, after) = rest.split_once(END).expect("tuning.md marks the table's end");
+        if std::env::var_os("FOREBAY_UPDATE").is_some() {
+            std::fs::write(path, format!("{before}{BEGIN}{}{END}{after}", table())).expect("tuning.md is writable");
+        } else {
+            assert_eq!(found, table(), "run FOREBAY_UPDATE=1 cargo test metrics");
+        }
+    }
 
     #[test]
     fn names_follow_the_rules_of_prometheus_and_none_is_there_twice() {

@@ -1,5 +1,6 @@
 //! The program on real services, as an operator runs it: what it applies, what stops it, and what it survives.
 
+mod admin;
 mod bad_input;
 mod chaos;
 mod contention;

@@ -76,6 +76,11 @@ impl Rig {
         fs::write(self.directory.path().join(file), text).expect("writing a configuration");
     }
 
+    /// Of a file beside the configuration.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.directory.path().join(file)
+    }
+
     pub fn group(&self) -> &str {
         &self.group
     }
