@@ -10,6 +10,7 @@ mod dependencies;
 mod docs;
 mod examples;
 mod fences;
+mod http;
 mod kafka;
 mod mock;
 mod pooler;
