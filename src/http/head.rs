@@ -120,7 +120,7 @@ impl Head {
         if method == "CONNECT" || (method == "OPTIONS" && target == "*") {
             return Err(Refusal::new(
                 Status::NOT_IMPLEMENTED,
-                format!("found {method} for the server; expected a path"),
+                format!("found {method} {}; expected a method for a path", quoted(target.as_bytes())),
             ));
         }
         if let Some(byte) = target.bytes().find(|byte| !byte.is_ascii_graphic()) {

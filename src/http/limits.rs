@@ -81,6 +81,14 @@ impl Limits {
                 return Err(format!("{name} is {value}; expected at most {}", 1 << 30));
             }
         }
+        // A buffer doubles until a request fits, and begins with some kilobytes.
+        let needed = 2 * (self.head_bytes_max + self.body_bytes_max) + (64 << 10);
+        if self.buffered_bytes_max < needed {
+            let found = self.buffered_bytes_max;
+            return Err(format!(
+                "buffered_bytes_max is {found}; expected at least {needed}, for one request as large as may be"
+            ));
+        }
         if !(1..=HEADERS_CEILING).contains(&self.headers_max) {
             return Err(format!("headers_max is {}; expected 1 to {HEADERS_CEILING}", self.headers_max));
         }
@@ -93,5 +101,45 @@ impl Limits {
         let reading = self.head_deadline.min(self.body_deadline).min(self.idle_deadline);
         let answering = self.write_deadline.min(self.answer_deadline).min(self.linger_deadline);
         (reading.min(answering) / 8).clamp(Duration::from_millis(5), Duration::from_millis(250))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut Limits), expected: Option<&str>) {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        let found = limits.check().err();
+        assert_eq!(found.as_deref().and_then(|what| what.split(' ').next()), expected, "{found:?}");
+    }
+
+    #[test]
+    fn limits_do_not_contradict_themselves() {
+        check(|_| {}, None);
+        check(|limits| limits.in_flight_max = 0, Some("in_flight_max"));
+        check(|limits| limits.connections_max = 0, Some("connections_max"));
+        check(|limits| limits.headers_max = HEADERS_CEILING, None);
+        check(|limits| limits.headers_max = HEADERS_CEILING + 1, Some("headers_max"));
+        check(|limits| limits.body_bytes_max = (1 << 30) + 1, Some("body_bytes_max"));
+        check(|limits| limits.body_bytes_max = 200 << 20, Some("buffered_bytes_max"));
+    }
+
+    /// The largest request that is allowed fits what is allowed at the least.
+    #[test]
+    fn one_request_fits() {
+        let mut limits = Limits { head_bytes_max: 100_000, body_bytes_max: 300_000, ..Limits::default() };
+        limits.buffered_bytes_max = 2 * 400_000 + (64 << 10);
+        limits.check().expect("it is enough");
+        let mut pool = crate::http::buffer::Pool::new(limits.buffered_bytes_max);
+        let mut input = crate::http::buffer::Input::default();
+        let mut left = 400_000;
+        while left > 0 {
+            assert!(pool.make_room(&mut input), "{left} more would fit");
+            let length = input.room().len().min(left);
+            input.filled(length);
+            left -= length;
+        }
     }
 }

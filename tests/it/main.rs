@@ -11,6 +11,7 @@ mod deploy;
 mod docs;
 mod examples;
 mod fences;
+mod http;
 mod kafka;
 mod logs;
 mod mock;
