@@ -129,3 +129,19 @@ fn nothing_is_installed_where_rust_cannot_be_had() {
     assert!(said.contains("apt-get update") && !said.contains("apt-get install -q"), "{said}");
     assert!(said.contains("forebay needs Rust") && said.contains("https://rustup.rs"), "{said}");
 }
+
+#[test]
+fn any_chromium_will_do() {
+    let missing = |there: &str| {
+        let machine = Machine::new("chromium", &[]);
+        machine.bash(&format!(
+            "have() {{ case $1 in chromium* | google-chrome) [[ $1 == '{there}' ]] ;; *) true ;; esac; }}
+             java_bin() {{ true; }}; pg_bin() {{ true; }}; has_library() {{ true; }}
+             WHAT=test; find_missing_packages; echo \"${{MISSING[*]}}\""
+        ))
+    };
+    for name in ["chromium", "chromium-browser", "google-chrome"] {
+        assert_eq!(missing(name), Ok(String::new()), "{name}");
+    }
+    assert_eq!(missing("firefox"), Ok("chromium".into()));
+}
