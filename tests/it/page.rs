@@ -3,7 +3,9 @@
 //! PostgreSQL: what the page shows comes from a stand-in for the admin interface, in a state that the test makes up.
 
 mod fixtures;
+mod looks;
 mod stand_in;
+mod words;
 
 use serde_json::{Value, json};
 
@@ -13,10 +15,11 @@ use stand_in::StandIn;
 
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// Where the page is, and the page, once it has shown a state.
+/// The page, once it has shown a state, and the list that it opens by itself: what comes later moves what is below.
 fn opened(site: &StandIn) -> Chromium {
     let mut page = Chromium::open(&site.url());
     page.wait_for_text("#freshness", "Live");
+    page.wait_for("page.lists.parked || !document.querySelector('#parked').open", "the list of what is parked");
     page
 }
 
@@ -60,11 +63,11 @@ fn what_status_says_is_on_the_page_and_follows_it() {
     let before = page.eval(place);
     site.change(|state| {
         state.status.totals.message_lag = Some(97_123);
-        state.status.totals.durable_per_s = 7.25;
+        state.status.totals.durable_per_s = 7.26;
         state.status.totals.time_lag_ms = 4321;
         state.status.shards[0].contention = None;
     });
-    for number in ["97 123", "7.2/s", "4.3 s"] {
+    for number in ["97 123", "7.3/s", "4.3 s"] {
         page.wait_for_text("#tiles", number);
     }
     page.wait_for_text("#shard-a", "not been sampled");
@@ -81,21 +84,26 @@ fn nothing_but_its_own_scripts_and_style_is_let_in() {
     let site = in_calm();
     let mut page = opened(&site);
     assert_eq!(page.complaints(), [""; 0]);
+    let made = |tag: &str, text: &str| {
+        format!(
+            "(() => {{ const one = document.createElement('{tag}'); one.append('{text}'); document.head.append(one); }})()"
+        )
+    };
     for (what, refused) in [
-        ("a script", "document.body.append(Object.assign(document.createElement('script'), { type: 'text/plain' }))"),
-        ("markup", "document.body.innerHTML = '<b>x</b>'"),
+        ("a script", made("script", "console.log(1)")),
+        ("a style", made("style", "p { top: 0 }")),
+        ("a handler", "document.body.setAttribute('onclick', 'x()')".to_owned()),
+        ("markup", "document.body.innerHTML = '<b>x</b>'".to_owned()),
         (
-            "a style",
-            "document.head.append(Object.assign(document.createElement('style'), { textContent: 'p { top: 0 }' }))",
+            "an image",
+            "new Promise((done) => { const one = new Image(); one.onerror = done; one.src = '/x'; })".to_owned(),
         ),
-        ("an image", "new Promise((done) => { const one = new Image(); one.onerror = done; one.src = '/status'; })"),
-        ("a request", "fetch('http://127.0.0.1:1/').catch(() => 0)"),
+        ("a request", "fetch('http://127.0.0.1:1/')".to_owned()),
     ] {
         let before = page.complaints().len();
         page.eval(&format!("(async () => {{ try {{ await ({refused}); }} catch {{}} }})()"));
-        if what != "a script" {
-            assert!(page.complaints().len() > before, "{what} was let in");
-        }
+        let said = page.complaints()[before..].join("\n");
+        assert!(said.contains("Content Security Policy") || said.contains("requires 'Trusted"), "{what}: {said}");
     }
 }
 
@@ -121,11 +129,13 @@ fn keys_are_shown_as_what_they_are_and_never_run() {
 fn a_bad_night_is_told_in_order_of_what_matters() {
     let site = in_bad_night();
     let mut page = opened(&site);
-    let first = "Topic invoices has stopped and needs a person: column \"vat_id\" of relation \"invoices\" does not exist (42703).";
+    let first = "Topic invoices has stopped and needs a person: \
+                 column \"vat_id\" of relation \"invoices\" does not exist (42703).";
     assert_eq!(page.text("#diagnosis .first"), first);
     for also in [
         "Shard c has been down for 41 s: connection to 10.2.0.9:5432: connection refused.",
-        "Shard b is lock-bound: pid 4711 (psql, idle in transaction for 34 s) holds up fb-w1.0 and fb-w1.1, and 1 more session blocks others.",
+        "Shard b is lock-bound: pid 4711 (psql, idle in transaction for 34 s) holds up fb-w1.0 and fb-w1.1, \
+         and 1 more session blocks others.",
         "Behind by 1.24 M records, 1 min 34 s: Kafka delivers, shard b is lock-bound, shard c is down.",
         "Topic customers is paused: nothing of it is fetched.",
         "3 keys parked, with 120 records",
@@ -149,84 +159,6 @@ fn a_bad_night_is_told_in_order_of_what_matters() {
         page.wait_for_text("#partitions tr:nth-child(2)", fact);
     }
     assert_eq!(page.complaints(), [""; 0]);
-}
-
-#[test]
-fn one_sentence_says_where_writes_wait() {
-    let site = in_calm();
-    let mut page = opened(&site);
-    let mut check = |changes: &str, expected: &str| {
-        let told = format!(
-            "(() => {{ const status = structuredClone(page.status); const {{ totals, shards, partitions, topics, process }} = status; {changes}; return diagnose(status).text; }})()"
-        );
-        let told = page.eval(&told);
-        assert_eq!(told.as_str().unwrap_or_default().replace('\u{202f}', " "), expected, "{changes}");
-    };
-    let late = "totals.time_lag_ms = 40000; totals.message_lag = 1200000";
-    let quiet = "totals.fetched_per_s = 0; totals.in_flight_records = 0; for (const shard of shards) shard.verdict.kind = 'idle'";
-    check("", "Caught up.");
-    check("totals.time_lag_ms = 4900", "Caught up.");
-    check(late, "Behind by 1.20 M records, 40 s: Kafka delivers, shard b is commit-bound.");
-    check(
-        &format!("{late}; for (const shard of shards) shard.verdict.kind = 'waiting_for_us'"),
-        "Behind by 1.20 M records, 40 s: Kafka delivers, shards a and b wait for us.",
-    );
-    check(
-        &format!("{late}; {quiet}; for (const one of partitions) one.end += 1000"),
-        "Behind by 1.20 M records, 40 s: Kafka delivers nothing, the databases are idle.",
-    );
-    check(
-        &format!("{late}; {quiet}; for (const one of partitions) one.state = 'locating'"),
-        "Behind by 1.20 M records, 40 s: all that Kafka has is fetched, 12 of 12 partitions are being taken over, the databases are idle.",
-    );
-    check(&format!("{late}; process.poll_age_ms = 4200"), "forebay itself hangs: its poller has not turned for 4.2 s.");
-    check(
-        "status.ready = { ready: false, reasons: ['no partition is assigned yet'] }",
-        "Not ready: no partition is assigned yet.",
-    );
-    check("partitions.length = 0", "No partition is assigned to this process: nothing to do.");
-    check(
-        "shards[0].state = 'refused'; shards[0].since_ms = 61000",
-        "Shard a has refused us for 1 min 1 s and needs a person.",
-    );
-    check(
-        "shards[1].contention.blockers = [{ pid: 7, application: null, user: null, state: null, transaction_age_ms: null, blocks: ['fb-w1.0'], blocked_for_ms: 2000, ours: false }]",
-        "Shard b has a lock in the way: pid 7 holds up fb-w1.0.",
-    );
-}
-
-#[test]
-fn numbers_and_ages_as_people_say_them() {
-    let site = in_calm();
-    let mut page = opened(&site);
-    for (call, expected) in [
-        ("known(null, grouped)", "–"),
-        ("known(0, grouped)", "0"),
-        ("grouped(1234567)", "1 234 567"),
-        ("short(999999)", "999 999"),
-        ("short(1203444)", "1.20 M"),
-        ("short(12034440)", "12.0 M"),
-        ("count(1, 'key')", "1 key"),
-        ("perSecond(0)", "0/s"),
-        ("perSecond(2.44)", "2.4/s"),
-        ("duration(0)", "0 ms"),
-        ("duration(0.02)", "0.02 ms"),
-        ("duration(999)", "999 ms"),
-        ("duration(999.7)", "1.0 s"),
-        ("duration(9949)", "9.9 s"),
-        ("duration(59999)", "59 s"),
-        ("duration(72000)", "1 min 12 s"),
-        ("duration(3600000)", "1 h 0 min"),
-        ("duration(176400000)", "2 d 1 h"),
-        ("bytes(1023)", "1023 B"),
-        ("bytes(1536)", "1.5 KiB"),
-        ("percent(0.004)", "< 1 %"),
-        ("listed(['a', 'b', 'c'])", "a, b and c"),
-        ("keyName({ hex: '61ff' })", "0x61ff"),
-        ("keyName('a\\n\\u202eb')", "a\\u{a}\\u{202e}b"),
-    ] {
-        assert_eq!(page.eval(call).as_str().unwrap_or_default().replace('\u{202f}', " "), expected, "{call}");
-    }
 }
 
 #[test]
@@ -332,8 +264,10 @@ fn the_keyboard_alone_will_do() {
     assert_eq!(posts(&site, 1)[0], ("/pause".into(), json!({ "topic": "orders" })));
     page.wait_for_text("#answers", "pause is done");
     // Back where it came from, and still there after updates have moved what it stands in.
-    site.change(|state| state.status.topics.reverse());
-    page.wait_for("document.querySelector('#topics h3').textContent === 'invoices'", "another order");
+    for first in ["invoices", "orders"] {
+        site.change(|state| state.status.topics.reverse());
+        page.wait_for(&format!("document.querySelector('#topics h3').textContent === '{first}'"), "another order");
+    }
     assert_eq!(page.eval("document.activeElement.ariaLabel"), "Pause topic orders");
 }
 
@@ -343,7 +277,7 @@ fn old_numbers_are_not_taken_for_new_ones() {
     let mut page = opened(&site);
     site.change(|state| state.is_silent = true);
     page.wait_for("document.body.classList.contains('stale')", "the warning");
-    page.wait_for_text("#freshness", "/status does not answer");
+    page.wait_for_text("#freshness", "No news from /status");
     page.wait_for_text("#tiles", "640 ms");
     assert_eq!(page.complaints(), [""; 0]);
     site.change(|state| state.is_silent = false);
@@ -363,7 +297,8 @@ fn the_token_is_asked_for_once() {
     page.type_text("s3cret");
     page.press("Enter");
     page.wait_for_text("#freshness", "Live");
-    page.eval("location.reload()");
+    page.eval("window.isOld = true; location.reload()");
+    page.wait_for("!window.isOld && document.readyState === 'complete'", "the document, once more");
     page.wait_for_text("#freshness", "Live");
     assert_eq!(page.eval("document.querySelector('#token').open"), false);
     // Who does not know it is not asked each second.
@@ -383,65 +318,14 @@ fn hundreds_of_partitions_stay_usable() {
     assert_eq!(page.eval(rows), 25);
     page.click("#partitions > button");
     assert_eq!(page.eval(rows), 812);
-    let took =
-        page.eval("(() => { const start = performance.now(); showStatus(); return performance.now() - start; })()");
-    assert!(took.as_f64().unwrap_or(f64::MAX) < 500.0, "one update takes {took} ms");
+    // The machine may be busy with something else, but not each time.
+    let took = page.eval(
+        "Math.min(...Array.from({ length: 5 }, () => {
+           const start = performance.now(); showStatus(); return performance.now() - start; }))",
+    );
+    assert!(took.as_f64().unwrap_or(f64::MAX) < 250.0, "one update takes {took} ms");
     page.click("#filter");
     page.type_text("events [79");
     assert_eq!(page.eval(rows), 11);
     assert_eq!(page.complaints(), [""; 0]);
-}
-
-/// The texts that stand out too little from what is behind them, by WCAG's relative luminance: 4.5 to 1 is its level AA.
-const FAINT: &str = "(() => {
-  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const light = (colour) => {
-    const [r, g, b] = numbers(colour).map((part) => part / 255).map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (one) => {
-    for (let at = one; at; at = at.parentElement) {
-      const colour = getComputedStyle(at).backgroundColor;
-      if ((numbers(colour)[3] ?? 1) === 1) return colour;
-    }
-    return 'rgb(255, 255, 255)';
-  };
-  const faint = new Set();
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  let seen = 0;
-  while (walker.nextNode()) {
-    const one = walker.currentNode.parentElement;
-    if (!walker.currentNode.nodeValue.trim() || one.tagName === 'SCRIPT' || !one.checkVisibility()) continue;
-    seen += 1;
-    const [text, ground] = [light(getComputedStyle(one).color), light(behind(one))];
-    const ratio = (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05);
-    if (ratio < 4.5) faint.add(`${ratio.toFixed(2)} ${one.className || one.tagName}: ${walker.currentNode.nodeValue.slice(0, 40)}`);
-  }
-  return seen < 200 ? ['too little was looked at'] : [...faint];
-})()";
-
-/// What reaches beyond the window; what scrolls in a frame of its own may.
-const TOO_WIDE: &str = "document.documentElement.scrollWidth > innerWidth
-  ? [...document.querySelectorAll('body *')].filter((one) => one.getBoundingClientRect().right > innerWidth && !one.closest('.scroll'))
-      .map((one) => `${one.tagName}.${one.className}`).slice(0, 5)
-  : []";
-
-#[test]
-fn it_can_be_read_by_day_by_night_and_on_a_telephone() {
-    let site = in_bad_night();
-    let mut page = opened(&site);
-    page.click("#letters summary");
-    page.wait_for_text("#letters-list", "blocks its key");
-    page.wait_for_text("#parked-list", "0x61ff00");
-    let mut grounds = Vec::new();
-    for scheme in ["light", "dark"] {
-        page.prefer_colours(scheme);
-        assert_eq!(page.eval(FAINT), json!([]), "{scheme}");
-        grounds.push(page.eval("getComputedStyle(document.body).backgroundColor"));
-        for width in [380, 768, 1280, 1920] {
-            page.resize(width, 900);
-            assert_eq!(page.eval(TOO_WIDE), json!([]), "{width} pixels wide");
-        }
-    }
-    assert_ne!(grounds[0], grounds[1]);
 }

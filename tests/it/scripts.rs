@@ -166,3 +166,19 @@ need_cargo_deny() { true; }
     assert_eq!(machine.bash(&format!("{WITHOUT_RUST}{PROMETHEUS_IS_MISSING}main test")), Err(1));
     assert!(machine.said().contains("systemctl unmask"), "{}", machine.said());
 }
+
+#[test]
+fn any_chromium_will_do() {
+    let missing = |there: &str| {
+        let machine = Machine::new("chromium", &[]);
+        machine.bash(&format!(
+            "have() {{ case $1 in chromium* | google-chrome) [[ $1 == '{there}' ]] ;; *) true ;; esac; }}
+             java_bin() {{ true; }}; pg_bin() {{ true; }}; has_library() {{ true; }}
+             WHAT=test; find_missing_packages; echo \"${{MISSING[*]}}\""
+        ))
+    };
+    for name in ["chromium", "chromium-browser", "google-chrome"] {
+        assert_eq!(missing(name), Ok(String::new()), "{name}");
+    }
+    assert_eq!(missing("firefox"), Ok("chromium".into()));
+}

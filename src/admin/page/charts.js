@@ -44,7 +44,7 @@ function trend(points) {
   if (Math.abs(rate) < 1 || Math.abs(rate) * 60 < last.totals.message_lag / 100) return 'steady';
   if (rate > 0) return `growing by ${perSecond(rate)}`;
   const left = (last.totals.message_lag * 1000) / -rate;
-  return left < 2000 ? 'falling' : `falling by ${perSecond(-rate)}, gone in about ${duration(left)}`;
+  return left < 2000 ? 'falling' : `falling by ${perSecond(-rate)}, gone in about ${duration(left).split(' ')[0]}`;
 }
 
 /** `cursor`: how many seconds before the last point the reader looks, or null. `look` takes another. */

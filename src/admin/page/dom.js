@@ -1,8 +1,8 @@
 // What is to be shown, as values, and how a document is made to show it. Nothing here knows forebay.
 //
-// `h` describes an element; `render` changes a parent's children into those described. Every node that can stay does, so
-// that focus, selections and scroll positions survive an update. Text becomes text nodes and nothing else: no string is
-// ever read as HTML.
+// `h` describes an element; `render` changes a parent's children into those described. Every node that can stay does,
+// so that focus, selections and scroll positions survive an update. Text becomes text nodes and nothing else: no string
+// is ever read as HTML.
 'use strict';
 
 const SVG = 'http://www.w3.org/2000/svg';
@@ -29,17 +29,29 @@ function render(parent, ...children) {
 }
 
 function patch(parent, children) {
-  const before = [...parent.childNodes];
-  const keyed = new Map();
-  for (const node of before) {
-    const key = shownAs.get(node)?.props.key;
-    if (key !== undefined) keyed.set(key, node);
+  let node = parent.firstChild;
+  let index = 0;
+  // As it is most of the time: the same ones in the same order.
+  while (node && index < children.length && isOf(node, children[index])) {
+    update(node, children[index]);
+    node = node.nextSibling;
+    index += 1;
   }
+  if (node || index < children.length) patchFrom(parent, node, children.slice(index));
+}
+
+/** Makes `first` and its later siblings show these. */
+function patchFrom(parent, first, children) {
+  const before = [];
+  for (let node = first; node; node = node.nextSibling) before.push(node);
+  const keyed = new Map(before.map((node) => [shownAs.get(node)?.props.key, node]));
   const unkeyed = before.filter((node) => shownAs.get(node)?.props.key === undefined);
   const used = new Set();
-  let at = parent.firstChild;
+  let at = first;
   for (const child of children) {
-    const node = reusable(child, keyed, unkeyed, used) ?? create(parent, child);
+    const key = child.props?.key;
+    const found = key === undefined ? unkeyed.find((node) => !used.has(node) && isOf(node, child)) : keyed.get(key);
+    const node = found && !used.has(found) && isOf(found, child) ? found : create(parent, child);
     used.add(node);
     update(node, child);
     if (node === at) at = at.nextSibling;
@@ -48,13 +60,11 @@ function patch(parent, children) {
   for (const node of before) if (!used.has(node)) node.remove();
 }
 
-/** A node of the same kind: that with the same key, or the next of those without one. */
-function reusable(child, keyed, unkeyed, used) {
-  if (typeof child !== 'object') return unkeyed.find((node) => !used.has(node) && node.nodeType === Node.TEXT_NODE);
-  const fits = (node) => !used.has(node) && shownAs.get(node)?.tag === child.tag;
-  if (child.props.key === undefined) return unkeyed.find(fits);
-  const node = keyed.get(child.props.key);
-  return node && fits(node) ? node : undefined;
+/** Whether it can go on as this one. */
+function isOf(node, child) {
+  if (typeof child !== 'object') return node.nodeType === Node.TEXT_NODE;
+  const shown = shownAs.get(node);
+  return shown !== undefined && shown.tag === child.tag && shown.props.key === child.props.key;
 }
 
 function create(parent, child) {
@@ -70,7 +80,8 @@ function update(node, child) {
   }
   const before = shownAs.get(node)?.props ?? {};
   shownAs.set(node, child);
-  for (const name of Object.keys({ ...before, ...child.props })) set(node, name, before[name], child.props[name]);
+  for (const name in child.props) set(node, name, before[name], child.props[name]);
+  for (const name in before) if (!(name in child.props)) set(node, name, before[name], undefined);
   patch(node, child.children);
 }
 

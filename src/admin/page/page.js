@@ -116,10 +116,12 @@ function showFreshness() {
   const isStale = age === null ? page.problem !== null : age >= STALE_MS;
   document.body.classList.toggle('stale', isStale);
   const why = page.problem ? `: ${page.problem}` : '';
-  const old = age === null ? '' : ` What you see is ${duration(Math.floor(age / 1000) * 1000)} old.`;
+  const old = age === null ? '' : ` What you see is ${tidy(duration(Math.floor(age / 1000) * 1000))} old.`;
   render(
     byId('freshness'),
-    isStale ? `/status does not answer${why}.${old}` : age === null ? 'Asking /status …' : 'Live',
+    isStale ? h('span', null, `No news from /status${why}.`) : age === null ? 'Asking /status …' : 'Live',
+    // Not read out each second.
+    isStale && h('span', { 'aria-hidden': 'true' }, old),
   );
   byId('token-again').hidden = !tokenDialog.isRefused;
 }

@@ -2,7 +2,8 @@
 'use strict';
 
 const TOKEN = 'forebay-token';
-const TIMEOUT_MS = 10_000;
+/** `/status` is there at once; what asks databases may have to wait for one that is away. */
+const TIMEOUT_MS = { status: 5000, GET: 30_000, POST: 60_000 };
 const TOKEN_WANTED = 'This server wants the token of [admin] token_file.';
 
 /** A request that did not do what it was to do, as a sentence for the reader. */
@@ -57,6 +58,7 @@ async function sent(method, path, body, token) {
   const headers = { Accept: 'application/json' };
   if (body !== undefined) headers['Content-Type'] = 'application/json';
   if (token !== null) headers.Authorization = `Bearer ${token}`;
+  const timeout = TIMEOUT_MS[path] ?? TIMEOUT_MS[method];
   try {
     return await fetch(path, {
       method,
@@ -65,12 +67,11 @@ async function sent(method, path, body, token) {
       cache: 'no-store',
       credentials: 'omit',
       redirect: 'error',
-      signal: AbortSignal.timeout(TIMEOUT_MS),
+      signal: AbortSignal.timeout(timeout),
     });
   } catch (error) {
-    throw new Problem(
-      error.name === 'TimeoutError' ? `no answer within ${duration(TIMEOUT_MS)}` : 'no answer from the server',
-    );
+    const what = error.name === 'TimeoutError' ? `no answer within ${tidy(duration(timeout))}` : 'no answer';
+    throw new Problem(method === 'POST' ? `${what}; whether it was done is not known` : what);
   }
 }
 

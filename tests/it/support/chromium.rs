@@ -122,8 +122,14 @@ impl Chromium {
     #[track_caller]
     pub fn wait_for(&mut self, expression: &str, what: &str) {
         let start = Instant::now();
-        while self.eval(&format!("Boolean({expression})")) != true {
-            assert!(start.elapsed() < PATIENCE, "still waiting for {what}; the page says:\n{}", self.text("body"));
+        let how = json!({ "expression": format!("Boolean({expression})"), "returnByValue": true });
+        // Between two documents there is nobody who could say.
+        while !self.try_call("Runtime.evaluate", &how).is_ok_and(|answer| answer["result"]["value"] == true) {
+            if start.elapsed() > PATIENCE {
+                let picture = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{}.png", std::process::id()));
+                self.picture(&picture);
+                panic!("still waiting for {what}; the page looked like {}", picture.display());
+            }
             thread::sleep(LOOK_EVERY);
         }
     }
@@ -209,9 +215,14 @@ impl Chromium {
         fs::write(file, png).expect("writing a picture");
     }
 
-    /// Calls a method of the protocol and waits for its result.
     #[track_caller]
     fn call(&mut self, method: &str, params: Value) -> Value {
+        self.try_call(method, &params).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// Calls a method of the protocol and waits for its result, or for what is wrong with it.
+    #[track_caller]
+    fn try_call(&mut self, method: &str, params: &Value) -> Result<Value, Value> {
         self.last_id += 1;
         let mut message = json!({ "id": self.last_id, "method": method, "params": params });
         if !self.session.is_empty() {
@@ -228,8 +239,11 @@ impl Chromium {
                 Err(RecvTimeoutError::Disconnected) => panic!("Chromium has ended: {}", self.log()),
             };
             if message["id"] == self.last_id {
-                assert!(message["error"].is_null(), "{method}: {}", message["error"]);
-                return message["result"].clone();
+                return if message["error"].is_null() {
+                    Ok(message["result"].clone())
+                } else {
+                    Err(message["error"].clone())
+                };
             }
             self.complaints.extend(complaint(&message));
         }
