@@ -23,7 +23,8 @@ const GAP: u16 = 1;
 /// A list keeps so many rows.
 const ROWS_MIN: u16 = 3;
 
-pub fn draw(frame: &mut Frame<'_>, area: Rect, panel: Panel, state: &State) {
+/// How many lines of the detail are scrolled past.
+pub fn draw(frame: &mut Frame<'_>, area: Rect, panel: Panel, state: &State) -> u16 {
     let mut rest = area;
     let head = (panel.head.len() as u16).min(rest.height.saturating_sub(ROWS_MIN));
     take(frame, &mut rest, head, panel.head);
@@ -57,6 +58,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, panel: Panel, state: &State) {
         lines.push(Line::styled(format!("… {} more lines{how}", below + 1), theme.faint()));
     }
     frame.render_widget(Paragraph::new(lines), rest);
+    past
 }
 
 /// Draws lines at the top of what is left, and leaves the rest.

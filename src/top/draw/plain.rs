@@ -20,7 +20,11 @@ pub fn text(state: &State) -> String {
     for found in diagnosis(status) {
         lines.extend(head::finding(state.theme, &found, "", WIDTH, usize::MAX));
     }
-    section(&mut lines, "Furthest behind", Panel { head: Vec::new(), ..overview::panel(state, WIDTH) });
+    section(&mut lines, "", Panel { head: Vec::new(), ..overview::panel(state, WIDTH, 0) });
+    let worst = rows::furthest(state).into_iter().next();
+    if let Some(worst) = worst.filter(|partition| partition.frontier.is_some()) {
+        lines.extend(partitions::detail(state, worst, WIDTH));
+    }
     for shard in rows::shards(state) {
         lines.push(Line::raw(""));
         lines.push(Line::raw(format!("Shard {}", grid::cut(&crate::admin::words::harmless(&shard.name), WIDTH))));
@@ -35,17 +39,14 @@ pub fn text(state: &State) -> String {
     if !of_keys.rows.is_empty() {
         section(&mut lines, "Keys that stand out", Panel { head: Vec::new(), ..of_keys });
     }
-    let worst = rows::furthest(state).into_iter().next();
-    if let Some(worst) = worst.filter(|partition| partition.frontier.is_some()) {
-        lines.push(Line::raw(""));
-        lines.extend(partitions::detail(state, worst, WIDTH));
-    }
     joined(&lines)
 }
 
 fn section(lines: &mut Vec<Line<'static>>, title: &str, panel: Panel) {
     lines.push(Line::raw(""));
-    lines.push(Line::raw(title.to_owned()));
+    if !title.is_empty() {
+        lines.push(Line::raw(title.to_owned()));
+    }
     lines.extend(panel.header);
     let more = panel.rows.len().saturating_sub(ROWS_MAX);
     lines.extend(panel.rows.into_iter().take(ROWS_MAX));
