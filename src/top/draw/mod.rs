@@ -73,7 +73,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &State) -> u16 {
     scroll
 }
 
-fn panel_of(state: &State, width: usize, height: usize) -> Panel {
+fn panel_of(state: &State, width: usize, height: usize) -> Panel<'_> {
     match state.tab {
         Tab::Overview => overview::panel(state, width, height),
         Tab::Shards => shards::panel(state, width),

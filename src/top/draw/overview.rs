@@ -5,7 +5,7 @@ use ratatui::text::Line;
 use super::super::rows;
 use super::super::state::State;
 use super::grid::{Column, Grid};
-use super::panel::Panel;
+use super::panel::{Panel, Rows};
 use super::{head, partitions, shards};
 use crate::admin::diagnosis::{Severity, diagnosis};
 use crate::admin::status::Partition;
@@ -27,7 +27,7 @@ const FINDINGS_PART: usize = 4;
 const SHARDS_PART: usize = 5;
 
 /// `height`: of the whole panel.
-pub fn panel(state: &State, width: usize, height: usize) -> Panel {
+pub fn panel(state: &State, width: usize, height: usize) -> Panel<'_> {
     let Some(status) = state.last() else { return Panel::default() };
     let theme = state.theme;
     let mut lines: Vec<Line<'static>> = Vec::new();
@@ -47,11 +47,16 @@ pub fn panel(state: &State, width: usize, height: usize) -> Panel {
     }
     let grid = Grid::new(&COLUMNS, width);
     let furthest = rows::furthest(state);
+    let detail = state
+        .selected()
+        .and_then(|index| furthest.get(index))
+        .map(|one| partitions::detail(state, one, width))
+        .unwrap_or_default();
     Panel {
         head: lines,
         header: Some(grid.header(theme.faint())),
-        rows: furthest.iter().map(|partition| row(state, &grid, partition)).collect(),
-        detail: state.selected().map(|index| partitions::detail(state, furthest[index], width)).unwrap_or_default(),
+        detail,
+        rows: Rows::new(furthest.len(), move |index| row(state, &grid, furthest[index])),
         ..Panel::default()
     }
 }

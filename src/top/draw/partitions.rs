@@ -5,7 +5,7 @@ use ratatui::text::Line;
 use super::super::rows;
 use super::super::state::{Sort, State};
 use super::grid::{Column, Grid, wrapped};
-use super::panel::Panel;
+use super::panel::{Panel, Rows};
 use crate::admin::diagnosis::{LATE_MS, blocks};
 use crate::admin::status::{Frontier, Partition, Status, TopicState};
 use crate::admin::words::{age, grouped};
@@ -24,7 +24,7 @@ const COLUMNS: [Column; 11] = [
     Column::wide("ITS KEY"),
 ];
 
-pub fn panel(state: &State, width: usize) -> Panel {
+pub fn panel(state: &State, width: usize) -> Panel<'_> {
     let grid = Grid::new(&COLUMNS, width);
     let partitions = rows::partitions(state);
     let by = match state.sort {
@@ -34,11 +34,16 @@ pub fn panel(state: &State, width: usize) -> Panel {
         Sort::Name => "name",
     };
     let order = if state.reversed { ", reversed" } else { "" };
+    let detail = state
+        .selected()
+        .and_then(|index| partitions.get(index))
+        .map(|one| detail(state, one, width))
+        .unwrap_or_default();
     Panel {
         head: vec![Line::styled(format!("by {by}{order} (s, r)"), state.theme.faint())],
         header: Some(grid.header(state.theme.faint())),
-        rows: partitions.iter().map(|partition| row(state, &grid, partition)).collect(),
-        detail: state.selected().map(|index| detail(state, partitions[index], width)).unwrap_or_default(),
+        detail,
+        rows: Rows::new(partitions.len(), move |index| row(state, &grid, partitions[index])),
         ..Panel::default()
     }
 }

@@ -36,20 +36,20 @@ pub fn text(state: &State) -> String {
         lines.extend(topics::detail(state, topic, WIDTH).into_iter().take(2));
     }
     let of_keys = keys::panel(state, WIDTH);
-    if !of_keys.rows.is_empty() {
+    if of_keys.rows.count > 0 {
         section(&mut lines, "Keys that stand out", Panel { head: Vec::new(), ..of_keys });
     }
     joined(&lines)
 }
 
-fn section(lines: &mut Vec<Line<'static>>, title: &str, panel: Panel) {
+fn section(lines: &mut Vec<Line<'static>>, title: &str, panel: Panel<'_>) {
     lines.push(Line::raw(""));
     if !title.is_empty() {
         lines.push(Line::raw(title.to_owned()));
     }
     lines.extend(panel.header);
-    let more = panel.rows.len().saturating_sub(ROWS_MAX);
-    lines.extend(panel.rows.into_iter().take(ROWS_MAX));
+    let more = panel.rows.count.saturating_sub(ROWS_MAX);
+    lines.extend(panel.rows.lines(0..ROWS_MAX));
     if more > 0 {
         lines.push(Line::raw(format!("… and {more} more")));
     }

@@ -251,6 +251,26 @@ fn spoil(value: &mut serde_json::Value) {
     }
 }
 
+/// Once a status without keys was a panic: what is selected in one list was looked for in the others.
+#[test]
+fn lists_may_be_empty() {
+    for empty in 0..4 {
+        let mut status = bad_night();
+        match empty {
+            0 => status.topics.clear(),
+            1 => status.partitions.clear(),
+            2 => status.shards.clear(),
+            _ => status.top_keys.clear(),
+        }
+        let mut state = state(status);
+        assert!(plain::text(&state).contains("TIME LAG"));
+        for tab in Tab::ALL {
+            state.tab = tab;
+            assert!(screen(&state, 80, 24).contains("TIME LAG"));
+        }
+    }
+}
+
 #[test]
 fn plain_text_says_all_that_matters() {
     let mut status = bad_night();
