@@ -110,7 +110,7 @@ impl Screen<'_> {
             }
             self.look();
             if self.drawn.is_none_or(|at| at.elapsed() >= DRAW_EVERY) {
-                terminal.draw(&self.state)?;
+                self.state.cursor_mut().scroll = terminal.draw(&self.state)?;
                 self.drawn = Some(Instant::now());
             }
             let Some(key) = terminal.key(TICK)? else { continue };

@@ -36,8 +36,11 @@ impl Terminal {
         ratatui::Terminal::new(CrosstermBackend::new(stdout())).map(Terminal).inspect_err(|_| give_back())
     }
 
-    pub fn draw(&mut self, state: &State) -> io::Result<()> {
-        self.0.draw(|frame| draw::draw(frame, state)).map(|_| ())
+    /// See [`draw::draw`].
+    pub fn draw(&mut self, state: &State) -> io::Result<u16> {
+        let mut scroll = 0;
+        self.0.draw(|frame| scroll = draw::draw(frame, state))?;
+        Ok(scroll)
     }
 
     /// Draws all of it the next time, whatever stands there.

@@ -169,7 +169,10 @@ fn without_colours_there_are_none() {
 
 #[test]
 fn once_is_plain_text() {
-    let server = StandIn::start(samples::bad_night());
+    let server = StandIn::start(samples::calm());
+    let (out, _) = ended(top(&["--once", "--admin", &server.address()]).output().expect("it runs"), 0);
+    assert!(out.contains("\n✓ Caught up.\n"), "{out}");
+    server.says(samples::bad_night());
     for arguments in [&["--once"][..], &[]] {
         let output = top(&[&["--admin", &server.address()], arguments].concat()).output().expect("it runs");
         let (out, _) = ended(output, 0);

@@ -53,21 +53,21 @@ fn written(what: &str, text: &str, width: usize) -> Line<'static> {
 pub fn help(state: &State) -> Vec<Line<'static>> {
     let keys = [
         ("1-5, Tab, ← →", "overview, shards, partitions, topics, keys"),
-        ("↑ ↓ PgUp PgDn Home End", "select; in shards, PgUp and PgDn move the text below"),
+        ("↑ ↓ PgUp PgDn Home End", "select; PgUp, PgDn: the text below, in shards"),
         ("s, r", "sort by the next column; reverse"),
         ("/, Esc", "show only what contains a text; show all again"),
         ("p", "pause or resume the topic of what is selected"),
-        ("k", "park the key that is selected, or that holds the partition up"),
+        ("k", "park the key selected, or the oldest of a partition"),
         ("u", "unpark it"),
         ("L", "change what it logs"),
         ("q, Ctrl-C; Ctrl-Z", "quit; back to the shell, until fg"),
     ];
     let signs = [
-        ("✓ ! ✗", "well; writes wait, or will; it does not get better by itself"),
-        ("TIME LAG", "age of the oldest write that is not durable, committed and applied"),
+        ("✓ ! ✗", "well; writes wait, or will; a person is needed"),
+        ("TIME LAG", "age of the oldest write that is not durable"),
         ("MESSAGE LAG", "records in Kafka that are not committed yet"),
-        ("PARKED", "keys (records) that wait in forebay.parked, and keep nobody else"),
-        ("▲ ▼", "it has been growing, or shrinking, for the last half minute"),
+        ("PARKED", "keys (and records) that wait apart, in order"),
+        ("▲ ▼", "grows, shrinks: over the last half minute"),
     ];
     let theme = state.theme;
     let line = |(key, what): (&str, &str)| Line::raw(format!("  {key:<24}{what}"));

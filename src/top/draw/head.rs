@@ -46,7 +46,7 @@ fn who(status: &Status) -> String {
     let process = &status.process;
     let up = u64::try_from(process.now_ms.saturating_sub(process.started_at_ms)).unwrap_or(0);
     let (group, host, version) = (harmless(&process.group), harmless(&process.host), harmless(&process.version));
-    format!("{group} on {host} · {version} · pid {} · up {}", process.pid, age(up))
+    format!("{group} on {host} · {version} · up {} · pid {}", age(up), process.pid)
 }
 
 fn freshness(state: &State, status: &Status) -> (String, Style) {
@@ -72,7 +72,7 @@ const NUMBERS: [Column; 6] = [
     Column::left("DURABLE/s", 11),
     Column::left("FETCHED/s", 11),
     Column::left("PARKED", 12),
-    Column::left("DEAD LETTERS", 0),
+    Column::left("DEAD", 0),
 ];
 
 /// Two lines.
@@ -125,11 +125,14 @@ pub fn finding(theme: Theme, found: &Finding, rest: &str, width: usize, lines_ma
         Culprit::Nobody => String::new(),
         ref culprit => format!("{} │ ", culprit.to_string().to_uppercase()),
     };
-    let mut texts = wrapped(&format!("{symbol} {culprit}{}{rest}", found.text), width);
-    if texts.len() > lines_max.max(1) {
-        texts.truncate(lines_max.max(1));
-        let last = texts.last_mut().expect("one at least");
-        *last = format!("{}…{rest}", cut(last, width.saturating_sub(width_of(rest) + 2)).trim_end_matches('…'));
+    let text = format!("{symbol} {culprit}{}", found.text);
+    let mut texts = wrapped(&format!("{text}{rest}"), width);
+    if texts.len() > lines_max {
+        // The last line is filled, whatever words it breaks, and what follows stays in sight.
+        texts.truncate(lines_max.saturating_sub(1));
+        let before: usize = texts.iter().map(|text| text.chars().count() + 1).sum();
+        let last: String = text.chars().skip(before).collect();
+        texts.push(cut(&last, width.saturating_sub(width_of(rest))) + rest);
     }
     texts.into_iter().map(|text| Line::styled(text, style)).collect()
 }

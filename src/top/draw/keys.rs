@@ -5,7 +5,7 @@ use ratatui::text::Line;
 use super::super::rows::{self, KeyRow, Waiting};
 use super::super::state::{KeySort, State};
 use super::grid::{Column, Grid, wrapped};
-use super::panel::Panel;
+use super::panel::{Panel, Rows};
 use crate::admin::words::{age, counted, harmless, percent};
 
 const COLUMNS: [Column; 6] = [
@@ -17,7 +17,7 @@ const COLUMNS: [Column; 6] = [
     Column::left("HELD, PARKED", 20),
 ];
 
-pub fn panel(state: &State, width: usize) -> Panel {
+pub fn panel(state: &State, width: usize) -> Panel<'_> {
     let theme = state.theme;
     let by = match state.key_sort {
         KeySort::Count => "share of the records",
@@ -42,11 +42,13 @@ pub fn panel(state: &State, width: usize) -> Panel {
     head.extend(missing.iter().flat_map(|text| wrapped(text, width)).map(|text| Line::styled(text, theme.faint())));
     let grid = Grid::new(&COLUMNS, width);
     let keys = rows::keys(state);
+    let detail =
+        state.selected().and_then(|index| keys.get(index)).map(|key| detail(state, key, width)).unwrap_or_default();
     Panel {
         head,
         header: Some(grid.header(theme.faint())),
-        rows: keys.iter().map(|key| row(state, &grid, key)).collect(),
-        detail: state.selected().map(|index| detail(state, &keys[index], width)).unwrap_or_default(),
+        detail,
+        rows: Rows::new(keys.len(), move |index| row(state, &grid, &keys[index])),
         ..Panel::default()
     }
 }

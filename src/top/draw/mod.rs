@@ -32,20 +32,21 @@ const TINY: (u16, u16) = (40, 10);
 const TIME_LAG_SCALE_MS: u64 = 10_000;
 const MESSAGE_LAG_SCALE: u64 = 1_000;
 
-pub fn draw(frame: &mut Frame<'_>, state: &State) {
+/// How many lines of the detail were scrolled past in the end: no more than there are.
+pub fn draw(frame: &mut Frame<'_>, state: &State) -> u16 {
     let area = frame.area();
     let width = usize::from(area.width);
     let title = head::title(state, width);
     let Some(status) = state.last() else {
         frame.render_widget(Paragraph::new(title), area);
-        return;
+        return 0;
     };
     if area.width < TINY.0 || area.height < TINY.1 {
         let [top, rest] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(area);
         frame.render_widget(Paragraph::new(title), top);
         let lines = head::sentence(state.theme, status, width, rest.height.into());
         frame.render_widget(Paragraph::new(lines), rest);
-        return;
+        return state.cursor().scroll;
     }
     let roomy = area.height >= ROOMY;
     let mut lines = head::numbers(state, status, width);
@@ -58,9 +59,10 @@ pub fn draw(frame: &mut Frame<'_>, state: &State) {
     frame.render_widget(Paragraph::new(lines), lines_at);
     draw_curves(frame, curves_at, state, status);
     frame.render_widget(tabs(state), tabs_at);
+    let mut scroll = state.cursor().scroll;
     match state.mode {
         Mode::Help => frame.render_widget(Paragraph::new(foot::help(state)), body),
-        _ => panel::draw(frame, body, panel_of(state, width), state),
+        _ => scroll = panel::draw(frame, body, panel_of(state, width, body.height.into()), state),
     }
     if state.outage.is_some() {
         // What was true once.
@@ -68,11 +70,12 @@ pub fn draw(frame: &mut Frame<'_>, state: &State) {
         frame.buffer_mut().set_style(old, state.theme.faint());
     }
     frame.render_widget(foot::line(state, width), foot);
+    scroll
 }
 
-fn panel_of(state: &State, width: usize) -> Panel {
+fn panel_of(state: &State, width: usize, height: usize) -> Panel<'_> {
     match state.tab {
-        Tab::Overview => overview::panel(state, width),
+        Tab::Overview => overview::panel(state, width, height),
         Tab::Shards => shards::panel(state, width),
         Tab::Partitions => partitions::panel(state, width),
         Tab::Topics => topics::panel(state, width),

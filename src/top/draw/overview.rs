@@ -5,9 +5,9 @@ use ratatui::text::Line;
 use super::super::rows;
 use super::super::state::State;
 use super::grid::{Column, Grid};
-use super::panel::Panel;
+use super::panel::{Panel, Rows};
 use super::{head, partitions, shards};
-use crate::admin::diagnosis::diagnosis;
+use crate::admin::diagnosis::{Severity, diagnosis};
 use crate::admin::status::Partition;
 use crate::admin::words::{age, grouped};
 
@@ -16,35 +16,47 @@ const COLUMNS: [Column; 8] = [
     Column::right("TIME LAG", 12),
     Column::right("LAG", 10),
     Column::left("OLDEST IS", 11),
-    Column::left("IN", 9),
+    Column::left("IN", 9).from(100),
     Column::right("TRY", 3),
     Column::left("ERROR", 5),
     Column::wide("ITS KEY"),
 ];
 
-/// Of shards, and of findings beside the first one, which stands above.
-const SHOWN_MAX: usize = 4;
+/// The findings after the first one, which stands above, and the shards, have a part of the screen each; the list has the rest.
+const FINDINGS_PART: usize = 4;
+const SHARDS_PART: usize = 5;
 
-pub fn panel(state: &State, width: usize) -> Panel {
+/// `height`: of the whole panel.
+pub fn panel(state: &State, width: usize, height: usize) -> Panel<'_> {
     let Some(status) = state.last() else { return Panel::default() };
     let theme = state.theme;
-    let found = diagnosis(status);
-    let mut lines: Vec<Line<'static>> =
-        found.iter().skip(1).take(SHOWN_MAX).flat_map(|found| head::finding(theme, found, "", width, 1)).collect();
+    let mut lines: Vec<Line<'static>> = Vec::new();
+    for found in diagnosis(status).iter().skip(1) {
+        let long = if found.severity == Severity::Bad { 2 } else { 1 };
+        let more = head::finding(theme, found, "", width, long);
+        if lines.len() + more.len() <= height.div_ceil(FINDINGS_PART) {
+            lines.extend(more);
+        }
+    }
     let grid = shards::grid(width);
     lines.push(grid.header(theme.faint()));
-    let shards = rows::shards(state);
-    lines.extend(shards.iter().take(SHOWN_MAX).map(|shard| shards::row(theme, &grid, shard)));
-    if let Some(more) = shards.len().checked_sub(SHOWN_MAX + 1) {
+    let (shards, most) = (rows::shards(state), (height / SHARDS_PART).max(1));
+    lines.extend(shards.iter().take(most).map(|shard| shards::row(theme, &grid, shard)));
+    if let Some(more) = shards.len().checked_sub(most + 1) {
         lines.push(Line::styled(format!("… and {} more (2)", more + 1), theme.faint()));
     }
     let grid = Grid::new(&COLUMNS, width);
     let furthest = rows::furthest(state);
+    let detail = state
+        .selected()
+        .and_then(|index| furthest.get(index))
+        .map(|one| partitions::detail(state, one, width))
+        .unwrap_or_default();
     Panel {
         head: lines,
         header: Some(grid.header(theme.faint())),
-        rows: furthest.iter().map(|partition| row(state, &grid, partition)).collect(),
-        detail: state.selected().map(|index| partitions::detail(state, furthest[index], width)).unwrap_or_default(),
+        detail,
+        rows: Rows::new(furthest.len(), move |index| row(state, &grid, furthest[index])),
         ..Panel::default()
     }
 }

@@ -5,10 +5,10 @@ use ratatui::text::Line;
 use super::super::rows;
 use super::super::state::{Sort, State};
 use super::grid::{Column, Grid, wrapped};
-use super::panel::Panel;
+use super::panel::{Panel, Rows};
 use crate::admin::diagnosis::{LATE_MS, blocks};
-use crate::admin::status::{Frontier, Partition, Status};
-use crate::admin::words::{age, grouped, harmless};
+use crate::admin::status::{Frontier, Partition, Status, TopicState};
+use crate::admin::words::{age, grouped};
 
 const COLUMNS: [Column; 11] = [
     Column::wide("PARTITION"),
@@ -24,7 +24,7 @@ const COLUMNS: [Column; 11] = [
     Column::wide("ITS KEY"),
 ];
 
-pub fn panel(state: &State, width: usize) -> Panel {
+pub fn panel(state: &State, width: usize) -> Panel<'_> {
     let grid = Grid::new(&COLUMNS, width);
     let partitions = rows::partitions(state);
     let by = match state.sort {
@@ -34,11 +34,16 @@ pub fn panel(state: &State, width: usize) -> Panel {
         Sort::Name => "name",
     };
     let order = if state.reversed { ", reversed" } else { "" };
+    let detail = state
+        .selected()
+        .and_then(|index| partitions.get(index))
+        .map(|one| detail(state, one, width))
+        .unwrap_or_default();
     Panel {
         head: vec![Line::styled(format!("by {by}{order} (s, r)"), state.theme.faint())],
         header: Some(grid.header(state.theme.faint())),
-        rows: partitions.iter().map(|partition| row(state, &grid, partition)).collect(),
-        detail: state.selected().map(|index| detail(state, partitions[index], width)).unwrap_or_default(),
+        detail,
+        rows: Rows::new(partitions.len(), move |index| row(state, &grid, partitions[index])),
         ..Panel::default()
     }
 }
@@ -47,7 +52,12 @@ fn row(state: &State, grid: &Grid<'_>, partition: &Partition) -> Line<'static> {
     let theme = state.theme;
     let plain = theme.plain();
     let offset = |offset: Option<i64>| (offset.map_or("?".to_owned(), offset_text), plain);
-    let state_word = if partition.paused && partition.state == "running" { "full" } else { &partition.state };
+    let fetched = state.last().and_then(|status| status.topics.iter().find(|topic| topic.name == partition.topic));
+    let state_word = match (partition.paused && partition.state == "running", fetched.map(|topic| topic.state)) {
+        (true, Some(TopicState::Running) | None) => "full",
+        (true, Some(TopicState::Paused)) => "paused",
+        _ => &partition.state,
+    };
     let frontier = partition.frontier.as_ref();
     grid.row(vec![
         (name(partition), plain),
@@ -81,33 +91,33 @@ pub fn detail(state: &State, partition: &Partition, width: usize) -> Vec<Line<'s
     let theme = state.theme;
     let offset = |offset: Option<i64>| offset.map_or("?".to_owned(), offset_text);
     let full = if partition.paused { ", not fetched now" } else { "" };
-    let mut texts = vec![(
-        theme.strong(),
-        format!(
-            "{}: {}{full}; committed {}, durable {}, fetched {}, end {}",
-            harmless(&name(partition)),
-            harmless(&partition.state),
-            offset(partition.committed),
-            offset_text(partition.durable),
-            offset_text(partition.fetched),
-            offset(partition.end),
-        ),
-    )];
-    if let Some(frontier) = &partition.frontier {
-        texts.push((theme.plain(), oldest(frontier)));
-        if let Some(last) = &frontier.last {
-            let code = last.sqlstate.as_deref().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
-            texts.push((theme.warn(), format!("! last try: {}{code}", last.text)));
-        }
-        for pid in &frontier.blocked_by {
-            texts.push((theme.bad(), format!("✗ {}", blocker(state.last(), frontier, *pid))));
-        }
+    let mut texts = Vec::new();
+    let frontier = partition.frontier.as_ref();
+    for (frontier, pid) in
+        frontier.iter().flat_map(|frontier| frontier.blocked_by.iter().map(move |pid| (frontier, pid)))
+    {
+        texts.push((theme.bad(), format!("✗ {}", blocker(state.last(), frontier, *pid))));
     }
+    texts.extend(frontier.map(|frontier| (theme.strong(), oldest(partition, frontier))));
+    if let Some(last) = frontier.and_then(|frontier| frontier.last.as_ref()) {
+        let code = last.sqlstate.as_deref().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
+        texts.push((theme.warn(), format!("! last try: {}{code}", last.text)));
+    }
+    let offsets = format!(
+        "{}: {}{full}; committed {}, durable {}, fetched {}, end {}",
+        name(partition),
+        partition.state,
+        offset(partition.committed),
+        offset_text(partition.durable),
+        offset_text(partition.fetched),
+        offset(partition.end),
+    );
+    texts.push((theme.plain(), offsets));
     let lines = texts.into_iter().flat_map(|(style, text)| wrapped(&text, width).into_iter().map(move |t| (style, t)));
     lines.map(|(style, text)| Line::styled(text, style)).collect()
 }
 
-fn oldest(frontier: &Frontier) -> String {
+fn oldest(partition: &Partition, frontier: &Frontier) -> String {
     let offset = offset_text(frontier.offset);
     let key = frontier.key.as_deref().map(|key| format!(", key {key}")).unwrap_or_default();
     let worker = frontier.worker.as_deref().map(|worker| format!(" in {worker}")).unwrap_or_default();
@@ -116,7 +126,8 @@ fn oldest(frontier: &Frontier) -> String {
     let places: Vec<String> = [shard, lane].into_iter().flatten().collect();
     let places = if places.is_empty() { String::new() } else { format!(" ({})", places.join(", ")) };
     let tries = frontier.attempt.map(|tries| format!(", try {tries}")).unwrap_or_default();
-    format!("oldest: offset {offset}{key}, {} old, {}{worker}{places}{tries}", age(frontier.age_ms), frontier.place)
+    let (name, age) = (name(partition), age(frontier.age_ms));
+    format!("oldest of {name}: offset {offset}{key}, {age} old, {}{worker}{places}{tries}", frontier.place)
 }
 
 /// Who that is, as far as the shard's sample knows.

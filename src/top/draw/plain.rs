@@ -20,7 +20,11 @@ pub fn text(state: &State) -> String {
     for found in diagnosis(status) {
         lines.extend(head::finding(state.theme, &found, "", WIDTH, usize::MAX));
     }
-    section(&mut lines, "Furthest behind", Panel { head: Vec::new(), ..overview::panel(state, WIDTH) });
+    section(&mut lines, "", Panel { head: Vec::new(), ..overview::panel(state, WIDTH, 0) });
+    let worst = rows::furthest(state).into_iter().next();
+    if let Some(worst) = worst.filter(|partition| partition.frontier.is_some()) {
+        lines.extend(partitions::detail(state, worst, WIDTH));
+    }
     for shard in rows::shards(state) {
         lines.push(Line::raw(""));
         lines.push(Line::raw(format!("Shard {}", grid::cut(&crate::admin::words::harmless(&shard.name), WIDTH))));
@@ -32,23 +36,20 @@ pub fn text(state: &State) -> String {
         lines.extend(topics::detail(state, topic, WIDTH).into_iter().take(2));
     }
     let of_keys = keys::panel(state, WIDTH);
-    if !of_keys.rows.is_empty() {
+    if of_keys.rows.count > 0 {
         section(&mut lines, "Keys that stand out", Panel { head: Vec::new(), ..of_keys });
-    }
-    let worst = rows::furthest(state).into_iter().next();
-    if let Some(worst) = worst.filter(|partition| partition.frontier.is_some()) {
-        lines.push(Line::raw(""));
-        lines.extend(partitions::detail(state, worst, WIDTH));
     }
     joined(&lines)
 }
 
-fn section(lines: &mut Vec<Line<'static>>, title: &str, panel: Panel) {
+fn section(lines: &mut Vec<Line<'static>>, title: &str, panel: Panel<'_>) {
     lines.push(Line::raw(""));
-    lines.push(Line::raw(title.to_owned()));
+    if !title.is_empty() {
+        lines.push(Line::raw(title.to_owned()));
+    }
     lines.extend(panel.header);
-    let more = panel.rows.len().saturating_sub(ROWS_MAX);
-    lines.extend(panel.rows.into_iter().take(ROWS_MAX));
+    let more = panel.rows.count.saturating_sub(ROWS_MAX);
+    lines.extend(panel.rows.lines(0..ROWS_MAX));
     if more > 0 {
         lines.push(Line::raw(format!("… and {more} more")));
     }

@@ -7,7 +7,7 @@ use super::super::rows;
 use super::super::state::State;
 use super::super::theme::Theme;
 use super::grid::{Cell, Column, Grid, wrapped};
-use super::panel::Panel;
+use super::panel::{Panel, Rows};
 use crate::admin::diagnosis::blocks;
 use crate::admin::status::{Blocker, Contention, Reason, Shard, TableHealth, Wait, Wal, Worker};
 use crate::admin::words::{age, grouped, percent};
@@ -26,15 +26,16 @@ pub fn grid(width: usize) -> Grid<'static> {
     Grid::new(&COLUMNS, width)
 }
 
-pub fn panel(state: &State, width: usize) -> Panel {
+pub fn panel(state: &State, width: usize) -> Panel<'_> {
     let grid = grid(width);
     let shards = rows::shards(state);
     let now_ms = state.last().map_or(0, |status| status.process.now_ms);
-    let of = |index: usize| detail(state.theme, shards[index], now_ms, width);
+    let of = |shard: &&Shard| detail(state.theme, shard, now_ms, width);
+    let detail = state.selected().and_then(|index| shards.get(index)).map(of).unwrap_or_default();
     Panel {
         header: Some(grid.header(state.theme.faint())),
-        rows: shards.iter().map(|shard| row(state.theme, &grid, shard)).collect(),
-        detail: state.selected().map(of).unwrap_or_default(),
+        detail,
+        rows: Rows::new(shards.len(), move |index| row(state.theme, &grid, shards[index])),
         detail_first: true,
         ..Panel::default()
     }

@@ -5,7 +5,7 @@ use ratatui::text::Line;
 use super::super::rows;
 use super::super::state::State;
 use super::grid::{Column, Grid, wrapped};
-use super::panel::Panel;
+use super::panel::{Panel, Rows};
 use crate::admin::status::{Topic, TopicState};
 use crate::admin::words::{age, grouped};
 
@@ -29,13 +29,18 @@ const STAGES: [Column; 5] = [
     Column::right("MOST", 12),
 ];
 
-pub fn panel(state: &State, width: usize) -> Panel {
+pub fn panel(state: &State, width: usize) -> Panel<'_> {
     let grid = Grid::new(&COLUMNS, width);
     let topics = rows::topics(state);
+    let detail = state
+        .selected()
+        .and_then(|index| topics.get(index))
+        .map(|topic| detail(state, topic, width))
+        .unwrap_or_default();
     Panel {
         header: Some(grid.header(state.theme.faint())),
-        rows: topics.iter().map(|topic| row(state, &grid, topic)).collect(),
-        detail: state.selected().map(|index| detail(state, topics[index], width)).unwrap_or_default(),
+        detail,
+        rows: Rows::new(topics.len(), move |index| row(state, &grid, topics[index])),
         ..Panel::default()
     }
 }

@@ -1,7 +1,7 @@
 //! A pseudo-terminal with a program in it: what stands on its screen, and keys for it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
