@@ -12,7 +12,7 @@ use crate::admin::status::{
     TableHealth, TopKeys, Topic, TopicState, Totals, Wait, Wal, Worker,
 };
 use crate::config::{self, Config, Target};
-use crate::engine::observed::{Doing, OldestOf, OldestView, PartitionView, Task, View, Whereabouts};
+use crate::engine::observed::{Doing, KEY_BYTES_SHOWN, OldestOf, OldestView, PartitionView, Task, View, Whereabouts};
 use crate::engine::{Observer, Running};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::labelled::{OfShard, OfTopicInShard, Outcome, Stage};
@@ -632,9 +632,12 @@ fn reason(reason: Reason) -> status::Reason {
     status::Reason { sqlstate: reason.sqlstate, text: reason.text }
 }
 
-/// A key for people.
+/// A key for people; what is cut ends with an ellipsis.
 fn text(key: &[u8]) -> String {
-    String::from_utf8_lossy(key).into_owned()
+    match key.split_at_checked(KEY_BYTES_SHOWN) {
+        Some((shown, more)) if !more.is_empty() => format!("{}…", String::from_utf8_lossy(shown)),
+        _ => String::from_utf8_lossy(key).into_owned(),
+    }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -14,8 +14,10 @@ use crate::state::batch::Batch;
 use crate::state::tracker::Place;
 use crate::types::{NextOffset, Offset, ShardIx, TopicIx, TopicPartition};
 
-/// Bytes of a key that are kept to be shown.
-pub const KEY_BYTES_MAX: usize = 256;
+/// Bytes of a key that are kept to be shown: one more than are, so that one that is cut is known.
+pub const KEY_BYTES_MAX: usize = KEY_BYTES_SHOWN + 1;
+/// Bytes of a key that are shown.
+pub const KEY_BYTES_SHOWN: usize = 256;
 
 /// See the module's text.
 #[derive(Debug)]

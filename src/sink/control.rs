@@ -22,8 +22,8 @@ use crate::state::parked::Why;
 use crate::state::replica::Position;
 use crate::types::{Lane, NextOffset, Offset, ShardIx, TopicIx};
 
-/// Bytes of a parked key that are shown.
-const OLDEST_KEY_BYTES: i32 = 256;
+/// Bytes of a parked key that are asked for: one more than are shown.
+const OLDEST_KEY_BYTES: i32 = 257;
 
 /// Statements are named by their text.
 type Name = &'static str;

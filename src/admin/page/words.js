@@ -89,7 +89,7 @@ function keyName(key) {
 }
 
 /** Whether a request can name it: its bytes are text, and it was not cut. */
-const isNameable = (key) => typeof key === 'string' && !key.endsWith('…');
+const isNameable = (key) => typeof key === 'string' && !key.endsWith('…') && !key.includes('\uFFFD');
 
 function reasonText(reason) {
   if (!reason) return NOTHING;

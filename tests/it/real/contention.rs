@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 
 use forebay::config::{Target, load};
-use forebay::engine::sampler::Observed;
+use forebay::engine::sampler::Sampled;
 use forebay::engine::{Engine, Options, Stopper};
 use forebay::sink::handler::{Handler, HandlerError};
 use forebay::state::chunk::RecordRef;
@@ -54,7 +54,7 @@ fn engine(text: &str) -> Engine {
 /// What runs until it is dropped.
 struct Running {
     stopper: Stopper,
-    observed: Arc<Observed>,
+    observed: Arc<Sampled>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
