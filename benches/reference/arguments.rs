@@ -29,6 +29,8 @@ pub struct Arguments {
     pub adaptive: bool,
     /// What others do in the same database: transactions a second.
     pub others: u64,
+    /// The socket on which the engine may be looked at; "off": nobody looks, and it samples nothing.
+    pub seen_at: String,
     pub kafka: String,
     pub dsn: String,
     pub topic: String,
@@ -54,6 +56,7 @@ impl Arguments {
             lock_seconds: 30,
             adaptive: false,
             others: 200,
+            seen_at: String::new(),
             kafka: kafka_bootstrap(),
             dsn: String::new(),
             topic: String::new(),
@@ -79,6 +82,7 @@ impl Arguments {
                 "--lock-seconds" => a.lock_seconds = value()?.parse()?,
                 "--adaptive" => a.adaptive = value()?.parse()?,
                 "--others" => a.others = value()?.parse()?,
+                "--seen-at" => a.seen_at = value()?,
                 "--dsn" => a.dsn = value()?,
                 "--topic" => a.topic = value()?,
                 option if option.starts_with('-') => return Err(format!("no option {option}").into()),

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use forebay::admin::routes::Logs;
+use forebay::admin::server::Admin;
 use forebay::config::{Config, load};
 use forebay::engine::{Engine, Options, Stopper};
 use forebay::metrics::Counters;
@@ -136,6 +138,7 @@ impl Running {
             .args(["--batch", &a.batch.to_string(), "--dsn", &a.dsn, "--slow-ms", &a.slow_ms.to_string()])
             .args(["--adaptive", &a.adaptive.to_string(), "--hot-percent", &a.hot_percent.to_string()])
             .args(["--park-after-ms", &a.park_after_ms.to_string()])
+            .args(["--seen-at", &a.seen_at])
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(Running(Some(child)))
@@ -171,7 +174,7 @@ impl Drop for Running {
 pub fn config(a: &Arguments, target: Target) -> Outcome<Config> {
     let text = format!(
         "[kafka]\n\"bootstrap.servers\" = \"{}\"\n\"group.id\" = \"reference-{}\"\n\n[engine]\nworkers_per_shard = {}\n\
-         batch_records_max = {}\naffinity = \"{}\"\nhot_key_percent = {}\npark_after_ms = {}\n\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n\
+         batch_records_max = {}\naffinity = \"{}\"\nhot_key_percent = {}\npark_after_ms = {}\n{}\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n\
          adaptive_limit = {}\n\n\
          [[topic]]\nname = \"{}\"\n{}",
         a.kafka,
@@ -181,12 +184,22 @@ pub fn config(a: &Arguments, target: Target) -> Outcome<Config> {
         a.affinity,
         a.hot_percent,
         a.park_after_ms,
+        seen(&a.seen_at),
         a.dsn,
         a.adaptive,
         a.topic,
         target.toml()
     );
     Ok(load::parse(Path::new("reference.toml"), &text, &|_| None)?.config)
+}
+
+/// As much of the configuration as says who looks.
+fn seen(at: &str) -> String {
+    match at {
+        "" => "[admin]\nlisten = \"off\"\n".to_owned(),
+        "off" => "contention_interval_ms = 0\n[admin]\nlisten = \"off\"\n".to_owned(),
+        socket => format!("[admin]\nlisten = \"off\"\nsocket = {socket:?}\n"),
+    }
 }
 
 /// Writes nothing: what the engine costs without rows.
@@ -242,7 +255,9 @@ pub fn child(a: &Arguments) -> Outcome<()> {
         ender.stop();
         took
     });
+    let admin = Admin::start(engine.observer(), Logs::default())?;
     let outcome = engine.run(Options::default(), &stopper);
+    drop(admin);
     stopper.stop();
     let (elapsed, cpu) = watcher.join().map_err(|_| "the watcher panicked")?;
     if let Some((topic, reason)) = outcome?.stopped.first() {

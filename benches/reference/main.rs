@@ -10,6 +10,7 @@
 //! | `affinity` | the engine with lanes bound late; with lanes bound statically |
 //! | `handler` | the engine with a handler that does nothing: no rows, but fences |
 //! | `lag` | the engine at one and at ten times the records: does memory grow with lag? |
+//! | `seen` | the engine while nobody looks and nothing is sampled; while somebody asks for `/metrics` four times a second, and for `/status` once: what that costs, and how soon it is answered |
 //! | `bad` | the engine with no bad records; with some that PostgreSQL refuses; with some that do not decode |
 //! | `hot` | a handler that takes its time, and a table, each without and with one key that has half of all records: the other keys' latency, also where no key is ever parked; the table's throughput |
 //! | `locked` | steady upserts on one partition, beside nobody, beside a transaction that is open, and with a row locked from outside that has two per cent of the records: the other keys' throughput and latency, and how long stored progress stood still |
@@ -44,6 +45,7 @@ mod pace;
 mod pipeline;
 mod producer;
 mod rounds;
+mod seen;
 mod shards;
 mod steady;
 mod workload;
@@ -81,6 +83,7 @@ fn main() -> Outcome<()> {
             "affinity" => affinity::affinity(&arguments)?,
             "handler" => alone::handler(&arguments)?,
             "lag" => alone::lag(&arguments)?,
+            "seen" => seen::seen(&arguments)?,
             "bad" => bad::bad(&arguments)?,
             "hot" => hot::hot(&arguments)?,
             "locked" => locked::locked(&arguments)?,
@@ -90,7 +93,7 @@ fn main() -> Outcome<()> {
             "pipeline" => pipeline::pipeline(&arguments)?,
             other => {
                 return Err(format!(
-                    "no mode {other:?}: catchup, affinity, handler, lag, bad, hot, locked, steady, pace, shard-down or pipeline"
+                    "no mode {other:?}: catchup, affinity, handler, lag, seen, bad, hot, locked, steady, pace, shard-down or pipeline"
                 )
                 .into());
             }

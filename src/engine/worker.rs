@@ -390,6 +390,9 @@ impl<W: Writer> Worker<W> {
         match self.pace.ask(Ask { worker: self.index, topic, records, whole: self.granted.is_some() }) {
             Turn::Now { records, waited } => {
                 self.granted = Some(records);
+                if waited.is_some() {
+                    self.at_work().again();
+                }
                 // What a batch takes is not what it waited for.
                 self.began += waited.map_or(Duration::ZERO, |(_, waited)| waited);
                 None

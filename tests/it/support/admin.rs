@@ -53,7 +53,12 @@ impl Admin {
 
     #[track_caller]
     pub fn get(&self, path: &str) -> Answer {
-        self.request(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+        self.try_get(path).expect("somebody listens")
+    }
+
+    /// None where nobody listens, or answers.
+    pub fn try_get(&self, path: &str) -> Option<Answer> {
+        self.try_request(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
     }
 
     #[track_caller]
@@ -73,25 +78,25 @@ impl Admin {
     /// Sends this, and reads to the end.
     #[track_caller]
     pub fn request(&self, text: &str) -> Answer {
+        self.try_request(text).expect("somebody listens")
+    }
+
+    fn try_request(&self, text: &str) -> Option<Answer> {
         let answer = match self {
             Admin::Tcp(address) => {
-                let stream = TcpStream::connect(address).expect("somebody listens");
+                let stream = TcpStream::connect(address).ok()?;
                 stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
                 exchange(stream, text)
             }
             Admin::Unix(path) => {
-                let stream = UnixStream::connect(path).expect("somebody listens");
+                let stream = UnixStream::connect(path).ok()?;
                 stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
                 exchange(stream, text)
             }
-        };
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {answer:?}"));
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        Answer {
-            status: status.unwrap_or_else(|| panic!("no status: {head}")),
-            head: head.to_owned(),
-            body: body.to_owned(),
-        }
+        }?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok())?;
+        Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
     }
 
     #[track_caller]
@@ -122,9 +127,9 @@ impl Answer {
     }
 }
 
-fn exchange(mut stream: impl Read + Write, text: &str) -> String {
-    stream.write_all(text.as_bytes()).expect("a request");
+fn exchange(mut stream: impl Read + Write, text: &str) -> Option<String> {
+    stream.write_all(text.as_bytes()).ok()?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer");
-    String::from_utf8(answer).expect("text")
+    stream.read_to_end(&mut answer).ok()?;
+    String::from_utf8(answer).ok()
 }
