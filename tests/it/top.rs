@@ -14,7 +14,7 @@ use terminal::{PATIENCE, Terminal};
 #[path = "../../src/admin/samples.rs"]
 mod samples;
 mod stand_in;
-mod terminal;
+pub mod terminal;
 
 fn top(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));

@@ -2,10 +2,12 @@
 
 use std::process::{Command, Stdio};
 
+use forebay::admin::status::TopicState;
 use forebay::metrics::name::{Kind, Name};
 
 use super::{LEDGER, ledger_topic, publish, publish_all, shard};
-use crate::support::{Admin, Database, Forebay, PATIENCE, Prometheus, Rig, Server, Topic, wait_until};
+use crate::support::{Admin, Chromium, Database, Forebay, PATIENCE, Prometheus, Rig, Server, Topic, wait_until};
+use crate::top::terminal::Terminal;
 
 const ENGINE: &str = "[engine]\ncommit_interval_ms = 200\nretry_backoff_max_ms = 500\ncontention_interval_ms = 100\n";
 const CANARY: &str = "Canary77";
@@ -170,6 +172,42 @@ fn keys_and_letters_are_decided_about() {
     setup.admin.post("/log-level", "{\"level\":\"loud\"}").expect(400);
     let log = setup.forebay.terminate().expect(0);
     assert!(log.contains("\"level\":\"DEBUG\"") && !log.contains(CANARY), "a record's key or value is in the log");
+}
+
+/// The page in a real browser, `forebay top` in a real terminal, and both of a process that runs.
+#[test]
+fn the_page_and_the_terminal_show_what_status_says_and_act_on_it() {
+    let setup = Setup::new("");
+    let name = setup.topic.name().to_owned();
+    publish(&setup.topic, 0..300, 10);
+    setup.admin.wait_for("all done", |status| status.totals.durable == 300 && status.totals.time_lag_ms == 0);
+    let mut page = Chromium::open(&format!("http://{}/", setup.admin.address()));
+    page.wait_for_text("#freshness", "Live");
+    page.wait_for_text("#diagnosis .first", "Caught up.");
+    page.wait_for_text("#head h1", setup.rig.group());
+    page.wait_for_text("#topics", &name);
+    page.wait_for_text("#shards", "fb-w0.0");
+    page.click(&format!("button[aria-label={:?}]", format!("Pause topic {name}")));
+    page.wait_for_text("#ask", &format!("Pause topic {name}?"));
+    page.click("#ask-yes");
+    setup.admin.wait_for("a paused topic", |status| status.topics[0].state == TopicState::Paused);
+    publish(&setup.topic, 300..500, 10);
+    setup.admin.wait_for("a lag", |status| status.totals.message_lag == Some(200));
+    page.wait_for_text("#tiles", "200");
+    page.wait_for_text("#partitions", "unfetched");
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+    command.args(["top", "--admin", setup.admin.address(), "--interval", "0.2"]).env_remove("NO_COLOR");
+    let mut terminal = Terminal::run(command, 30, 120);
+    terminal.wait_for(setup.rig.group());
+    terminal.wait_for("unfetched");
+    setup.order("/resume", "");
+    setup.admin.wait_for("all done", |status| status.totals.durable == 500 && status.totals.time_lag_ms == 0);
+    terminal.wait_for("Caught up.");
+    terminal.quits();
+    page.wait_for_text("#diagnosis .first", "Caught up.");
+    assert_eq!(page.complaints(), [""; 0]);
+    setup.forebay.terminate().expect(0);
 }
 
 /// What promtool says of a text, on its standard input.
