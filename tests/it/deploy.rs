@@ -6,82 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use forebay::metrics::name::{Family, Kind, Name};
 use serde_json::Value;
 
 use crate::support::Prometheus;
 
-/// Every family of /metrics and its labels.
-// The same list as that of the metrics module; to be taken from there.
-const FAMILIES: [(&str, &[&str]); 65] = [
-    ("forebay_build_info", &["version", "librdkafka", "group"]),
-    ("forebay_start_time_seconds", &[]),
-    ("process_cpu_seconds_total", &[]),
-    ("process_resident_memory_bytes", &[]),
-    ("process_open_fds", &[]),
-    ("process_max_fds", &[]),
-    ("process_threads", &[]),
-    ("process_start_time_seconds", &[]),
-    ("forebay_ready", &[]),
-    ("forebay_poll_age_seconds", &[]),
-    ("forebay_assigned_partitions", &["topic"]),
-    ("forebay_topic_stopped", &["topic"]),
-    ("forebay_topic_paused", &["topic"]),
-    ("forebay_lag_records", &["topic", "partition"]),
-    ("forebay_time_lag_seconds", &["topic", "partition"]),
-    ("forebay_in_flight_records", &["topic", "partition"]),
-    ("forebay_in_flight_bytes", &["topic", "partition"]),
-    ("forebay_offset", &["topic", "partition", "kind"]),
-    ("forebay_records_fetched_total", &["topic"]),
-    ("forebay_records_total", &["topic", "shard", "outcome"]),
-    ("forebay_records_unparked_total", &["topic", "shard"]),
-    ("forebay_records_misaligned_total", &["topic"]),
-    ("forebay_dead_letters_forwarded_total", &[]),
-    ("forebay_stage_seconds_bucket", &["topic", "stage", "le"]),
-    ("forebay_stage_seconds_sum", &["topic", "stage"]),
-    ("forebay_stage_seconds_count", &["topic", "stage"]),
-    ("forebay_durable_seconds_bucket", &["topic", "le"]),
-    ("forebay_durable_seconds_sum", &["topic"]),
-    ("forebay_durable_seconds_count", &["topic"]),
-    ("forebay_batch_records_bucket", &["topic", "shard", "le"]),
-    ("forebay_batch_records_sum", &["topic", "shard"]),
-    ("forebay_batch_records_count", &["topic", "shard"]),
-    ("forebay_retries_total", &["topic", "shard", "cause"]),
-    ("forebay_bisections_total", &["topic", "shard"]),
-    ("forebay_parked_keys", &["topic", "shard"]),
-    ("forebay_parked_records", &["topic", "shard"]),
-    ("forebay_shard_up", &["shard"]),
-    ("forebay_breaker_opened_total", &["shard"]),
-    ("forebay_rebalances_total", &[]),
-    ("forebay_rebalance_seconds_total", &[]),
-    ("forebay_rewinds_total", &[]),
-    ("forebay_pauses_total", &[]),
-    ("forebay_commits_total", &[]),
-    ("forebay_worker_busy_seconds_total", &["shard", "worker"]),
-    ("forebay_worker_queued_records", &["shard", "worker"]),
-    ("forebay_connections", &["shard", "kind"]),
-    ("forebay_pace_held_seconds_total", &["limit"]),
-    ("forebay_pace_held_records_total", &[]),
-    ("forebay_hot_keys", &[]),
-    ("forebay_shard_wait_seconds_total", &["shard", "kind", "event"]),
-    ("forebay_shard_blocked_backends", &["shard"]),
-    ("forebay_shard_verdict", &["shard", "verdict"]),
-    ("forebay_table_updates_total", &["shard", "table"]),
-    ("forebay_table_hot_updates_total", &["shard", "table"]),
-    ("forebay_table_live_rows", &["shard", "table"]),
-    ("forebay_table_dead_rows", &["shard", "table"]),
-    ("forebay_wal_bytes_total", &["shard"]),
-    ("forebay_checkpoints_total", &["shard", "kind"]),
-    ("forebay_log_lines_total", &["level"]),
-    ("kafka_consumergroup_group_lag", &["group", "topic", "partition"]),
-    ("kafka_consumergroup_group_lag_seconds", &["group", "topic", "partition"]),
-    ("kafka_consumergroup_group_offset", &["group", "topic", "partition"]),
-    ("kafka_partition_latest_offset", &["topic", "partition"]),
-    ("kafka_consumergroup_group_max_lag", &["group"]),
-    ("kafka_consumergroup_group_max_lag_seconds", &["group"]),
-];
-
 /// Families that the dashboard does without: what they say is said by others.
-const NOT_SHOWN: [&str; 2] = ["forebay_offset", "process_max_fds"];
+const NOT_SHOWN: [Name; 2] = [Name::Offset, Name::ProcessFdsMax];
 
 /// What Prometheus itself adds.
 const FROM_PROMETHEUS: [&str; 2] = ["job", "instance"];
@@ -153,17 +84,28 @@ fn metrics(promql: &str) -> Vec<(String, Vec<String>)> {
     found
 }
 
+/// The family that a series of this name belongs to, and whether it is one of a histogram's buckets.
+fn family(series: &str) -> Option<(Name, bool)> {
+    let parts = |Family { name, kind, .. }: Family| match kind {
+        Kind::Histogram => ["_bucket", "_sum", "_count"].map(|part| format!("{name}{part}")).to_vec(),
+        Kind::Counter | Kind::Gauge => vec![name.to_owned()],
+    };
+    let found = Name::ALL.iter().find(|name| parts(name.family()).iter().any(|part| part == series))?;
+    Some((*found, series.ends_with("_bucket")))
+}
+
 #[track_caller]
-fn assert_known(place: &str, promql: &str) -> BTreeSet<String> {
-    let found = metrics(promql);
-    for (name, labels) in &found {
-        let (_, known) = FAMILIES.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("{place}: {name}"));
-        for label in labels {
-            let label = label.as_str();
-            assert!(known.contains(&label) || FROM_PROMETHEUS.contains(&label), "{place}: {name} has no label {label}");
+fn assert_known(place: &str, promql: &str) -> BTreeSet<Name> {
+    let known = |(series, labels): (String, Vec<String>)| {
+        let (name, is_bucket) = family(&series).unwrap_or_else(|| panic!("{place}: forebay has no {series}"));
+        for label in labels.iter().map(String::as_str) {
+            let of_bucket = is_bucket && label == "le";
+            let fits = name.family().labels.contains(&label) || FROM_PROMETHEUS.contains(&label) || of_bucket;
+            assert!(fits, "{place}: {series} has no label {label}");
         }
-    }
-    found.into_iter().map(|(name, _)| name).collect()
+        name
+    };
+    metrics(promql).into_iter().map(known).collect()
 }
 
 #[track_caller]
@@ -227,17 +169,9 @@ fn the_dashboard_shows_what_there_is_in_queries_that_prometheus_understands() {
         prometheus.query(&promql);
         shown.extend(assert_known(&panel, &promql));
     }
-    let bases =
-        |name: &str| ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end).map(str::to_owned));
-    let shown_bases: BTreeSet<String> = shown.iter().filter_map(|name| bases(name)).collect();
-    let is_shown = |name: &str| shown.contains(name) || bases(name).is_some_and(|base| shown_bases.contains(&base));
-    let missing: Vec<&str> = FAMILIES
-        .iter()
-        .map(|(name, _)| *name)
-        // Of the same name as others in the world, for the dashboards that go with those.
-        .filter(|name| !name.starts_with("kafka_") && *name != "process_start_time_seconds")
-        .filter(|name| is_shown(name) == NOT_SHOWN.contains(name))
-        .collect();
+    // Of the same name as others in the world, for the dashboards that go with those.
+    let own = Name::ALL.iter().filter(|name| !name.is_alias() && **name != Name::ProcessStart);
+    let missing: Vec<&Name> = own.filter(|name| shown.contains(name) == NOT_SHOWN.contains(name)).collect();
     assert!(
         missing.is_empty(),
         "not on the dashboard, or there although it is on the list of what is not: {missing:?}"
