@@ -6,31 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
-
 use forebay::metrics::name::{Family, Kind, Name};
+use serde_json::Value;
 
 use crate::support::Prometheus;
 
-/// Every metric of /metrics and its labels.
-fn known() -> BTreeMap<String, Vec<&'static str>> {
-    let of = |name: &Name| {
-        let Family { name, kind, labels, .. } = name.family();
-        let with = |more: &[&'static str]| [labels, more].concat();
-        match kind {
-            Kind::Histogram => vec![
-                (format!("{name}_bucket"), with(&["le"])),
-                (format!("{name}_sum"), with(&[])),
-                (format!("{name}_count"), with(&[])),
-            ],
-            Kind::Counter | Kind::Gauge => vec![(name.to_owned(), with(&[]))],
-        }
-    };
-    Name::ALL.iter().flat_map(of).collect()
-}
-
 /// Families that the dashboard does without: what they say is said by others.
-const NOT_SHOWN: [&str; 2] = ["forebay_offset", "process_max_fds"];
+const NOT_SHOWN: [Name; 2] = [Name::Offset, Name::ProcessFdsMax];
 
 /// What Prometheus itself adds.
 const FROM_PROMETHEUS: [&str; 2] = ["job", "instance"];
@@ -102,18 +84,28 @@ fn metrics(promql: &str) -> Vec<(String, Vec<String>)> {
     found
 }
 
+/// The family that a series of this name belongs to, and whether it is one of a histogram's buckets.
+fn family(series: &str) -> Option<(Name, bool)> {
+    let parts = |Family { name, kind, .. }: Family| match kind {
+        Kind::Histogram => ["_bucket", "_sum", "_count"].map(|part| format!("{name}{part}")).to_vec(),
+        Kind::Counter | Kind::Gauge => vec![name.to_owned()],
+    };
+    let found = Name::ALL.iter().find(|name| parts(name.family()).iter().any(|part| part == series))?;
+    Some((*found, series.ends_with("_bucket")))
+}
+
 #[track_caller]
-fn assert_known(place: &str, promql: &str) -> BTreeSet<String> {
-    let found = metrics(promql);
-    for (name, labels) in &found {
-        let known = known();
-        let known = known.get(name).unwrap_or_else(|| panic!("{place}: {name}"));
-        for label in labels {
-            let label = label.as_str();
-            assert!(known.contains(&label) || FROM_PROMETHEUS.contains(&label), "{place}: {name} has no label {label}");
+fn assert_known(place: &str, promql: &str) -> BTreeSet<Name> {
+    let known = |(series, labels): (String, Vec<String>)| {
+        let (name, is_bucket) = family(&series).unwrap_or_else(|| panic!("{place}: forebay has no {series}"));
+        for label in labels.iter().map(String::as_str) {
+            let of_bucket = is_bucket && label == "le";
+            let fits = name.family().labels.contains(&label) || FROM_PROMETHEUS.contains(&label) || of_bucket;
+            assert!(fits, "{place}: {series} has no label {label}");
         }
-    }
-    found.into_iter().map(|(name, _)| name).collect()
+        name
+    };
+    metrics(promql).into_iter().map(known).collect()
 }
 
 #[track_caller]
@@ -177,16 +169,9 @@ fn the_dashboard_shows_what_there_is_in_queries_that_prometheus_understands() {
         prometheus.query(&promql);
         shown.extend(assert_known(&panel, &promql));
     }
-    let bases =
-        |name: &str| ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end).map(str::to_owned));
-    let shown_bases: BTreeSet<String> = shown.iter().filter_map(|name| bases(name)).collect();
-    let is_shown = |name: &str| shown.contains(name) || bases(name).is_some_and(|base| shown_bases.contains(&base));
-    let missing: Vec<String> = known()
-        .into_keys()
-        // Of the same name as others in the world, for the dashboards that go with those.
-        .filter(|name| !name.starts_with("kafka_") && *name != "process_start_time_seconds")
-        .filter(|name| is_shown(name) == NOT_SHOWN.contains(&name.as_str()))
-        .collect();
+    // Of the same name as others in the world, for the dashboards that go with those.
+    let own = Name::ALL.iter().filter(|name| !name.is_alias() && **name != Name::ProcessStart);
+    let missing: Vec<&Name> = own.filter(|name| shown.contains(name) == NOT_SHOWN.contains(name)).collect();
     assert!(
         missing.is_empty(),
         "not on the dashboard, or there although it is on the list of what is not: {missing:?}"
