@@ -408,7 +408,7 @@ impl Parked {
         let mut sizes = BTreeMap::new();
         for tenure in self.inner.lock().tenures.values() {
             let of: &mut (usize, u64) = sizes.entry(tenure.at).or_default();
-            *of = (of.0 + tenure.keys.len(), of.1 + tenure.keys.rows());
+            *of = (of.0 + tenure.keys.waiting(), of.1 + tenure.keys.rows());
         }
         sizes
     }
@@ -434,7 +434,7 @@ impl Parked {
     /// Keys and rows that are parked, as far as it is known here.
     pub fn size(&self) -> (usize, u64) {
         let inner = self.inner.lock();
-        (inner.tenures.values().map(|t| t.keys.len()).sum(), inner.rows())
+        (inner.tenures.values().map(|t| t.keys.waiting()).sum(), inner.rows())
     }
 }
 

@@ -141,9 +141,9 @@ impl ParkedKeys {
         self.keys.is_empty()
     }
 
-    /// How many keys.
-    pub fn len(&self) -> usize {
-        self.keys.len()
+    /// How many keys; those that are believed gone are none.
+    pub fn waiting(&self) -> usize {
+        self.keys.len() - self.gone.len()
     }
 
     /// Rows of all keys, as far as it is known here: another process may have taken some out.
@@ -327,7 +327,7 @@ mod tests {
         keys.free(1);
         keys.free(2);
         assert_eq!(
-            (keys.standing(1), keys.standing(2), keys.len()),
+            (keys.standing(1), keys.standing(2), keys.waiting()),
             (Standing::Free, Standing::Parked(Why::Blocked), 1)
         );
     }

@@ -198,7 +198,7 @@ fn the_page_and_the_terminal_show_what_status_says_and_act_on_it() {
 
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
     command.args(["top", "--admin", setup.admin.address(), "--interval", "0.2"]).env_remove("NO_COLOR");
-    let mut terminal = Terminal::run(command, 30, 120);
+    let terminal = Terminal::run(command, 30, 120);
     terminal.wait_for(setup.rig.group());
     terminal.wait_for("unfetched");
     setup.order("/resume", "");
