@@ -34,8 +34,8 @@ pub struct Ends(Mutex<BTreeMap<TopicPartition, End>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
     pub end: NextOffset,
-    fetched: NextOffset,
-    /// Since when there has been more in the log than was fetched, and nothing of it was fetched.
+    reached: NextOffset,
+    /// Since when there has been more in the log than was reached, and nothing of it was.
     pub stuck_since: Option<Duration>,
 }
 
@@ -44,17 +44,17 @@ impl Ends {
         self.0.lock().get(&at).copied()
     }
 
-    /// Takes answers: the partition, how far it is fetched, and where it ends. Others are forgotten; of one without an answer what was
+    /// Takes answers: the partition, how far it is, and where it ends. Others are forgotten; of one without an answer what was
     /// known still holds.
     fn look(&self, answers: &[(TopicPartition, NextOffset, Option<NextOffset>)], now: Duration) {
         let mut known = self.0.lock();
         let before = std::mem::take(&mut *known);
-        for &(at, fetched, end) in answers {
+        for &(at, reached, end) in answers {
             let last = before.get(&at).copied();
             let Some(end) = end.or(last.map(|last| last.end)) else { continue };
-            let more = end > fetched;
-            let still = last.filter(|last| last.fetched == fetched).and_then(|last| last.stuck_since);
-            known.insert(at, End { end, fetched, stuck_since: more.then(|| still.unwrap_or(now)) });
+            let more = end > reached;
+            let still = last.filter(|last| last.reached == reached).and_then(|last| last.stuck_since);
+            known.insert(at, End { end, reached, stuck_since: more.then(|| still.unwrap_or(now)) });
         }
     }
 }
@@ -84,7 +84,7 @@ impl<L: Logs> EndsLoop<L> {
         let view = self.observed.view();
         let of: Vec<TopicPartition> = view.partitions.iter().map(|p| p.at).collect();
         let ends = self.logs.ends(&of);
-        let answers: Vec<_> = view.partitions.iter().zip(ends).map(|(p, end)| (p.at, p.fetched, end)).collect();
+        let answers: Vec<_> = view.partitions.iter().zip(ends).map(|(p, end)| (p.at, p.reached(), end)).collect();
         self.ends.look(&answers, self.clock.now());
     }
 }

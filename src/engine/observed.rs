@@ -67,6 +67,13 @@ pub struct PartitionView {
     pub uncommitted_ms: Option<i64>,
 }
 
+impl PartitionView {
+    /// Everything below was fetched, or the group has committed it: a tenure that is yet to begin has fetched nothing.
+    pub fn reached(&self) -> NextOffset {
+        self.committed.map_or(self.fetched, |committed| committed.max(self.fetched))
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct OldestView {
     pub offset: Offset,

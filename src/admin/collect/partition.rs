@@ -99,9 +99,9 @@ impl Look<'_> {
             return Some(self.oldest(p, oldest, bare(oldest.offset.0, 0, "waiting")));
         }
         // Nothing that is fetched waits. Since when something has not been fetched is all that is known of its age.
-        let end = self.observer.end(p.at).filter(|end| end.end > p.fetched)?;
+        let end = self.observer.end(p.at).filter(|end| end.end > p.reached())?;
         let since = end.stuck_since?;
-        Some(bare(p.fetched.0, millis(self.now.saturating_sub(since)), "unfetched"))
+        Some(bare(p.reached().0, millis(self.now.saturating_sub(since)), "unfetched"))
     }
 
     fn oldest(&self, p: &PartitionView, oldest: &OldestView, bare: Frontier) -> Frontier {
