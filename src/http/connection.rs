@@ -4,13 +4,14 @@
 //! A turn does what can be done now, up to a budget, so that a busy connection leaves the others theirs.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::answers::{Answers, Asked};
 use super::buffer::{Input, Output, Pool};
 use super::head::Version;
 use super::limits::Limits;
 use super::parser::{Parser, Progress};
+use super::patience::{Awaited, Patience};
 use super::refusal::Refusal;
 use super::reply::{Key, Ticket};
 use super::request::{Peer, Request};
@@ -56,17 +57,6 @@ enum Phase {
     },
 }
 
-/// What the peer is waited for with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Awaited {
-    /// The first byte of a request.
-    Begin,
-    HeadEnd,
-    BodyEnd,
-    /// Nothing that it sends: first something must be answered, or taken by it.
-    Nothing,
-}
-
 /// Why no more requests were served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Halt {
@@ -91,12 +81,9 @@ pub struct Connection<C> {
     answers: Answers,
     output: Output,
     phase: Phase,
-    awaited: Awaited,
-    /// Since when it is awaited.
-    since: Instant,
-    /// Messages that were read; and how many there were when `since` was set.
+    patience: Patience,
+    /// Messages that were read.
     messages: u64,
-    messages_since: u64,
     /// Whether a read might bring something, or a write might take something.
     readable: bool,
     writable: bool,
@@ -124,10 +111,8 @@ impl<C: Carrier> Connection<C> {
             answers: Answers::default(),
             output: Output::default(),
             phase: Phase::Open,
-            awaited: Awaited::Begin,
-            since: now,
+            patience: Patience::new(if surplus { Awaited::SurplusBegin } else { Awaited::Begin }, now),
             messages: 0,
-            messages_since: 0,
             readable: true,
             writable: true,
             ended: false,
@@ -388,17 +373,14 @@ impl<C: Carrier> Connection<C> {
             Awaited::BodyEnd
         } else if !self.parser.is_fresh() {
             Awaited::HeadEnd
-        } else if self.answers.is_empty() && self.output.is_empty() {
-            Awaited::Begin
-        } else {
+        } else if !self.answers.is_empty() || !self.output.is_empty() {
             Awaited::Nothing
+        } else if self.surplus {
+            Awaited::SurplusBegin
+        } else {
+            Awaited::Begin
         };
-        if awaited != self.awaited || self.messages != self.messages_since {
-            (self.awaited, self.since, self.messages_since) = (awaited, now, self.messages);
-        }
-        if awaited == Awaited::Begin {
-            self.answers.shrink();
-        }
+        self.patience.settle(awaited, self.messages, now);
     }
 
     /// Looks at the deadlines. [`Turn::Again`] means that there is something to say.
@@ -410,35 +392,23 @@ impl<C: Carrier> Connection<C> {
             cx.counts.expired_writes += 1;
             return Turn::Close;
         }
+        self.answers.shrink();
         let late = self.answers.expire(cx.now);
         cx.counts.expired_answers += late;
-        let deadline = self.deadline(cx.limits);
-        if deadline.is_none_or(|deadline| cx.now.saturating_duration_since(self.since) < deadline) {
-            return if late > 0 { Turn::Again } else { Turn::Wait };
-        }
-        let (what, within) = match self.awaited {
-            Awaited::Begin | Awaited::Nothing => {
+        let quiet = if late > 0 { Turn::Again } else { Turn::Wait };
+        let (what, within) = match self.patience.is_over(cx.limits, cx.now) {
+            None => return quiet,
+            Some((Awaited::Begin | Awaited::SurplusBegin | Awaited::Nothing, _)) => {
                 cx.counts.expired_idle += 1;
                 return Turn::Close;
             }
-            Awaited::HeadEnd => ("head", cx.limits.head_deadline),
-            Awaited::BodyEnd => ("body", cx.limits.body_deadline),
+            Some((Awaited::HeadEnd, within)) => ("head", within),
+            Some((Awaited::BodyEnd, within)) => ("body", within),
         };
         cx.counts.expired_reads += 1;
         let reason = format!("found no end of the request's {what}; expected it within {within:?}");
         self.refuse(Refusal::new(Status::REQUEST_TIMEOUT, reason), cx);
         Turn::Again
-    }
-
-    fn deadline(&self, limits: &Limits) -> Option<Duration> {
-        match self.awaited {
-            Awaited::Begin if self.surplus => Some(limits.linger_deadline),
-            Awaited::Begin if self.messages == 0 => Some(limits.head_deadline.min(limits.idle_deadline)),
-            Awaited::Begin => Some(limits.idle_deadline),
-            Awaited::HeadEnd => Some(limits.head_deadline),
-            Awaited::BodyEnd => Some(limits.body_deadline),
-            Awaited::Nothing => None,
-        }
     }
 
     /// Gives its memory back, before it is dropped.

@@ -3,7 +3,7 @@
 //! of what it carries.
 //!
 //! In reading order: `scan` (where a head ends), `target`, `head`, `chunked` and `parser` (bytes in, a message or a
-//! refusal out: no IO), `answers` and `buffer`, `connection` (a state machine that is given turns), `server` (the loop).
+//! refusal out: no IO), `answers`, `buffer` and `patience`, `connection` (a state machine that is given turns), `server` (the loop).
 //!
 //! It never speaks TLS, never compresses, never sends chunks, and never sends a request on. What it refuses of what the
 //! standards allow: HTTP/1.0 with chunks, transfer codings other than `chunked`, `CONNECT` and `OPTIONS *`, a target whose
@@ -17,6 +17,7 @@ mod head;
 mod limits;
 mod listener;
 mod parser;
+mod patience;
 mod refusal;
 mod reply;
 mod request;

@@ -5,3 +5,4 @@ mod fuzz;
 mod reference;
 mod script;
 mod table;
+mod turns;

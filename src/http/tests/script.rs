@@ -53,17 +53,17 @@ pub fn run(pieces: &[&[u8]]) -> Outcome {
     Outcome { messages: peer.service.messages, refused }
 }
 
-struct Session<'a> {
+pub struct Session<'a> {
     limits: &'a Limits,
     connection: Connection<Script>,
     service: Recorder,
     pool: Pool,
     counts: Counts,
-    closed: bool,
+    pub closed: bool,
 }
 
 impl Session<'_> {
-    fn new(limits: &Limits) -> Session<'_> {
+    pub fn new(limits: &Limits) -> Session<'_> {
         let connection = Connection::new(Script::default(), Key::new(0), Peer::Unix, false, Instant::now());
         let (service, pool, counts) = (Recorder::default(), Pool::new(limits.buffered_bytes_max), Counts::default());
         Session { limits, connection, service, pool, counts, closed: false }
@@ -81,6 +81,30 @@ impl Session<'_> {
         self.turns();
     }
 
+    /// Sends it so fast that there is word of all of it and of the end at once.
+    pub fn send_all_and_end(&mut self, bytes: &[u8]) {
+        self.connection.carrier().incoming.push_back(bytes.to_vec());
+        self.end();
+    }
+
+    /// One turn, with much to read: what it says, and how many requests it served.
+    pub fn turn_with(&mut self, bytes: &[u8], times: usize) -> (Turn, usize) {
+        self.connection.carrier().incoming.push_back(bytes.repeat(times));
+        self.connection.notice(true, true, false);
+        (self.turn(), self.service.messages.len())
+    }
+
+    fn turn(&mut self) -> Turn {
+        self.connection.turn(&mut Context {
+            service: &mut self.service,
+            limits: self.limits,
+            pool: &mut self.pool,
+            counts: &mut self.counts,
+            now: Instant::now(),
+            date: "D",
+        })
+    }
+
     /// Turns until there is nothing to do, and answers to what was deferred meanwhile.
     fn turns(&mut self) {
         let waiting = self.connection.carrier().incoming.iter().map(Vec::len).sum::<usize>();
@@ -89,15 +113,7 @@ impl Session<'_> {
             if self.closed {
                 return;
             }
-            let turn = self.connection.turn(&mut Context {
-                service: &mut self.service,
-                limits: self.limits,
-                pool: &mut self.pool,
-                counts: &mut self.counts,
-                now: Instant::now(),
-                date: "D",
-            });
-            match turn {
+            match self.turn() {
                 Turn::Again => {}
                 Turn::Close => self.closed = true,
                 Turn::Wait if self.service.deferred.is_empty() => return,
@@ -131,7 +147,7 @@ impl Service for Recorder {
             body: request.body().into(),
         });
         // These must not fail on what was let through.
-        let _ = (request.segments().count(), request.query_pairs().count());
+        let _ = request.segments().count() + request.query_pairs().count();
         if number.is_multiple_of(2) {
             return Served::Now(numbered(number));
         }
