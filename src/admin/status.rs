@@ -14,6 +14,8 @@ pub struct Status {
     pub version: u32,
     pub process: Process,
     pub ready: Ready,
+    /// What is wrong and who is to blame, the worst first; never empty.
+    pub findings: Vec<Finding>,
     pub totals: Totals,
     /// In the configuration's order.
     pub topics: Vec<Topic>,
@@ -53,6 +55,18 @@ pub struct Ready {
     pub reasons: Vec<String>,
 }
 
+/// A sentence about the whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// "bad" (it does not get better by itself), "warn" (writes wait, or will), "calm" (all is well), or "note".
+    pub severity: String,
+    /// Whom to ask: "forebay", "kafka", "database", "topic", "purpose" (somebody wanted it so), or "nobody".
+    pub culprit: String,
+    /// Which database or topic.
+    pub name: Option<String>,
+    pub text: String,
+}
+
 /// Of all partitions of this process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
@@ -60,6 +74,8 @@ pub struct Totals {
     pub message_lag: Option<u64>,
     /// Age of the oldest record that is not durable, committed and applied.
     pub time_lag_ms: u64,
+    /// Likewise, without what is parked.
+    pub unparked_lag_ms: u64,
     pub in_flight_records: u64,
     pub in_flight_bytes: u64,
     /// Over the last seconds.
@@ -139,23 +155,30 @@ pub struct Partition {
     pub state: String,
     /// Not fetched now: its window is full, its topic is paused or stopped.
     pub paused: bool,
-    /// Next offsets: of the group in Kafka, of the unbroken prefix of what is durable, of what was fetched, and the log's end.
+    /// Next offsets: of the group in Kafka, of the unbroken prefix of what is durable, of what was fetched, and the log's end. Where
+    /// it starts is not known yet, nothing is known of the two in the middle.
     pub committed: Option<i64>,
-    pub durable: i64,
-    pub fetched: i64,
+    pub durable: Option<i64>,
+    pub fetched: Option<i64>,
     pub end: Option<i64>,
     pub message_lag: Option<u64>,
+    /// Age of the oldest record that is not durable, committed and applied.
     pub time_lag_ms: u64,
+    /// As `time_lag_ms`, without what is parked.
+    pub unparked_lag_ms: u64,
+    /// Age of the oldest record that is parked.
+    pub parked_age_ms: Option<u64>,
     /// Fetched, and not durable.
     pub in_flight_records: u64,
     pub in_flight_bytes: u64,
-    /// What holds up everything behind it: null where everything is committed and applied.
+    /// What holds up everything behind it: null where everything is committed and applied. A record that is parked comes first, then
+    /// one that is not durable, then one that is not committed.
     pub frontier: Option<Frontier>,
     /// Where the frontier is parked: the oldest record that is not.
     pub unparked: Option<Frontier>,
 }
 
-/// The oldest record of a partition that is not durable, committed and applied.
+/// The oldest record of a partition of its kind: parked, not durable, or not committed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Frontier {
     pub offset: i64,
@@ -164,7 +187,7 @@ pub struct Frontier {
     /// Since the record's own timestamp.
     pub age_ms: u64,
     /// Where it is: "waiting" (its shard is not taken over yet), "held" (its lane moves to another worker), "queued" (behind other
-    /// batches of its worker), "writing", "uncommitted" (durable, and Kafka's commit is to come), "parked", or "unfetched".
+    /// batches of its worker), "writing", "uncommitted" (durable, and Kafka's commit is to come: `shard` has not acknowledged it, or, without one, Kafka has not), "parked", or "unfetched".
     pub place: String,
     pub shard: Option<String>,
     pub lane: Option<u16>,
@@ -174,16 +197,18 @@ pub struct Frontier {
     pub attempt: Option<u32>,
     /// What the last try that failed said.
     pub last: Option<Reason>,
-    /// Sessions that hold locks which its worker waits for.
+    /// Sessions that hold locks which its worker waits for; of a record that is parked because of a lock: those that hold locks in
+    /// its table.
     pub blocked_by: Vec<i32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shard {
     pub name: String,
-    /// "up", "down" (its breaker is open), "refused" (a person is needed), or "unknown" (nobody has reached it yet).
+    /// "up", "down" (its breaker is open: nobody but a probe tries it), "refused" (a person is needed), or "unknown" (nobody has
+    /// reached it yet).
     pub state: String,
-    /// Since when.
+    /// For how long it has been so.
     pub since_ms: u64,
     pub reason: Option<Reason>,
     pub verdict: Verdict,
