@@ -80,3 +80,9 @@ impl fmt::Debug for Token {
 /// generation are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u64);
+
+/// Bytes of a record's key that are shown to people.
+pub const KEY_BYTES_SHOWN: usize = 256;
+
+/// Bytes of one that are kept for that: one more, so that a key that is cut is known.
+pub const KEY_BYTES_MAX: usize = KEY_BYTES_SHOWN + 1;

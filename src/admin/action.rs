@@ -78,6 +78,11 @@ impl Action {
         }
     }
 
+    /// It changes nothing.
+    pub fn is_listing(&self) -> bool {
+        matches!(self, Action::Parked { .. } | Action::Letters { .. })
+    }
+
     /// For the log.
     pub fn name(&self) -> &'static str {
         match self {

@@ -15,7 +15,8 @@ use parking_lot::Mutex;
 use crate::admin::process::{self, Usage};
 use crate::admin::status::{self, Partition, Ready, Shard, Status, Topic, TopicState, Totals};
 use crate::engine::Observer;
-use crate::metrics::labelled::OfShard;
+use crate::engine::observed::Doing;
+use crate::metrics::labelled::{OfShard, OfWriter};
 use crate::types::{ShardIx, TopicIx};
 
 use look::{Look, Rates};
@@ -55,6 +56,7 @@ impl Collector {
     /// `log_level` says which directives are in force.
     pub fn new(observer: Observer, log_level: Box<dyn Fn() -> String + Send + Sync>) -> Collector {
         let group = observer.config().kafka.group_id.clone();
+        // The engine's clock began with the process.
         let started_at_ms = observer.wall_ms() - observer.now().as_millis() as i64;
         let collector =
             Collector { observer, group, host: process::host(), started_at_ms, log_level, kept: Mutex::default() };
@@ -64,11 +66,6 @@ impl Collector {
 
     pub fn observer(&self) -> &Observer {
         &self.observer
-    }
-
-    /// When the process began, in milliseconds since the Unix epoch.
-    pub fn started_at_ms(&self) -> i64 {
-        self.started_at_ms
     }
 
     /// Notes what is counted now. To be called about once per [`KEEP_EVERY`].
@@ -83,12 +80,22 @@ impl Collector {
 
     fn counted(&self) -> Kept {
         let (counters, metrics) = (self.observer.counters(), self.observer.metrics());
-        let busy = |shard: &Arc<OfShard>| shard.writers.iter().map(|writer| writer.busy_us.get()).collect();
+        let now = self.observer.now();
+        let busy = |(shard, of): (usize, &Arc<OfShard>)| {
+            let writer = |(index, writer): (usize, &OfWriter)| {
+                // A try under way counts, too: it may take as long as everything before it.
+                let task = self.observer.task(ShardIx(shard as u16), index as u16);
+                let trying =
+                    if task.doing == Doing::Writing { now.saturating_sub(task.tried_at) } else { Duration::ZERO };
+                writer.busy_us.get() + trying.as_micros() as u64
+            };
+            of.writers.iter().enumerate().map(writer).collect()
+        };
         Kept {
-            at: self.observer.now(),
+            at: now,
             fetched: counters.fetched.get(),
             durable: counters.durable.get(),
-            busy_us: metrics.shards.iter().map(busy).collect(),
+            busy_us: metrics.shards.iter().enumerate().map(busy).collect(),
         }
     }
 
@@ -141,6 +148,7 @@ impl Collector {
                 cpu_ms: usage.cpu_seconds.map(|seconds| (seconds * 1000.0) as u64),
             },
             ready: readiness(&look, &shards, &topics),
+            findings: Vec::new(),
             totals: self.totals(&look, &partitions, &shards),
             top_keys: look.top_keys(),
             topics,
@@ -168,6 +176,7 @@ impl Collector {
         Totals {
             message_lag: (!lags.is_empty()).then(|| lags.iter().sum()),
             time_lag_ms: partitions.iter().map(|p| p.time_lag_ms).max().unwrap_or_default(),
+            unparked_lag_ms: partitions.iter().map(|p| p.unparked_lag_ms).max().unwrap_or_default(),
             in_flight_records: partitions.iter().map(|p| p.in_flight_records).sum(),
             in_flight_bytes: partitions.iter().map(|p| p.in_flight_bytes).sum(),
             fetched_per_s: look.rates.fetched,

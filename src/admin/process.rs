@@ -2,8 +2,6 @@
 
 use std::fs;
 
-use crate::clock::Clock;
-
 /// As `/proc` has it now.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
@@ -30,11 +28,6 @@ impl Usage {
             max_fds: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
         }
     }
-}
-
-/// When this process began, in milliseconds since the Unix epoch, as far as `clock` has run.
-pub fn started_at_ms(clock: &dyn Clock) -> i64 {
-    clock.wall_ms() - clock.now().as_millis() as i64
 }
 
 pub fn host() -> String {

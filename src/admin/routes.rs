@@ -45,12 +45,18 @@ impl Default for Logs {
 pub struct Routes {
     pub collector: Arc<Collector>,
     pub logs: Arc<Logs>,
-    /// To the thread that waits for databases.
-    pub actions: Sender<(Ticket, Action)>,
+    /// To the threads that wait for databases.
+    pub actions: Actions,
     pub replier: Replier,
     /// What requests over TCP bring along.
     pub token: Option<Secret>,
     pub kept_at: Instant,
+}
+
+/// Where what takes a database goes.
+pub struct Actions {
+    pub listings: Sender<(Ticket, Action)>,
+    pub orders: Sender<(Ticket, Action)>,
 }
 
 /// A topic, by its name.
@@ -76,7 +82,7 @@ impl Service for Routes {
     fn serve(&mut self, request: &Request<'_>, ticket: Ticket) -> Served {
         match self.may_ask(request).and_then(|()| self.route(request)) {
             Ok(Wanted::Answer(response)) => Served::Now(guarded(response)),
-            Ok(Wanted::Action(action)) => match self.actions.try_send((ticket, action)) {
+            Ok(Wanted::Action(action)) => match self.actions.of(&action).try_send((ticket, action)) {
                 Ok(()) => Served::Later,
                 Err(_) => {
                     let text = "too many are waiting for a database already";
@@ -95,6 +101,12 @@ impl Service for Routes {
     }
 }
 
+impl Actions {
+    fn of(&self, action: &Action) -> &Sender<(Ticket, Action)> {
+        if action.is_listing() { &self.listings } else { &self.orders }
+    }
+}
+
 /// What a request leads to.
 enum Wanted {
     Answer(Response),
@@ -109,7 +121,7 @@ impl Routes {
             path if !get && !post => Err(not_allowed(path)),
             "/" if get => Ok(Wanted::Answer(page())),
             "/healthz" if get => Ok(Wanted::Answer(self.healthz())),
-            "/readyz" if get => Ok(Wanted::Answer(self.readyz())),
+            "/readyz" if get => Ok(Wanted::Answer(self.readyz(self.is_known(request)))),
             "/metrics" if get => {
                 let text = exposition::text(&self.collector, &(self.logs.lines)());
                 Ok(Wanted::Answer(Response::with_body(Status::OK, EXPOSITION, text)))
@@ -137,15 +149,23 @@ impl Routes {
         if request.peer() == Peer::Unix || matches!(request.path(), "/" | "/healthz" | "/readyz") {
             return Ok(());
         }
-        let Some(token) = &self.token else { return self.is_local(request) };
-        let given = request.header("authorization").and_then(|value| value.strip_prefix(b"Bearer "));
-        let expected = token.0.as_bytes();
-        // In a time that does not depend on where they differ.
-        if given.is_some_and(|given| given.len() == expected.len() && openssl::memcmp::eq(given, expected)) {
+        if self.token.is_none() {
+            return self.is_local(request);
+        }
+        if self.is_known(request) {
             return Ok(());
         }
         let detail = "expected the token of [admin] token_file: Authorization: Bearer …";
         Err(Response::problem(Status::UNAUTHORIZED, detail).header("WWW-Authenticate", "Bearer"))
+    }
+
+    /// Whether somebody brings the token along, where there is one.
+    fn is_known(&self, request: &Request<'_>) -> bool {
+        let Some(token) = self.token.as_ref().filter(|_| request.peer() != Peer::Unix) else { return true };
+        let given = request.header("authorization").and_then(|value| value.strip_prefix(b"Bearer "));
+        let expected = token.0.as_bytes();
+        // In a time that does not depend on where they differ.
+        given.is_some_and(|given| given.len() == expected.len() && openssl::memcmp::eq(given, expected))
     }
 
     /// Without a token only those on this machine are let in, and a browser on it may have been sent here by anybody: a name that
@@ -171,11 +191,12 @@ impl Routes {
         }
     }
 
-    fn readyz(&self) -> Response {
+    /// What databases say of themselves is for those who are known.
+    fn readyz(&self, is_known: bool) -> Response {
         let ready = self.collector.ready();
-        let mut text = ready.reasons.join("\n");
+        let mut text = if is_known { ready.reasons.join("\n") } else { String::new() };
         if text.is_empty() {
-            text.push_str("ready");
+            text.push_str(if ready.ready { "ready" } else { "not ready" });
         }
         text.push('\n');
         Response::text(if ready.ready { Status::OK } else { Status::SERVICE_UNAVAILABLE }, text)

@@ -2,30 +2,35 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::admin::action::Action;
 use crate::admin::collect::Collector;
-use crate::admin::routes::{Logs, Routes, guarded};
+use crate::admin::routes::{Actions, Logs, Routes, guarded};
 use crate::config;
 use crate::engine::Observer;
-use crate::http::{Limits, Listener, Replier, Server, Stop, Ticket};
+use crate::engine::thread::Thread;
+use crate::http::{Limits, Listener, Replier, Response, Server, Status, Stop, Ticket};
 
-/// Threads that wait for databases: a listing that waits for a shard that is away must not keep an action waiting.
-const ACTORS: usize = 2;
-/// Requests that wait for one of them.
+/// Requests that wait for a thread that waits for databases: orders, and listings, each have one of their own, so that a listing
+/// that waits for a shard that is away keeps no order waiting.
 const ACTIONS_MAX: usize = 32;
+/// How long whoever ends waits for what these threads have begun.
+const JOIN_DEADLINE: Duration = Duration::from_secs(2);
 /// Of the socket's file: this user and group.
 const SOCKET_MODE: u32 = 0o660;
 
 /// A running admin interface; it ends when it is dropped.
 pub struct Admin {
     stop: Stop,
-    threads: Vec<JoinHandle<()>>,
+    /// What waits for a database is not begun any more.
+    over: Arc<AtomicBool>,
+    threads: Vec<Thread>,
     address: Option<SocketAddr>,
 }
 
@@ -44,7 +49,8 @@ impl Admin {
         let logs = Arc::new(logs);
         let level = Arc::clone(&logs);
         let collector = Arc::new(Collector::new(observer, Box::new(move || (level.level)())));
-        let (actions, orders) = bounded(ACTIONS_MAX);
+        let (listings, orders) = (bounded(ACTIONS_MAX), bounded(ACTIONS_MAX));
+        let actions = Actions { listings: listings.0, orders: orders.0 };
         let token = config.admin.token.clone();
         let routes = {
             let collector = Arc::clone(&collector);
@@ -52,19 +58,19 @@ impl Admin {
         };
         let mut server = Server::new(listeners, limits(), routes)?;
         let (stop, replier) = (server.stopper(), server.service().replier.clone());
+        let over = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
-        for _ in 0..ACTORS {
-            let (orders, replier, collector) = (orders.clone(), replier.clone(), Arc::clone(&collector));
-            let body = move || act(&orders, &replier, &collector);
-            threads.push(std::thread::Builder::new().name("forebay-act".into()).spawn(body)?);
+        for (name, actions) in [("forebay-list", listings.1), ("forebay-act", orders.1)] {
+            let (replier, collector, over) = (replier.clone(), Arc::clone(&collector), Arc::clone(&over));
+            threads.push(Thread::spawn(name, None, None, move || act(&actions, &replier, &collector, &over))?);
         }
         let body = move || {
             if let Err(error) = server.run() {
                 tracing::error!("the admin interface is gone: {error}");
             }
         };
-        threads.push(std::thread::Builder::new().name("forebay-admin".into()).spawn(body)?);
-        Ok(Some(Admin { stop, threads, address }))
+        threads.push(Thread::spawn("forebay-admin", None, None, body)?);
+        Ok(Some(Admin { stop, over, threads, address }))
     }
 
     /// Where it listens; none: on a socket only.
@@ -75,11 +81,10 @@ impl Admin {
 
 impl Drop for Admin {
     fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
         self.stop.stop();
-        for thread in self.threads.drain(..) {
-            // A panic was said where it happened.
-            let _ = thread.join();
-        }
+        let deadline = Instant::now() + JOIN_DEADLINE;
+        self.threads.drain(..).for_each(|thread| thread.join(deadline));
     }
 }
 
@@ -122,11 +127,19 @@ fn limits() -> Limits {
     }
 }
 
-/// Until the server is gone.
-fn act(orders: &Receiver<(Ticket, Action)>, replier: &Replier, collector: &Collector) {
-    while let Ok((ticket, action)) = orders.recv() {
-        let response = action.run(&collector.observer().config());
-        if !matches!(action, Action::Parked { .. } | Action::Letters { .. }) {
+/// Until the server is gone. What panics is answered, and said where it happened.
+fn act(actions: &Receiver<(Ticket, Action)>, replier: &Replier, collector: &Collector, over: &AtomicBool) {
+    while let Ok((ticket, action)) = actions.recv() {
+        if over.load(Ordering::SeqCst) {
+            return;
+        }
+        let config = collector.observer().config();
+        let done = std::panic::catch_unwind(AssertUnwindSafe(|| action.run(&config)));
+        let response = done.unwrap_or_else(|_| {
+            tracing::error!("admin: {} panicked", action.name());
+            Response::problem(Status::INTERNAL_SERVER_ERROR, "a defect of forebay; whether it was done is not known")
+        });
+        if !action.is_listing() {
             tracing::info!("admin: {}: {}", action.name(), response.status().0);
         }
         replier.answer(ticket, guarded(response));

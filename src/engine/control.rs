@@ -21,8 +21,9 @@ use crate::types::{Generation, Lane, TopicIx, TopicPartition};
 
 /// How long after a look at the replica that failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// How often the oldest parked rows are looked at.
+/// How often the oldest parked rows are looked at; more seldom where that takes long.
 const PARKED_EVERY: Duration = Duration::from_secs(1);
+const PARKED_EVERY_MAX: Duration = Duration::from_secs(30);
 /// How often the pace is looked after: what there is to say of it, and how far behind the replica is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -184,19 +185,28 @@ impl<C: Control> ControlLoop<C> {
 
     /// What has waited longest of what is parked: for people, and not worth more than a twentieth of the time.
     fn look_at_parked(&mut self, now: Duration) {
-        let topics = self.parked.topics();
-        for topic in self.parked_of.difference(&topics) {
+        let mut topics: BTreeMap<TopicIx, Vec<i32>> = BTreeMap::new();
+        let sizes = self.parked.sizes().into_iter().filter(|(_, (_, rows))| *rows > 0);
+        sizes.for_each(|(at, _)| topics.entry(at.topic).or_default().push(at.partition));
+        for topic in self.parked_of.iter().filter(|topic| !topics.contains_key(topic)) {
             self.parked.show_oldest(*topic, Vec::new());
         }
-        for topic in &topics {
-            match self.control.oldest_parked(*topic) {
+        for (topic, partitions) in &topics {
+            match self.control.oldest_parked(*topic, partitions) {
                 Ok(oldest) => self.parked.show_oldest(*topic, oldest),
-                Err(failure) => tracing::debug!("what is parked cannot be looked at: {}", failure.reason()),
+                Err(failure) => {
+                    tracing::debug!("what is parked cannot be looked at: {}", failure.reason());
+                    if matches!(failure, Failure::Outage(_) | Failure::Shard(_)) {
+                        self.report.unwell(&failure);
+                        break;
+                    }
+                }
             }
         }
+        let topics = topics.into_keys().collect();
         self.parked_of = topics;
         let took = self.clock.now().saturating_sub(now);
-        self.parked_at = now + PARKED_EVERY.max(took * 20);
+        self.parked_at = now + (took * 20).clamp(PARKED_EVERY, PARKED_EVERY_MAX);
     }
 
     fn look_after_pace(&mut self) {
@@ -243,6 +253,7 @@ impl<C: Control> ControlLoop<C> {
         match self.control.probe() {
             Ok(()) => {
                 self.report.gate().probed(true);
+                self.report.recovered();
                 self.retry_at = now;
             }
             Err(failure) => {

@@ -19,6 +19,8 @@ use crate::types::{NextOffset, TopicPartition};
 
 /// How often the ends are asked for.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How long an answer is waited for: less than whoever ends the process waits for this thread.
+const ASK_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Says where logs end.
 pub trait Logs {
@@ -119,7 +121,7 @@ impl Logs for KafkaLogs {
                 None
             }
         };
-        logs::watermarks(&self.consumer, &names).into_iter().map(end).collect()
+        logs::watermarks(&self.consumer, &names, ASK_DEADLINE).into_iter().map(end).collect()
     }
 }
 

@@ -10,11 +10,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::config::{self, Delivery, HotKeyRule, Target};
-use crate::engine::observed::KEY_BYTES_MAX;
 use crate::metrics::Counters;
 use crate::state::batch::Batch;
 use crate::state::hot_key::{Change, Top, Watch};
-use crate::types::{KeyHash, TopicIx};
+use crate::types::{KEY_BYTES_MAX, KeyHash, TopicIx};
 
 /// How often a topic's hot keys are worth a line in the log, in each shard.
 const SAID_AGAIN: Duration = Duration::from_secs(10);

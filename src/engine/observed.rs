@@ -12,12 +12,7 @@ use crate::metrics::labelled::Metrics;
 use crate::sink::Reason;
 use crate::state::batch::Batch;
 use crate::state::tracker::Place;
-use crate::types::{NextOffset, Offset, ShardIx, TopicIx, TopicPartition};
-
-/// Bytes of a key that are kept to be shown: one more than are, so that one that is cut is known.
-pub const KEY_BYTES_MAX: usize = KEY_BYTES_SHOWN + 1;
-/// Bytes of a key that are shown.
-pub const KEY_BYTES_SHOWN: usize = 256;
+use crate::types::{KEY_BYTES_MAX, NextOffset, Offset, ShardIx, TopicIx, TopicPartition};
 
 /// See the module's text.
 #[derive(Debug)]
@@ -50,6 +45,8 @@ pub struct View {
 pub struct PartitionView {
     pub at: TopicPartition,
     pub phase: &'static str,
+    /// Where it starts is known: the offsets below count.
+    pub begun: bool,
     pub paused: bool,
     /// Where this tenure began.
     pub start: NextOffset,
@@ -65,12 +62,15 @@ pub struct PartitionView {
     pub oldest: Option<OldestView>,
     /// The timestamp of the first record that is fetched and not committed.
     pub uncommitted_ms: Option<i64>,
+    /// The shard that has acknowledged least, where one has not acknowledged all that is durable.
+    pub unconfirmed: Option<ShardIx>,
 }
 
 impl PartitionView {
     /// Everything below was fetched, or the group has committed it: a tenure that is yet to begin has fetched nothing.
     pub fn reached(&self) -> NextOffset {
-        self.committed.map_or(self.fetched, |committed| committed.max(self.fetched))
+        let fetched = if self.begun { self.fetched } else { NextOffset(0) };
+        self.committed.map_or(fetched, |committed| committed.max(fetched))
     }
 }
 
@@ -97,6 +97,8 @@ pub enum Whereabouts {
 pub struct ShardView {
     /// It has answered since the start.
     pub reached: bool,
+    /// When it was there again, after it was away.
+    pub well_since: Duration,
     /// What was said of it last, and since when; none: nothing is wrong.
     pub trouble: Option<Trouble>,
     /// Records at each worker.
@@ -156,8 +158,9 @@ pub struct Task {
     pub doing: Doing,
     pub topic: Option<TopicIx>,
     pub records: usize,
-    /// When the batch was begun, of the engine's clock.
+    /// When the batch was begun, of the engine's clock, and the try under way.
     pub since: Duration,
+    pub tried_at: Duration,
     /// Tries so far, the one under way included.
     pub attempt: u32,
     /// What the last try said that failed.
@@ -201,7 +204,7 @@ impl AtWork {
     pub fn begin(&self, batch: &Batch, now: Duration) {
         let mut task = self.0.lock();
         (task.doing, task.topic, task.records) = (Doing::Writing, batch.topic(), batch.len());
-        (task.since, task.attempt, task.last) = (now, 1, None);
+        (task.since, task.tried_at, task.attempt, task.last) = (now, now, 1, None);
         let mut partitions = 0;
         for index in 0..batch.len() {
             let (meta, run) = batch.meta(index);
@@ -227,7 +230,9 @@ impl AtWork {
     /// Parked records of a topic.
     pub fn begin_parked(&self, topic: TopicIx, records: usize, now: Duration) {
         let mut task = self.0.lock();
-        *task = Task { doing: Doing::Writing, topic: Some(topic), records, since: now, attempt: 1, ..Task::default() };
+        let topic = Some(topic);
+        *task =
+            Task { doing: Doing::Writing, topic, records, since: now, tried_at: now, attempt: 1, ..Task::default() };
     }
 
     pub fn failed(&self, reason: &Reason) {
@@ -237,8 +242,9 @@ impl AtWork {
     }
 
     /// The next try begins.
-    pub fn again(&self) {
+    pub fn again(&self, now: Duration) {
         let mut task = self.0.lock();
+        task.tried_at = now;
         if task.doing == Doing::Retrying {
             task.attempt += 1;
         }
@@ -300,7 +306,7 @@ mod tests {
             assert_eq!(found, expected);
         }
         at_work.failed(&Reason::new("locked"));
-        at_work.again();
+        at_work.again(Duration::from_secs(2));
         let task = at_work.task();
         assert_eq!((task.doing, task.attempt, task.last), (Doing::Writing, 2, Some(Reason::new("locked"))));
     }

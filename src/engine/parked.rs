@@ -413,12 +413,6 @@ impl Parked {
         sizes
     }
 
-    /// Topics of which something is parked.
-    pub fn topics(&self) -> BTreeSet<TopicIx> {
-        let inner = self.inner.lock();
-        inner.tenures.values().filter(|t| t.keys.rows() > 0).map(|t| t.at.topic).collect()
-    }
-
     /// What the database shows of a topic's partitions.
     pub fn show_oldest(&self, topic: TopicIx, oldest: Vec<OldestParked>) {
         let mut known = self.oldest.lock();
@@ -426,9 +420,10 @@ impl Parked {
         known.extend(oldest.into_iter().map(|oldest| (TopicPartition { topic, partition: oldest.partition }, oldest)));
     }
 
-    /// The oldest parked row of a partition, as of the last look.
+    /// The oldest parked row of a partition, as of the last look; none once nothing of it is parked.
     pub fn oldest(&self, at: TopicPartition) -> Option<OldestParked> {
-        self.oldest.lock().get(&at).cloned()
+        let is_parked = self.inner.lock().tenures.values().any(|t| t.at == at && t.keys.rows() > 0);
+        if is_parked { self.oldest.lock().get(&at).cloned() } else { None }
     }
 
     /// Keys and rows that are parked, as far as it is known here.

@@ -40,10 +40,25 @@ pub struct Partition {
     pub backoff: Backoff,
     /// How old what is not committed yet is.
     pub ages: Ages,
-    /// How far it was durable, since when (microseconds), of what waits for Kafka's commit.
-    pub settling: VecDeque<(NextOffset, u64)>,
+    /// Where this generation starts is known: its tracker counts.
+    pub begun: bool,
+    /// Records that became durable.
+    pub completed: u64,
+    /// How far it was durable, since when, of what waits for Kafka's commit.
+    pub settling: VecDeque<Settling>,
+    /// Records of it that are told.
+    pub settled_records: u64,
     /// What Kafka has acknowledged.
     pub settled: Option<NextOffset>,
+}
+
+/// A step of a partition's progress.
+#[derive(Debug, Clone, Copy)]
+pub struct Settling {
+    pub next: NextOffset,
+    pub at_us: u64,
+    /// Of [`Partition::completed`].
+    pub completed: u64,
 }
 
 /// Where a partition stands.

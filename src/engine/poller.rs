@@ -251,6 +251,8 @@ enum Closing {
 struct ShardHealth {
     /// It has answered.
     reached: bool,
+    /// When it was there again.
+    well_since: Duration,
     trouble: Option<Trouble>,
 }
 
@@ -265,6 +267,8 @@ struct Topic {
     misaligned: Misaligned,
     /// Records that this poll brought.
     fetched: u64,
+    /// Of them, by shard, those that the databases had already.
+    skipped: Vec<u64>,
     /// The brokers do not know it, since then.
     refused: Option<Duration>,
 }
@@ -290,7 +294,8 @@ impl<S: Source> Poller<S> {
         rules: Rules,
     ) -> Poller<S> {
         let Ports { events, controls, dispatcher, parked, signals, observed, waker, live } = ports;
-        let topics = settings.topics.iter().map(|_| Topic::default()).collect();
+        let skipped = || vec![0; settings.shards.len()];
+        let topics = settings.topics.iter().map(|_| Topic { skipped: skipped(), ..Topic::default() }).collect();
         let core = Core {
             partitions: settings.topics.iter().map(|_| Vec::new()).collect(),
             progress_asked: settings.shards.iter().map(|_| vec![false; settings.topics.len()]).collect(),
@@ -405,6 +410,7 @@ impl<S: Source> Poller<S> {
             observed.fetched.add(fetched);
             core.counters.fetched.add(fetched);
         }
+        core.count_skipped();
         match outcome {
             Ok(()) => Ok(()),
             Err(SourceError::Retriable(what) | SourceError::Refused(what)) => {
@@ -614,9 +620,11 @@ impl Core {
     }
 
     fn shard_health(&mut self, shard: ShardIx, health: &Health) {
-        self.note_health(shard, health);
+        let was_well = self.note_health(shard, health);
         let name = self.name_of(shard);
         match health {
+            // Every thread that was away says so.
+            Health::Up if was_well => {}
             Health::Up => tracing::info!(shard = name, "shard {name}: database reached"),
             // Whoever waits for the end would wait for ever; what is not durable is done by the next run.
             // One that never heard of this group would take what belongs elsewhere.
@@ -679,6 +687,7 @@ impl Core {
         let sent = std::mem::take(&mut p.sent);
         p.committed = None;
         p.settling.clear();
+        p.begun = false;
         p.noted = false;
         // What the old tenure believed is done must not be stored by the new one, should it stop or end before it starts.
         p.tracker = Tracker::new(NextOffset(0));

@@ -93,6 +93,12 @@ impl Reporter {
         }
     }
 
+    /// The shard's breaker was closed by a probe: whoever said that it is away need not come back to say that it is there.
+    pub fn recovered(&mut self) {
+        self.down = None;
+        self.tell(Event::Shard { shard: self.shard, health: Health::Up });
+    }
+
     pub fn well(&mut self) {
         if self.down.take().is_some() {
             self.tell(Event::Shard { shard: self.shard, health: Health::Up });

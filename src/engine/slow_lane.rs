@@ -185,6 +185,7 @@ impl<L: SlowLane> SlowLaneLoop<L> {
             self.work.push_back(Work::Read(claim));
             return Next::Again;
         }
+        self.at_work().done();
         let mut next = self.parked.next_due(&skip).map(|at| at.saturating_sub(now));
         for topic in (0..rests.len() as u16).map(TopicIx) {
             let due = self.parked.next_due(&|other| other != topic || self.signals.is_stopped(other));

@@ -391,7 +391,7 @@ impl<W: Writer> Worker<W> {
             Turn::Now { records, waited } => {
                 self.granted = Some(records);
                 if waited.is_some() {
-                    self.at_work().again();
+                    self.at_work().again(self.clock.now());
                 }
                 // What a batch takes is not what it waited for.
                 self.began += waited.map_or(Duration::ZERO, |(_, waited)| waited);
@@ -440,7 +440,7 @@ impl<W: Writer> Worker<W> {
         }
         self.tried = piece;
         if self.tries > 0 {
-            self.at_work().again();
+            self.at_work().again(self.clock.now());
         }
         self.tries += 1;
         let began = self.clock.now();

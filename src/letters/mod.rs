@@ -90,10 +90,10 @@ pub(crate) fn with_params<T>(
 pub type Answer<T> = shards::Answer<Vec<T>>;
 
 /// Asks each shard that is meant, and says which version its tables have. Where forebay was never there, there is nothing.
-fn each<T>(
+fn each<T: Send>(
     config: &Config,
     filter: &Filter,
-    ask: impl Fn(&mut Client, Version) -> Result<Vec<T>, Failure>,
+    ask: impl Fn(&mut Client, Version) -> Result<Vec<T>, Failure> + Sync,
 ) -> Result<Vec<Answer<T>>, Failure> {
     shards::each(config, filter.shard.as_deref(), schema::LETTERS, ask)
 }

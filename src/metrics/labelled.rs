@@ -49,7 +49,7 @@ labels! {
         Routed = "routed",
         /// To the batch that takes it.
         Dequeued = "dequeued",
-        /// To its row's COMMIT.
+        /// To the COMMIT that made it durable: with its row, parked, or as a dead letter.
         Written = "written",
         /// To the commit of its offset in Kafka.
         Committed = "committed",
@@ -94,7 +94,7 @@ pub struct OfTopic {
 #[derive(Debug, Clone)]
 pub struct Times {
     stages: Vec<Histogram>,
-    /// From the record's own timestamp to its row's COMMIT.
+    /// From the record's own timestamp to that COMMIT.
     pub durable: Histogram,
 }
 

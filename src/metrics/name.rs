@@ -56,7 +56,7 @@ families! {
     RecordsMisaligned: Counter "forebay_records_misaligned_total" ["topic"] "Records of another shard than the one that declares their partition.";
     LettersForwarded: Counter "forebay_dead_letters_forwarded_total" [] "Dead letters that went on to a topic of their own.";
     StageSeconds: Histogram "forebay_stage_seconds" ["topic", "stage"] "How long records took from the stage before to this one.";
-    DurableSeconds: Histogram "forebay_durable_seconds" ["topic"] "From a record's timestamp to its row's COMMIT.";
+    DurableSeconds: Histogram "forebay_durable_seconds" ["topic"] "From a record's timestamp to the COMMIT that made it durable: with its row, parked, or as a dead letter.";
     BatchRecords: Histogram "forebay_batch_records" ["topic", "shard"] "Records that a worker wrote together.";
     Retries: Counter "forebay_retries_total" ["topic", "shard", "cause"] "Tries of a batch that failed and were repeated.";
     Bisections: Counter "forebay_bisections_total" ["topic", "shard"] "Batches that were divided because something in them failed.";
@@ -71,7 +71,7 @@ families! {
     Commits: Counter "forebay_commits_total" [] "Commits sent to Kafka.";
     WorkerBusy: Counter "forebay_worker_busy_seconds_total" ["shard", "worker"] "Time at work on the database; its rate is the busy share.";
     WorkerQueued: Gauge "forebay_worker_queued_records" ["shard", "worker"] "Records that a worker has, in its batch and behind it.";
-    Connections: Gauge "forebay_connections" ["shard", "kind"] "needed by this process, open of this group, server_max (less what is reserved), server_used by all.";
+    Connections: Gauge "forebay_connections" ["shard", "kind"] "needed by this process, open of it, server_max (less what is reserved), server_used by all.";
     PaceHeldSeconds: Counter "forebay_pace_held_seconds_total" ["limit"] "Time that workers waited because of a limit of the pace.";
     PaceHeldRecords: Counter "forebay_pace_held_records_total" [] "Records parked because their tenants were over their ceilings.";
     HotKeys: Gauge "forebay_hot_keys" [] "Keys that take more than their share now.";

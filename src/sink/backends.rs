@@ -1,7 +1,7 @@
 //! What a process's connections to one shard tell about themselves: which of the server's processes serves each, and whose locks they
 //! met. Processes of a group share their application names, so only this tells our backends from theirs. Asks nobody anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -53,6 +53,11 @@ impl Backends {
     /// The server's processes that serve us, by thread.
     pub fn open(&self) -> Vec<(String, i32)> {
         self.0.lock().open.values().cloned().collect()
+    }
+
+    /// Whether something was met that is not of these transactions.
+    pub fn has_met_others(&self, than: &BTreeSet<String>) -> bool {
+        self.0.lock().met.iter().any(|met| !than.contains(&met.transaction))
     }
 
     /// What was met since this was asked last.

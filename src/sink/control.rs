@@ -20,10 +20,10 @@ use crate::sink::{
 use crate::state::holds::Decided;
 use crate::state::parked::Why;
 use crate::state::replica::Position;
-use crate::types::{Lane, NextOffset, Offset, ShardIx, TopicIx};
+use crate::types::{KEY_BYTES_MAX, Lane, NextOffset, Offset, ShardIx, TopicIx};
 
-/// Bytes of a parked key that are asked for: one more than are shown.
-const OLDEST_KEY_BYTES: i32 = 257;
+/// Bytes of a parked key that are asked for.
+const OLDEST_KEY_BYTES: i32 = KEY_BYTES_MAX as i32;
 
 /// Statements are named by their text.
 type Name = &'static str;
@@ -153,23 +153,21 @@ impl PostgresControl {
 }
 
 impl PostgresControl {
-    fn ask_for_oldest_parked(&mut self, topic: TopicIx) -> Result<Vec<OldestParked>, Failure> {
+    fn ask_for_oldest_parked(&mut self, topic: TopicIx, partitions: &[i32]) -> Result<Vec<OldestParked>, Failure> {
         let source = self.ids.get(topic);
         let (live, _) = self.session.open()?;
-        let params: [(Param<'_>, Type); 2] = [(&source, Type::INT4), (&OLDEST_KEY_BYTES, Type::INT4)];
+        let params: [(Param<'_>, Type); 3] =
+            [(&source, Type::INT4), (&partitions, Type::INT4_ARRAY), (&OLDEST_KEY_BYTES, Type::INT4)];
         let rows = live.client.query_typed(parked::OLDEST, &params).map_err(|error| own_failure(&error))?;
-        let oldest = |row: &Row| {
-            let error: Option<String> = row.get(8);
-            OldestParked {
-                partition: row.get(0),
-                offset: Offset(row.get(1)),
-                timestamp_ms: row.get(2),
-                key: row.get(3),
-                why: Why::of_letter(row.get::<_, i8>(4) as u8 as char),
-                dead: row.get::<_, i8>(5) as u8 == b'd',
-                attempts: row.get::<_, i32>(6).max(0) as u32,
-                last: error.map(|text| Reason { sqlstate: row.get(7), ..Reason::new(text) }),
-            }
+        let oldest = |row: &Row| OldestParked {
+            partition: row.get(0),
+            offset: Offset(row.get(1)),
+            timestamp_ms: row.get(2),
+            key: row.get(3),
+            why: Why::of_letter(row.get::<_, i8>(4) as u8 as char),
+            dead: row.get::<_, i8>(5) as u8 == b'd',
+            attempts: row.get::<_, i32>(6).max(0) as u32,
+            sqlstate: row.get(7),
         };
         Ok(rows.iter().map(oldest).collect())
     }
@@ -240,8 +238,8 @@ impl Control for PostgresControl {
         self.session.settle(result)
     }
 
-    fn oldest_parked(&mut self, topic: TopicIx) -> Result<Vec<OldestParked>, Failure> {
-        let result = self.ask_for_oldest_parked(topic);
+    fn oldest_parked(&mut self, topic: TopicIx, partitions: &[i32]) -> Result<Vec<OldestParked>, Failure> {
+        let result = self.ask_for_oldest_parked(topic, partitions);
         self.session.settle(result)
     }
 

@@ -411,7 +411,7 @@ pub struct OldestParked {
     pub dead: bool,
     pub attempts: u32,
     /// What its last try said.
-    pub last: Option<Reason>,
+    pub sqlstate: Option<String>,
 }
 
 /// What a primary says of one of its replicas.
@@ -448,8 +448,8 @@ pub trait Control {
     fn replica(&mut self, _name: &str) -> Result<Replica, Failure> {
         Ok(Replica::Gone)
     }
-    /// The oldest parked record of each partition of a topic.
-    fn oldest_parked(&mut self, _topic: TopicIx) -> Result<Vec<OldestParked>, Failure> {
+    /// The oldest parked record of each of these partitions that has any.
+    fn oldest_parked(&mut self, _topic: TopicIx, _partitions: &[i32]) -> Result<Vec<OldestParked>, Failure> {
         Ok(Vec::new())
     }
     /// What a person has decided about a topic.

@@ -83,11 +83,12 @@ min(reason::text)::\"char\" AS reason FROM forebay.parked WHERE source = $1 AND 
 /// The types of the parameters of [`FREE`] and [`OF_KEYS`].
 pub const KEYS: [Type; 3] = [Type::INT4, Type::INT4_ARRAY, Type::INT8_ARRAY];
 
-/// The first parked record of each partition of a topic: partition, offset, timestamp (ms), the key's first bytes, reason, state,
-/// attempts, SQLSTATE, error. $1 source, $2 bytes of the key.
-pub const OLDEST: &str = "SELECT DISTINCT ON (partition) partition, \"offset\", (extract(epoch FROM coalesce(ts, parked_at)) * 1000)::bigint, \
-           substring(key FOR $2), reason, state, attempts, sqlstate, error FROM forebay.parked WHERE source = $1 \
-           ORDER BY partition, \"offset\"";
+/// The first parked record of each of these partitions: partition, offset, timestamp (ms), the key's first bytes, reason, state,
+/// attempts, SQLSTATE; not what is written of the error, which may hold values. $1 source, $2 partitions, $3 bytes of the key.
+pub const OLDEST: &str = "\
+SELECT u.p, q.\"offset\", (extract(epoch FROM coalesce(q.ts, q.parked_at)) * 1000)::bigint, substring(q.key FOR $3), q.reason, q.state, \
+q.attempts, q.sqlstate FROM UNNEST($2) AS u(p), LATERAL (SELECT * FROM forebay.parked WHERE source = $1 AND partition = u.p \
+ORDER BY \"offset\" LIMIT 1) AS q";
 
 /// What a person has decided about a topic: which version of the topic's row this is ([`TELL`] makes a new one), and, with each
 /// hold or once without any, scope and value. $1 source.

@@ -53,6 +53,8 @@ pub struct PostgresSampler {
     statements: Option<Statements>,
     /// What the last look at the server could not see.
     notes: Vec<String>,
+    /// Whose locks the last look at the locks was about: met again, they are looked at in their time.
+    known: BTreeSet<String>,
 }
 
 /// All that is asked.
@@ -84,7 +86,16 @@ impl PostgresSampler {
         tables.sort();
         tables.dedup();
         let prefix = application_prefix(&config.kafka.group_id);
-        PostgresSampler { session, backends, pooler, prefix, tables, statements: None, notes: Vec::new() }
+        PostgresSampler {
+            session,
+            backends,
+            pooler,
+            prefix,
+            tables,
+            statements: None,
+            notes: Vec::new(),
+            known: BTreeSet::new(),
+        }
     }
 
     fn sampled(&mut self, ask: &Ask) -> Result<Sample, Failure> {
@@ -99,7 +110,13 @@ impl PostgresSampler {
         let (open, prefix, tables, notes) = (self.backends.open(), &self.prefix, &self.tables, &mut self.notes);
         let mut taken = Taken { statements, open, prefix, tables, pooler: self.pooler, notes };
         // Of a connection that fails what was met is asked for again when it is met again.
-        let met = self.backends.take_met();
+        let met = match ask.locks || self.backends.has_met_others(&self.known) {
+            true => self.backends.take_met(),
+            false => Vec::new(),
+        };
+        if !met.is_empty() {
+            self.known = met.iter().map(|met| met.transaction.clone()).collect();
+        }
         let sample = match self.pooler {
             Pooler::None => taken.sample(&mut live.client, ask, met)?,
             Pooler::Transaction => {

@@ -14,32 +14,34 @@ pub const PURPOSE: &str = "command";
 /// What a shard says, or why it says nothing.
 pub type Answer<T> = (String, Result<T, Failure>);
 
-/// Asks each shard, or only the one of this name, and says which version its tables have. Where they are older than `since`, or
-/// forebay was never there, there is nothing.
+/// Asks each shard, or only the one of this name, and says which version its tables have; all at once, so that one that is away keeps
+/// nobody waiting for the others. Where they are older than `since`, or forebay was never there, there is nothing.
 ///
 /// # Errors
 /// [`Failure::Shard`] for a shard that the configuration does not name.
-pub fn each<T: Default>(
+pub fn each<T: Default + Send>(
     config: &Config,
     only: Option<&str>,
     since: Version,
-    ask: impl Fn(&mut Client, Version) -> Result<T, Failure>,
+    ask: impl Fn(&mut Client, Version) -> Result<T, Failure> + Sync,
 ) -> Result<Vec<Answer<T>>, Failure> {
     if let Some(name) = only.filter(|name| config.shards.iter().all(|shard| shard.name != *name)) {
         let names: Vec<&str> = config.shards.iter().map(|shard| shard.name.as_str()).collect();
         return Err(Failure::Shard(Reason::new(format!("no shard {name:?}; expected one of {}", names.join(", ")))));
     }
-    let answer = |(index, shard): (usize, &config::Shard)| {
-        let connect_and_ask = || {
-            let mut client = Pool::new(shard, &config.kafka.group_id, PURPOSE, 1)?.get()?;
-            let version = schema::inspect(&mut client, &Expected::new(config, ShardIx(index as u16)))?;
-            match version.filter(|found| *found >= since) {
-                Some(version) => ask(&mut client, version),
-                None => Ok(T::default()),
-            }
-        };
-        (shard.name.clone(), connect_and_ask())
+    let answer = |index: usize, shard: &config::Shard| {
+        let mut client = Pool::new(shard, &config.kafka.group_id, PURPOSE, 1)?.get()?;
+        let version = schema::inspect(&mut client, &Expected::new(config, ShardIx(index as u16)))?;
+        match version.filter(|found| *found >= since) {
+            Some(version) => ask(&mut client, version),
+            None => Ok(T::default()),
+        }
     };
     let meant = |shard: &config::Shard| only.is_none_or(|name| name == shard.name);
-    Ok(config.shards.iter().enumerate().filter(|(_, shard)| meant(shard)).map(answer).collect())
+    let shards: Vec<_> = config.shards.iter().enumerate().filter(|(_, shard)| meant(shard)).collect();
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = shards.iter().map(|(index, shard)| scope.spawn(|| answer(*index, shard))).collect();
+        let joined = asked.into_iter().map(|asked| asked.join().expect("asking a database does not panic"));
+        Ok(shards.iter().map(|(_, shard)| shard.name.clone()).zip(joined).collect())
+    })
 }

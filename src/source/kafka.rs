@@ -160,7 +160,7 @@ impl Source for KafkaSource {
 
     fn watermarks(&mut self, of: &[TopicPartition]) -> Vec<Result<Watermarks, SourceError>> {
         let names: Vec<(&str, i32)> = of.iter().map(|at| (self.name(*at), at.partition)).collect();
-        logs::watermarks(self.consumer(), &names)
+        logs::watermarks(self.consumer(), &names, ASK_DEADLINE)
     }
 
     fn cluster_id(&mut self) -> Result<String, SourceError> {

@@ -7,8 +7,19 @@ use crate::types::{NextOffset, Offset};
 
 /// Records that a mark stands for have timestamps this close to its own, unless their producers' clocks disagree.
 const STEP_MS: i64 = 20;
+/// Ages are never told more coarsely than to a day.
+const STEP_MS_MAX: i64 = 24 * 3_600_000;
 /// Marks that are kept; beyond them every second one goes, and the others stand for twice as much.
 const MARKS_MAX: usize = 512;
+
+/// A record that seems to come from further ahead counts as one of now: its producer's clock, or its unit, is wrong.
+const AHEAD_MAX_MS: i64 = 3_600_000;
+
+/// A record's timestamp, or the time now where it has none, or none that can be.
+pub fn plausible(timestamp_ms: i64, now_ms: i64) -> i64 {
+    let can_be = 0..=now_ms.saturating_add(AHEAD_MAX_MS);
+    if can_be.contains(&timestamp_ms) { timestamp_ms } else { now_ms }
+}
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -54,7 +65,7 @@ impl Ages {
                 keep = !keep;
                 keep
             });
-            self.step_ms *= 2;
+            self.step_ms = (self.step_ms * 2).min(STEP_MS_MAX);
         }
         self.marks.push_back(Mark { offset, timestamp_ms });
         (self.from_ms, self.to_ms) = (timestamp_ms - STEP_MS, timestamp_ms + self.step_ms);
@@ -138,6 +149,25 @@ mod tests {
         received(&mut ages, 50..60, 30);
         check(&ages, 50, Some(1_001_500), 0);
         check(&ages, 60, None, 0);
+    }
+
+    #[test]
+    fn no_timestamp_is_too_odd() {
+        let now = 1_700_000_000_000;
+        for (timestamp, expected) in [
+            (-1, now),
+            (i64::MIN, now),
+            (i64::MAX, now),
+            (now * 1_000_000, now),
+            (0, 0),
+            (now - 5, now - 5),
+            (now + 1000, now + 1000),
+        ] {
+            assert_eq!(plausible(timestamp, now), expected, "{timestamp}");
+        }
+        let mut ages = Ages::default();
+        (0..5_000).for_each(|o| ages.received(Offset(o), now - o * 1_000_000));
+        assert!(ages.marks.len() <= MARKS_MAX && ages.step_ms <= STEP_MS_MAX);
     }
 
     #[test]

@@ -22,16 +22,18 @@ impl Look<'_> {
         let view = self.view.shards.get(at);
         let trouble = view.and_then(|shard| shard.trouble.clone());
         let barred = self.running.as_ref().is_some_and(|running| running.gates[at].is_open());
+        let snapshot = self.snapshots[at].as_ref();
         let state = match &trouble {
             Some(trouble) if trouble.refused => "refused",
             _ if barred => "down",
-            Some(_) => "down",
-            None if view.is_some_and(|shard| shard.reached) => "up",
-            None => "unknown",
+            _ if snapshot.is_some() || view.is_some_and(|shard| shard.reached) => "up",
+            _ => "unknown",
         };
-        let since = trouble.as_ref().map_or(Duration::ZERO, |trouble| trouble.since);
+        // What one connection met is no trouble of the shard's while its breaker is closed.
+        let trouble = trouble.filter(|_| state != "up");
+        let well_since = view.map_or(Duration::ZERO, |shard| shard.well_since);
+        let since = trouble.as_ref().map_or(well_since, |trouble| trouble.since);
         let pace = self.pace(index);
-        let snapshot = self.snapshots[at].as_ref();
         let queued: Vec<usize> = view.map(|shard| shard.queued.clone()).unwrap_or_default();
         let Verdict { kind, text } = self.verdict(index, state, trouble.as_ref().map(|t| &t.reason), &pace, &queued);
         let sizes = self.running.as_ref().map(|running| running.parked[at].size()).unwrap_or_default();

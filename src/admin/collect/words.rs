@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use crate::admin::status;
 use crate::config::Config;
-use crate::engine::observed::KEY_BYTES_SHOWN;
 use crate::sink::Reason;
-use crate::types::ShardIx;
+use crate::types::{KEY_BYTES_SHOWN, ShardIx};
 
 /// As threads and `application_name` say it.
 pub fn writer_name(config: &Config, shard: ShardIx, writer: u16) -> String {

@@ -2,12 +2,12 @@
 
 use crate::engine::dispatch::{Dispatched, Dispatcher, Owner, Received};
 use crate::engine::event::Event;
-use crate::engine::observed::Observed;
 use crate::engine::partition::{Owned, Part, Partition, Phase, Tenure};
 use crate::engine::poller::{Core, find};
 use crate::metrics::labelled::Outcome;
 use crate::sink::{Reason, RowCounts};
 use crate::source::{Intake, PartitionError, SourceEvent};
+use crate::state::ages::plausible;
 use crate::state::chunk::{Chunk, RawRecord, RecordMeta};
 use crate::state::router::{RouteError, lane_of};
 use crate::state::tracker::{Place, Tracker};
@@ -27,7 +27,7 @@ impl Intake for Core {
             self.wall_ms = self.clock.wall_ms();
         }
         let (now_us, wall_ms) = (self.now_us, self.wall_ms);
-        let Core { partitions, dispatcher, router, observed, settings, window_full, topics, .. } = self;
+        let Core { partitions, dispatcher, router, settings, window_full, topics, .. } = self;
         let Some(p) = find(partitions, at).filter(|p| p.takes_records()) else { return };
         if record.offset.is_below(p.tracker.received()) {
             return; // handed out twice
@@ -46,7 +46,7 @@ impl Intake for Core {
         let topic = &mut topics[usize::from(at.topic.0)];
         topic.misaligned.uncounted += u64::from(unroutable.is_none() && !router.is_aligned(at.partition, shard));
         topic.fetched += 1;
-        p.ages.received(record.offset, if record.timestamp_ms < 0 { wall_ms } else { record.timestamp_ms });
+        p.ages.received(record.offset, plausible(record.timestamp_ms, wall_ms));
         let hash = record.key_hash();
         let Partition { parts, generation, sent, tracker, paused, .. } = p;
         let part = parts.iter_mut().find(|part| part.shard == shard).expect("the router names relevant shards only");
@@ -62,7 +62,8 @@ impl Intake for Core {
             Tenure::Owned(owned) => {
                 let owner = Owner { at, shard, generation: *generation, token: part.token };
                 let dispatched = dispatcher.send(owner, owned, received, record, unroutable.as_deref());
-                count(dispatched, sent, tracker, observed, owner, seq, record.offset);
+                let skipped = &mut topic.skipped[usize::from(shard.0)];
+                count(dispatched, sent, tracker, skipped, seq, record.offset);
             }
         }
     }
@@ -88,22 +89,13 @@ impl Intake for Core {
 }
 
 /// Notes what became of a record.
-fn count(
-    dispatched: Dispatched,
-    sent: &mut usize,
-    tracker: &mut Tracker,
-    observed: &Observed,
-    owner: Owner,
-    seq: u64,
-    offset: Offset,
-) {
+fn count(dispatched: Dispatched, sent: &mut usize, tracker: &mut Tracker, skipped: &mut u64, seq: u64, offset: Offset) {
     match dispatched {
         Dispatched::Sent => *sent += 1,
         Dispatched::Held => {}
         Dispatched::Skipped => {
             tracker.complete(seq, offset);
-            observed.counters.skipped.add(1);
-            observed.metrics.shard(owner.shard).topic(owner.at.topic).outcome(Outcome::Skipped).add(1);
+            *skipped += 1;
         }
     }
 }
@@ -160,8 +152,11 @@ impl Core {
                 (Outcome::DeadLettered, dead),
             ];
             outcomes.iter().for_each(|(outcome, n)| of_shard.outcome(*outcome).add(u64::from(*n)));
-            let records: usize = chunks.iter().map(|chunk| chunk.len()).sum();
-            of_shard.batch_records.lock().record(records as u64, 1);
+            // What comes back unwritten is no batch.
+            if counts != RowCounts::default() {
+                let records: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+                of_shard.batch_records.lock().record(records as u64, 1);
+            }
         }
         self.counters.folded.add(u64::from(counts.folded));
         self.counters.dead_lettered.add(u64::from(counts.dead));
@@ -201,6 +196,7 @@ impl Core {
                 && let Some(p) = self.tenure(at, run.generation)
             {
                 p.tracker.complete(meta.seq, meta.offset);
+                p.completed += 1;
                 durable += 1;
             }
         }
@@ -254,7 +250,8 @@ impl Core {
 
     /// A part is ours: what waited for it goes to its lanes.
     pub(super) fn admit(&mut self, at: TopicPartition, shard: ShardIx, mut owned: Owned) {
-        let Core { partitions, dispatcher, observed, left_behind, .. } = self;
+        let Core { partitions, dispatcher, topics, left_behind, .. } = self;
+        let skipped = &mut topics[usize::from(at.topic.0)].skipped[usize::from(shard.0)];
         let Some(p) = find(partitions, at) else { return };
         let generation = p.generation;
         let Partition { parts, sent, tracker, .. } = p;
@@ -276,7 +273,7 @@ impl Core {
                 tracker.bind(meta.seq, lane_of(meta.hash, owned.lanes.len() as u16));
                 let received = Received { seq: meta.seq, fetched_us: meta.fetched_us, hash: meta.hash };
                 let dispatched = dispatcher.send(owner, &mut owned, received, &raw, why);
-                count(dispatched, sent, tracker, observed, owner, meta.seq, meta.offset);
+                count(dispatched, sent, tracker, skipped, meta.seq, meta.offset);
             }
             dispatcher.recycle(chunk);
         }

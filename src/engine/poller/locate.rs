@@ -158,6 +158,7 @@ impl<S: Source> Poller<S> {
         let Some(p) = self.core.partition(at) else { return };
         p.start = start;
         p.tracker = Tracker::new(start);
+        p.begun = true;
         p.phase = Phase::Located;
         let (topic, partition) = (self.core.topic_name(at.topic), at.partition);
         tracing::debug!(topic, partition, "{topic} [{partition}]: starts at {start}");
@@ -274,7 +275,10 @@ impl Core {
             noted: false,
             backoff: Backoff::new(self.settings.retry_min, self.settings.retry_max),
             ages: Ages::default(),
+            begun: false,
+            completed: 0,
             settling: VecDeque::new(),
+            settled_records: 0,
             settled: None,
         };
         let slots = &mut self.partitions[usize::from(at.topic.0)];

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use crate::engine::event::Health;
 use crate::engine::observed::{OldestView, PartitionView, ShardView, Trouble, View, Whereabouts};
-use crate::engine::partition::{Partition, Phase, Tenure};
+use crate::engine::partition::{Part, Partition, Phase, Settling, Tenure};
 use crate::engine::poller::{Closing, Core};
-use crate::metrics::labelled::{Stage, Times};
+use crate::metrics::labelled::{Outcome, Stage, Times};
 use crate::sink::Failure;
+use crate::state::ages::plausible;
 use crate::state::chunk::Chunk;
 use crate::state::tracker::Place;
-use crate::types::{Generation, NextOffset, ShardIx, TopicPartition};
+use crate::types::{Generation, NextOffset, ShardIx, TopicIx, TopicPartition};
 
 /// Steps of a partition's progress that wait for Kafka's commit; beyond them they are not told apart.
 const SETTLING_MAX: usize = 256;
@@ -31,6 +32,7 @@ impl Core {
         let partitions = self.partitions.iter().flatten().flatten();
         let shard = |(index, health): (usize, &super::ShardHealth)| ShardView {
             reached: health.reached,
+            well_since: health.well_since,
             trouble: health.trouble.clone(),
             queued: self.dispatcher.queued(ShardIx(index as u16)).to_vec(),
         };
@@ -56,6 +58,7 @@ impl Core {
         PartitionView {
             at: p.at,
             phase: word(&p.phase),
+            begun: p.begun,
             paused: p.paused,
             start: p.start,
             committed,
@@ -66,36 +69,53 @@ impl Core {
             in_flight_bytes: p.tracker.unfinished_bytes(),
             oldest,
             uncommitted_ms: p.ages.at(committed.unwrap_or(p.start)),
+            unconfirmed: unconfirmed(p, durable),
         }
     }
 
-    pub(super) fn note_health(&mut self, shard: ShardIx, health: &Health) {
+    /// Whether nothing was wrong with it before.
+    pub(super) fn note_health(&mut self, shard: ShardIx, health: &Health) -> bool {
         let now = self.clock.now();
         let known = &mut self.health[usize::from(shard.0)];
+        let was_well = known.trouble.is_none();
         match health {
-            Health::Up => *known = super::ShardHealth { reached: true, trouble: None },
+            Health::Up => {
+                known.well_since = if was_well { known.well_since } else { now };
+                (known.reached, known.trouble) = (true, None);
+            }
             Health::Down(failure) => {
                 let since = known.trouble.as_ref().map_or(now, |trouble| trouble.since);
                 let refused = matches!(failure, Failure::Shard(_));
                 known.trouble = Some(Trouble { since, refused, reason: failure.reason().clone() });
             }
         }
+        was_well
+    }
+
+    /// Records of this poll that the databases had.
+    pub(super) fn count_skipped(&mut self) {
+        for (index, topic) in self.topics.iter_mut().enumerate() {
+            for (shard, skipped) in topic.skipped.iter_mut().enumerate().filter(|(_, skipped)| **skipped > 0) {
+                let skipped = std::mem::take(skipped);
+                self.counters.skipped.add(skipped);
+                let of = self.observed.metrics.shard(ShardIx(shard as u16)).topic(TopicIx(index as u16));
+                of.outcome(Outcome::Skipped).add(skipped);
+            }
+        }
     }
 
     /// Notes how far each partition is durable, and when that was.
     pub(super) fn settle(&mut self) {
-        let now_us = self.now_us;
-        for p in self.partitions.iter_mut().flatten().flatten() {
+        let at_us = self.now_us;
+        for p in self.partitions.iter_mut().flatten().flatten().filter(|p| p.begun) {
             let next = p.tracker.committable();
-            if p.settling.back().is_some_and(|(last, _)| *last >= next)
-                || p.settled.is_some_and(|settled| settled >= next)
-            {
+            if p.settling.back().is_some_and(|last| last.next >= next) || p.settled.is_some_and(|done| done >= next) {
                 continue;
             }
             if p.settling.len() == SETTLING_MAX {
                 p.settling.pop_back();
             }
-            p.settling.push_back((next, now_us));
+            p.settling.push_back(Settling { next, at_us, completed: p.completed });
         }
     }
 
@@ -105,12 +125,10 @@ impl Core {
         let Some(p) = self.tenure(at, generation) else { return };
         let Some(committed) = p.committed else { return };
         let mut steps = Vec::new();
-        let mut from = p.settled.unwrap_or(p.start);
-        while let Some((next, at_us)) = p.settling.front().copied().filter(|(next, _)| *next <= committed) {
+        while let Some(step) = p.settling.front().copied().filter(|step| step.next <= committed) {
             p.settling.pop_front();
-            let records = next.0.saturating_sub(from.0).max(0) as u64;
-            steps.push((now_us.saturating_sub(at_us), records));
-            from = next;
+            steps.push((now_us.saturating_sub(step.at_us), step.completed.saturating_sub(p.settled_records)));
+            p.settled_records = step.completed;
         }
         p.settled = Some(committed);
         p.ages.forget(committed);
@@ -124,7 +142,7 @@ impl Core {
         // Of a moment of the engine's clock.
         let age_us = |us: u64, timestamp_ms: i64| {
             let behind_us = now_us.saturating_sub(us) as i64;
-            ((wall_ms - timestamp_ms) * 1000 - behind_us).max(0) as u64
+            (wall_ms.saturating_sub(timestamp_ms).saturating_mul(1000)).saturating_sub(behind_us).max(0) as u64
         };
         let mut times = self.observed.metrics.topic(chunk.topic).times.lock();
         let mut add = |of: (i64, u64), records: u64| {
@@ -140,7 +158,7 @@ impl Core {
             if !meta.offset.is_below(chunk.runs[meta.run as usize].expected) {
                 continue;
             }
-            let timestamp_ms = if meta.timestamp_ms < 0 { wall_ms } else { meta.timestamp_ms };
+            let timestamp_ms = plausible(meta.timestamp_ms, wall_ms);
             let of = (timestamp_ms, meta.fetched_us);
             if of != same && records > 0 {
                 add(same, std::mem::take(&mut records));
@@ -157,6 +175,12 @@ impl Core {
             times.stage_mut(Stage::Written).record(at_us.saturating_sub(chunk.taken_us), all);
         }
     }
+}
+
+/// Which shard has not acknowledged all that is durable, if one has not.
+fn unconfirmed(p: &Partition, durable: NextOffset) -> Option<ShardIx> {
+    let least = |part: &Part| part.owned().map_or(NextOffset(i64::MIN), |owned| owned.confirmed);
+    p.parts.iter().filter(|part| least(part) < durable).min_by_key(|part| least(part)).map(|part| part.shard)
 }
 
 fn word(phase: &Phase) -> &'static str {

@@ -66,8 +66,8 @@ fn row(state: &State, grid: &Grid<'_>, partition: &Partition) -> Line<'static> {
         (partition.message_lag.map_or("?".to_owned(), grouped), plain),
         (grouped(partition.in_flight_records), plain),
         offset(partition.committed),
-        offset(Some(partition.durable)),
-        offset(Some(partition.fetched)),
+        offset(partition.durable),
+        offset(partition.fetched),
         offset(partition.end),
         (frontier.map_or("-", |frontier| &frontier.place).to_owned(), plain),
         (frontier.map(key_of).unwrap_or_default(), plain),
@@ -108,8 +108,8 @@ pub fn detail(state: &State, partition: &Partition, width: usize) -> Vec<Line<'s
         name(partition),
         partition.state,
         offset(partition.committed),
-        offset_text(partition.durable),
-        offset_text(partition.fetched),
+        offset(partition.durable),
+        offset(partition.fetched),
         offset(partition.end),
     );
     texts.push((theme.plain(), offsets));
