@@ -16,9 +16,11 @@
 //! fences of its lanes in one transaction and hands the chunks back, which say exactly what of them is durable. A *control*
 //! thread per shard takes partitions over, stores progress and compares. Keys that cannot go on are *parked* in the database, by the
 //! transaction that moves their fences; a *slow lane* per shard applies them, each key in order ([`engine::parked`] is what they
-//! share). A *sampler* per shard looks at
-//! what PostgreSQL says the others wait for. Where dead letters go on to a topic, a *forwarder* per shard publishes them, and speaks to none of the others. They talk
-//! over bounded channels, one closed enum each ([`engine::event`]).
+//! share). They talk over bounded channels, one closed enum each ([`engine::event`]).
+//!
+//! Others only look: a *sampler* per shard at what PostgreSQL says these wait for, one thread at where Kafka's logs end. All write
+//! down what they see ([`engine::observed`]), and [`admin`] shows it, on threads of its own. Where dead letters go on to a topic, a
+//! *forwarder* per shard publishes them.
 //!
 //! # Invariants
 //!
@@ -30,8 +32,9 @@
 //! - Nothing is committed to Kafka that some relevant shard has not acknowledged as stored progress.
 //! - Only a takeover creates or deletes fences. Whatever contradicts what a tenure believes ends that tenure; it is never adopted.
 //! - No lock and no allocation per record between the source and a worker's batch.
-//! - Threads are named, owned and joined; a panic in one ends the process with exit code 70. (Those that open, close and watch
-//!   connections belong to the connections, and end with them.)
+//! - Threads are named, owned and joined; a panic in one of the engine's ends the process with exit code 70. (Those that open, close
+//!   and watch connections belong to the connections, and end with them.)
+//! - Nobody who looks holds up anybody who works.
 //! - Nobody waits for a database without an end: not for a statement, a lock, a connection, or an answer that never comes.
 //! - A shard that is away is tried by its control thread alone, until a probe works; workers and slow lanes wait for it.
 //! - Nothing waits for a sampler, and no failure of its own opens a breaker. Of others' queries it learns the command's name only.
