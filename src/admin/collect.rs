@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::admin::diagnosis;
 use crate::admin::process::{self, Usage};
 use crate::admin::status::{self, Partition, Ready, Shard, Status, Topic, TopicState, Totals};
 use crate::engine::Observer;
@@ -124,7 +125,7 @@ impl Collector {
         let partitions: Vec<Partition> = look.view.partitions.iter().map(|p| look.partition(p)).collect();
         let topics = look.topics(&partitions);
         let usage = Usage::now();
-        Status {
+        let mut status = Status {
             version: status::VERSION,
             process: status::Process {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -141,12 +142,15 @@ impl Collector {
                 cpu_ms: usage.cpu_seconds.map(|seconds| (seconds * 1000.0) as u64),
             },
             ready: readiness(&look, &shards, &topics),
+            findings: Vec::new(),
             totals: self.totals(&look, &partitions, &shards),
             top_keys: look.top_keys(),
             topics,
             partitions,
             shards,
-        }
+        };
+        status.findings = diagnosis::findings(&status);
+        status
     }
 
     /// Why this process is not alive, if it is not: then only a restart helps.
@@ -168,6 +172,7 @@ impl Collector {
         Totals {
             message_lag: (!lags.is_empty()).then(|| lags.iter().sum()),
             time_lag_ms: partitions.iter().map(|p| p.time_lag_ms).max().unwrap_or_default(),
+            unparked_lag_ms: partitions.iter().map(|p| p.unparked_lag_ms).max().unwrap_or_default(),
             in_flight_records: partitions.iter().map(|p| p.in_flight_records).sum(),
             in_flight_bytes: partitions.iter().map(|p| p.in_flight_bytes).sum(),
             fetched_per_s: look.rates.fetched,

@@ -20,17 +20,22 @@ impl Look<'_> {
             log_end.zip(committed).map(|(end, committed)| end.0.saturating_sub(committed.0).max(0) as u64);
         let (frontier, unparked) = self.frontier(p);
         let ages = frontier.iter().chain(&unparked).map(|frontier| frontier.age_ms);
+        let is_parked = |frontier: &&Frontier| frontier.place == "parked";
+        let parked_age_ms = frontier.iter().find(is_parked).map(|frontier| frontier.age_ms);
+        let unparked_lag_ms = frontier.iter().chain(&unparked).find(|f| !is_parked(f)).map(|f| f.age_ms);
         Partition {
             topic: self.config.topics[usize::from(p.at.topic.0)].name.clone(),
             partition: p.at.partition,
             state: p.phase.to_owned(),
             paused: p.paused,
             committed: p.committed.map(|next| next.0),
-            durable: p.durable.0,
-            fetched: p.fetched.0,
+            durable: Some(p.durable.0),
+            fetched: Some(p.fetched.0),
             end: log_end.map(|end| end.0),
             message_lag,
             time_lag_ms: ages.max().unwrap_or_default(),
+            unparked_lag_ms: unparked_lag_ms.unwrap_or_default(),
+            parked_age_ms,
             in_flight_records: p.in_flight_records as u64,
             in_flight_bytes: p.in_flight_bytes as u64,
             frontier,
