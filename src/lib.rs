@@ -42,7 +42,7 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`types`], [`clock`] and `console`; [`config`] (what the user wrote → what the engine sees); [`metrics`]; [`state`] (decisions:
+//! [`types`], [`words`] (for people), [`clock`] and `console`; [`config`] (what the user wrote → what the engine sees); [`metrics`]; [`state`] (decisions:
 //! tracker, lanes, routing, batches, parked keys, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode,
 //! fences, parking); [`forward`] (dead letters on to a topic); [`engine`] (threads and loops); [`http`] (a server, which knows
 //! nothing of the others); [`check`], [`fences`], [`letters`] and [`parking`] (commands on the databases); [`admin`] (what a running
@@ -51,6 +51,8 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod types;
+
+pub mod words;
 
 pub mod clock;
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::admin::diagnosis;
 use crate::admin::process::{self, Usage};
 use crate::admin::status::{self, Partition, Ready, Shard, Status, Topic, TopicState, Totals};
 use crate::engine::Observer;
@@ -131,7 +132,7 @@ impl Collector {
         let partitions: Vec<Partition> = look.view.partitions.iter().map(|p| look.partition(p)).collect();
         let topics = look.topics(&partitions);
         let usage = Usage::now();
-        Status {
+        let mut status = Status {
             version: status::VERSION,
             process: status::Process {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -154,7 +155,9 @@ impl Collector {
             topics,
             partitions,
             shards,
-        }
+        };
+        status.findings = diagnosis::findings(&status);
+        status
     }
 
     /// Why this process is not alive, if it is not: then only a restart helps.

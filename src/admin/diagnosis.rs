@@ -1,16 +1,25 @@
 //! What is wrong, in sentences, from a [`Status`] alone: whoever reads the first one knows whether writes are behind, and whether it is
-//! Kafka, forebay, which database, a topic's data, or somebody's wish. It asks nobody, and knows no more than the status says.
+//! Kafka, forebay, which database, a topic's data, or somebody's wish. It asks nobody, and knows no more than the status says. It is
+//! decided here and nowhere else: whoever shows a status shows its findings.
 //!
 //! What is said first: causes before what follows from them, a whole database before one topic, and what needs a person before
-//! what heals by itself. That something waits is said only where no cause is known.
+//! what heals by itself. That something waits is said only where no cause is known. What is parked makes nobody late: it is said for
+//! itself.
 
-use std::fmt;
+mod sentence;
+mod waiting;
 
-use super::status::{Blocker, Frontier, Partition, Reason, Shard, Status, Topic, TopicState};
-use super::words::{age, counted, grouped, harmless, rate};
+use super::status::{Finding, Frontier, Partition, Shard, Status, Topic, TopicState};
+use crate::words::{age, counted, grouped, harmless, listed};
 
-/// Older than this, the oldest write that is not durable is late: commits alone take a second.
+pub use sentence::blocks;
+use sentence::{name_of, reason_of, sentence};
+
+/// Older than this, the oldest write that is not durable and committed, and not parked, is late: commits alone take a second.
 pub const LATE_MS: u64 = 10_000;
+
+/// From here on it is worth saying how old that write is, where nothing is wrong.
+const WAITS_MS: u64 = 3_000;
 
 /// A poller that has not turned for so long hangs; it turns ten times a second.
 const HANGS_MS: u64 = 5_000;
@@ -18,11 +27,23 @@ const HANGS_MS: u64 = 5_000;
 /// A shard that nobody has reached for so long is in trouble.
 const UNREACHED_MS: u64 = 10_000;
 
+/// A lock that is waited for so long is said, whether or not anything is late for it.
+const BLOCKED_MS: u64 = 10_000;
+
 /// A lock that is held for so long is a person's business.
 const LOCKED_MS: u64 = 30_000;
 
 /// Of a server's connections, in percent: what is left may not be enough for a restart.
 const CONNECTIONS_PERCENT: u64 = 95;
+
+/// Fewer records a second than that are none: something stands.
+const STANDS_PER_S: f64 = 0.5;
+
+/// Fewer than that, and nothing comes in.
+const QUIET_PER_S: f64 = 0.05;
+
+/// So many partitions are named where more are meant.
+const NAMED_MAX: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -36,43 +57,55 @@ pub enum Severity {
     Bad,
 }
 
+impl Severity {
+    /// As [`Finding`] has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Severity::Note => "note",
+            Severity::Calm => "calm",
+            Severity::Warn => "warn",
+            Severity::Bad => "bad",
+        }
+    }
+
+    /// What a later version says is at least worth knowing.
+    pub fn of(finding: &Finding) -> Severity {
+        let all = [Severity::Calm, Severity::Warn, Severity::Bad];
+        all.into_iter().find(|severity| severity.name() == finding.severity).unwrap_or(Severity::Note)
+    }
+}
+
 /// Whom to ask.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Culprit {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Culprit<'a> {
     Nobody,
     Forebay,
     Kafka,
     /// A shard, by its name.
-    Database(String),
+    Database(&'a str),
     /// Its data, or its table.
-    Topic(String),
+    Topic(&'a str),
     /// Somebody wanted it so.
-    OnPurpose,
+    Purpose,
 }
 
-impl fmt::Display for Culprit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl<'a> Culprit<'a> {
+    /// As [`Finding`] has it.
+    fn parts(self) -> (&'static str, Option<&'a str>) {
         match self {
-            Culprit::Nobody => f.write_str(""),
-            Culprit::Forebay => f.write_str("forebay"),
-            Culprit::Kafka => f.write_str("Kafka"),
-            Culprit::Database(name) => write!(f, "database {}", harmless(name)),
-            Culprit::Topic(name) => write!(f, "topic {}", harmless(name)),
-            Culprit::OnPurpose => f.write_str("on purpose"),
+            Culprit::Nobody => ("nobody", None),
+            Culprit::Forebay => ("forebay", None),
+            Culprit::Kafka => ("kafka", None),
+            Culprit::Database(name) => ("database", Some(name)),
+            Culprit::Topic(name) => ("topic", Some(name)),
+            Culprit::Purpose => ("purpose", None),
         }
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    pub severity: Severity,
-    pub culprit: Culprit,
-    /// A sentence. Nothing in it does anything to a terminal ([`harmless`]).
-    pub text: String,
-}
-
-/// Everything that is to be said, the most important first: never empty.
-pub fn diagnosis(status: &Status) -> Vec<Finding> {
+/// Everything that is to be said, the most important first: never empty. Nothing in the texts does anything to a terminal
+/// ([`harmless`]).
+pub fn findings(status: &Status) -> Vec<Finding> {
     let mut found = Found(Vec::new());
     found.process(status);
     found.shards(status);
@@ -82,13 +115,24 @@ pub fn diagnosis(status: &Status) -> Vec<Finding> {
     found.set_aside(status);
     found.not_ready(status);
     found.calm(status);
-    found.0.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-    found.0
+    found.0.sort_by_key(|(severity, _)| std::cmp::Reverse(*severity));
+    found.0.into_iter().map(|(_, finding)| finding).collect()
+}
+
+/// The worst of what a status says is wrong with a shard.
+pub fn of_shard(status: &Status, shard: &str) -> Option<Severity> {
+    let of_it = status.findings.iter().filter(|f| f.culprit == "database" && f.name.as_deref() == Some(shard));
+    of_it.map(Severity::of).max()
+}
+
+/// The oldest record of a partition that is not parked: what its lag without the parked ones is about.
+pub fn oldest_unparked(partition: &Partition) -> Option<&Frontier> {
+    partition.frontier.as_ref().filter(|frontier| frontier.place != "parked").or(partition.unparked.as_ref())
 }
 
 /// Of what is not held up on purpose, stopped or parked: how old the oldest record is that is not durable and committed.
-pub fn late_ms(status: &Status) -> u64 {
-    moving(status).map(|partition| partition.time_lag_ms).max().unwrap_or(0)
+fn late_ms(status: &Status) -> u64 {
+    moving(status).map(|partition| partition.unparked_lag_ms).max().unwrap_or(0)
 }
 
 fn moving(status: &Status) -> impl Iterator<Item = &Partition> {
@@ -96,31 +140,40 @@ fn moving(status: &Status) -> impl Iterator<Item = &Partition> {
         let topic = status.topics.iter().find(|topic| topic.name == partition.topic);
         topic.is_none_or(|topic| topic.state == TopicState::Running) && partition.state != "stopped"
     };
-    let parked =
-        |partition: &&Partition| partition.frontier.as_ref().is_some_and(|frontier| frontier.place == "parked");
-    status.partitions.iter().filter(running).filter(move |partition| !parked(partition))
+    status.partitions.iter().filter(running)
 }
 
-struct Found(Vec<Finding>);
+fn is_taken_over(partition: &Partition) -> bool {
+    matches!(partition.state.as_str(), "locating" | "verifying" | "located")
+}
+
+struct Found(Vec<(Severity, Finding)>);
 
 impl Found {
-    fn say(&mut self, severity: Severity, culprit: Culprit, text: String) {
-        self.0.push(Finding { severity, culprit, text });
+    fn say(&mut self, severity: Severity, culprit: Culprit<'_>, text: String) {
+        let (culprit, name) = culprit.parts();
+        let finding = Finding {
+            severity: severity.name().to_owned(),
+            culprit: culprit.to_owned(),
+            name: name.map(str::to_owned),
+            text,
+        };
+        self.0.push((severity, finding));
     }
 
     fn has(&self, least: Severity) -> bool {
-        self.0.iter().any(|finding| finding.severity >= least)
+        self.0.iter().any(|(severity, _)| *severity >= least)
     }
 
     fn process(&mut self, status: &Status) {
         let process = &status.process;
         if process.poll_age_ms >= HANGS_MS {
-            let since = age(process.poll_age_ms);
-            self.say(Severity::Bad, Culprit::Forebay, format!("The poller has not turned for {since}: forebay hangs."));
+            let text = format!("forebay itself hangs: its poller has not turned for {}.", age(process.poll_age_ms));
+            self.say(Severity::Bad, Culprit::Forebay, text);
         }
         if process.leaving {
             let left = counted(status.totals.in_flight_records, "record");
-            self.say(Severity::Warn, Culprit::OnPurpose, format!("It was told to end, and drains: {left} in flight."));
+            self.say(Severity::Warn, Culprit::Purpose, format!("It was told to end, and drains: {left} in flight."));
         }
     }
 
@@ -128,19 +181,20 @@ impl Found {
         for shard in &status.shards {
             let (name, since) = (harmless(&shard.name), age(shard.since_ms));
             let why = reason_of(shard.reason.as_ref());
-            let database = Culprit::Database(shard.name.clone());
-            match shard.state.as_str() {
-                "refused" => self.say(Severity::Bad, database, format!("Shard {name} refuses, for {since}{why}")),
-                "down" => self.say(Severity::Bad, database, format!("Shard {name} is down, for {since}{why}")),
-                "unknown" if shard.since_ms >= UNREACHED_MS => {
-                    self.say(
-                        Severity::Warn,
-                        database,
-                        format!("Nobody has reached shard {name} yet, for {since}{why}"),
-                    );
+            let (severity, text) = match shard.state.as_str() {
+                "refused" => {
+                    (Severity::Bad, format!("Shard {name} has refused us for {since} and needs a person{why}"))
                 }
-                _ => self.connections(shard, &name),
-            }
+                "down" => (Severity::Bad, format!("Shard {name} has been down for {since}{why}")),
+                "unknown" if shard.since_ms >= UNREACHED_MS => {
+                    (Severity::Warn, format!("Shard {name} has not been reached for {since}{why}"))
+                }
+                _ => {
+                    self.connections(shard, &name);
+                    continue;
+                }
+            };
+            self.say(severity, Culprit::Database(&shard.name), text);
         }
     }
 
@@ -150,7 +204,7 @@ impl Found {
         if u64::from(used) * 100 >= u64::from(max) * CONNECTIONS_PERCENT {
             let left = counted(max.saturating_sub(used).into(), "connection");
             let text = format!("Shard {name} has {left} of {max} left.");
-            self.say(Severity::Note, Culprit::Database(shard.name.clone()), text);
+            self.say(Severity::Note, Culprit::Database(&shard.name), text);
         }
     }
 
@@ -158,85 +212,46 @@ impl Found {
         for topic in &status.topics {
             let name = harmless(&topic.name);
             match topic.state {
-                TopicState::Running => {}
+                TopicState::Running => self.stopped_partitions(status, topic),
                 TopicState::Stopped => {
                     let why = reason_of(topic.reason.as_ref());
-                    self.say(Severity::Bad, Culprit::Topic(topic.name.clone()), format!("Topic {name} stopped{why}"));
+                    let text = format!("Topic {name} has stopped and needs a person{why}");
+                    self.say(Severity::Bad, Culprit::Topic(&topic.name), text);
                 }
                 TopicState::Paused => {
-                    let text = format!("Topic {name} is paused{}.", waiting(topic));
-                    self.say(Severity::Warn, Culprit::OnPurpose, text);
+                    let text = format!("Topic {name} is paused: nothing of it is fetched{}.", waiting(topic));
+                    self.say(Severity::Warn, Culprit::Purpose, text);
+                    self.stopped_partitions(status, topic);
                 }
             }
         }
     }
 
-    /// Why the writes that wait do: once for each shard, and for Kafka.
-    fn waiting(&mut self, status: &Status) {
-        let mut late: Vec<&Partition> = moving(status).filter(|partition| partition.time_lag_ms >= LATE_MS).collect();
-        late.sort_by_key(|partition| std::cmp::Reverse(partition.time_lag_ms));
-        for shard in &status.shards {
-            let of_it = |partition: &&&Partition| {
-                partition.frontier.as_ref().is_some_and(|frontier| frontier.shard.as_deref() == Some(&shard.name))
-            };
-            let oldest = late.iter().find(of_it).copied();
-            if shard.state == "up" {
-                self.shard_waits(shard, oldest);
-            }
-        }
-        // What is not fetched has no shard yet.
-        let Some(oldest) = late.first() else { return };
-        if self.has(Severity::Warn) {
+    /// Of a topic that goes on.
+    fn stopped_partitions(&mut self, status: &Status, topic: &Topic) {
+        let of_it = status.partitions.iter().filter(|p| p.topic == topic.name && p.state == "stopped");
+        let names: Vec<String> = of_it.map(name_of).collect();
+        if names.is_empty() {
             return;
         }
-        let (severity, culprit, text) = elsewhere(status, oldest);
-        self.say(severity, culprit, text);
-    }
-
-    fn shard_waits(&mut self, shard: &Shard, oldest: Option<&Partition>) {
-        let name = harmless(&shard.name);
-        let database = Culprit::Database(shard.name.clone());
-        let blocker = shard.contention.as_ref().and_then(|contention| contention.blockers.first());
-        let late = oldest.is_some();
-        if let Some(blocker) = blocker.filter(|blocker| late || blocker.blocked_for_ms >= LATE_MS) {
-            let long = blocker.blocked_for_ms >= LOCKED_MS || blocker.transaction_age_ms.unwrap_or(0) >= LOCKED_MS;
-            let severity = if long { Severity::Bad } else { Severity::Warn };
-            let which = oldest.map(|partition| behind(partition, blocker.pid)).unwrap_or_default();
-            return self.say(severity, database, format!("Shard {name} is lock-bound: {}{which}.", blocks(blocker)));
-        }
-        let Some(oldest) = oldest else { return };
-        let frontier = oldest.frontier.as_ref();
-        let failed = frontier.and_then(|f| f.last.as_ref().map(|last| (f, last)));
-        if let Some((frontier, last)) = failed {
-            let tries = frontier.attempt.map(|n| format!(", try {n}")).unwrap_or_default();
-            let text =
-                format!("Shard {name} fails to take {}{tries}{}", record(oldest, frontier), reason_of(Some(last)));
-            return self.say(Severity::Warn, database, text);
-        }
-        let (word, text) = (word(&shard.verdict.kind), sentence(&shard.verdict.text));
-        match shard.verdict.kind.as_str() {
-            "lock_bound" | "commit_bound" | "io_bound" | "cpu_bound" => {
-                self.say(Severity::Warn, database, format!("Shard {name} is {word}: {text}"));
-            }
-            "paced" => {
-                let limits: Vec<String> = shard.pace.active.iter().map(|limit| harmless(limit)).collect();
-                let by = if limits.is_empty() { text } else { format!("{}.", limits.join("; ")) };
-                self.say(Severity::Warn, Culprit::OnPurpose, format!("Shard {name} is held back on purpose: {by}"));
-            }
-            _ => {}
-        }
+        let more = names.len().saturating_sub(NAMED_MAX);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let verb = if names.len() == 1 { "has" } else { "have" };
+        let which = names.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>();
+        let which = if more.is_empty() { listed(&which) } else { which.join(", ") };
+        let text =
+            format!("{which}{more} {verb} stopped and {} a person.", if names.len() == 1 { "needs" } else { "need" });
+        self.say(Severity::Bad, Culprit::Topic(&topic.name), text);
     }
 
     fn assignment(&mut self, status: &Status) {
         if status.partitions.is_empty() && !status.topics.is_empty() && !status.process.leaving {
             self.say(Severity::Note, Culprit::Kafka, "No partition is assigned to this process.".to_owned());
         }
-        let taken_over =
-            |partition: &&Partition| matches!(partition.state.as_str(), "locating" | "verifying" | "located");
-        let (open, all) = (status.partitions.iter().filter(taken_over).count(), status.partitions.len());
+        let open = status.partitions.iter().filter(|partition| is_taken_over(partition)).count();
         if open > 0 {
-            let text = format!("{open} of {} are being taken over.", counted(all as u64, "partition"));
-            self.say(Severity::Note, Culprit::Nobody, text);
+            let all = counted(status.partitions.len() as u64, "partition");
+            self.say(Severity::Note, Culprit::Nobody, format!("{open} of {all} are being taken over."));
         }
     }
 
@@ -244,10 +259,9 @@ impl Found {
     fn set_aside(&mut self, status: &Status) {
         let totals = &status.totals;
         if totals.parked_keys > 0 {
-            let frontiers = status.partitions.iter().filter_map(|partition| partition.frontier.as_ref());
-            let oldest = frontiers.filter(|frontier| frontier.place == "parked").map(|frontier| frontier.age_ms).max();
+            let oldest = status.partitions.iter().filter_map(|partition| partition.parked_age_ms).max();
             let (keys, records) = (counted(totals.parked_keys, "key"), counted(totals.parked_records, "record"));
-            let since = oldest.map(|ms| format!(", the oldest for {}", age(ms))).unwrap_or_default();
+            let since = oldest.map(|ms| format!(", the oldest {} old", age(ms))).unwrap_or_default();
             let verb = if totals.parked_keys == 1 { "is" } else { "are" };
             self.say(Severity::Note, Culprit::Nobody, format!("{keys} {verb} parked, with {records}{since}."));
         }
@@ -281,81 +295,12 @@ impl Found {
         }
         let (totals, late) = (&status.totals, late_ms(status));
         let text = match totals.message_lag {
-            _ if late >= 3_000 => format!("Keeping up: the oldest write waits for {}.", age(late)),
-            Some(0) if totals.fetched_per_s < 0.05 => "Caught up, and nothing comes in.".to_owned(),
+            _ if late >= WAITS_MS => format!("Keeping up: the oldest write waits for {}.", age(late)),
+            Some(0) if totals.fetched_per_s < QUIET_PER_S => "Caught up, and nothing comes in.".to_owned(),
             None => "Nothing waits, as far as is known: no partition's log has been looked at yet.".to_owned(),
             Some(_) => "Caught up.".to_owned(),
         };
         self.say(Severity::Calm, Culprit::Nobody, text);
-    }
-}
-
-/// Why a partition is late where no shard is to blame.
-fn elsewhere(status: &Status, oldest: &Partition) -> (Severity, Culprit, String) {
-    let totals = &status.totals;
-    let since = age(oldest.time_lag_ms);
-    let place = format!("{} [{}]", harmless(&oldest.topic), oldest.partition);
-    let at_place = oldest.frontier.as_ref().map_or("", |frontier| frontier.place.as_str());
-    let moves = totals.durable_per_s >= 0.5;
-    if at_place == "uncommitted" && !moves && oldest.durable == oldest.fetched {
-        let text = format!(
-            "Everything of {place} is durable, but Kafka has not taken the commit; the oldest write is {since} old."
-        );
-        return (Severity::Warn, Culprit::Kafka, text);
-    }
-    if at_place == "unfetched" && !oldest.paused && totals.fetched_per_s < 0.5 {
-        let left = oldest.message_lag.map(|lag| counted(lag, "record")).unwrap_or_else(|| "records".to_owned());
-        let text = format!("Kafka hands out nothing of {place}, where {left} wait, the oldest for {since}.");
-        return (Severity::Warn, Culprit::Kafka, text);
-    }
-    if at_place == "waiting" {
-        return (Severity::Warn, Culprit::Nobody, format!("{place} waits for its shard's takeover, for {since}."));
-    }
-    let left = totals.message_lag.map(|lag| format!(", {} to go", counted(lag, "record"))).unwrap_or_default();
-    match moves {
-        true => {
-            let text = format!("Catching up: {since} behind{left}, {}/s become durable.", rate(totals.durable_per_s));
-            // Where every shard waits for records, it is forebay, or what Kafka hands out, that sets the pace.
-            let idle = |shard: &Shard| matches!(shard.verdict.kind.as_str(), "waiting_for_us" | "idle");
-            let ours = !status.shards.is_empty() && status.shards.iter().all(idle);
-            (Severity::Warn, if ours { Culprit::Forebay } else { Culprit::Nobody }, text)
-        }
-        false => {
-            (Severity::Warn, Culprit::Nobody, format!("{place} is {since} behind{left}, and nothing becomes durable."))
-        }
-    }
-}
-
-/// "pid 4711 (psql, idle in transaction for 34 s) holds up fb-w1.0".
-pub fn blocks(blocker: &Blocker) -> String {
-    let mut about: Vec<String> = Vec::new();
-    if blocker.ours {
-        about.push("forebay's own".to_owned());
-    }
-    about.extend(blocker.application.as_deref().filter(|name| !name.is_empty()).map(harmless));
-    about.extend(blocker.user.as_deref().map(|user| format!("user {}", harmless(user))));
-    let since = blocker.transaction_age_ms.map(|ms| format!(" for {}", age(ms))).unwrap_or_default();
-    about.extend(blocker.state.as_deref().map(|state| format!("{}{since}", harmless(state))));
-    let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join(", ")) };
-    let threads: Vec<String> = blocker.blocks.iter().map(|thread| harmless(thread)).collect();
-    let whom = if threads.is_empty() { "our writes".to_owned() } else { threads.join(", ") };
-    let table = blocker.relation.as_deref().map(|relation| format!(" on {}", harmless(relation))).unwrap_or_default();
-    format!("pid {}{about} holds up {whom}{table}", blocker.pid)
-}
-
-/// Which record waits behind a session, where the status says so.
-fn behind(partition: &Partition, pid: i32) -> String {
-    let frontier = partition.frontier.as_ref().filter(|frontier| frontier.blocked_by.contains(&pid));
-    frontier.map(|frontier| format!(", and with it {}", record(partition, frontier))).unwrap_or_default()
-}
-
-/// "key a1:s7 of updates [3], for 4 min 12 s".
-fn record(partition: &Partition, frontier: &Frontier) -> String {
-    let place = format!("{} [{}]", harmless(&partition.topic), partition.partition);
-    let since = age(frontier.age_ms);
-    match &frontier.key {
-        Some(key) => format!("key {} of {place}, for {since}", harmless(key)),
-        None => format!("offset {} of {place}, for {since}", frontier.offset),
     }
 }
 
@@ -365,22 +310,6 @@ fn waiting(topic: &Topic) -> String {
         Some(1) => "; 1 record waits".to_owned(),
         Some(lag) => format!("; {} records wait", grouped(lag)),
     }
-}
-
-/// ": what PostgreSQL said (its code)." or only the end of the sentence.
-fn reason_of(reason: Option<&Reason>) -> String {
-    let Some(reason) = reason else { return ".".to_owned() };
-    let text = harmless(reason.text.trim_end().trim_end_matches('.'));
-    let code = reason.sqlstate.as_deref().map(|code| format!(" (SQLSTATE {})", harmless(code))).unwrap_or_default();
-    format!(": {text}{code}.")
-}
-
-fn sentence(text: &str) -> String {
-    format!("{}.", harmless(text.trim_end().trim_end_matches('.')))
-}
-
-fn word(kind: &str) -> String {
-    harmless(&kind.replace('_', "-"))
 }
 
 #[cfg(test)]

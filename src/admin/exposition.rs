@@ -178,8 +178,8 @@ fn partition(families: &mut Families, p: &Partition) {
     let labels: &[&str] = &[&p.topic, &number];
     families.maybe(Name::Lag, labels, p.message_lag.map(|lag| lag as f64));
     families.add(Name::TimeLag, labels, seconds(p.time_lag_ms));
-    let parked = p.parked_age_ms.unwrap_or_default();
-    families.add(Name::ParkedAge, labels, seconds(parked));
+    families.add(Name::UnparkedLag, labels, seconds(p.unparked_lag_ms));
+    families.add(Name::ParkedAge, labels, seconds(p.parked_age_ms.unwrap_or(0)));
     families.add(Name::InFlightRecords, labels, p.in_flight_records as f64);
     families.add(Name::InFlightBytes, labels, p.in_flight_bytes as f64);
     let offsets = [("fetched", p.fetched), ("durable", p.durable), ("committed", p.committed), ("end", p.end)];
@@ -250,8 +250,8 @@ fn by_topic_and_shard(families: &mut Families, collector: &Collector) {
 fn of_shard(families: &mut Families, collector: &Collector, index: ShardIx, shard: &Shard) {
     let name = shard.name.as_str();
     let of = collector.observer().metrics().shard(index);
-    let up = (shard.state != "unknown").then(|| f64::from(shard.state == "up"));
-    families.maybe(Name::ShardUp, &[name], up);
+    let is_known = shard.state != "unknown";
+    families.maybe(Name::ShardUp, &[name], is_known.then(|| f64::from(shard.state == "up")));
     families.add(Name::BreakerOpened, &[name], of.breaker_opened.get() as f64);
     let config = collector.observer().config();
     for (writer, (times, worker)) in of.writers.iter().zip(&shard.workers).enumerate() {

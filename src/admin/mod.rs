@@ -9,7 +9,6 @@ pub mod process;
 pub mod routes;
 pub mod server;
 pub mod status;
-pub mod words;
 
 #[cfg(test)]
 pub mod samples;

@@ -1,7 +1,6 @@
 //! `forebay park|unpark|parked`.
 
 use std::path::Path;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -12,10 +11,11 @@ use crate::config::{Config, load};
 use crate::console;
 use crate::letters::told::shown;
 use crate::parking::list::{self, Key, Parked};
-use crate::parking::told::{self, number};
+use crate::parking::told;
 use crate::parking::{self, Hold, Scope};
 use crate::sink::Failure;
 use crate::sink::shards::Answer;
+use crate::words::{age, counted};
 
 #[derive(Debug, Args)]
 pub struct What {
@@ -122,8 +122,12 @@ fn lines(shard: &str, parked: &Parked) -> Vec<String> {
     let holds = parked.holds.iter().map(|(hold, since)| format!("{since} shard {shard} holds {}", told::name(hold)));
     let mut lines: Vec<String> = holds.chain(parked.keys.iter().map(|key| line(shard, key))).collect();
     if !lines.is_empty() {
-        let (rows, keys) = (number(parked.rows_all, "record"), number(parked.keys_all, "key"));
-        lines.push(format!("shard {shard}: {}, {rows} of {keys} parked", number(parked.holds_all, "hold")));
+        let (rows, keys) =
+            (counted(parked.rows_all.unsigned_abs(), "record"), counted(parked.keys_all.unsigned_abs(), "key"));
+        lines.push(format!(
+            "shard {shard}: {}, {rows} of {keys} parked",
+            counted(parked.holds_all.unsigned_abs(), "hold")
+        ));
     }
     lines
 }
@@ -137,46 +141,18 @@ fn line(shard: &str, key: &Key) -> String {
     };
     let error = key.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
     let code = key.sqlstate.as_ref().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
-    let tries =
-        if key.attempts > 0 { format!(", tried {}", number(key.attempts.into(), "time")) } else { String::new() };
+    let tries = if key.attempts > 0 {
+        format!(", tried {}", counted(key.attempts.unsigned_abs().into(), "time"))
+    } else {
+        String::new()
+    };
     format!(
         "shard {shard} {} [{}]{name}: {} from offset {} on, for {}, because {}; {state}{tries}{error}{code}",
         key.topic,
         key.partition,
-        number(key.rows, "record"),
+        counted(key.rows.unsigned_abs(), "record"),
         key.offset,
-        age(key.age),
+        age(key.age.as_millis() as u64),
         key.why
     )
-}
-
-/// The two largest units that say something.
-fn age(of: Duration) -> String {
-    let seconds = of.as_secs();
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
-        (0, ..) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_as_people_say_them() {
-        for (seconds, expected) in [
-            (0, "0 s"),
-            (59, "59 s"),
-            (60, "1 min 0 s"),
-            (3599, "59 min 59 s"),
-            (7260, "2 h 1 min"),
-            (176_400, "2 d 1 h"),
-        ] {
-            assert_eq!(age(Duration::from_secs(seconds)), expected);
-        }
-    }
 }

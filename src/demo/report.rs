@@ -3,10 +3,10 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::admin::words::grouped;
 use crate::demo::options::Phase;
 use crate::demo::verify::Check;
 use crate::demo::watch::Lag;
+use crate::words::grouped;
 
 /// Speed and time lag of each phase.
 pub fn speed(phases: &[Phase], lags: &[Lag]) -> String {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
-use crate::admin::words::grouped;
 use crate::console;
 use crate::demo::broker::{BROKER, Broker};
 use crate::demo::options::Options;
@@ -20,6 +19,7 @@ use crate::demo::workload::{RECORDS_AHEAD_MAX, Workload};
 use crate::demo::{DemoError, PARTITIONS, config, report};
 use crate::engine::{self, Engine, Stopper};
 use crate::source::kafka::Options as SourceOptions;
+use crate::words::grouped;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Nothing became durable for so long: something is broken.

@@ -46,6 +46,7 @@ families! {
     TopicPaused: Gauge "forebay_topic_paused" ["topic"] "1 while somebody has paused it.";
     Lag: Gauge "forebay_lag_records" ["topic", "partition"] "Message lag: from the group's offset to the end of the log.";
     TimeLag: Gauge "forebay_time_lag_seconds" ["topic", "partition"] "Age of the oldest record that is not durable, committed and applied; parked ones count.";
+    UnparkedLag: Gauge "forebay_unparked_lag_seconds" ["topic", "partition"] "As forebay_time_lag_seconds, without what is parked.";
     ParkedAge: Gauge "forebay_parked_age_seconds" ["topic", "partition"] "Age of the oldest record that is parked; 0 without any.";
     InFlightRecords: Gauge "forebay_in_flight_records" ["topic", "partition"] "Records fetched and not durable.";
     InFlightBytes: Gauge "forebay_in_flight_bytes" ["topic", "partition"] "Their bytes.";
@@ -62,7 +63,7 @@ families! {
     Bisections: Counter "forebay_bisections_total" ["topic", "shard"] "Batches that were divided because something in them failed.";
     ParkedKeys: Gauge "forebay_parked_keys" ["topic", "shard"] "Keys with parked records, of the partitions that this process has.";
     ParkedRecords: Gauge "forebay_parked_records" ["topic", "shard"] "Parked records, likewise.";
-    ShardUp: Gauge "forebay_shard_up" ["shard"] "1 while the shard's database is reached and lets us work.";
+    ShardUp: Gauge "forebay_shard_up" ["shard"] "1 while the shard's database is reached and lets us work; nothing until somebody has tried.";
     BreakerOpened: Counter "forebay_breaker_opened_total" ["shard"] "How often the shard was given up until a probe worked.";
     Rebalances: Counter "forebay_rebalances_total" [] "Assignments and revocations.";
     RebalanceSeconds: Counter "forebay_rebalance_seconds_total" [] "Time until the group got its answers.";

@@ -8,6 +8,7 @@ use super::list::{Key, Parked};
 use super::{Held, Hold, Scope, Unheld};
 use crate::letters::told::{shown, value};
 use crate::state::parked::Why;
+use crate::words::counted;
 
 /// What a hold is of.
 pub fn name(hold: &Hold) -> String {
@@ -35,17 +36,17 @@ pub fn unheld(unheld: &Unheld) -> String {
         0 => "; nothing of it is parked".to_owned(),
         records => format!(
             "; {} of {} {} parked still: the slow lane of a running process applies them now, in order, as far as no other hold keeps them",
-            number(records, "record"),
-            number(unheld.keys, "key"),
+            counted(records.unsigned_abs(), "record"),
+            counted(unheld.keys.unsigned_abs(), "key"),
             if records == 1 { "is" } else { "are" }
         ),
     });
     if unheld.dead > 0 {
-        let keys = number(unheld.dead, "key");
+        let keys = counted(unheld.dead.unsigned_abs(), "key");
         text.push_str(&format!(", but {keys} behind a dead letter (forebay dead-letters list)"));
     }
     if unheld.others > 0 {
-        text.push_str(&format!("; {} of the topic left", number(unheld.others, "hold")));
+        text.push_str(&format!("; {} of the topic left", counted(unheld.others.unsigned_abs(), "hold")));
     }
     text
 }
@@ -64,10 +65,6 @@ pub fn answer<T>(shard: &str, hold: &Hold, answer: Option<&T>, what: impl Fn(&T)
         Some(answer) => format!("shard {shard}: {} {}", name(hold), what(answer)),
         None => format!("shard {shard}: knows nothing of topic {:?}; nothing is held there", hold.topic),
     }
-}
-
-pub fn number(of: i64, what: &str) -> String {
-    if of == 1 { format!("1 {what}") } else { format!("{of} {what}s") }
 }
 
 /// Of three kinds: holds, keys, and how many there are in all.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::admin::words::harmless;
+use crate::words::harmless;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {

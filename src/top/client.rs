@@ -1,7 +1,8 @@
-//! Asks a running forebay over HTTP, and tells it what to do. Every request ends after [`PATIENCE`], whatever the other side does.
+//! Asks a running forebay over HTTP, and tells it what to do. Every request ends after its [`Patience`], whatever the other side does.
 //! It follows no redirection and uses no proxy: the token is for the address that was given.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -10,19 +11,31 @@ use ureq::config::Config;
 use ureq::http::Response;
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::TcpConnector;
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, Timeout};
 
 use super::action::Action;
 use super::address::Address;
 use super::parked::Parked;
 use super::unix::{NoResolver, UnixConnector};
 use crate::admin::status::{Status, VERSION};
-use crate::admin::words::harmless;
 use crate::config::secret::Secret;
+use crate::words::harmless;
 
-/// For a whole request.
-const PATIENCE: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(2);
+
+/// For whole requests.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// It is there at once.
+    status: Duration,
+    /// What asks databases may have to wait for one that is away.
+    listing: Duration,
+    action: Duration,
+}
+
+/// As the page has it.
+const PATIENCE: Patience =
+    Patience { status: Duration::from_secs(5), listing: Duration::from_secs(30), action: Duration::from_secs(60) };
 
 /// Ten thousand partitions take a tenth of it.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
@@ -55,6 +68,7 @@ pub struct Client {
     agent: Agent,
     address: Address,
     token: Option<Secret>,
+    patience: Patience,
 }
 
 impl Client {
@@ -65,14 +79,13 @@ impl Client {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("forebay-top/", env!("CARGO_PKG_VERSION")))
-            .timeout_global(Some(PATIENCE))
             .timeout_connect(Some(CONNECT))
             .build();
         let agent = match &address {
             Address::Tcp(_) => Agent::with_parts(config, TcpConnector::default(), DefaultResolver::default()),
             Address::Unix(path) => Agent::with_parts(config, UnixConnector(path.clone()), NoResolver),
         };
-        Client { agent, address, token }
+        Client { agent, address, token, patience: PATIENCE }
     }
 
     pub fn status(&self) -> Result<Status, Failure> {
@@ -80,7 +93,7 @@ impl Client {
         struct Form {
             version: u32,
         }
-        let text = self.get("/status")?;
+        let text = self.get("/status", self.patience.status)?;
         let form: Form = parsed(&text)?;
         if form.version != VERSION {
             let text = format!("it speaks version {} of /status, this program version {VERSION}", form.version);
@@ -90,38 +103,45 @@ impl Client {
     }
 
     pub fn parked(&self) -> Result<Parked, Failure> {
-        parsed(&self.get(&format!("/parked?limit={PARKED_MAX}"))?)
+        parsed(&self.get(&format!("/parked?limit={PARKED_MAX}"), self.patience.listing)?)
     }
 
-    /// What it says it did.
+    /// What it says it did. Of a failure it says so where that leaves open whether it was done.
     pub fn act(&self, action: &Action) -> Result<String, Failure> {
         #[derive(Deserialize)]
         struct Done {
             done: String,
         }
-        let mut request = self.agent.post(self.address.url(action.path())).header("Content-Type", "application/json");
+        let request = self.agent.post(self.address.url(action.path())).header("Content-Type", "application/json");
+        let mut request = request.config().timeout_global(Some(self.patience.action)).build();
         if let Some(Secret(token)) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
         let response = request.send(action.body().to_string());
-        let done: Done = parsed(&self.answer(response)?)?;
+        let answered = self.answer(response).map_err(|error| self.failure(&error, may_be_done(&error)))?;
+        let done: Done = parsed(&self.accepted(answered)?)?;
         Ok(harmless(&done.done))
     }
 
-    fn get(&self, path: &str) -> Result<Vec<u8>, Failure> {
-        let mut request = self.agent.get(self.address.url(path)).header("Accept", "application/json");
+    fn get(&self, path: &str, patience: Duration) -> Result<Vec<u8>, Failure> {
+        let request = self.agent.get(self.address.url(path)).header("Accept", "application/json");
+        let mut request = request.config().timeout_global(Some(patience)).build();
         if let Some(Secret(token)) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        self.answer(request.call())
+        let answered = self.answer(request.call()).map_err(|error| self.failure(&error, false))?;
+        self.accepted(answered)
     }
 
-    fn answer(&self, response: Result<Response<Body>, ureq::Error>) -> Result<Vec<u8>, Failure> {
-        let mut response = response.map_err(|error| self.failure(&error))?;
-        let status = response.status();
-        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
-        let body = body.map_err(|error| self.failure(&error))?;
-        match status.as_u16() {
+    /// Its code and its body.
+    fn answer(&self, response: Result<Response<Body>, ureq::Error>) -> Result<(u16, Vec<u8>), ureq::Error> {
+        let mut response = response?;
+        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec()?;
+        Ok((response.status().as_u16(), body))
+    }
+
+    fn accepted(&self, (code, body): (u16, Vec<u8>)) -> Result<Vec<u8>, Failure> {
+        match code {
             200 => Ok(body),
             code @ (401 | 403) => Err(Failure::Forbidden(match self.token {
                 None => {
@@ -133,21 +153,35 @@ impl Client {
         }
     }
 
-    fn failure(&self, error: &ureq::Error) -> Failure {
+    fn failure(&self, error: &ureq::Error, may_be_done: bool) -> Failure {
+        let rest = if may_be_done { "; whether it was done is not known" } else { "" };
         let text = match error {
             ureq::Error::Io(error) => error.to_string(),
             ureq::Error::Timeout(_) => "no answer in time".to_owned(),
             ureq::Error::HostNotFound => "no such host".to_owned(),
             ureq::Error::Protocol(_) | ureq::Error::BodyExceedsLimit(_) => {
                 return Failure::Strange(format!(
-                    "{}: what answers is no forebay: {}",
+                    "{}: what answers is no forebay: {}{rest}",
                     self.address,
                     harmless(&error.to_string())
                 ));
             }
             other => other.to_string(),
         };
-        Failure::Unreachable(format!("{} does not answer: {}", self.address, harmless(&text)))
+        Failure::Unreachable(format!("{} does not answer: {}{rest}", self.address, harmless(&text)))
+    }
+}
+
+/// Whether the request may have arrived: not where there was never a connection.
+fn may_be_done(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect)
+        | ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed => false,
+        ureq::Error::Io(error) => {
+            !matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound | ErrorKind::PermissionDenied)
+        }
+        _ => true,
     }
 }
 
@@ -166,4 +200,32 @@ fn problem(body: &[u8]) -> String {
     }
     let Ok(problem) = serde_json::from_slice::<Problem>(body) else { return String::new() };
     [problem.title, problem.detail].iter().flatten().map(|text| format!(": {}", harmless(text))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// What the failure of an order says, where nobody waits for long.
+    fn failure(address: Address) -> String {
+        let soon = Duration::from_millis(200);
+        let patience = Patience { status: soon, listing: soon, action: soon };
+        let client = Client { patience, ..Client::new(address, None) };
+        let action = Action::Pause { topic: "updates".to_owned() };
+        client.act(&action).expect_err("nobody answers").to_string()
+    }
+
+    #[test]
+    fn an_order_without_an_answer_may_have_been_done() {
+        // It takes the connection, and never reads.
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = Address::of_listener(listener.local_addr().expect("bound"));
+        let said = failure(address.clone());
+        assert!(said.ends_with("no answer in time; whether it was done is not known"), "{said}");
+        drop(listener);
+        let said = failure(address);
+        assert!(said.contains("refused") && !said.contains("not known"), "nobody was told: {said}");
+    }
 }

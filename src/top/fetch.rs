@@ -1,6 +1,8 @@
-//! The thread that speaks to the network, so that the one with the terminal never waits for it. It asks again and again, and does
-//! what it is told in between.
+//! The threads that speak to the network, so that the one with the terminal never waits for it. One asks for the status, again and
+//! again; one does what it is told; one asks for what is parked, while somebody looks. None waits for another: behind the last two
+//! there may be a database that does not answer.
 
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,9 @@ const REPORTS_MAX: usize = 4;
 /// One action is under way at a time; looking is said now and then.
 const ORDERS_MAX: usize = 16;
 
+/// What was told and is under way at the end has so long to be sent; whoever was told goes on alone then.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
 pub enum Order {
     Act(Action),
     /// Whether anybody looks at what is parked.
@@ -33,86 +38,142 @@ pub enum Report {
 }
 
 pub struct Fetcher {
-    orders: Sender<Order>,
+    actions: Sender<Action>,
+    looks: Sender<Look>,
     pub reports: Receiver<Report>,
-    thread: JoinHandle<()>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// For the thread that asks for what is parked.
+enum Look {
+    Looks(bool),
+    /// Something has changed.
+    Again,
 }
 
 impl Fetcher {
     pub fn start(client: Client, interval: Duration) -> std::io::Result<Fetcher> {
-        let (orders, received) = bounded(ORDERS_MAX);
+        let client = Arc::new(client);
+        let (actions, told) = bounded(ORDERS_MAX);
+        let (looks, looked) = bounded(ORDERS_MAX);
+        let (again, asked) = bounded(1);
         let (send, reports) = bounded(REPORTS_MAX);
-        let fetch = Fetch { client, interval, orders: received, reports: send, parked: false, parked_at: None };
-        let thread = thread::Builder::new().name("top-fetch".to_owned()).spawn(|| fetch.run())?;
-        Ok(Fetcher { orders, reports, thread })
+        let statuses = Statuses { client: Arc::clone(&client), interval, again: asked, reports: send.clone() };
+        let listings = Listings { client: Arc::clone(&client), looks: looked, reports: send.clone() };
+        let acts = Acts { client, actions: told, again, looks: looks.clone(), reports: send };
+        let threads = vec![
+            thread::Builder::new().name("top-status".to_owned()).spawn(move || statuses.run())?,
+            thread::Builder::new().name("top-parked".to_owned()).spawn(move || listings.run())?,
+            thread::Builder::new().name("top-act".to_owned()).spawn(move || acts.run())?,
+        ];
+        Ok(Fetcher { actions, looks, reports, threads })
     }
 
     /// False where it has too much to do, or is gone.
     pub fn tell(&self, order: Order) -> bool {
-        match self.orders.try_send(order) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        match order {
+            Order::Act(action) => sent(self.actions.try_send(action)),
+            Order::LookAtParked(looked_at) => sent(self.looks.try_send(Look::Looks(looked_at))),
         }
     }
 
-    /// Ends it. What it was told to do is done first; a question under way is left behind, as the process ends anyway.
+    /// One of its threads has ended before its time.
+    pub fn is_gone(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Ends it. What it was told to do is done first, unless that takes long; a question under way is left behind, as the process
+    /// ends anyway.
     pub fn end(self, acting: bool) {
-        let Fetcher { orders, reports, thread } = self;
-        drop(orders);
-        if acting {
-            // It may hang on a full channel.
-            while reports.recv().is_ok() {}
-            // Its panic was shown.
-            let _ = thread.join();
+        let Fetcher { actions, looks, reports, threads: _ } = self;
+        drop((actions, looks));
+        let deadline = Instant::now() + END_PATIENCE;
+        while acting {
+            match reports.recv_deadline(deadline) {
+                Ok(Report::Done(_)) | Err(_) => return,
+                Ok(Report::Status(_) | Report::Parked(_)) => {}
+            }
         }
     }
 }
 
-struct Fetch {
-    client: Client,
-    interval: Duration,
-    orders: Receiver<Order>,
-    reports: Sender<Report>,
-    parked: bool,
-    parked_at: Option<Instant>,
+fn sent<T>(result: Result<(), TrySendError<T>>) -> bool {
+    match result {
+        Ok(()) => true,
+        Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+    }
 }
 
-impl Fetch {
-    fn run(mut self) {
-        let mut next = Instant::now();
+struct Statuses {
+    client: Arc<Client>,
+    interval: Duration,
+    again: Receiver<()>,
+    reports: Sender<Report>,
+}
+
+impl Statuses {
+    /// Until nobody listens.
+    fn run(self) {
         loop {
-            match self.orders.recv_deadline(next) {
-                Ok(Order::Act(action)) => {
-                    if self.reports.send(Report::Done(self.client.act(&action))).is_err() {
-                        return;
-                    }
-                    // What it changed is to be seen at once.
-                    (next, self.parked_at) = (Instant::now(), None);
-                }
-                Ok(Order::LookAtParked(looked_at)) => {
-                    self.parked = looked_at;
-                    next = Instant::now();
-                }
+            let began = Instant::now();
+            if self.reports.send(Report::Status(Box::new(self.client.status()))).is_err() {
+                return;
+            }
+            // One question after the other, however long an answer takes.
+            match self.again.recv_deadline(began + self.interval) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+}
+
+struct Listings {
+    client: Arc<Client>,
+    looks: Receiver<Look>,
+    reports: Sender<Report>,
+}
+
+impl Listings {
+    fn run(self) {
+        let (mut looked_at, mut next) = (false, Instant::now());
+        loop {
+            let told = match looked_at {
+                true => self.looks.recv_deadline(next),
+                false => self.looks.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match told {
+                Ok(Look::Looks(looks)) => looked_at = looks,
+                Ok(Look::Again) => next = Instant::now(),
                 Err(RecvTimeoutError::Timeout) => {
-                    let began = Instant::now();
-                    if self.ask().is_none() {
+                    if self.reports.send(Report::Parked(self.client.parked())).is_err() {
                         return;
                     }
-                    // One question after the other, however long an answer takes.
-                    next = (began + self.interval).max(Instant::now());
+                    next = Instant::now() + PARKED_EVERY;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
+}
 
-    /// None where nobody listens.
-    fn ask(&mut self) -> Option<()> {
-        self.reports.send(Report::Status(Box::new(self.client.status()))).ok()?;
-        if self.parked && self.parked_at.is_none_or(|at| at.elapsed() >= PARKED_EVERY) {
-            self.parked_at = Some(Instant::now());
-            self.reports.send(Report::Parked(self.client.parked())).ok()?;
+struct Acts {
+    client: Arc<Client>,
+    actions: Receiver<Action>,
+    again: Sender<()>,
+    looks: Sender<Look>,
+    reports: Sender<Report>,
+}
+
+impl Acts {
+    fn run(self) {
+        for action in &self.actions {
+            if self.reports.send(Report::Done(self.client.act(&action))).is_err() {
+                return;
+            }
+            // What it changed is to be seen at once; whoever has been told to look anyway needs no second word.
+            let _ = self.again.try_send(());
+            let _ = self.looks.try_send(Look::Again);
         }
-        Some(())
     }
 }

@@ -15,6 +15,7 @@ const TREND_MIN: Duration = Duration::from_secs(4);
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
     pub at: Duration,
+    /// Without what is parked.
     pub time_lag_ms: u64,
     pub message_lag: Option<u64>,
 }

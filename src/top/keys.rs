@@ -6,7 +6,7 @@ use super::action::{Action, Whose};
 use super::rows::{self, Id};
 use super::state::{Mode, Notice, State, Tab};
 use crate::admin::status::TopicState;
-use crate::admin::words::harmless;
+use crate::words::harmless;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -176,7 +176,7 @@ fn hold(state: &State, let_go: Option<bool>) -> Result<Action, String> {
         Some(Id::Partition(topic, partition)) => {
             let status = state.last().map(|status| status.partitions.as_slice()).unwrap_or_default();
             let found = status.iter().find(|other| other.topic == topic && other.partition == partition);
-            let frontier = found.and_then(|found| found.frontier.as_ref());
+            let frontier = found.and_then(rows::shown);
             let key = frontier.and_then(|frontier| frontier.key.clone());
             let key = key.ok_or_else(|| "No key is known to hold this partition up.".to_owned())?;
             (topic, Whose::Key(whole(key)?), frontier.is_some_and(|frontier| frontier.place == "parked"))

@@ -2,7 +2,7 @@
 //! behind, and because of whom. It knows what `/status` says, and no database and no broker.
 //!
 //! One thread has the terminal: keys and answers change a [`State`](state::State), which is drawn. It never waits for the network;
-//! the thread `top-fetch` does. Nothing of what it is told reaches the terminal as it is: keys of records are anybody's.
+//! the threads of a [`Fetcher`](fetch::Fetcher) do. What is wrong the status says itself, in its findings: here nothing is decided. Nothing of what it is told reaches the terminal as it is: keys of records are anybody's.
 
 pub mod address;
 
@@ -59,8 +59,8 @@ pub enum TopError {
     Answer(Failure),
     #[error("the terminal: {0}")]
     Terminal(#[from] io::Error),
-    /// The thread that asks has panicked, and said so.
-    #[error("the thread that asks is gone")]
+    /// A thread that asks has panicked, and said so.
+    #[error("a thread that asks is gone")]
     Gone,
 }
 
@@ -134,6 +134,7 @@ impl Screen<'_> {
                 Ok(Report::Status(answer)) => self.state.hear(*answer),
                 Ok(Report::Parked(answer)) => self.state.parked = Some(answer),
                 Ok(Report::Done(answer)) => self.state.hear_done(answer),
+                Err(TryRecvError::Empty) if self.fetcher.is_gone() => return Err(TopError::Gone),
                 Err(TryRecvError::Empty) => return Ok(heard),
                 Err(TryRecvError::Disconnected) => return Err(TopError::Gone),
             }

@@ -69,7 +69,7 @@ impl Bytes {
         }
     }
 
-    /// To be looked at; [`crate::admin::words::harmless`] makes it fit for a terminal.
+    /// To be looked at; [`crate::words::harmless`] makes it fit for a terminal.
     pub fn shown(&self) -> String {
         match self {
             Bytes::Text(text) => text.clone(),

@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 
 use super::parked::{Bytes, Entry};
 use super::state::{KeySort, Sort, State, Tab};
-use crate::admin::status::{Partition, Shard, Topic, TopicState};
+use crate::admin::diagnosis::{of_shard, oldest_unparked};
+use crate::admin::status::{Frontier, Partition, Shard, Topic, TopicState};
 
 /// What a row stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,26 +34,34 @@ fn partition_id(partition: &Partition) -> Id {
 /// The worst first.
 pub fn shards(state: &State) -> Vec<&Shard> {
     let mut shards: Vec<&Shard> = state.last().map(|status| status.shards.iter().collect()).unwrap_or_default();
-    shards.sort_by_key(|shard| match (shard.state.as_str(), shard.verdict.kind.as_str()) {
-        ("refused" | "down", _) => 0,
-        ("up", "lock_bound") => 1,
-        ("up", "idle" | "waiting_for_us") => 3,
-        _ => 2,
-    });
+    let worst = |shard: &&Shard| state.last().and_then(|status| of_shard(status, &shard.name));
+    shards.sort_by_key(|shard| Reverse(worst(shard)));
     shards
+}
+
+/// The record that a row of the lists is about, as its time lag is: the oldest that is not parked, else the oldest that is.
+pub fn shown(partition: &Partition) -> Option<&Frontier> {
+    oldest_unparked(partition).or(partition.frontier.as_ref())
+}
+
+/// Of a topic, without what is parked.
+pub fn time_lag_ms(state: &State, topic: &Topic) -> u64 {
+    let partitions = state.last().map(|status| status.partitions.as_slice()).unwrap_or_default();
+    let of_it = partitions.iter().filter(|partition| partition.topic == topic.name);
+    of_it.map(|partition| partition.unparked_lag_ms).max().unwrap_or(0)
 }
 
 /// Furthest behind first, whatever the sorting of the other tab.
 pub fn furthest(state: &State) -> Vec<&Partition> {
     let mut partitions = filtered(state);
-    partitions.sort_by_key(|partition| Reverse((partition.time_lag_ms, partition.message_lag)));
+    partitions.sort_by_key(|partition| Reverse((partition.unparked_lag_ms, partition.message_lag)));
     partitions
 }
 
 pub fn partitions(state: &State) -> Vec<&Partition> {
     let mut partitions = filtered(state);
     match state.sort {
-        Sort::TimeLag => partitions.sort_by_key(|partition| Reverse(partition.time_lag_ms)),
+        Sort::TimeLag => partitions.sort_by_key(|partition| Reverse(partition.unparked_lag_ms)),
         Sort::MessageLag => partitions.sort_by_key(|partition| Reverse(partition.message_lag)),
         Sort::InFlight => partitions.sort_by_key(|partition| Reverse(partition.in_flight_records)),
         // They come by name.
@@ -67,7 +76,7 @@ pub fn partitions(state: &State) -> Vec<&Partition> {
 fn filtered(state: &State) -> Vec<&Partition> {
     let Some(status) = state.last() else { return Vec::new() };
     let matches = |partition: &&Partition| {
-        let frontier = partition.frontier.as_ref();
+        let frontier = shown(partition);
         let name = format!("{} [{}]", partition.topic, partition.partition);
         let shard = frontier.and_then(|frontier| frontier.shard.as_deref());
         let worker = frontier.and_then(|frontier| frontier.worker.as_deref());

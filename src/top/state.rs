@@ -156,7 +156,7 @@ impl State {
     pub fn hear(&mut self, answer: Result<Status, Failure>) {
         match answer {
             Ok(status) => {
-                let (time_lag_ms, message_lag) = (status.totals.time_lag_ms, status.totals.message_lag);
+                let (time_lag_ms, message_lag) = (status.totals.unparked_lag_ms, status.totals.message_lag);
                 self.history.push(Sample { at: self.now, time_lag_ms, message_lag });
                 self.status = Some((status, self.now));
                 self.outage = None;

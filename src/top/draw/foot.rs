@@ -4,7 +4,7 @@ use ratatui::text::Line;
 
 use super::super::state::{Mode, State, Tab};
 use super::grid::{cut, width_of};
-use crate::admin::words::harmless;
+use crate::words::harmless;
 
 pub fn line(state: &State, width: usize) -> Line<'static> {
     let theme = state.theme;
@@ -64,7 +64,7 @@ pub fn help(state: &State) -> Vec<Line<'static>> {
     ];
     let signs = [
         ("✓ ! ✗", "well; writes wait, or will; a person is needed"),
-        ("TIME LAG", "age of the oldest write that is not durable"),
+        ("TIME LAG", "age of the oldest write that is neither durable nor parked"),
         ("MESSAGE LAG", "records in Kafka that are not committed yet"),
         ("PARKED", "keys (and records) that wait apart, in order"),
         ("▲ ▼", "grows, shrinks: over the last half minute"),

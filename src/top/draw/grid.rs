@@ -3,7 +3,7 @@
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use crate::admin::words::harmless;
+use crate::words::harmless;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Column {

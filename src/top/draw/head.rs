@@ -1,17 +1,14 @@
 //! The top of the screen: who is asked, how fresh the answer is, the big numbers, and what is wrong in one sentence.
 
-use ratatui::style::Style;
+use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
 use super::super::state::State;
 use super::super::theme::Theme;
 use super::grid::{Column, Grid, cut, width_of, wrapped};
-use crate::admin::diagnosis::{Culprit, Finding, LATE_MS, diagnosis, late_ms};
-use crate::admin::status::Status;
-use crate::admin::words::{age, grouped, harmless, rate};
-
-/// A minute late is more than late.
-const VERY_LATE_MS: u64 = 60_000;
+use crate::admin::diagnosis::{LATE_MS, Severity};
+use crate::admin::status::{Finding, Status};
+use crate::words::{age, grouped, harmless, rate};
 
 /// An answer older than that is no news.
 const STALE_MS: u64 = 5_000;
@@ -78,13 +75,12 @@ const NUMBERS: [Column; 6] = [
 /// Two lines.
 pub fn numbers(state: &State, status: &Status, width: usize) -> Vec<Line<'static>> {
     let (theme, totals) = (state.theme, &status.totals);
-    let late = late_ms(status);
-    let of_late = match late {
-        late if late >= VERY_LATE_MS => theme.bad(),
-        late if late >= LATE_MS => theme.warn(),
-        _ => theme.strong(),
+    let is_late = totals.unparked_lag_ms >= LATE_MS;
+    let worst = status.findings.iter().map(Severity::of).max();
+    let of_late = match worst.filter(|severity| is_late && *severity > Severity::Calm) {
+        Some(severity) => theme.severity(severity).1.add_modifier(Modifier::BOLD),
+        None => theme.strong(),
     };
-    let stands = late >= LATE_MS && totals.durable_per_s < 0.5;
     let some = |number: u64| if number > 0 { theme.warn() } else { theme.strong() };
     let parked = match (totals.parked_keys, totals.parked_records) {
         (0, 0) => "0".to_owned(),
@@ -99,9 +95,9 @@ pub fn numbers(state: &State, status: &Status, width: usize) -> Vec<Line<'static
     let (time_trend, message_trend) = (state.history.time_trend(), state.history.message_trend());
     let message_lag = totals.message_lag.map_or("?".to_owned(), grouped);
     let cells = vec![
-        (age(totals.time_lag_ms) + arrow(time_trend, 200.0), of_late),
+        (age(totals.unparked_lag_ms) + arrow(time_trend, 200.0), of_late),
         (message_lag + arrow(message_trend, 1.0), of_late),
-        (rate(totals.durable_per_s), if stands { theme.bad() } else { theme.strong() }),
+        (rate(totals.durable_per_s), theme.strong()),
         (rate(totals.fetched_per_s), theme.strong()),
         (parked, some(totals.parked_keys)),
         (grouped(totals.dead_letters), some(totals.dead_letters)),
@@ -111,21 +107,16 @@ pub fn numbers(state: &State, status: &Status, width: usize) -> Vec<Line<'static
 
 /// What is wrong, in at most so many lines, and how much more there is.
 pub fn sentence(theme: Theme, status: &Status, width: usize, lines_max: usize) -> Vec<Line<'static>> {
-    let found = diagnosis(status);
-    let more = found.len() - 1;
-    let rest = if more > 0 { format!(" (+{more})") } else { String::new() };
-    let first = &found[0];
+    // There is always one; a program that says otherwise is another one.
+    let Some((first, more)) = status.findings.split_first() else { return Vec::new() };
+    let rest = if more.is_empty() { String::new() } else { format!(" (+{})", more.len()) };
     finding(theme, first, &rest, width, lines_max)
 }
 
 /// A finding: its symbol, its culprit, its text, and what follows it.
 pub fn finding(theme: Theme, found: &Finding, rest: &str, width: usize, lines_max: usize) -> Vec<Line<'static>> {
-    let (symbol, style) = theme.severity(found.severity);
-    let culprit = match found.culprit {
-        Culprit::Nobody => String::new(),
-        ref culprit => format!("{} │ ", culprit.to_string().to_uppercase()),
-    };
-    let text = format!("{symbol} {culprit}{}", found.text);
+    let (symbol, style) = theme.severity(Severity::of(found));
+    let text = format!("{symbol} {}{}", culprit(found), harmless(&found.text));
     let mut texts = wrapped(&format!("{text}{rest}"), width);
     if texts.len() > lines_max {
         // The last line is filled, whatever words it breaks, and what follows stays in sight.
@@ -137,6 +128,16 @@ pub fn finding(theme: Theme, found: &Finding, rest: &str, width: usize, lines_ma
     texts.into_iter().map(|text| Line::styled(text, style)).collect()
 }
 
+/// "DATABASE B │ ", or nothing where nobody is to blame.
+fn culprit(found: &Finding) -> String {
+    let name = found.name.as_deref().map(|name| format!(" {}", harmless(name))).unwrap_or_default();
+    match found.culprit.as_str() {
+        "nobody" => String::new(),
+        "purpose" => format!("ON PURPOSE{} │ ", name.to_uppercase()),
+        culprit => format!("{}{} │ ", harmless(culprit).to_uppercase(), name.to_uppercase()),
+    }
+}
+
 /// When it will be over, or that it gets worse; for beside the curves.
 pub fn outlook(state: &State, status: &Status) -> String {
     let (Some(trend), Some(lag)) = (state.history.message_trend(), status.totals.message_lag) else {
@@ -144,7 +145,7 @@ pub fn outlook(state: &State, status: &Status) -> String {
     };
     match trend {
         trend if trend > 1.0 => format!("+{}/s", rate(trend)),
-        trend if trend < -1.0 && late_ms(status) >= LATE_MS => {
+        trend if trend < -1.0 && status.totals.unparked_lag_ms >= LATE_MS => {
             format!("-{}/s, done in {}", rate(-trend), age((lag as f64 / -trend * 1000.0) as u64))
         }
         trend if trend < -1.0 => format!("-{}/s", rate(-trend)),

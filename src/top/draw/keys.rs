@@ -6,7 +6,7 @@ use super::super::rows::{self, KeyRow, Waiting};
 use super::super::state::{KeySort, State};
 use super::grid::{Column, Grid, wrapped};
 use super::panel::{Panel, Rows};
-use crate::admin::words::{age, counted, harmless, percent};
+use crate::words::{age, counted, harmless, percent};
 
 const COLUMNS: [Column; 6] = [
     Column::wide("KEY"),

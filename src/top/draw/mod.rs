@@ -19,7 +19,7 @@ use ratatui::widgets::{Paragraph, Sparkline, SparklineBar};
 use super::history::Sample;
 use super::state::{Mode, State, Tab};
 use crate::admin::status::Status;
-use crate::admin::words::{age, grouped};
+use crate::words::{age, grouped};
 use panel::Panel;
 
 /// A screen of fewer rows shows less above its tabs.

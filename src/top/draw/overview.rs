@@ -7,9 +7,9 @@ use super::super::state::State;
 use super::grid::{Column, Grid};
 use super::panel::{Panel, Rows};
 use super::{head, partitions, shards};
-use crate::admin::diagnosis::{Severity, diagnosis};
+use crate::admin::diagnosis::Severity;
 use crate::admin::status::Partition;
-use crate::admin::words::{age, grouped};
+use crate::words::{age, grouped};
 
 const COLUMNS: [Column; 8] = [
     Column::wide("FURTHEST BEHIND"),
@@ -31,8 +31,8 @@ pub fn panel(state: &State, width: usize, height: usize) -> Panel<'_> {
     let Some(status) = state.last() else { return Panel::default() };
     let theme = state.theme;
     let mut lines: Vec<Line<'static>> = Vec::new();
-    for found in diagnosis(status).iter().skip(1) {
-        let long = if found.severity == Severity::Bad { 2 } else { 1 };
+    for found in status.findings.iter().skip(1) {
+        let long = if Severity::of(found) == Severity::Bad { 2 } else { 1 };
         let more = head::finding(theme, found, "", width, long);
         if lines.len() + more.len() <= height.div_ceil(FINDINGS_PART) {
             lines.extend(more);
@@ -41,7 +41,7 @@ pub fn panel(state: &State, width: usize, height: usize) -> Panel<'_> {
     let grid = shards::grid(width);
     lines.push(grid.header(theme.faint()));
     let (shards, most) = (rows::shards(state), (height / SHARDS_PART).max(1));
-    lines.extend(shards.iter().take(most).map(|shard| shards::row(theme, &grid, shard)));
+    lines.extend(shards.iter().take(most).map(|shard| shards::row(theme, &grid, status, shard)));
     if let Some(more) = shards.len().checked_sub(most + 1) {
         lines.push(Line::styled(format!("… and {} more (2)", more + 1), theme.faint()));
     }
@@ -63,12 +63,12 @@ pub fn panel(state: &State, width: usize, height: usize) -> Panel<'_> {
 
 fn row(state: &State, grid: &Grid<'_>, partition: &Partition) -> Line<'static> {
     let plain = state.theme.plain();
-    let frontier = partition.frontier.as_ref();
+    let frontier = rows::shown(partition);
     let code = frontier.and_then(|frontier| frontier.last.as_ref()?.sqlstate.clone());
     let tries = frontier.and_then(|frontier| frontier.attempt);
     grid.row(vec![
         (partitions::name(partition), plain),
-        (age(partition.time_lag_ms), plain),
+        (age(partition.unparked_lag_ms), plain),
         (partition.message_lag.map_or("?".to_owned(), grouped), plain),
         (frontier.map_or("-", |frontier| &frontier.place).to_owned(), plain),
         (frontier.and_then(|frontier| frontier.worker.clone()).unwrap_or_default(), plain),

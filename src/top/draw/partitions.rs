@@ -6,9 +6,9 @@ use super::super::rows;
 use super::super::state::{Sort, State};
 use super::grid::{Column, Grid, wrapped};
 use super::panel::{Panel, Rows};
-use crate::admin::diagnosis::{LATE_MS, blocks};
+use crate::admin::diagnosis::{LATE_MS, blocks, oldest_unparked};
 use crate::admin::status::{Frontier, Partition, Status, TopicState};
-use crate::admin::words::{age, grouped};
+use crate::words::{age, grouped};
 
 const COLUMNS: [Column; 11] = [
     Column::wide("PARTITION"),
@@ -51,18 +51,19 @@ pub fn panel(state: &State, width: usize) -> Panel<'_> {
 fn row(state: &State, grid: &Grid<'_>, partition: &Partition) -> Line<'static> {
     let theme = state.theme;
     let plain = theme.plain();
-    let offset = |offset: Option<i64>| (offset.map_or("?".to_owned(), offset_text), plain);
+    let offset = |offset: Option<i64>| (offset.map_or("–".to_owned(), offset_text), plain);
     let fetched = state.last().and_then(|status| status.topics.iter().find(|topic| topic.name == partition.topic));
     let state_word = match (partition.paused && partition.state == "running", fetched.map(|topic| topic.state)) {
         (true, Some(TopicState::Running) | None) => "full",
         (true, Some(TopicState::Paused)) => "paused",
         _ => &partition.state,
     };
-    let frontier = partition.frontier.as_ref();
+    let frontier = rows::shown(partition);
+    let lag_ms = partition.unparked_lag_ms;
     grid.row(vec![
         (name(partition), plain),
         (state_word.to_owned(), if partition.state == "stopped" { theme.bad() } else { plain }),
-        (age(partition.time_lag_ms), if partition.time_lag_ms >= LATE_MS { theme.warn() } else { plain }),
+        (age(lag_ms), if lag_ms >= LATE_MS { theme.warn() } else { plain }),
         (partition.message_lag.map_or("?".to_owned(), grouped), plain),
         (grouped(partition.in_flight_records), plain),
         offset(partition.committed),
@@ -89,19 +90,20 @@ fn offset_text(offset: i64) -> String {
 /// All that is known of one, in sentences.
 pub fn detail(state: &State, partition: &Partition, width: usize) -> Vec<Line<'static>> {
     let theme = state.theme;
-    let offset = |offset: Option<i64>| offset.map_or("?".to_owned(), offset_text);
+    let offset = |offset: Option<i64>| offset.map_or("–".to_owned(), offset_text);
     let full = if partition.paused { ", not fetched now" } else { "" };
     let mut texts = Vec::new();
-    let frontier = partition.frontier.as_ref();
-    for (frontier, pid) in
-        frontier.iter().flat_map(|frontier| frontier.blocked_by.iter().map(move |pid| (frontier, pid)))
-    {
-        texts.push((theme.bad(), format!("✗ {}", blocker(state.last(), frontier, *pid))));
-    }
-    texts.extend(frontier.map(|frontier| (theme.strong(), oldest(partition, frontier))));
-    if let Some(last) = frontier.and_then(|frontier| frontier.last.as_ref()) {
-        let code = last.sqlstate.as_deref().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
-        texts.push((theme.warn(), format!("! last try: {}{code}", last.text)));
+    // What is not parked first; where that is all, what is.
+    let parked = partition.frontier.as_ref().filter(|frontier| frontier.place == "parked");
+    for frontier in oldest_unparked(partition).into_iter().chain(parked) {
+        for pid in &frontier.blocked_by {
+            texts.push((theme.bad(), format!("✗ {}", blocker(state.last(), frontier, *pid))));
+        }
+        texts.push((theme.strong(), oldest(partition, frontier)));
+        if let Some(last) = &frontier.last {
+            let code = last.sqlstate.as_deref().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
+            texts.push((theme.warn(), format!("! last try: {}{code}", last.text)));
+        }
     }
     let offsets = format!(
         "{}: {}{full}; committed {}, durable {}, fetched {}, end {}",

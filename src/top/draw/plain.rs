@@ -5,7 +5,7 @@ use ratatui::text::Line;
 use super::super::rows;
 use super::super::state::State;
 use super::{grid, head, keys, overview, panel::Panel, partitions, shards, topics};
-use crate::admin::diagnosis::diagnosis;
+use crate::words::harmless;
 
 /// Of the partitions furthest behind, and of the keys that stand out.
 const ROWS_MAX: usize = 20;
@@ -17,8 +17,8 @@ pub fn text(state: &State) -> String {
     let mut lines = head::title(state, WIDTH);
     let Some(status) = state.last() else { return joined(&lines) };
     lines.extend(head::numbers(state, status, WIDTH));
-    for found in diagnosis(status) {
-        lines.extend(head::finding(state.theme, &found, "", WIDTH, usize::MAX));
+    for found in &status.findings {
+        lines.extend(head::finding(state.theme, found, "", WIDTH, usize::MAX));
     }
     section(&mut lines, "", Panel { head: Vec::new(), ..overview::panel(state, WIDTH, 0) });
     let worst = rows::furthest(state).into_iter().next();
@@ -27,8 +27,8 @@ pub fn text(state: &State) -> String {
     }
     for shard in rows::shards(state) {
         lines.push(Line::raw(""));
-        lines.push(Line::raw(format!("Shard {}", grid::cut(&crate::admin::words::harmless(&shard.name), WIDTH))));
-        lines.extend(shards::detail(state.theme, shard, status.process.now_ms, WIDTH));
+        lines.push(Line::raw(format!("Shard {}", grid::cut(&harmless(&shard.name), WIDTH))));
+        lines.extend(shards::detail(state.theme, status, shard, WIDTH));
     }
     let of_topics = topics::panel(state, WIDTH);
     section(&mut lines, "Topics", of_topics);

@@ -8,9 +8,9 @@ use super::super::state::State;
 use super::super::theme::Theme;
 use super::grid::{Cell, Column, Grid, wrapped};
 use super::panel::{Panel, Rows};
-use crate::admin::diagnosis::blocks;
-use crate::admin::status::{Blocker, Contention, Reason, Shard, TableHealth, Wait, Wal, Worker};
-use crate::admin::words::{age, grouped, percent};
+use crate::admin::diagnosis::{Severity, blocks, of_shard};
+use crate::admin::status::{Blocker, Contention, Reason, Shard, Status, TableHealth, Wait, Wal, Worker};
+use crate::words::{age, grouped, percent};
 
 const COLUMNS: [Column; 7] = [
     Column::left("", 1),
@@ -29,20 +29,20 @@ pub fn grid(width: usize) -> Grid<'static> {
 pub fn panel(state: &State, width: usize) -> Panel<'_> {
     let grid = grid(width);
     let shards = rows::shards(state);
-    let now_ms = state.last().map_or(0, |status| status.process.now_ms);
-    let of = |shard: &&Shard| detail(state.theme, shard, now_ms, width);
+    let Some(status) = state.last() else { return Panel::default() };
+    let of = |shard: &&Shard| detail(state.theme, status, shard, width);
     let detail = state.selected().and_then(|index| shards.get(index)).map(of).unwrap_or_default();
     Panel {
         header: Some(grid.header(state.theme.faint())),
         detail,
-        rows: Rows::new(shards.len(), move |index| row(state.theme, &grid, shards[index])),
+        rows: Rows::new(shards.len(), move |index| row(state.theme, &grid, status, shards[index])),
         detail_first: true,
         ..Panel::default()
     }
 }
 
-pub fn row(theme: Theme, grid: &Grid<'_>, shard: &Shard) -> Line<'static> {
-    let (symbol, style) = sign(theme, shard);
+pub fn row(theme: Theme, grid: &Grid<'_>, status: &Status, shard: &Shard) -> Line<'static> {
+    let (symbol, style) = sign(theme, status, shard);
     let why = shard.reason.as_ref().filter(|_| shard.state != "up").map_or(&shard.verdict.text, |reason| &reason.text);
     let connections = &shard.connections;
     let number = |number: Option<u32>| number.map_or("?".to_owned(), |number| number.to_string());
@@ -57,20 +57,20 @@ pub fn row(theme: Theme, grid: &Grid<'_>, shard: &Shard) -> Line<'static> {
     ])
 }
 
-fn sign(theme: Theme, shard: &Shard) -> (&'static str, Style) {
-    match (shard.state.as_str(), shard.verdict.kind.as_str()) {
-        ("down" | "refused", _) => ("✗", theme.bad()),
-        ("up", "idle" | "waiting_for_us") => ("✓", theme.good()),
-        ("up", _) => ("!", theme.warn()),
-        _ => ("?", theme.warn()),
+fn sign(theme: Theme, status: &Status, shard: &Shard) -> (&'static str, Style) {
+    match of_shard(status, &shard.name).filter(|severity| *severity > Severity::Calm) {
+        Some(severity) => theme.severity(severity),
+        None if shard.state == "up" => theme.severity(Severity::Calm),
+        None => ("?", theme.warn()),
     }
 }
 
 /// All that is known of one.
-pub fn detail(theme: Theme, shard: &Shard, now_ms: i64, width: usize) -> Vec<Line<'static>> {
+pub fn detail(theme: Theme, status: &Status, shard: &Shard, width: usize) -> Vec<Line<'static>> {
+    let now_ms = status.process.now_ms;
     let mut page = Page { theme, width, lines: Vec::new() };
     page.say(
-        sign(theme, shard).1,
+        sign(theme, status, shard).1,
         &format!(
             "{} is {} for {}; {}: {}",
             shard.name,

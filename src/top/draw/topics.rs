@@ -7,7 +7,7 @@ use super::super::state::State;
 use super::grid::{Column, Grid, wrapped};
 use super::panel::{Panel, Rows};
 use crate::admin::status::{Topic, TopicState};
-use crate::admin::words::{age, grouped};
+use crate::words::{age, grouped};
 
 const COLUMNS: [Column; 9] = [
     Column::left("", 1),
@@ -59,7 +59,7 @@ fn row(state: &State, grid: &Grid<'_>, topic: &Topic) -> Line<'static> {
         (topic.name.clone(), theme.strong()),
         (topic.table.clone().unwrap_or_else(|| "(a handler)".to_owned()), plain),
         (word.to_owned(), style),
-        (age(topic.time_lag_ms), plain),
+        (age(rows::time_lag_ms(state, topic)), plain),
         (topic.message_lag.map_or("?".to_owned(), grouped), plain),
         (grouped(topic.records.upserted), plain),
         some(topic.records.parked),

@@ -1,4 +1,4 @@
-//! How numbers, durations and other people's texts are said to people. Nothing here writes anything.
+//! How numbers, durations, lists and other people's texts are said to people. Nothing here writes anything.
 
 use std::fmt::Write;
 
@@ -18,6 +18,14 @@ pub fn grouped(number: u64) -> String {
 /// A number and what it counts: `1 key`, `1,200 keys`.
 pub fn counted(number: u64, what: &str) -> String {
     format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
+}
+
+/// `a`, `a and b`, `a, b and c`.
+pub fn listed(names: &[String]) -> String {
+    match names.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+        _ => names.join(""),
+    }
 }
 
 /// A duration in milliseconds: the two largest units that say something.
@@ -86,6 +94,15 @@ mod tests {
             assert_eq!(grouped(number), expectation);
         }
         assert_eq!((counted(1, "key"), counted(1200, "key")), ("1 key".to_owned(), "1,200 keys".to_owned()));
+    }
+
+    #[test]
+    fn names_are_listed() {
+        let list = |names: &[&str]| listed(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        assert_eq!(
+            [list(&[]), list(&["a"]), list(&["a", "b"]), list(&["a", "b", "c"])],
+            ["", "a", "a and b", "a, b and c"]
+        );
     }
 
     #[test]
