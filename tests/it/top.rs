@@ -80,6 +80,25 @@ fn keys_open_tabs_and_a_filter() {
     terminal.quits();
 }
 
+/// Once nothing was refreshed, and no order sent, while a database that is away kept the list of what is parked.
+#[test]
+fn a_listing_that_takes_long_keeps_nothing_else_waiting() {
+    let server = StandIn::start(samples::calm());
+    server.holds("GET /parked");
+    let mut terminal = watch(&server);
+    terminal.press("5");
+    wait_until(PATIENCE, "the question", || server.actions() == ["GET /parked?limit=100 is held"]);
+    terminal.wait_for("what is parked is being asked for");
+    server.says(samples::bad_night());
+    terminal.wait_for("1,204,331");
+    terminal.press("p");
+    terminal.wait_for("Pause topic updates");
+    terminal.press("y");
+    terminal.wait_for("✓ it was done");
+    terminal.wait_for("what is parked is being asked for");
+    terminal.quits();
+}
+
 #[test]
 fn it_follows_the_size_of_the_terminal() {
     let server = StandIn::start(samples::bad_night());

@@ -51,7 +51,6 @@ fn offsets_that_are_not_known_are_dashes() {
         (one.state, one.durable, one.fetched, one.frontier) = ("locating".into(), None, None, None);
     });
     let mut page = opened(&site);
-    page.click("#filter-row:not([hidden]) input, #partitions");
     let cells =
         "[...document.querySelectorAll('#partitions tbody tr')].find((one) => one.textContent.includes('locating'))
         ?.querySelectorAll('td') ?? []";
