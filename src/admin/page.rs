@@ -8,6 +8,8 @@ use openssl::sha::sha256;
 
 const INDEX: &str = include_str!("page/index.html");
 
+use super::diagnosis::LATE_MS;
+
 /// As the document names them, in its order.
 const STYLES: [(&str, &str); 2] =
     [("colours.css", include_str!("page/colours.css")), ("page.css", include_str!("page/page.css"))];
@@ -27,6 +29,11 @@ const SCRIPTS: [(&str, &str); 11] = [
     ("page.js", include_str!("page/page.js")),
 ];
 
+/// With what is decided elsewhere filled in.
+fn scripts() -> impl Iterator<Item = (&'static str, String)> {
+    SCRIPTS.iter().map(|(name, script)| (*name, script.replace("__LATE_MS__", &LATE_MS.to_string())))
+}
+
 static DOCUMENT: LazyLock<(String, String)> = LazyLock::new(|| (assembled(), policy()));
 
 /// The document, and what is to be sent with it as `Content-Security-Policy`. Its type is `text/html; charset=utf-8`.
@@ -39,7 +46,7 @@ fn assembled() -> String {
     let styled = STYLES.iter().fold(INDEX.to_owned(), |index, (name, style)| {
         index.replace(&format!("<link rel=\"stylesheet\" href=\"{name}\">"), &format!("<style>{style}</style>"))
     });
-    SCRIPTS.iter().fold(styled, |index, (name, script)| {
+    scripts().fold(styled, |index, (name, script)| {
         index.replace(&format!("<script src=\"{name}\"></script>"), &format!("<script>{script}</script>"))
     })
 }
@@ -47,15 +54,16 @@ fn assembled() -> String {
 /// Scripts and styles by their hashes, requests to where the page came from, the tab's icon; all else is refused, and so is
 /// every way of reading a string as HTML.
 fn policy() -> String {
-    let (scripts, styles) = (hashes(&SCRIPTS), hashes(&STYLES));
+    let scripts = hashes(scripts().map(|(_, script)| hash(&script)));
+    let styles = hashes(STYLES.iter().map(|(_, style)| hash(style)));
     format!(
         "default-src 'none'; script-src {scripts}; style-src {styles}; connect-src 'self'; img-src data:; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
 }
 
-fn hashes(of: &[(&str, &str)]) -> String {
-    of.iter().map(|(_, text)| hash(text)).collect::<Vec<String>>().join(" ")
+fn hashes(of: impl Iterator<Item = String>) -> String {
+    of.collect::<Vec<String>>().join(" ")
 }
 
 fn hash(text: &str) -> String {
@@ -81,6 +89,13 @@ mod tests {
         assert_eq!(body.matches("<script>").count(), SCRIPTS.len());
         assert_eq!(body.matches("</script>").count(), SCRIPTS.len());
         assert_eq!(body.matches("<style>").count(), STYLES.len());
+    }
+
+    #[test]
+    fn limits_are_those_of_the_diagnosis() {
+        let (body, _) = document();
+        let body = std::str::from_utf8(body).expect("text");
+        assert!(body.contains(&format!("const LATE_MS = {LATE_MS};")) && !body.contains("__LATE_MS__"));
     }
 
     #[test]

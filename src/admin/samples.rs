@@ -1,5 +1,6 @@
 //! Statuses for tests: a calm day and a bad night. The integration tests use this file, too.
 
+use super::diagnosis::findings;
 use super::status::{
     Blocker, Connections, Contention, Frontier, Outcomes, Pace, Partition, Process, Ready, Reason, Shard, StageTimes,
     Status, TableHealth, TopKey, TopKeys, Topic, TopicState, Totals, VERSION, Verdict, Wait, Wal, Worker,
@@ -7,9 +8,16 @@ use super::status::{
 
 const NOW_MS: i64 = 1_795_660_800_000;
 
+/// With what the diagnosis says of it.
+pub fn diagnosed(mut status: Status) -> Status {
+    status.findings = Vec::new();
+    status.findings = findings(&status);
+    status
+}
+
 /// Three topics, two shards, and nothing waits.
 pub fn calm() -> Status {
-    Status {
+    diagnosed(Status {
         version: VERSION,
         process: Process {
             version: "0.1.0".to_owned(),
@@ -26,9 +34,11 @@ pub fn calm() -> Status {
             cpu_ms: Some(1_234_000),
         },
         ready: Ready { ready: true, reasons: Vec::new() },
+        findings: Vec::new(),
         totals: Totals {
             message_lag: Some(120),
             time_lag_ms: 640,
+            unparked_lag_ms: 640,
             in_flight_records: 80,
             in_flight_bytes: 20_000,
             fetched_per_s: 12_010.0,
@@ -45,7 +55,7 @@ pub fn calm() -> Status {
         partitions: (0..8).map(|number| partition("updates", number)).chain([partition("events", 0)]).collect(),
         shards: vec![shard("a"), shard("b")],
         top_keys: Vec::new(),
-    }
+    })
 }
 
 /// A session that somebody forgot holds a lock on shard b; topic `events` stopped, `audit` is paused, keys are parked, one of them under
@@ -56,6 +66,7 @@ pub fn bad_night() -> Status {
     status.totals = Totals {
         message_lag: Some(1_204_331),
         time_lag_ms: 252_000,
+        unparked_lag_ms: 252_000,
         in_flight_records: 61_000,
         fetched_per_s: 310.0,
         durable_per_s: 42.0,
@@ -72,14 +83,18 @@ pub fn bad_night() -> Status {
     status.topics[2].message_lag = Some(24_331);
     for (index, partition) in status.partitions.iter_mut().enumerate().take(8) {
         partition.time_lag_ms = 252_000 - 30_000 * index as u64;
+        partition.unparked_lag_ms = partition.time_lag_ms;
         partition.message_lag = Some(400_000 - 40_000 * index as u64);
         partition.in_flight_records = 7_000;
         partition.paused = index < 3;
         partition.frontier = Some(frontier(index as i64, "b", "queued", partition.time_lag_ms));
     }
-    let first = status.partitions[3].frontier.as_mut().expect("set above");
-    first.place = "parked".to_owned();
-    first.key = Some(HOSTILE.to_owned());
+    let fourth = &mut status.partitions[3];
+    let parked = fourth.frontier.as_mut().expect("set above");
+    parked.place = "parked".to_owned();
+    parked.key = Some(HOSTILE.to_owned());
+    fourth.parked_age_ms = Some(parked.age_ms);
+    fourth.unparked_lag_ms = 0;
     let worst = status.partitions[0].frontier.as_mut().expect("set above");
     worst.place = "writing".to_owned();
     worst.attempt = Some(5);
@@ -93,7 +108,7 @@ pub fn bad_night() -> Status {
         by_count: vec![top_key(0, Some("a1:s7"), 0.31), top_key(3, Some(HOSTILE), 0.12), top_key(5, None, 0.04)],
         by_time: vec![top_key(0, Some("a1:s7"), 0.88), top_key(2, Some("漢字:größe"), 0.05)],
     }];
-    status
+    diagnosed(status)
 }
 
 /// A key that clears a screen, retitles a window, rings, turns text around and is wide.
@@ -171,11 +186,13 @@ pub fn partition(topic: &str, number: i32) -> Partition {
         state: "running".to_owned(),
         paused: false,
         committed: Some(399_900),
-        durable: 399_990,
-        fetched: 400_000,
+        durable: Some(399_990),
+        fetched: Some(400_000),
         end: Some(400_012),
         message_lag: Some(112),
         time_lag_ms: 640,
+        unparked_lag_ms: 640,
+        parked_age_ms: None,
         in_flight_records: 10,
         in_flight_bytes: 2_500,
         frontier: Some(frontier(399_990, "a", "writing", 640)),

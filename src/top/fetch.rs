@@ -88,10 +88,12 @@ impl Fetcher {
         let Fetcher { actions, looks, reports, threads: _ } = self;
         drop((actions, looks));
         let deadline = Instant::now() + END_PATIENCE;
-        while acting {
-            match reports.recv_deadline(deadline) {
-                Ok(Report::Done(_)) | Err(_) => return,
-                Ok(Report::Status(_) | Report::Parked(_)) => {}
+        if !acting {
+            return;
+        }
+        while let Ok(report) = reports.recv_deadline(deadline) {
+            if matches!(report, Report::Done(_)) {
+                return;
             }
         }
     }

@@ -64,7 +64,7 @@ fn what_status_says_is_on_the_page_and_follows_it() {
     site.change(|state| {
         state.status.totals.message_lag = Some(97_123);
         state.status.totals.durable_per_s = 7.26;
-        state.status.totals.time_lag_ms = 4321;
+        state.status.totals.unparked_lag_ms = 4321;
         state.status.shards[0].contention = None;
     });
     for number in ["97 123", "7.3/s", "4.3 s"] {
@@ -130,21 +130,23 @@ fn a_bad_night_is_told_in_order_of_what_matters() {
     let site = in_bad_night();
     let mut page = opened(&site);
     let first = "Topic invoices has stopped and needs a person: \
-                 column \"vat_id\" of relation \"invoices\" does not exist (42703).";
+                 column \"vat_id\" of relation \"invoices\" does not exist (SQLSTATE 42703).";
     assert_eq!(page.text("#diagnosis .first"), first);
     for also in [
         "Shard c has been down for 41 s: connection to 10.2.0.9:5432: connection refused.",
-        "Shard b is lock-bound: pid 4711 (psql, idle in transaction for 34 s) holds up fb-w1.0 and fb-w1.1, \
-         and 1 more session blocks others.",
-        "Behind by 1.24 M records, 1 min 34 s: Kafka delivers, shard b is lock-bound, shard c is down.",
-        "Topic customers is paused: nothing of it is fetched.",
-        "3 keys parked, with 120 records",
+        "Shard b is lock-bound: pid 4711 (psql, user ann, idle in transaction for 34 s) holds up fb-w1.0, fb-w1.1 \
+         on public.orders, and with it key <img",
+        "Topic customers is paused: nothing of it is fetched; 92 records wait.",
+        "3 keys are parked, with 120 records, the oldest 3 d 0 h old.",
     ] {
         page.wait_for_text("#diagnosis ul", also);
     }
     page.wait_for_text("#head", "Not ready");
     page.wait_for_text("#head .reasons", "topic invoices has stopped");
+    // Not three days: what is parked makes nobody late.
+    page.wait_for_text("#tiles", "1 min 34 s");
     page.wait_for_text("#tiles", "oldest: orders [5], writing in shard b");
+    page.wait_for_text("#tiles", "the oldest 3 d 0 h old");
     page.wait_for_text("#shard-b .blockers", "pid 4711");
     // Parked keys are listed without being asked for, since there are some; a shard that does not answer is said.
     page.wait_for_text("#parked-list", "Shard c does not answer: connection refused");

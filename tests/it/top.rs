@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use forebay::admin::status;
+use forebay::admin::{diagnosis, status};
 use rustix::process::Signal;
 
 use crate::support::wait_until;
@@ -46,7 +46,7 @@ fn it_shows_the_numbers_and_follows_them() {
     terminal.wait_for("✗ NOT READY");
     terminal.wait_for("1,204,331");
     terminal.wait_for("4 min 12 s");
-    terminal.wait_for("✗ TOPIC EVENTS │ Topic events stopped");
+    terminal.wait_for("✗ TOPIC EVENTS │ Topic events has stopped");
     terminal.wait_for("pid 4711 (psql");
     assert!(!terminal.raw().contains("owned"), "a window's title was set");
     terminal.quits();
@@ -77,6 +77,25 @@ fn keys_open_tabs_and_a_filter() {
     terminal.wait_until("one partition", |screen| screen.contains("updates [4]") && !screen.contains("updates [5]"));
     terminal.press("\x1b");
     terminal.wait_for("updates [5]");
+    terminal.quits();
+}
+
+/// Once nothing was refreshed, and no order sent, while a database that is away kept the list of what is parked.
+#[test]
+fn a_listing_that_takes_long_keeps_nothing_else_waiting() {
+    let server = StandIn::start(samples::calm());
+    server.holds("GET /parked");
+    let mut terminal = watch(&server);
+    terminal.press("5");
+    wait_until(PATIENCE, "the question", || server.actions() == ["GET /parked?limit=100 is held"]);
+    terminal.wait_for("what is parked is being asked for");
+    server.says(samples::bad_night());
+    terminal.wait_for("1,204,331");
+    terminal.press("p");
+    terminal.wait_for("Pause topic updates");
+    terminal.press("y");
+    terminal.wait_for("✓ it was done");
+    terminal.wait_for("what is parked is being asked for");
     terminal.quits();
 }
 
@@ -176,7 +195,7 @@ fn once_is_plain_text() {
     for arguments in [&["--once"][..], &[]] {
         let output = top(&[&["--admin", &server.address()], arguments].concat()).output().expect("it runs");
         let (out, _) = ended(output, 0);
-        assert!(out.contains("✗ TOPIC EVENTS │ Topic events stopped: column"), "{out}");
+        assert!(out.contains("✗ TOPIC EVENTS │ Topic events has stopped and needs a person: column"), "{out}");
         assert!(out.contains("71 % Lock: transactionid"), "{out}");
         assert!(!out.contains(|c: char| c.is_control() && c != '\n'), "{out:?}");
     }

@@ -10,7 +10,7 @@ const TREND_MS_MIN = 10_000;
 const [WIDTH, HEIGHT] = [600, 100];
 
 const CHARTS = [
-  { id: 'time', title: 'Time lag', of: (totals) => totals.time_lag_ms, form: duration, top: durationTop },
+  { id: 'time', title: 'Time lag', of: (totals) => totals.unparked_lag_ms, form: duration, top: durationTop },
   { id: 'messages', title: 'Message lag', of: (totals) => totals.message_lag, form: short, top: numberTop },
 ];
 

@@ -30,17 +30,20 @@ function headView({ process, ready }) {
   ];
 }
 
-function diagnosisView({ level, text, more }) {
-  const linked = (found) => (found.at ? h('a', { href: `#${found.at}` }, found.text) : found.text);
+function diagnosisView({ findings: [first, ...more] }) {
+  const linked = (found) => {
+    const [at, text] = [anchorOf(found), visible(found.text)];
+    return at === null ? text : h('a', { href: `#${at}` }, text);
+  };
   return h(
     'div',
-    { class: `diagnosis ${level}` },
-    h('p', { class: 'first' }, h('span', { class: 'sign', 'aria-hidden': 'true' }), text),
+    { class: `diagnosis ${levelOf(first)}` },
+    h('p', { class: 'first' }, h('span', { class: 'sign', 'aria-hidden': 'true' }), visible(first.text)),
     more.length > 0 &&
       h(
         'ul',
         null,
-        more.map((found) => h('li', { class: found.level }, linked(found))),
+        more.map((found) => h('li', { class: levelOf(found) }, linked(found))),
       ),
   );
 }
@@ -63,11 +66,12 @@ function stationsView(status) {
 function tilesView(status, moves) {
   const { totals } = status;
   const oldest = oldestPartition(status);
-  const lagLevel = totals.time_lag_ms >= FAR_BEHIND_MS ? 'bad' : totals.time_lag_ms >= BEHIND_MS ? 'warn' : null;
+  const lagLevel = lateLevel(status);
+  const parkedAge = Math.max(0, ...status.partitions.map(({ parked_age_ms }) => parked_age_ms ?? 0));
   return [
     tile(
       'Time lag',
-      duration(totals.time_lag_ms),
+      duration(totals.unparked_lag_ms),
       oldest ? ['oldest: ', partitionName(oldest), placeText(oldest)] : ['nothing waits'],
       lagLevel,
     ),
@@ -84,7 +88,13 @@ function tilesView(status, moves) {
     tile(
       'Parked',
       count(totals.parked_keys, 'key'),
-      [count(totals.parked_records, 'record'), '; ', count(totals.dead_letters, 'dead letter'), ' since the start'],
+      [
+        h('a', { href: '#parked' }, count(totals.parked_records, 'record')),
+        parkedAge > 0 && `, the oldest ${duration(parkedAge)} old`,
+        '; ',
+        h('a', { href: '#letters' }, count(totals.dead_letters, 'dead letter')),
+        ' since the start',
+      ],
       totals.parked_keys > 0 ? 'warn' : null,
     ),
   ];
@@ -100,11 +110,14 @@ const tile = (title, number, facts, level) =>
   );
 
 function oldestPartition({ partitions }) {
-  const waiting = partitions.filter(({ frontier }) => frontier);
-  return waiting.reduce((oldest, one) => (!oldest || one.time_lag_ms > oldest.time_lag_ms ? one : oldest), null);
+  const waiting = partitions.filter(oldestUnparked);
+  return waiting.reduce((oldest, one) => (one.unparked_lag_ms > (oldest?.unparked_lag_ms ?? -1) ? one : oldest), null);
 }
 
-const placeText = ({ frontier }) => `, ${frontier.place}${frontier.shard ? ` in shard ${frontier.shard}` : ''}`;
+function placeText(partition) {
+  const { place, shard } = oldestUnparked(partition);
+  return `, ${place}${shard ? ` in shard ${shard}` : ''}`;
+}
 
 function chartsView(points, cursors, look) {
   return CHARTS.map((spec) => chart(spec, points, cursors[spec.id] ?? null, look));

@@ -44,8 +44,7 @@ function showAll() {
 function showStatus() {
   const { status } = page;
   render(byId('head'), headView(status));
-  const diagnosis = diagnose(status);
-  render(byId('diagnosis'), diagnosisView(diagnosis));
+  render(byId('diagnosis'), diagnosisView(status));
   render(byId('stations'), stationsView(status));
   render(byId('tiles'), tilesView(status, trend(page.points)));
   showCharts();
@@ -56,8 +55,8 @@ function showStatus() {
   render(byId('facts'), processView(status, cpuShare()));
   render(byId('parked-count'), status.totals.parked_keys > 0 && badge('warn', count(status.totals.parked_keys, 'key')));
   showTopicChoice();
-  document.title = `${diagnosis.brief} · ${status.process.group} · forebay`;
-  showIcon(diagnosis.level);
+  document.title = `${brief(status)} · ${status.process.group} · forebay`;
+  showIcon(levelOf(status.findings[0]));
 }
 
 function showCharts() {

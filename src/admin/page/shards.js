@@ -2,12 +2,10 @@
 'use strict';
 
 function shardsView(status) {
-  const isLate = status.totals.time_lag_ms >= BEHIND_MS;
-  return status.shards.map((shard) => shardView(shard, isLate, status.process.now_ms));
+  return status.shards.map((shard) => shardView(shard, shardLevel(status, shard), status.process.now_ms));
 }
 
-function shardView(shard, isLate, now) {
-  const level = shardLevel(shard, isLate);
+function shardView(shard, level, now) {
   const { contention } = shard;
   return h(
     'article',

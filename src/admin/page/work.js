@@ -4,30 +4,37 @@
 /** So many rows are shown before the reader asks for all. */
 const ROWS = 25;
 
+/** How far one offset is before another, if both are known. */
+const ahead = (offset, durable) => (offset === null || durable === null ? 0 : offset - durable);
+
+/** What a row is about, as its time lag is: the oldest record that is not parked, else the oldest that is. */
+const shownFrontier = (one) => oldestUnparked(one) ?? one.frontier;
+
 const PARTITION_COLUMNS = [
   { id: 'partition', title: 'Partition', of: ({ topic, partition }) => [topic, partition] },
   { id: 'state', title: 'State', of: ({ state, paused }) => [state, paused ? 1 : 0] },
-  { id: 'age', title: 'Time lag', isNumber: true, of: ({ time_lag_ms }) => [time_lag_ms] },
+  { id: 'age', title: 'Time lag', isNumber: true, of: ({ unparked_lag_ms }) => [unparked_lag_ms] },
   { id: 'lag', title: 'Lag', isNumber: true, of: ({ message_lag }) => [message_lag ?? -1] },
   { id: 'flight', title: 'In flight', isNumber: true, of: ({ in_flight_records }) => [in_flight_records] },
-  { id: 'durable', title: 'Durable up to', isNumber: true, of: ({ durable }) => [durable] },
+  { id: 'durable', title: 'Durable up to', isNumber: true, of: ({ durable }) => [durable ?? -1] },
   {
     id: 'committed',
     title: 'Committed',
     isNumber: true,
-    of: ({ committed, durable }) => [(committed ?? durable) - durable],
+    of: ({ committed, durable }) => [ahead(committed, durable)],
   },
-  { id: 'fetched', title: 'Fetched', isNumber: true, of: ({ fetched, durable }) => [fetched - durable] },
-  { id: 'end', title: 'Log’s end', isNumber: true, of: ({ end, durable }) => [(end ?? durable) - durable] },
-  { id: 'frontier', title: 'Held up by', of: ({ frontier }) => [frontier?.age_ms ?? -1] },
+  { id: 'fetched', title: 'Fetched', isNumber: true, of: ({ fetched, durable }) => [ahead(fetched, durable)] },
+  { id: 'end', title: 'Log’s end', isNumber: true, of: ({ end, durable }) => [ahead(end, durable)] },
+  { id: 'frontier', title: 'Held up by', of: (one) => [shownFrontier(one)?.age_ms ?? -1] },
 ];
 
 /** How much a partition needs somebody's eyes, the most first. */
-function trouble({ state, frontier, time_lag_ms }) {
-  const tries = (frontier?.blocked_by.length ?? 0) > 0 || (frontier?.attempt ?? 0) > 1 || Boolean(frontier?.last);
-  const rank = state === 'stopped' ? 3 : tries ? 2 : time_lag_ms >= BEHIND_MS ? 1 : 0;
+function trouble(one) {
+  const oldest = oldestUnparked(one);
+  const tries = (oldest?.blocked_by.length ?? 0) > 0 || (oldest?.attempt ?? 0) > 1 || Boolean(oldest?.last);
+  const rank = one.state === 'stopped' ? 3 : tries ? 2 : one.unparked_lag_ms >= LATE_MS ? 1 : 0;
   // Not by the millisecond: rows would change places all the time.
-  return [rank, Math.floor(Math.log2(time_lag_ms + 1))];
+  return [rank, Math.floor(Math.log2(one.unparked_lag_ms + 1))];
 }
 
 function compared(a, b) {
@@ -99,20 +106,29 @@ function nextSort(sort, column) {
 function partitionRow(one) {
   const [rank] = trouble(one);
   const level = ['', 'warn', 'bad', 'bad'][rank];
-  const ahead = (offset) => known(offset, () => h('span', { title: grouped(offset) }, signed(offset - one.durable)));
+  // Without something to compare it with, an offset is said itself.
+  const relative = (offset) => (one.durable === null ? grouped(offset) : signed(offset - one.durable));
+  const aheadOf = (offset) => known(offset, () => h('span', { title: grouped(offset) }, relative(offset)));
+  const oldest = shownFrontier(one);
+  const isBehindParked = one.frontier?.place === 'parked' && oldest !== one.frontier;
   return h(
     'tr',
     { key: `${one.topic}/${one.partition}`, class: level },
     h('th', { scope: 'row' }, visible(one.topic), h('span', { class: 'whole' }, `${THIN}[${one.partition}]`)),
     cell(badge(one.state === 'stopped' ? 'bad' : 'plain', one.state), one.paused && small('not fetched now')),
-    numberCell(duration(one.time_lag_ms)),
+    numberCell(duration(one.unparked_lag_ms)),
     numberCell(known(one.message_lag, short)),
     numberCell(short(one.in_flight_records), small(bytes(one.in_flight_bytes))),
-    numberCell(grouped(one.durable)),
-    numberCell(ahead(one.committed)),
-    numberCell(ahead(one.fetched)),
-    numberCell(ahead(one.end)),
-    h('td', { class: 'frontier' }, one.frontier ? frontierView(one.frontier) : NOTHING),
+    numberCell(known(one.durable, grouped)),
+    numberCell(aheadOf(one.committed)),
+    numberCell(aheadOf(one.fetched)),
+    numberCell(aheadOf(one.end)),
+    h(
+      'td',
+      { class: 'frontier' },
+      oldest ? frontierView(oldest) : NOTHING,
+      isBehindParked && frontierView(one.frontier),
+    ),
   );
 }
 
@@ -151,7 +167,11 @@ const TOPIC_LEVELS = new Map([
   ['stopped', 'bad'],
 ]);
 
-function topicsView({ topics }, actions) {
+/** Of a topic, without what is parked. */
+const topicLag = (topic, partitions) =>
+  partitions.reduce((most, one) => (one.topic === topic ? Math.max(most, one.unparked_lag_ms) : most), 0);
+
+function topicsView({ topics, partitions }, actions) {
   return topics.map((topic) => {
     const level = TOPIC_LEVELS.get(topic.state) ?? 'plain';
     const outcomes = OUTCOMES.map(([name, title]) => [title, short(topic.records[name])]);
@@ -168,7 +188,7 @@ function topicsView({ topics }, actions) {
       ),
       topic.reason && h('p', { class: 'reason' }, reasonText(topic.reason)),
       factsView([
-        ['Time lag', duration(topic.time_lag_ms)],
+        ['Time lag', duration(topicLag(topic.name, partitions))],
         ['Message lag', known(topic.message_lag, short)],
         ...outcomes,
       ]),

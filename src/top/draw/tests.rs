@@ -6,7 +6,7 @@ use ratatui::buffer::Buffer;
 use ratatui::style::{Color, Modifier};
 
 use super::*;
-use crate::admin::samples::{HOSTILE, bad_night, calm};
+use crate::admin::samples::{HOSTILE, bad_night, calm, diagnosed, frontier};
 use crate::top::action::{Action, Whose};
 use crate::top::client::Failure;
 use crate::top::theme::Theme;
@@ -78,22 +78,22 @@ forebay  subscriptions on ingest-3 · 0.1.0 · up 3 d 4 h… ✗ NOT READY · 0.
   topic events stopped
 TIME LAG       MESSAGE LAG      DURABLE/s   FETCHED/s   PARKED       DEAD
 4 min 12 s     1,204,331        42          310         3 (120)      4
-✗ TOPIC EVENTS │ Topic events stopped: column \"email\" of relation \"events\" does
-not exist (SQLSTATE 42703). (+4)
+✗ TOPIC EVENTS │ Topic events has stopped and needs a person: column \"email\" of
+relation \"events\" does not exist (SQLSTATE 42703). (+4)
 time lag                 █ ≤ 4 min 12 s  lag                       █ ≤ 1,204,331
  1 Overview   2 Shards   3 Partitions   4 Topics   5 Keys
 ✗ DATABASE B │ Shard b is lock-bound: pid 4711 (psql, user ann, idle in
 transaction for 5 min 40 s) holds up fb-w1.0 on public.subscriptions, and with …
-! ON PURPOSE │ Topic audit is paused; 24,331 records wait.
-· 3 keys are parked, with 120 records, the oldest for 2 min 42 s.
+! ON PURPOSE │ Topic audit is paused: nothing of it is fetched; 24,331 records …
+· 3 keys are parked, with 120 records, the oldest 2 min 42 s old.
   SHARD        STATE    VERDICT        WHY                       PARKED     CONN
-! b            up       lock-bound     71 % of the time waits …       3     7/97
+✗ b            up       lock-bound     71 % of the time waits …       3     7/97
 ✓ a            up       waiting-for-us its workers wait for re…       0     7/97
 FURTHEST BEHIND      TIME LAG        LAG OLDEST IS   TRY ERROR ITS KEY
 updates [0]        4 min 12 s    400,000 writing       5 55P03 a1:s0
 updates [1]        3 min 42 s    360,000 queued                a1:s1
 updates [2]        3 min 12 s    320,000 queued                a1:s2
-updates [3]        2 min 42 s    280,000 parked                \\u{1b}[2J\\u{1b}…
+updates [4]        2 min 12 s    240,000 queued                a1:s4
 
 ✗ pid 4711 (psql, user ann, idle in transaction for 5 min 40 s) holds up fb-w1.0
 … 6 more lines
@@ -134,7 +134,7 @@ fn tabs_show_what_their_names_say() {
     for (tab, expected) in [
         (Tab::Partitions, "updates [0] full        4 min 12 s     400,000     7,000 writing     a1:s0"),
         (Tab::Topics, "✗ events         stopped         0.6 s          40     2,900,000        0      0"),
-        (Tab::Topics, "! audit          paused          0.6 s      24,331     2,900,000        0      0"),
+        (Tab::Topics, "! audit          paused          0.0 s      24,331     2,900,000        0      0"),
         (Tab::Topics, "✗ column \"email\" of relation \"events\" does not exist (SQLSTATE 42703)"),
         (Tab::Keys, "a1:s7          b          updates [0]           31 %   88 %"),
         (Tab::Keys, "31 % of the records, 88 % of the time of the topic in this shard"),
@@ -144,6 +144,45 @@ fn tabs_show_what_their_names_say() {
         let screen = screen(&state, 80, 24);
         assert!(screen.contains(expected), "{expected:?} in:\n{screen}");
     }
+}
+
+/// Once the parked key was all that was to be seen of its partition.
+#[test]
+fn a_parked_key_hides_nothing_of_its_partition() {
+    let mut status = calm();
+    let partition = &mut status.partitions[0];
+    (partition.time_lag_ms, partition.unparked_lag_ms) = (259_200_000, 40_000);
+    partition.parked_age_ms = Some(259_200_000);
+    partition.frontier = Some(frontier(7, "a", "parked", 259_200_000));
+    partition.unparked = Some(frontier(9, "b", "queued", 40_000));
+    (status.totals.time_lag_ms, status.totals.unparked_lag_ms) = (259_200_000, 40_000);
+    status.totals.parked_keys = 1;
+    (status.partitions[1].durable, status.partitions[1].fetched) = (None, None);
+    let mut state = state(diagnosed(status));
+    state.tab = Tab::Partitions;
+    let text = screen(&state, 160, 40);
+    for expected in [
+        "\n40 s ",
+        "Catching up: 40 s behind",
+        "updates [0]",
+        "queued      a1:s9",
+        "oldest of updates [0]: offset 9, key a1:s9, 40 s old, queued in fb-w1.0",
+        "oldest of updates [0]: offset 7, key a1:s7, 3 d 0 h old, parked in fb-w0.0",
+        "399,900             –             –       400,012",
+    ] {
+        assert!(text.contains(expected), "{expected:?} in:\n{text}");
+    }
+}
+
+/// Whatever the status says is shown, and nothing else: here is nothing decided.
+#[test]
+fn findings_are_those_of_the_status() {
+    let mut status = bad_night();
+    status.findings.truncate(1);
+    status.findings[0].text = "All is lost.".to_owned();
+    status.findings[0].culprit = "moon".to_owned();
+    let text = plain::text(&state(status));
+    assert!(text.contains("\n✗ MOON EVENTS │ All is lost.\n") && !text.contains("lock-bound: pid"), "{text}");
 }
 
 /// A paused topic's partitions are not fetched because of that, not because their window is full.
@@ -180,7 +219,7 @@ fn a_lag_that_grows_or_shrinks_says_so() {
         let mut state = State::new("here".to_owned(), Theme { colour: true });
         for (second, lag) in [(0, lags[0]), (10, lags[1])] {
             let mut status = bad_night();
-            (status.totals.message_lag, status.totals.time_lag_ms) = (Some(lag), lag);
+            (status.totals.message_lag, status.totals.unparked_lag_ms) = (Some(lag), lag);
             state.now = Duration::from_secs(second);
             state.hear(Ok(status));
         }

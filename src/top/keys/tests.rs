@@ -56,7 +56,7 @@ fn keys_and_what_they_send() {
         ("ky", Effect::Send(Action::Park { topic: topic(), whose: key("a1:s0") })),
         ("uy", Effect::Send(Action::Unpark { topic: topic(), whose: key("a1:s0") })),
         // It is parked already, and keeps its name, whatever that is.
-        ("3↓↓↓ky", Effect::Send(Action::Unpark { topic: topic(), whose: key(HOSTILE) })),
+        ("3↓↓↓↓↓↓↓↓ky", Effect::Send(Action::Unpark { topic: topic(), whose: key(HOSTILE) })),
         ("4ky", Effect::None),
         ("5↓ky", Effect::Send(Action::Park { topic: topic(), whose: key(HOSTILE) })),
         // Of this one the hash is known.
@@ -103,7 +103,7 @@ fn tabs_sorting_and_filters() {
     assert_eq!(state.sort, Sort::InFlight);
     type_in(&mut state, "ssr");
     assert_eq!((state.sort, state.reversed), (Sort::TimeLag, true));
-    assert_eq!(rows::partitions(&state)[0].topic, "events");
+    assert_eq!(rows::partitions(&state)[0].partition, 3, "only what is parked waits there");
     type_in(&mut state, "5ss");
     assert_eq!((state.sort, state.key_sort), (Sort::TimeLag, KeySort::Parked));
     type_in(&mut state, "3/EVENTSx⌫⏎");

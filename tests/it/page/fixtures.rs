@@ -1,5 +1,6 @@
 //! States of a process, made up: a calm one, and a bad night.
 
+use forebay::admin::diagnosis::findings;
 use forebay::admin::status::{
     Blocker, Connections, Contention, Frontier, Outcomes, Pace, Partition, Process, Ready, Reason, Shard, StageTimes,
     Status, TableHealth, TopKey, TopKeys, Topic, TopicState, Totals, VERSION, Verdict, Wait, Wal, Worker,
@@ -9,16 +10,25 @@ use serde_json::{Value, json};
 /// A key as somebody would write it who wants the page to run it.
 pub const HOSTILE: &str = "<img src=x onerror=\"document.title='owned'\">\u{202e}'`${1}";
 
+/// With what the diagnosis says of it.
+pub fn diagnosed(mut status: Status) -> Status {
+    status.findings = Vec::new();
+    status.findings = findings(&status);
+    status
+}
+
 /// Everything is applied as it comes.
 pub fn calm() -> Status {
     let partitions = (0..8).map(|number| partition("orders", number)).chain((0..4).map(|n| partition("customers", n)));
-    Status {
+    diagnosed(Status {
         version: VERSION,
         process: process(),
         ready: Ready { ready: true, reasons: Vec::new() },
+        findings: Vec::new(),
         totals: Totals {
             message_lag: Some(184),
             time_lag_ms: 640,
+            unparked_lag_ms: 640,
             in_flight_records: 412,
             in_flight_bytes: 188_416,
             fetched_per_s: 12_480.0,
@@ -52,7 +62,7 @@ pub fn calm() -> Status {
                 by_time: Vec::new(),
             },
         ],
-    }
+    })
 }
 
 /// With so many partitions of one more topic.
@@ -70,7 +80,8 @@ pub fn bad_night() -> Status {
     status.ready = Ready { ready: false, reasons: vec!["topic invoices has stopped".into(), "shard c is down".into()] };
     status.totals = Totals {
         message_lag: Some(1_240_310),
-        time_lag_ms: 94_000,
+        time_lag_ms: 259_200_000,
+        unparked_lag_ms: 94_000,
         in_flight_records: 24_000,
         in_flight_bytes: 9_830_400,
         fetched_per_s: 1120.0,
@@ -85,11 +96,11 @@ pub fn bad_night() -> Status {
     status.topics[1].state = TopicState::Paused;
     let stuck = &mut status.partitions[5];
     stuck.message_lag = Some(610_003);
-    stuck.time_lag_ms = 94_000;
+    (stuck.time_lag_ms, stuck.unparked_lag_ms) = (94_000, 94_000);
     stuck.paused = true;
     stuck.in_flight_records = 8000;
     stuck.frontier = Some(stuck_frontier());
-    status.partitions[2].time_lag_ms = 41_000;
+    (status.partitions[2].time_lag_ms, status.partitions[2].unparked_lag_ms) = (41_000, 41_000);
     status.partitions[2].frontier = Some(Frontier {
         place: "waiting".into(),
         shard: Some("c".into()),
@@ -100,12 +111,17 @@ pub fn bad_night() -> Status {
         last: None,
         ..stuck_frontier()
     });
+    // A dead letter has blocked its key for days, and keeps nobody else.
+    let behind = &mut status.partitions[3];
+    (behind.time_lag_ms, behind.parked_age_ms) = (259_200_000, Some(259_200_000));
+    behind.unparked = behind.frontier.take();
+    behind.frontier = Some(Frontier { place: "parked".into(), worker: None, age_ms: 259_200_000, ..stuck_frontier() });
     let mut invoices = partition("invoices", 0);
     invoices.state = "stopped".into();
     status.partitions.push(invoices);
     status.shards[1] = locked_shard();
     status.shards.push(down_shard());
-    status
+    diagnosed(status)
 }
 
 pub fn nothing_listed() -> Value {
@@ -213,11 +229,13 @@ fn partition(topic: &str, number: i32) -> Partition {
         state: "running".into(),
         paused: false,
         committed: Some(durable - 12),
-        durable,
-        fetched: durable + 34,
+        durable: Some(durable),
+        fetched: Some(durable + 34),
         end: Some(durable + 34),
         message_lag: Some(46),
         time_lag_ms: 640 - 20 * u64::from(number.unsigned_abs() % 16),
+        unparked_lag_ms: 640 - 20 * u64::from(number.unsigned_abs() % 16),
+        parked_age_ms: None,
         in_flight_records: 34,
         in_flight_bytes: 15_700,
         frontier: (number % 3 != 0).then(|| Frontier {

@@ -1,53 +1,62 @@
-//! What the page makes of numbers and of a whole state, asked of its own functions.
+//! What the page makes of numbers and of findings.
+
+use forebay::admin::status::Finding;
+use serde_json::json;
 
 use super::{in_calm, opened};
 
+/// They are decided in `src/admin/diagnosis.rs`, and there alone.
 #[test]
-fn one_sentence_says_where_writes_wait() {
+fn findings_are_those_of_the_status() {
     let site = in_calm();
-    let mut page = opened(&site);
-    let mut check = |changes: &str, expected: &str| {
-        let told = format!(
-            "(() => {{ const status = structuredClone(page.status);
-             const {{ totals, shards, partitions, topics, process }} = status; {changes};
-             return diagnose(status).text; }})()"
-        );
-        let told = page.eval(&told);
-        assert_eq!(told.as_str().unwrap_or_default().replace('\u{202f}', " "), expected, "{changes}");
+    let finding = |severity: &str, culprit: &str, name: Option<&str>, text: &str| Finding {
+        severity: severity.into(),
+        culprit: culprit.into(),
+        name: name.map(str::to_owned),
+        text: text.into(),
     };
-    let late = "totals.time_lag_ms = 40000; totals.message_lag = 1200000";
-    let quiet = "totals.fetched_per_s = 0; for (const shard of shards) shard.verdict.kind = 'idle'";
-    check("", "Caught up.");
-    check("totals.time_lag_ms = 4900", "Caught up.");
-    check(late, "Behind by 1.20 M records, 40 s: Kafka delivers, shard b is commit-bound.");
-    check(
-        &format!("{late}; for (const shard of shards) shard.verdict.kind = 'waiting_for_us'"),
-        "Behind by 1.20 M records, 40 s: Kafka delivers, shards a and b wait for us.",
+    let mut page = opened(&site);
+    site.change(|state| {
+        state.status.totals.unparked_lag_ms = 40_000;
+        state.status.findings = vec![
+            finding("bad", "database", Some("b"), "Shard b sulks, for 4 s: nobody knows why."),
+            finding("warn", "kafka", None, "Kafka hands out <b>nothing</b>."),
+            finding("dreadful", "nobody", None, "The moon is full."),
+        ];
+    });
+    page.wait_for_text("#diagnosis .first", "Shard b sulks, for 4 s: nobody knows why.");
+    let list = "[...document.querySelectorAll('#diagnosis li')].map((one) =>
+        [one.className, one.textContent, one.querySelector('a')?.hash ?? null])";
+    assert_eq!(
+        page.eval(list),
+        json!([["warn", "Kafka hands out <b>nothing</b>.", "#partitions"], ["note", "The moon is full.", null]])
     );
-    check(
-        &format!("{late}; {quiet}; for (const one of partitions) one.end += 1000"),
-        "Behind by 1.20 M records, 40 s: Kafka delivers nothing, the databases are idle.",
+    assert_eq!(page.eval("document.title"), "Shard b sulks · orders-writer · forebay");
+    let levels = "[...document.querySelectorAll('#stations li')].map((one) => one.className)";
+    assert_eq!(page.eval(levels), json!(["warn", "ok", "ok", "bad"]));
+    assert_eq!(page.eval("document.querySelector('#shard-b').className"), "card bad");
+    assert_eq!(
+        page.eval("document.querySelector('#tiles .tile').className"),
+        "tile bad",
+        "late, and as bad as the worst"
     );
-    check(
-        &format!("{late}; {quiet}; for (const one of partitions) one.state = 'locating'"),
-        "Behind by 1.20 M records, 40 s: all that Kafka has is fetched, 12 of 12 partitions are being taken over, \
-         the databases are idle.",
-    );
-    check(&format!("{late}; process.poll_age_ms = 4200"), "forebay itself hangs: its poller has not turned for 4.2 s.");
-    check(
-        "status.ready = { ready: false, reasons: ['no partition is assigned yet'] }",
-        "Not ready: no partition is assigned yet.",
-    );
-    check("partitions.length = 0", "No partition is assigned to this process: nothing to do.");
-    check(
-        "shards[0].state = 'refused'; shards[0].since_ms = 61000",
-        "Shard a has refused us for 1 min 1 s and needs a person.",
-    );
-    check(
-        "const unseen = { application: null, user: null, state: null, transaction_age_ms: null };
-         shards[1].contention.blockers = [{ ...unseen, pid: 7, blocks: ['fb-w1.0'], blocked_for_ms: 2000, ours: false }]",
-        "Shard b has a lock in the way: pid 7 holds up fb-w1.0.",
-    );
+}
+
+/// Where it starts is not known yet.
+#[test]
+fn offsets_that_are_not_known_are_dashes() {
+    let site = in_calm();
+    site.change(|state| {
+        let one = &mut state.status.partitions[8];
+        (one.state, one.durable, one.fetched, one.frontier) = ("locating".into(), None, None, None);
+    });
+    let mut page = opened(&site);
+    let cells =
+        "[...document.querySelectorAll('#partitions tbody tr')].find((one) => one.textContent.includes('locating'))
+        ?.querySelectorAll('td') ?? []";
+    let text = page.eval(&format!("[...{cells}].slice(4).map((one) => one.textContent.replace(/\\u202f/g, ' '))"));
+    assert_eq!(text, json!(["–", "15 204 398", "–", "15 204 444", "–"]));
+    assert_eq!(page.complaints(), [""; 0]);
 }
 
 #[test]

@@ -21,6 +21,8 @@ struct Said {
     refuses: bool,
     actions: Vec<String>,
     stopped: bool,
+    /// It takes requests whose first line begins so, and does not answer them.
+    holds: Option<&'static str>,
 }
 
 enum Place {
@@ -58,7 +60,7 @@ impl StandIn {
         server
     }
 
-    fn serve<S: Read + Write + 'static>(&mut self, accept: impl Fn() -> S + Send + 'static) {
+    fn serve<S: Read + Write + Send + 'static>(&mut self, accept: impl Fn() -> S + Send + 'static) {
         let said = Arc::clone(&self.said);
         let serve = move || {
             loop {
@@ -66,7 +68,8 @@ impl StandIn {
                 if said.lock().unwrap().stopped {
                     return;
                 }
-                answer(stream, &said);
+                let said = Arc::clone(&said);
+                thread::spawn(move || answer(stream, &said));
             }
         };
         self.thread = Some(thread::spawn(serve));
@@ -86,6 +89,11 @@ impl StandIn {
 
     pub fn speaks(&self, text: &str) {
         self.said.lock().unwrap().status = text.to_owned();
+    }
+
+    /// From now on it never answers what begins so.
+    pub fn holds(&self, request: &'static str) {
+        self.said.lock().unwrap().holds = Some(request);
     }
 
     pub fn refuses(&self, refuses: bool) {
@@ -157,6 +165,13 @@ fn answer(mut stream: impl Read + Write, said: &Mutex<Said>) {
     }
     let body = String::from_utf8(request[head..].to_vec()).expect("UTF-8");
     let mut said = said.lock().unwrap();
+    if said.holds.is_some_and(|held| path.starts_with(held)) {
+        said.actions.push(format!("{path} is held"));
+        drop(said);
+        // Until whoever asked has had enough.
+        let _ = stream.read(&mut block);
+        return;
+    }
     let (status, kind, text) = match path.as_str() {
         _ if said.token.is_some() && said.token != token => ("401 Unauthorized", "text/plain", "no".to_owned()),
         "GET /status" => ("200 OK", "application/json", said.status.clone()),
