@@ -88,11 +88,10 @@ impl Fetcher {
         let Fetcher { actions, looks, reports, threads: _ } = self;
         drop((actions, looks));
         let deadline = Instant::now() + END_PATIENCE;
-        while acting {
-            match reports.recv_deadline(deadline) {
-                Ok(Report::Done(_)) | Err(_) => return,
-                Ok(Report::Status(_) | Report::Parked(_)) => {}
-            }
+        // The channel may be full of other things.
+        let mut waits = acting;
+        while waits {
+            waits = matches!(reports.recv_deadline(deadline), Ok(Report::Status(_) | Report::Parked(_)));
         }
     }
 }
