@@ -88,13 +88,10 @@ impl Fetcher {
         let Fetcher { actions, looks, reports, threads: _ } = self;
         drop((actions, looks));
         let deadline = Instant::now() + END_PATIENCE;
-        if !acting {
-            return;
-        }
-        while let Ok(report) = reports.recv_deadline(deadline) {
-            if matches!(report, Report::Done(_)) {
-                return;
-            }
+        // The channel may be full of other things.
+        let mut waits = acting;
+        while waits {
+            waits = matches!(reports.recv_deadline(deadline), Ok(Report::Status(_) | Report::Parked(_)));
         }
     }
 }

@@ -129,11 +129,11 @@ fn keys_are_shown_as_what_they_are_and_never_run() {
 fn a_bad_night_is_told_in_order_of_what_matters() {
     let site = in_bad_night();
     let mut page = opened(&site);
-    let first = "Topic invoices has stopped and needs a person: \
-                 column \"vat_id\" of relation \"invoices\" does not exist (SQLSTATE 42703).";
+    let first = "Shard c has been down for 41 s: connection to 10.2.0.9:5432: connection refused.";
     assert_eq!(page.text("#diagnosis .first"), first);
     for also in [
-        "Shard c has been down for 41 s: connection to 10.2.0.9:5432: connection refused.",
+        "Topic invoices has stopped and needs a person: \
+         column \"vat_id\" of relation \"invoices\" does not exist (SQLSTATE 42703).",
         "Shard b is lock-bound: pid 4711 (psql, user ann, idle in transaction for 34 s) holds up fb-w1.0, fb-w1.1 \
          on public.orders, and with it key <img",
         "Topic customers is paused: nothing of it is fetched; 92 records wait.",

@@ -187,7 +187,7 @@ fn the_page_and_the_terminal_show_what_status_says_and_act_on_it() {
     setup.admin.wait_for("all done", |status| status.totals.durable == 300 && status.totals.time_lag_ms == 0);
     let mut page = Chromium::open(&format!("http://{}/", setup.admin.address()));
     page.wait_for_text("#freshness", "Live");
-    page.wait_for_text("#diagnosis .first", "Caught up.");
+    page.wait_for_text("#diagnosis .first", "Caught up");
     page.wait_for_text("#head h1", setup.rig.group());
     page.wait_for_text("#topics", &name);
     page.wait_for_text("#shards", "fb-w0.0");
@@ -207,9 +207,9 @@ fn the_page_and_the_terminal_show_what_status_says_and_act_on_it() {
     terminal.wait_for("unfetched");
     setup.order("/resume", "");
     setup.admin.wait_for("all done", |status| status.totals.durable == 500 && status.totals.time_lag_ms == 0);
-    terminal.wait_for("Caught up.");
+    terminal.wait_for("Caught up");
     terminal.quits();
-    page.wait_for_text("#diagnosis .first", "Caught up.");
+    page.wait_for_text("#diagnosis .first", "Caught up");
     assert_eq!(page.complaints(), [""; 0]);
     setup.forebay.terminate().expect(0);
 }
