@@ -227,7 +227,7 @@ fn dead_letters_are_replayed_and_discarded_after_a_question() {
     assert_eq!(posts(&site, 3)[2], ("/dead-letters/replay".into(), letter(120_042, false)));
     // Nothing is thrown away by pressing Enter twice.
     page.click(&button("Discard orders [3] offset 120\u{202f}042"));
-    assert_eq!(page.eval("document.activeElement.id"), "ask-no");
+    page.wait_for("document.activeElement.id === 'ask-no'", "the focus on the button that does nothing");
     page.press("Escape");
     page.wait_for("!document.querySelector('#ask').open", "the end of the question");
     page.click(&button("Discard orders [3] offset 120\u{202f}042"));
