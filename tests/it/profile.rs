@@ -77,7 +77,7 @@ fn samples_on_the_cpu_are_counted_by_thread_and_stack() {
 fn threads_and_their_waits_are_found_in_proc() {
     let (end, ended) = mpsc::channel::<()>();
     let sleeper = thread::Builder::new().name("fb-sleeper".into()).spawn(move || ended.recv()).expect("a thread");
-    let look = format!("PID={} SECONDS_EACH=1; look_at_threads; echo; look_at_waits", std::process::id());
+    let look = format!("PID={} SECONDS_EACH=2; look_at_threads; echo; look_at_waits", std::process::id());
     let seen = bash(&look, "");
     drop(end);
     let _ = sleeper.join();
