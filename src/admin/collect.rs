@@ -32,7 +32,7 @@ pub const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// A poller that has not turned for so long hangs: its longest waits are for brokers, and each of them is bounded.
 const HANGS_AFTER: Duration = Duration::from_secs(30);
 /// One that has not for so long is not ready for anything new.
-const SLOW_AFTER: Duration = Duration::from_secs(5);
+const SLOW_AFTER: Duration = Duration::from_millis(diagnosis::HANGS_MS);
 
 /// See the module's text.
 pub struct Collector {

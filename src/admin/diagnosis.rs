@@ -22,7 +22,7 @@ pub const LATE_MS: u64 = 10_000;
 const WAITS_MS: u64 = 3_000;
 
 /// A poller that has not turned for so long hangs; it turns ten times a second.
-const HANGS_MS: u64 = 5_000;
+pub const HANGS_MS: u64 = 5_000;
 
 /// A shard that nobody has reached for so long is in trouble.
 const UNREACHED_MS: u64 = 10_000;

@@ -37,7 +37,7 @@ pub struct Process {
     pub started_at_ms: i64,
     /// When this was put together.
     pub now_ms: i64,
-    /// Since the poller last turned: much more than 100 means that it hangs.
+    /// Since the poller last turned; more than 5,000 means that it hangs.
     pub poll_age_ms: u64,
     /// Draining: it was told to end.
     pub leaving: bool,

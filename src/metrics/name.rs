@@ -40,7 +40,7 @@ families! {
     BuildInfo: Gauge "forebay_build_info" ["version", "librdkafka", "group"] "1; what runs, and for which consumer group.";
     StartTime: Gauge "forebay_start_time_seconds" [] "When this process began, in seconds since the Unix epoch.";
     Ready: Gauge "forebay_ready" [] "1 while /readyz says so: polling, assigned, and no shard that refuses or is away.";
-    PollAge: Gauge "forebay_poll_age_seconds" [] "Since the poller last turned; more than a second means that it hangs.";
+    PollAge: Gauge "forebay_poll_age_seconds" [] "Since the poller last turned; more than five seconds mean that it hangs.";
     AssignedPartitions: Gauge "forebay_assigned_partitions" ["topic"] "Partitions that this process has.";
     TopicStopped: Gauge "forebay_topic_stopped" ["topic"] "1 while the topic waits for a person.";
     TopicPaused: Gauge "forebay_topic_paused" ["topic"] "1 while somebody has paused it.";
