@@ -15,9 +15,11 @@ use crate::sink::shards::Answer;
 
 /// What a listing returns of each shard unless it is asked for more.
 const LIMIT: i64 = 100;
-const LIMIT_MAX: i64 = 10_000;
+const LIMIT_MAX: i64 = 1000;
+/// Bytes of a text that a listing shows: keys may be as large as records are.
+const TEXT_BYTES_MAX: usize = 1024;
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     Park(Hold, Option<String>),
     Unpark(Hold, Option<String>),
@@ -38,7 +40,7 @@ struct What {
 }
 
 /// A dead letter.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Letter {
     shard: String,
@@ -54,7 +56,12 @@ pub struct Letter {
 /// # Errors
 /// The answer to one that is no such object.
 pub fn body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Response> {
-    serde_json::from_slice(body).map_err(|error| Response::problem(Status::BAD_REQUEST, &format!("the body: {error}")))
+    let refused = |what: &str| Response::problem(Status::BAD_REQUEST, &format!("the body: {what}"));
+    // Of arrays serde would take the fields in their order.
+    match body.trim_ascii_start().first() {
+        Some(b'{') => serde_json::from_slice(body).map_err(|error| refused(&error.to_string())),
+        _ => Err(refused("expected a JSON object")),
+    }
 }
 
 impl Action {
@@ -83,8 +90,20 @@ impl Action {
         matches!(self, Action::Parked { .. } | Action::Letters { .. })
     }
 
-    /// For the log.
-    pub fn name(&self) -> &'static str {
+    /// For the log: no key, no tenant.
+    pub fn told(&self) -> String {
+        let of = |letter: &Letter| {
+            let Letter { shard, topic, partition, offset, .. } = letter;
+            format!("{topic} [{partition}] offset {offset} in shard {shard}")
+        };
+        match self {
+            Action::Park(hold, _) | Action::Unpark(hold, _) => format!("{} of topic {}", self.name(), hold.topic),
+            Action::Replay(letter) | Action::Discard(letter) => format!("{}: {}", self.name(), of(letter)),
+            Action::Parked { .. } | Action::Letters { .. } => self.name().to_owned(),
+        }
+    }
+
+    fn name(&self) -> &'static str {
         match self {
             Action::Park(..) => "park",
             Action::Unpark(..) => "unpark",
@@ -126,10 +145,24 @@ fn hold(of: &[u8]) -> Result<(Hold, Option<String>), Response> {
         (None, Some(tenant)) => (Scope::Tenant, tenant),
         _ => return Err(Response::problem(Status::BAD_REQUEST, "expected one of \"key\" and \"tenant\"")),
     };
+    no_nul("topic", &topic)?;
     Ok((Hold { topic, scope, value: value.into_bytes() }, shard))
 }
 
+/// PostgreSQL's texts hold none.
+fn no_nul(field: &str, text: &str) -> Result<(), Response> {
+    let detail = format!("{field}: found a NUL, which no name has");
+    if text.contains('\0') { Err(Response::problem(Status::BAD_REQUEST, &detail)) } else { Ok(()) }
+}
+
 impl Letter {
+    /// Of a request's body.
+    pub fn of(bytes: &[u8]) -> Result<Letter, Response> {
+        let letter: Letter = body(bytes)?;
+        no_nul("topic", &letter.topic)?;
+        Ok(letter)
+    }
+
     fn filter(&self) -> Filter {
         Filter {
             shard: Some(self.shard.clone()),
@@ -200,9 +233,49 @@ fn entries<T>(answers: &[Answer<T>], objects: impl Fn(&str, &T) -> Vec<Value>) -
     let (mut entries, mut failed) = (Vec::new(), Vec::new());
     for (shard, answer) in answers {
         match answer {
-            Ok(answer) => entries.extend(objects(shard, answer)),
+            Ok(answer) => entries.extend(objects(shard, answer).into_iter().map(cut)),
             Err(failure) => failed.push(json!({ "shard": shard, "reason": failure.reason().to_string() })),
         }
     }
     Response::json(Status::OK, json!({ "entries": entries, "failed": failed }).to_string())
+}
+
+/// Without the ends of long texts, which an ellipsis stands for.
+fn cut(mut object: Value) -> Value {
+    let shorten = |text: &mut String| {
+        if text.len() > TEXT_BYTES_MAX {
+            let end = (0..=TEXT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+            text.truncate(end);
+            text.push('…');
+        }
+    };
+    for value in object.as_object_mut().into_iter().flat_map(|fields| fields.values_mut()) {
+        match value {
+            Value::String(text) => shorten(text),
+            // Bytes that are no text.
+            Value::Object(fields) => fields.values_mut().for_each(|value| {
+                if let Value::String(text) = value {
+                    shorten(text);
+                }
+            }),
+            _ => {}
+        }
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_and_say_so() {
+        let long = "ü".repeat(TEXT_BYTES_MAX);
+        let object =
+            cut(json!({ "key": long, "other": { "hex": "ab".repeat(TEXT_BYTES_MAX) }, "offset": 5, "short": "x" }));
+        let key = object["key"].as_str().expect("text");
+        assert!(key.len() <= TEXT_BYTES_MAX + '…'.len_utf8() && key.ends_with("ü…"), "{}", key.len());
+        assert!(object["other"]["hex"].as_str().is_some_and(|hex| hex.ends_with('…')));
+        assert_eq!((&object["offset"], &object["short"]), (&json!(5), &json!("x")));
+    }
 }

@@ -33,6 +33,9 @@ const BLOCKED_MS: u64 = 10_000;
 /// A lock that is held for so long is a person's business.
 const LOCKED_MS: u64 = 30_000;
 
+/// A shard that was not sampled for so long, although it was before, does not answer; at most it is eight seconds between two samples.
+const UNSAMPLED_MS: i64 = 30_000;
+
 /// Of a server's connections, in percent: what is left may not be enough for a restart.
 const CONNECTIONS_PERCENT: u64 = 95;
 
@@ -190,11 +193,23 @@ impl Found {
                     (Severity::Warn, format!("Shard {name} has not been reached for {since}{why}"))
                 }
                 _ => {
+                    self.unsampled(status.process.now_ms, shard, &name);
                     self.connections(shard, &name);
                     continue;
                 }
             };
             self.say(severity, Culprit::Database(&shard.name), text);
+        }
+    }
+
+    /// With nothing to write nobody else notices that a database has ceased to answer.
+    fn unsampled(&mut self, now_ms: i64, shard: &Shard, name: &str) {
+        let Some(contention) = &shard.contention else { return };
+        let since = now_ms.saturating_sub(contention.sampled_at_ms);
+        if since >= UNSAMPLED_MS {
+            let since = age(since.max(0) as u64);
+            let text = format!("Shard {name} has not said for {since} what it does: it may not answer");
+            self.say(Severity::Warn, Culprit::Database(&shard.name), text);
         }
     }
 

@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::admin::action::{Action, body};
+use crate::admin::action::{Action, Letter, body};
 use crate::admin::collect::{Collector, KEEP_EVERY};
 use crate::admin::exposition::{self, LogLines};
 use crate::admin::page;
@@ -134,8 +134,8 @@ impl Routes {
             "/dead-letters" if get => Ok(Wanted::Action(Action::Letters { limit: limit(request)? })),
             "/park" if post => Action::park(posted(request)?).map(Wanted::Action),
             "/unpark" if post => Action::unpark(posted(request)?).map(Wanted::Action),
-            "/dead-letters/replay" if post => body(posted(request)?).map(Action::Replay).map(Wanted::Action),
-            "/dead-letters/discard" if post => body(posted(request)?).map(Action::Discard).map(Wanted::Action),
+            "/dead-letters/replay" if post => Letter::of(posted(request)?).map(Action::Replay).map(Wanted::Action),
+            "/dead-letters/discard" if post => Letter::of(posted(request)?).map(Action::Discard).map(Wanted::Action),
             "/pause" if post => self.pause(posted(request)?, true).map(Wanted::Answer),
             "/resume" if post => self.pause(posted(request)?, false).map(Wanted::Answer),
             "/log-level" if post => self.set_level(posted(request)?).map(Wanted::Answer),
@@ -172,11 +172,7 @@ impl Routes {
     /// somebody else made point here would be in `Host`.
     fn is_local(&self, request: &Request<'_>) -> Result<(), Response> {
         let host = request.header("host").map(String::from_utf8_lossy).unwrap_or(Cow::Borrowed("localhost"));
-        let bare = match host.strip_prefix('[') {
-            Some(v6) => v6.split(']').next().unwrap_or_default(),
-            None => host.split(':').next().unwrap_or_default(),
-        };
-        if bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok() {
+        if is_address(&host) {
             return Ok(());
         }
         let detail =
@@ -229,6 +225,19 @@ impl Routes {
     }
 }
 
+/// An IP address or localhost, with a port or without.
+fn is_address(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_ok() => name,
+        _ => host,
+    };
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::Ipv4Addr>().is_ok()
+        || host.parse::<std::net::SocketAddr>().is_ok()
+        || v6.is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok())
+}
+
 fn done(text: &str) -> Response {
     Response::json(Status::OK, json!({ "done": text }).to_string())
 }
@@ -243,16 +252,22 @@ fn posted<'r>(request: &Request<'r>) -> Result<&'r [u8], Response> {
         let detail = format!("Content-Type: found {found:?}, expected application/json");
         return Err(Response::problem(Status::UNSUPPORTED_MEDIA_TYPE, &detail));
     }
-    if let (Some(origin), Some(host)) = (request.header("origin"), request.header("host"))
-        && origin.strip_prefix(b"http://").or(origin.strip_prefix(b"https://")) != Some(host)
-    {
+    let host = request.header("host");
+    let is_ours = |origin: &[u8]| origin.strip_prefix(b"http://").or(origin.strip_prefix(b"https://")) == host;
+    if !request.header_values("origin").all(is_ours) {
         return Err(Response::problem(Status::FORBIDDEN, "Origin: this came from the page of another host"));
     }
     Ok(request.body())
 }
 
 fn limit(request: &Request<'_>) -> Result<i64, Response> {
-    let written = request.query_pairs().find(|(name, _)| name == "limit").map(|(_, value)| value);
+    let mut written = None;
+    for (name, value) in request.query_pairs() {
+        if name != "limit" || written.replace(value).is_some() {
+            let detail = format!("{name:?} in the query: expected limit, once");
+            return Err(Response::problem(Status::BAD_REQUEST, &detail));
+        }
+    }
     Action::limit(written.as_deref())
 }
 
@@ -298,4 +313,29 @@ pub fn guarded(response: Response) -> Response {
         .header("Cache-Control", "no-store")
         .header("X-Content-Type-Options", "nosniff")
         .header("Referrer-Policy", "no-referrer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_and_localhost_are_nobodys_names() {
+        for host in ["localhost", "LOCALHOST:9464", "127.0.0.1", "127.0.0.1:9464", "[::1]", "[::1]:9464", "10.1.2.3:80"]
+        {
+            assert!(is_address(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "[::1]evil.example",
+            "localhost:evil",
+            "localhost.evil.example",
+            "127.0.0.1.evil:1",
+            "::1:x",
+            "[::1",
+        ] {
+            assert!(!is_address(host), "{host}");
+        }
+    }
 }

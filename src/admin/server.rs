@@ -1,5 +1,6 @@
 //! Where the admin interface listens, and its threads: one that answers, and some that wait for databases for it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -127,21 +128,29 @@ fn limits() -> Limits {
     }
 }
 
-/// Until the server is gone. What panics is answered, and said where it happened.
+/// Until the server is gone. Who asks for the same listing meanwhile gets the same answer. What panics is answered, and said where it
+/// happened.
 fn act(actions: &Receiver<(Ticket, Action)>, replier: &Replier, collector: &Collector, over: &AtomicBool) {
-    while let Ok((ticket, action)) = actions.recv() {
+    let mut waiting: VecDeque<(Ticket, Action)> = VecDeque::new();
+    while let Some((ticket, action)) = waiting.pop_front().or_else(|| actions.recv().ok()) {
         if over.load(Ordering::SeqCst) {
             return;
         }
         let config = collector.observer().config();
         let done = std::panic::catch_unwind(AssertUnwindSafe(|| action.run(&config)));
         let response = done.unwrap_or_else(|_| {
-            tracing::error!("admin: {} panicked", action.name());
+            tracing::error!("admin: {} panicked", action.told());
             Response::problem(Status::INTERNAL_SERVER_ERROR, "a defect of forebay; whether it was done is not known")
         });
-        if !action.is_listing() {
-            tracing::info!("admin: {}: {}", action.name(), response.status().0);
+        let response = guarded(response);
+        if action.is_listing() {
+            waiting.extend(actions.try_iter());
+            let (same, others) = waiting.into_iter().partition::<VecDeque<_>, _>(|(_, asked)| *asked == action);
+            waiting = others;
+            same.into_iter().for_each(|(other, _)| replier.answer(other, response.clone()));
+        } else {
+            tracing::info!("admin: {}: {}", action.told(), response.status().0);
         }
-        replier.answer(ticket, guarded(response));
+        replier.answer(ticket, response);
     }
 }

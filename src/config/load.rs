@@ -107,8 +107,9 @@ fn admin(section: &Section<'_>) -> Admin {
     let listen = written.unwrap_or(Some(ADMIN_LISTEN));
     let token = section.get(&s::ADMIN_TOKEN_FILE).and_then(|file| {
         let token = section.report.secret_file(&section.key(s::ADMIN_TOKEN_FILE.name), &file)?;
-        if token.len() < TOKEN_BYTES_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let expected = format!("at least {TOKEN_BYTES_MIN} printable characters without blanks in it");
+        if !TOKEN_BYTES.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let (least, most) = (TOKEN_BYTES.start(), TOKEN_BYTES.end());
+            let expected = format!("at least {least} and at most {most} printable characters without blanks in it");
             section.problem(s::ADMIN_TOKEN_FILE.name, "a text that is not shown", expected);
         }
         Some(Secret(token))
@@ -131,8 +132,8 @@ fn admin(section: &Section<'_>) -> Admin {
     }
 }
 
-/// What can be guessed is no token.
-const TOKEN_BYTES_MIN: usize = 16;
+/// What can be guessed is no token, and what fits no request's head is none either.
+const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=4096;
 
 fn engine(section: &Section<'_>) -> Engine {
     let workers_per_shard = section.get(&s::WORKERS_PER_SHARD);

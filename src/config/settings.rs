@@ -647,7 +647,7 @@ pub static ADMIN_TOKEN_FILE: Setting<Text<PathBuf>> = Setting {
     section: "admin",
     name: "token_file",
     kind: Text { expected: "the path of a file", required: false, parse: path, absent: "none" },
-    prose: "A file that holds a token of at least 16 characters, which every request over `listen` must bring along (`Authorization: Bearer …`); \
+    prose: "A file that holds a token of 16 to 4096 characters, which every request over `listen` must bring along (`Authorization: Bearer …`); \
             only `/healthz` and `/readyz` need none.",
 };
 pub static ADMIN_LAG_EXPORTER_NAMES: Setting<Flag> = Setting {

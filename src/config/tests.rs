@@ -502,7 +502,9 @@ fn who_listens_where_others_can_reach_it_needs_a_token() {
     };
     let short = with_token("0123456789\n").expect_err("it can be guessed").to_string();
     assert!(
-        short.contains("admin.token_file: found a text that is not shown, expected at least 16 printable"),
+        short.contains(
+            "admin.token_file: found a text that is not shown, expected at least 16 and at most 4096 printable"
+        ),
         "{short}"
     );
     let admin = with_token("0123456789abcdef\n").expect("valid").config.admin;

@@ -53,6 +53,8 @@ pub struct Server<V> {
     counts: Counts,
     date: Date,
     next_sweep: Instant,
+    /// When it was said last that no connection can be accepted.
+    refused_said: Option<Instant>,
 }
 
 /// A listener, and whether it is worth a try.
@@ -61,6 +63,9 @@ struct Door {
     ready: bool,
     closed_until: Option<Instant>,
 }
+
+/// How often it is worth a line that no connection can be accepted.
+const SAID_AGAIN: Duration = Duration::from_secs(10);
 
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +99,7 @@ impl<V: Service> Server<V> {
             counts: Counts::default(),
             date: Date::default(),
             next_sweep: now + limits.sweep_interval(),
+            refused_said: None,
             limits,
         })
     }
@@ -209,7 +215,10 @@ impl<V: Service> Server<V> {
                     Err(error) if concerns_one_peer(error.kind()) => self.counts.accept_errors += 1,
                     Err(error) => {
                         // Out of descriptors or memory: trying again at once would only burn the CPU.
-                        tracing::warn!(%error, "no connection can be accepted for now");
+                        if self.refused_said.is_none_or(|said| now.duration_since(said) >= SAID_AGAIN) {
+                            self.refused_said = Some(now);
+                            tracing::warn!(%error, "no connection can be accepted for now");
+                        }
                         self.counts.accept_errors += 1;
                         self.doors[index].closed_until = Some(now + PAUSE);
                         break;

@@ -54,7 +54,8 @@ pub fn time_lag_ms(state: &State, topic: &Topic) -> u64 {
 /// Furthest behind first, whatever the sorting of the other tab.
 pub fn furthest(state: &State) -> Vec<&Partition> {
     let mut partitions = filtered(state);
-    partitions.sort_by_key(|partition| Reverse((partition.unparked_lag_ms, partition.message_lag)));
+    partitions
+        .sort_by_key(|partition| Reverse((partition.unparked_lag_ms, partition.message_lag, partition.parked_age_ms)));
     partitions
 }
 

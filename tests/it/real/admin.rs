@@ -66,6 +66,8 @@ fn who_is_let_in() {
     check("GET /nowhere HTTP/1.1\r\nHost: localhost\r\n", 404, "expected one of /, /healthz");
     check("DELETE /status HTTP/1.1\r\nHost: localhost\r\n", 405, "/status takes GET, HEAD");
     check("GET /park HTTP/1.1\r\nHost: localhost\r\n", 405, "/park takes POST");
+    check("GET /parked?limit=1&limit=2 HTTP/1.1\r\nHost: localhost\r\n", 400, "expected limit, once");
+    check("GET /status HTTP/1.1\r\nHost: LOCALHOST:1\r\n", 200, "\"version\":1");
     check("GET /parked?limit=0 HTTP/1.1\r\nHost: localhost\r\n", 400, "limit: expected a whole number from 1");
     let post = |headers: &str, body: &str| tcp.post_with("/pause", headers, body);
     let json = "Content-Type: application/json\r\n";
@@ -76,7 +78,8 @@ fn who_is_let_in() {
         ("{\"topic\":\"x\"}", 404, "no topic of the configuration is named"),
         ("{\"topic\":\"x\",\"more\":1}", 400, "unknown field `more`"),
         ("{", 400, "the body: EOF"),
-        ("", 400, "the body: EOF"),
+        ("", 400, "the body: expected a JSON object"),
+        ("[\"x\"]", 400, "the body: expected a JSON object"),
     ] {
         let answer = post(&format!("{json}Origin: http://localhost\r\n"), body);
         assert!(answer.status == status && answer.body.contains(says), "{body}: {}", answer.body);
