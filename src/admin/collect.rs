@@ -23,8 +23,6 @@ use crate::types::{ShardIx, TopicIx};
 use look::{Look, Rates};
 use words::millis;
 
-pub use words::writer_name;
-
 /// Over how long rates are taken.
 const RATE_OVER: Duration = Duration::from_secs(5);
 /// How often what was counted is kept for them.

@@ -8,7 +8,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram as ProtoHistogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use crate::admin::collect::{Collector, writer_name};
+use crate::admin::collect::Collector;
 use crate::admin::process::Usage;
 use crate::admin::status::{Partition, Shard, Status, TopicState};
 use crate::metrics::histogram::Histogram;
@@ -253,11 +253,9 @@ fn of_shard(families: &mut Families, collector: &Collector, index: ShardIx, shar
     let is_known = shard.state != "unknown";
     families.maybe(Name::ShardUp, &[name], is_known.then(|| f64::from(shard.state == "up")));
     families.add(Name::BreakerOpened, &[name], of.breaker_opened.get() as f64);
-    let config = collector.observer().config();
-    for (writer, (times, worker)) in of.writers.iter().zip(&shard.workers).enumerate() {
-        let writer = writer_name(&config, index, writer as u16);
-        families.add(Name::WorkerBusy, &[name, &writer], times.busy_us.get() as f64 / 1e6);
-        families.add(Name::WorkerQueued, &[name, &writer], worker.queued_records as f64);
+    for (times, worker) in of.writers.iter().zip(&shard.workers) {
+        families.add(Name::WorkerBusy, &[name, &worker.name], times.busy_us.get() as f64 / 1e6);
+        families.add(Name::WorkerQueued, &[name, &worker.name], worker.queued_records as f64);
     }
     let connections = &shard.connections;
     let kinds = [

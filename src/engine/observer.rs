@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::live::Live;
-use crate::engine::ends::{End, Ends};
+use crate::engine::ends::Ends;
 use crate::engine::gate::Gate;
 use crate::engine::hot_keys::HotKeys;
 use crate::engine::observed::{Observed, Task, View};
@@ -21,7 +21,7 @@ use crate::metrics::Counters;
 use crate::metrics::labelled::Metrics;
 use crate::state::contention::Snapshot;
 use crate::state::hot_key::Top;
-use crate::types::{KeyHash, ShardIx, TopicIx, TopicPartition};
+use crate::types::{KeyHash, ShardIx, TopicIx};
 
 /// See the module's text. Cheap to clone.
 #[derive(Clone)]
@@ -90,11 +90,6 @@ impl Observer {
         self.running.lock().clone()
     }
 
-    /// Where a partition's log ends.
-    pub fn end(&self, at: TopicPartition) -> Option<End> {
-        self.running()?.ends.of(at)
-    }
-
     /// What holds a shard back.
     pub fn pace(&self, shard: ShardIx) -> PaceStatus {
         self.paces[usize::from(shard.0)].status()
@@ -114,11 +109,6 @@ impl Observer {
     /// The first bytes of one of these keys, once a record of it was seen.
     pub fn key(&self, shard: ShardIx, topic: TopicIx, hash: KeyHash) -> Option<Vec<u8>> {
         self.hot.get(usize::from(shard.0))?.name(topic, hash)
-    }
-
-    /// Whether somebody has paused a topic.
-    pub fn is_paused(&self, topic: TopicIx) -> bool {
-        self.running().is_some_and(|running| running.signals.is_paused(topic))
     }
 
     /// Nothing more of a topic is fetched, or it is again; what is on its way is applied. Says whether that changes anything; none

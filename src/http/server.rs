@@ -268,44 +268,41 @@ impl<V: Service> Server<V> {
     }
 
     fn give_turn(&mut self, slot: u32, now: Instant) {
+        self.serve(slot, now, |connection, context| {
+            connection.in_line = false;
+            connection.turn(context)
+        });
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        self.next_sweep = now + self.limits.sweep_interval();
+        for slot in 0..self.connections.slots() {
+            self.serve(slot, now, |connection, context| connection.expire(context));
+        }
+    }
+
+    /// What a connection, if the slot has one, needs after `turn`.
+    fn serve(
+        &mut self,
+        slot: u32,
+        now: Instant,
+        turn: impl FnOnce(&mut Connection<Stream>, &mut Context<'_, V>) -> Turn,
+    ) {
         let Some(connection) = self.connections.at(slot) else {
             return;
         };
-        connection.in_line = false;
-        let turn = connection.turn(&mut Context {
+        let mut context = Context {
             service: &mut self.service,
             limits: &self.limits,
             pool: &mut self.pool,
             counts: &mut self.counts,
             now,
             date: &self.date.text,
-        });
-        match turn {
+        };
+        match turn(connection, &mut context) {
             Turn::Again => put_in_line(connection, slot, &mut self.line),
             Turn::Wait => {}
             Turn::Close => self.close(slot),
-        }
-    }
-
-    fn sweep(&mut self, now: Instant) {
-        self.next_sweep = now + self.limits.sweep_interval();
-        for slot in 0..self.connections.slots() {
-            let Some(connection) = self.connections.at(slot) else {
-                continue;
-            };
-            let turn = connection.expire(&mut Context {
-                service: &mut self.service,
-                limits: &self.limits,
-                pool: &mut self.pool,
-                counts: &mut self.counts,
-                now,
-                date: &self.date.text,
-            });
-            match turn {
-                Turn::Again => put_in_line(connection, slot, &mut self.line),
-                Turn::Wait => {}
-                Turn::Close => self.close(slot),
-            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::admin::status::{Frontier, Partition, Reason};
 use crate::config::Target;
+use crate::engine::ends::End;
 use crate::engine::observed::{Doing, OldestOf, OldestView, PartitionView, Whereabouts};
 use crate::sink::OldestParked;
 use crate::state::blocking;
@@ -49,7 +50,7 @@ impl Look<'_> {
         }
     }
 
-    fn end(&self, p: &PartitionView) -> Option<crate::engine::ends::End> {
+    fn end(&self, p: &PartitionView) -> Option<End> {
         self.running.as_ref()?.ends.of(p.at)
     }
 
@@ -91,8 +92,13 @@ impl Look<'_> {
         };
         let is_table = |relation: &str| table.is_none_or(|table| relation.rsplit('.').next() == Some(table));
         let of_table = |blocker: &&blocking::Blocker| blocker.relation.as_deref().is_none_or(is_table);
+        self.blockers(shard, of_table)
+    }
+
+    /// Those of a shard's blockers of which this is true.
+    fn blockers(&self, shard: ShardIx, is: impl Fn(&&blocking::Blocker) -> bool) -> Vec<i32> {
         let blockers = self.snapshots[usize::from(shard.0)].iter().flat_map(|snapshot| &snapshot.blockers);
-        blockers.filter(of_table).map(|blocker| blocker.session.pid).collect()
+        blockers.filter(is).map(|blocker| blocker.session.pid).collect()
     }
 
     /// The oldest record that is not durable; where all that is fetched is, what comes next.
@@ -130,9 +136,7 @@ impl Look<'_> {
             Whereabouts::Worker(worker) => worker,
         };
         let name = writer_name(&self.config, shard, worker);
-        let blockers = self.snapshots[usize::from(shard.0)].iter().flat_map(|snapshot| &snapshot.blockers);
-        let blocked_by: Vec<i32> =
-            blockers.filter(|b| b.blocks.contains(&name)).map(|blocker| blocker.session.pid).collect();
+        let blocked_by = self.blockers(shard, |blocker| blocker.blocks.contains(&name));
         let known = Frontier { place: "queued".to_owned(), worker: Some(name), blocked_by, ..known };
         let task = &self.tasks[usize::from(shard.0)][usize::from(worker)];
         let at_hand = |of: &&OldestOf| of.partition == p.at.partition && of.offset == oldest.offset;

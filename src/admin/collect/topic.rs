@@ -18,7 +18,7 @@ impl Look<'_> {
         let lags: Vec<u64> = of_topic().filter_map(|p| p.message_lag).collect();
         let state = match &stopped {
             Some(_) => TopicState::Stopped,
-            None if self.observer.is_paused(index) => TopicState::Paused,
+            None if self.running.as_ref().is_some_and(|r| r.signals.is_paused(index)) => TopicState::Paused,
             None => TopicState::Running,
         };
         Topic {
