@@ -12,6 +12,7 @@ use postgres::{Client, NoTls};
 use super::Outcome;
 use super::arguments::Arguments;
 use super::engine::{self, Job, Target};
+use super::parts::Parts;
 use super::rounds::{Rounds, load};
 use super::workload::{COUNTRIES, DEVICES, ids, key_of, publish};
 
@@ -23,10 +24,14 @@ pub fn catchup(a: &Arguments) -> Outcome<()> {
     let (mut limit, mut rates, mut ratios) = (Rounds::default(), Rounds::default(), Rounds::default());
     for round in 1..=a.rounds {
         let load = load();
-        let bare = bare(a, &rows)?;
-        let engine = engine::run(a, &job)?;
+        let records = a.records as f64;
+        let (began, bare) = (Parts::now(&a.dsn)?, bare(a, &rows)?);
+        let bare_parts = (Parts::now(&a.dsn)? - began).each(records);
+        let (began, engine) = (Parts::now(&a.dsn)?, engine::run(a, &job)?);
+        let parts = (Parts::now(&a.dsn)? - began).each(records);
         let ratio = engine.rate / bare;
         println!("round {round}  bare UNNEST {bare:>8.0} rows/s   engine {engine}   ratio {ratio:.3}   {load}");
+        println!("         bare: {bare_parts}   engine: {parts}");
         limit.push(bare);
         rates.push(engine.rate);
         ratios.push(ratio);

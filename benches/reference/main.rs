@@ -42,6 +42,7 @@ mod hot;
 mod least;
 mod locked;
 mod pace;
+mod parts;
 mod pipeline;
 mod producer;
 mod rounds;

@@ -244,10 +244,10 @@ impl Dispatcher {
         records
     }
 
-    /// Sends what is open to the workers, and what its topic's ceiling allows by now.
+    /// Sends what is open to the workers that want it, and what its topic's ceiling allows by now.
     pub fn flush(&mut self, now: Duration) -> Result<(), WorkerGone> {
         for outlet in &mut self.outlets {
-            outlet.close_chunks();
+            outlet.close_wanted(self.limits.records_max);
             outlet.pass_gates(now, &self.stopped);
             for worker in 0..outlet.inboxes.len() {
                 outlet.empty_outbox(worker)?;
@@ -317,6 +317,9 @@ impl Dispatcher {
 /// Batches per worker, being written and waiting, beyond which fetching more is of no use.
 const BATCHES_QUEUED: usize = 3;
 
+/// Batches: the one that a worker writes, and the one that it takes next.
+const ENOUGH: usize = 2;
+
 impl Outlet {
     /// Records more for a worker; those that wait for their topic's ceiling are no load yet.
     fn count(&mut self, worker: usize, topic: TopicIx, records: usize) {
@@ -332,12 +335,26 @@ impl Outlet {
 
     fn close_chunks(&mut self) {
         if std::mem::take(&mut self.dirty) {
+            (0..self.inboxes.len()).for_each(|worker| self.close_all(worker));
+        }
+    }
+
+    /// A worker that has a batch in hand and another one waiting gets nothing but full chunks: smaller ones would become
+    /// smaller batches, and cost the database more. What stays open is looked at again when the worker gives a batch back.
+    fn close_wanted(&mut self, batch: usize) {
+        if std::mem::take(&mut self.dirty) {
             for worker in 0..self.inboxes.len() {
-                for topic in 0..self.open[worker].len() {
-                    self.close(worker, TopicIx(topic as u16));
+                let open: usize = self.open[worker].iter().flatten().map(|(_, chunk)| chunk.len()).sum();
+                match self.loads.each()[worker].saturating_sub(open) >= ENOUGH * batch {
+                    true => self.dirty |= open > 0,
+                    false => self.close_all(worker),
                 }
             }
         }
+    }
+
+    fn close_all(&mut self, worker: usize) {
+        (0..self.open[worker].len()).for_each(|topic| self.close(worker, TopicIx(topic as u16)));
     }
 
     /// A chunk whose records were counted.
@@ -464,6 +481,25 @@ mod tests {
         let lens: Vec<usize> = bench.got(0).iter().map(|c| c.len()).collect();
         assert_eq!(lens, [10; 20]);
         assert!(bench.got(1).is_empty());
+    }
+
+    #[test]
+    fn a_worker_with_another_batch_waiting_gets_full_chunks_only() {
+        let mut bench = bench();
+        let lens = |chunks: &[Box<Chunk>]| chunks.iter().map(|c| c.len()).collect::<Vec<_>>();
+        bench.send(&key_of(0), 13);
+        let first = bench.got(0);
+        assert_eq!(lens(&first), [10, 3], "it has nothing else to do");
+        bench.send(&key_of(0), 9);
+        assert_eq!(lens(&bench.got(0)), [9], "22 are there by now, of which it had 13");
+        bench.send(&key_of(0), 4);
+        assert!(bench.got(0).is_empty(), "it has 22 in hand");
+        bench.send(&key_of(0), 9);
+        assert_eq!(lens(&bench.got(0)), [10]);
+        bench.dispatcher.returned(ShardIx(0), 0, &first[..1], 0, 0);
+        assert!(bench.got(0).is_empty(), "it still has 22");
+        bench.dispatcher.returned(ShardIx(0), 0, &first[1..], 0, 0);
+        assert_eq!(lens(&bench.got(0)), [3], "what is open goes out as soon as the worker might run dry");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::types::{Generation, NextOffset, Offset, ShardIx, TopicIx, TopicPartit
 
 /// Messages to the poller. Their number is bounded by the chunks and requests outstanding; the channel holds
 /// [`EVENTS_MAX`], and a worker that finds it full waits (the poller never waits for a worker).
-pub const EVENTS_MAX: usize = 1 << 14;
+pub const EVENTS_MAX: usize = 1 << 12;
 
 /// Chunks that one worker's inbox holds; beyond it they wait at the poller.
 pub const INBOX_CHUNKS_MAX: usize = 1 << 10;

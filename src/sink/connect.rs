@@ -318,7 +318,11 @@ fn tls_connector(tls: &Tls) -> Result<MakeTlsConnector, String> {
         builder.set_private_key_file(key, SslFiletype::PEM).map_err(|e| format!("sslkey {key:?}: {e}"))?;
     }
     match &tls.root {
-        _ if !tls.verify_ca => builder.set_verify(SslVerifyMode::NONE),
+        _ if !tls.verify_ca => {
+            builder.set_verify(SslVerifyMode::NONE);
+            // The system's authorities, half a megabyte for each connection, are of no use then.
+            builder.set_cert_store(X509StoreBuilder::new().map_err(openssl)?.build());
+        }
         Some(root) if root != "system" => {
             // A store of its own: `set_ca_file` would trust the system's authorities, too.
             let pem = std::fs::read(root).map_err(|e| format!("sslrootcert {root:?}: {e}"))?;

@@ -33,7 +33,7 @@ const DEFAULTS: [(&str, &str); 6] = [
     ("isolation.level", "read_committed"),
     ("fetch.queue.backoff.ms", "2"),
     ("fetch.wait.max.ms", "100"),
-    ("queued.max.messages.kbytes", "8192"),
+    ("queued.max.messages.kbytes", "4096"),
     ("queued.min.messages", "20000"),
 ];
 

@@ -49,6 +49,9 @@ struct Span {
 
 const NULL: u32 = u32::MAX;
 
+/// Bytes by which an arena grows at least.
+const GROWTH_MIN: usize = 16 << 10;
+
 /// A record as the source hands it out: borrowed for the duration of one call.
 #[derive(Debug, Clone, Copy)]
 pub struct RawRecord<'a> {
@@ -169,6 +172,7 @@ impl Chunk {
         assert!(!record.offset.is_below(lane.next), "offset {} below {} in one lane", record.offset, lane.next);
         lane.next = record.offset.next();
         lane.records += 1;
+        self.make_room(record.bytes());
         let key = self.span(record.key);
         let value = self.span(record.value);
         let headers = self.span(Some(record.headers));
@@ -192,6 +196,13 @@ impl Chunk {
             return None;
         }
         self.unroutable.iter().find(|(at, _)| *at as usize == index).map(|(_, why)| &**why)
+    }
+
+    /// By an eighth, not twofold: chunks are used again and again, and what each of them has to spare adds up.
+    fn make_room(&mut self, more: usize) {
+        if self.bytes.capacity() - self.bytes.len() < more {
+            self.bytes.reserve_exact(more.max(self.bytes.len() / 8).max(GROWTH_MIN));
+        }
     }
 
     fn span(&mut self, bytes: Option<&[u8]>) -> Span {

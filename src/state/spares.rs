@@ -7,7 +7,7 @@ use crate::state::chunk::Chunk;
 use crate::types::TopicIx;
 
 /// Memory of the chunks kept; what does not fit in is freed.
-const FOOTPRINT_MAX: usize = 8 << 20;
+const FOOTPRINT_MAX: usize = 4 << 20;
 
 /// See the module's text.
 #[derive(Debug, Default)]
