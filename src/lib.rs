@@ -37,7 +37,7 @@
 //! - Nobody who looks holds up anybody who works.
 //! - Nobody waits for a database without an end: not for a statement, a lock, a connection, or an answer that never comes.
 //! - A shard that is away is tried by its control thread alone, until a probe works; workers and slow lanes wait for it.
-//! - Nothing waits for a sampler, and no failure of its own opens a breaker. Of others' queries it learns the command's name only.
+//! - Nothing waits for a sampler; no failure of its own opens a breaker, and no panic of its own ends the process. Of others' queries it learns the command's name only.
 //! - Nothing but the rust-postgres family may bring an async runtime in.
 //!
 //! # Modules, in reading order
