@@ -1,0 +1,175 @@
+//! Traffic that comes at a rate, whoever is slow: a publisher that is an open loop, an engine that has been warmed up, and whoever
+//! looks at both and says how it goes on.
+
+use std::time::{Duration, Instant};
+
+use crate::bench::BenchError;
+use crate::bench::engine::Running;
+use crate::bench::figures::Round;
+use crate::bench::latency::{Latency, Range, each_once, latency};
+use crate::bench::machine;
+use crate::bench::progress::Progress;
+use crate::bench::protocol::{Sample, Work};
+use crate::bench::publisher::{Publisher, Steady, now_us};
+use crate::bench::run::Bench;
+use crate::bench::settings::Target;
+use crate::bench::workload::Workload;
+use crate::words::grouped;
+
+/// Sent before, not counted: takeovers, the first connection, plans.
+const WARM_UP: u64 = 1_000;
+/// A handler that takes a tenth of a second for each needs less of them.
+const WARM_UP_MAX: Duration = Duration::from_secs(2);
+/// After an early end: for what is on its way.
+const LATE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Traffic to be measured.
+pub struct Traffic<'a> {
+    /// For people.
+    pub what: &'a str,
+    pub target: Target,
+    pub work: Work,
+    pub workload: &'a Workload,
+    /// Records a second at the begin, and how many of them the engine does at least.
+    pub rate: u64,
+    pub warm_up: u64,
+    /// How long it takes, as far as is known, for the progress bar.
+    pub period: Duration,
+    /// Whose latency counts.
+    pub without: Option<String>,
+}
+
+/// As many records as an engine does in a moment.
+pub fn warm_up(per_s: f64) -> u64 {
+    WARM_UP.min((per_s * WARM_UP_MAX.as_secs_f64()) as u64).max(1)
+}
+
+/// What whoever looks sees.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// Since the first record was due.
+    pub at: Duration,
+    pub sample: Sample,
+    /// Published, and not durable.
+    pub behind: u64,
+}
+
+/// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    Go,
+    Rate(u64),
+    Over,
+}
+
+/// One run; its table is still there.
+pub struct Lived {
+    pub round: Round,
+    /// When the first record was due, in µs since the Unix epoch.
+    pub began_us: u64,
+    /// The publisher was far behind its own times.
+    pub publisher_was_late: bool,
+}
+
+impl Lived {
+    /// Of the records that were due between two moments since the begin.
+    pub fn latency(&self, bench: &Bench<'_>, from: Duration, to: Duration) -> Result<Option<Latency>, BenchError> {
+        let at = |moment: Duration| self.began_us + moment.as_micros() as u64;
+        latency(bench.databases()?, &bench.skews, &Range { sent_us: (at(from).max(1), at(to)), without: None })
+    }
+}
+
+/// One run. `decide` is asked some times a second until it says that it is over.
+pub fn live(
+    bench: &mut Bench<'_>,
+    traffic: Traffic<'_>,
+    mut decide: impl FnMut(&Look) -> Next,
+) -> Result<Lived, BenchError> {
+    let load_before = machine::load();
+    let topic = bench.new_topic()?;
+    bench.databases()?.fresh_table(traffic.target)?;
+    let mut running = bench.start(&topic, traffic.target, traffic.work.clone(), None)?;
+    let mut publisher = Publisher::new(&bench.config().kafka, &topic, Some(bench.options.linger))?;
+    publisher.warm_up(traffic.workload, traffic.warm_up)?;
+    warmed_up(bench, &mut running, traffic.warm_up)?;
+    running.mark()?;
+    running.samples.clear();
+    let (began, began_us) = (Instant::now(), now_us());
+    let steady = Steady::start(publisher, traffic.workload.clone(), traffic.warm_up, traffic.rate)?;
+    // At each sample.
+    let mut published: Vec<u64> = Vec::new();
+    let mut progress = Progress::new(traffic.what, traffic.period.as_secs(), "s");
+    running.be_patient();
+    loop {
+        running.look()?;
+        let all = traffic.warm_up + steady.sent();
+        published.resize(running.samples.len(), all);
+        let sample = running.latest();
+        let behind = all.saturating_sub(sample.durable);
+        let look = Look { at: began.elapsed(), sample, behind };
+        let note = format!(", {} records behind by {} ms", grouped(behind), grouped(sample.time_lag_ms));
+        progress.show(look.at.as_secs(), &note);
+        if bench.stopper.is_stopped() || steady.has_ended() || running.is_stuck() {
+            break;
+        }
+        match decide(&look) {
+            Next::Go => {}
+            Next::Rate(rate) => steady.set_rate(rate),
+            Next::Over => break,
+        }
+    }
+    let stopped = bench.stopper.is_stopped();
+    let publisher_was_late = steady.late() > LATE_LIMIT;
+    let sent = steady.end()?;
+    let all = traffic.warm_up + sent.records;
+    running.until(all)?;
+    running.be_patient();
+    let (waiting, mut given_up) = (Instant::now(), false);
+    while !running.look()? {
+        published.resize(running.samples.len(), all);
+        progress.show(began.elapsed().as_secs(), ", waiting for the rest");
+        let too_long = bench.stopper.is_stopped() && waiting.elapsed() > LATE_DEADLINE;
+        if (too_long || running.is_stuck()) && !given_up {
+            given_up = true;
+            running.stop();
+        }
+    }
+    drop(progress);
+    let (end, samples) = running.ended()?;
+    bench.drop_topic(&topic);
+    if given_up && !stopped && !bench.stopper.is_stopped() {
+        let text = format!("{}: nothing became durable any more after {} of {all} records", traffic.what, end.durable);
+        return Err(BenchError::Failed(text));
+    }
+    let mut round = Round::new(&end, &samples, &published);
+    (round.cut_short, round.load_before) = (stopped, load_before);
+    (round.late_ms, round.acknowledged_ms) = (Some(sent.late_ms), Some(sent.acknowledged_ms));
+    round.durable_ms = end.durable_ms.filter(|_| traffic.without.is_none());
+    if end.durable >= all {
+        let found = each_once(bench.databases()?, all);
+        round.verified = bench.verify(traffic.what, found)?;
+    }
+    let range = Range { without: traffic.without, ..Range::all() };
+    if let Some(latency) = latency(bench.databases()?, &bench.skews, &range)? {
+        round.written_ms = Some(latency.quantiles);
+        round = round.with_curve(&latency.curve);
+    }
+    Ok(Lived { round, began_us, publisher_was_late })
+}
+
+/// Later than this the publisher cannot keep its rate.
+const LATE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Waits until the engine has done what came before.
+fn warmed_up(bench: &Bench<'_>, running: &mut Running, records: u64) -> Result<(), BenchError> {
+    running.be_patient();
+    while running.latest().durable < records {
+        if running.look()? || running.is_stuck() {
+            return Err(BenchError::Failed("the engine does not begin".to_owned()));
+        }
+        if bench.stopper.is_stopped() {
+            return Err(BenchError::Interrupted);
+        }
+    }
+    Ok(())
+}
