@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use crate::admin::process;
 use crate::bench::discard;
 use crate::bench::protocol::{Class, End, Line, Order, Quantiles, Sample, Spec, Spread, Work};
 use crate::bench::settings;
@@ -16,8 +17,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::engine::observed::Observed;
 use crate::engine::{Engine, EngineError, Observer, Options, Outcome, Stopper};
+use crate::metrics::Counters;
 use crate::metrics::histogram::Histogram;
-use crate::metrics::labelled::{Outcome as RecordOutcome, Stage};
+use crate::metrics::labelled::{Cause, Metrics, OfShard, Outcome as RecordOutcome, Stage};
 
 /// How exactly the end is seen, and how often others are told.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -147,26 +149,37 @@ impl Subject {
 }
 
 impl Watched {
-    fn counters(&self) -> &crate::metrics::Counters {
+    fn counters(&self) -> &Counters {
         match self {
             Watched::Engine(observer) => observer.counters(),
             Watched::Bare(observed, _) => &observed.counters,
         }
     }
 
-    fn metrics(&self) -> &crate::metrics::labelled::Metrics {
+    fn metrics(&self) -> &Metrics {
         match self {
             Watched::Engine(observer) => observer.metrics(),
             Watched::Bare(observed, _) => &observed.metrics,
         }
     }
 
-    /// Of the oldest record that is fetched and not durable, as of the poller's last look.
-    fn time_lag_ms(&self) -> u64 {
+    /// What all times of the engine are of.
+    fn clock(&self) -> Duration {
+        match self {
+            Watched::Engine(observer) => observer.now(),
+            Watched::Bare(_, clock) => clock.now(),
+        }
+    }
+
+    /// Of the oldest record that is fetched and not durable, as of the poller's last look; what it saw before a moment is not meant.
+    fn time_lag_ms(&self, since: Duration) -> u64 {
         let (view, now, wall_ms) = match self {
             Watched::Engine(observer) => (observer.view(), observer.now(), observer.wall_ms()),
             Watched::Bare(observed, clock) => (observed.view(), clock.now(), clock.wall_ms()),
         };
+        if view.at < since {
+            return 0;
+        }
         let looked_ms = wall_ms - now.saturating_sub(view.at).as_millis() as i64;
         let oldest = view.partitions.iter().filter_map(|partition| Some(partition.oldest?.timestamp_ms)).min();
         oldest.map_or(0, |oldest| looked_ms.saturating_sub(oldest).max(0) as u64)
@@ -210,40 +223,39 @@ impl Mark {
 
 /// Until enough is durable, or somebody says that it is over.
 fn watch(watched: &Watched, orders: &Orders, stopper: &Stopper) -> End {
-    let (mut begin, mut told, mut marked) = (Mark::now(watched), Instant::now(), false);
-    // So that a run that is cut short has the time of its last record, and not that of the wait behind it.
-    let mut last = (watched.durable(), Mark::now(watched));
+    let (mut begin, mut begun_at, mut fetched) = (Mark::now(watched), watched.clock(), 0);
+    // A run that is cut short, or told late that it is over, has the time of its last record, and not that of the wait behind it.
+    let (mut durable, mut last) = (0, Instant::now());
+    let mut told = Instant::now();
     loop {
-        let (ended, over) = (stopper.is_stopped(), watched.durable() >= orders.until.load(Ordering::SeqCst));
-        if watched.counters().fetched.get() == 0 && !marked {
+        let (ended, now) = (stopper.is_stopped(), watched.durable());
+        if orders.mark.swap(false, Ordering::SeqCst) {
+            (begin, begun_at, fetched) = (Mark::now(watched), watched.clock(), watched.counters().fetched.get());
+        } else if watched.counters().fetched.get() == fetched {
+            // Nothing has come yet.
             begin = Mark::now(watched);
         }
-        if orders.mark.swap(false, Ordering::SeqCst) {
-            (begin, marked) = (Mark::now(watched), true);
+        if now != durable {
+            (durable, last) = (now, Instant::now());
         }
-        if over || ended || watched.durable() != last.0 && told.elapsed() >= TELL_EVERY {
-            let now = Mark::now(watched);
-            if over || watched.durable() != last.0 {
-                last = (watched.durable(), now);
-            }
-        }
-        if told.elapsed() >= TELL_EVERY {
+        let over = ended || now >= orders.until.load(Ordering::SeqCst);
+        if over || told.elapsed() >= TELL_EVERY {
             told = Instant::now();
-            tell(&Line::Sample(sample(watched)));
+            tell(&Line::Sample(sample(watched, begun_at)));
         }
-        if over || ended {
-            return end(watched, &begin, &last.1);
+        if over {
+            return end(watched, &begin, &Mark { at: last, ..Mark::now(watched) });
         }
         std::thread::sleep(LOOK_EVERY);
     }
 }
 
-fn sample(watched: &Watched) -> Sample {
+fn sample(watched: &Watched, begun_at: Duration) -> Sample {
     Sample {
         at_us: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64),
         fetched: watched.counters().fetched.get(),
         durable: watched.durable(),
-        time_lag_ms: watched.time_lag_ms(),
+        time_lag_ms: watched.time_lag_ms(begun_at),
         resident_bytes: memory("VmRSS:"),
         cpu_us: cpu_us(),
     }
@@ -261,9 +273,8 @@ fn end(watched: &Watched, begin: &Mark, last: &Mark) -> End {
     let stages = times.iter().filter(|(stage, _)| *stage != "durable");
     let (counters, metrics) = (watched.counters(), watched.metrics());
     let outcome = |of: RecordOutcome| metrics.shards.iter().map(|shard| shard.topics[0].outcome(of).get()).sum();
-    let retries = |shard: &Arc<crate::metrics::labelled::OfShard>| {
-        crate::metrics::labelled::Cause::ALL.iter().map(|cause| shard.topics[0].retried(*cause).get()).sum::<u64>()
-    };
+    let retries =
+        |shard: &Arc<OfShard>| Cause::ALL.iter().map(|cause| shard.topics[0].retried(*cause).get()).sum::<u64>();
     End {
         seconds: last.at.saturating_duration_since(begin.at).as_secs_f64(),
         cpu_us: last.cpu_us.saturating_sub(begin.cpu_us),
@@ -290,7 +301,7 @@ fn spread(histogram: &Histogram, per: f64) -> Spread {
 
 /// User and system time of all threads, to a clock tick (10 ms as a rule).
 fn cpu_us() -> u64 {
-    crate::admin::process::Usage::now().cpu_seconds.map_or(0, |seconds| (seconds * 1e6) as u64)
+    process::cpu_seconds().map_or(0, |seconds| (seconds * 1e6) as u64)
 }
 
 /// A line of `/proc/self/status`, in bytes.

@@ -1,12 +1,15 @@
 //! The databases of a benchmark: a schema of its own in each shard, with one table. What else it leaves there is what any engine
 //! leaves, in schema `forebay`, under the names of its own groups. All of it goes at the end.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use postgres::Client;
 use postgres::types::Type;
 
 use crate::bench::BenchError;
+use crate::bench::figures::Server;
+use crate::bench::latency::Skew;
 use crate::bench::settings::{Settings, TABLE, Target};
 use crate::config::{Config, Shard};
 use crate::sink::Failure;
@@ -33,7 +36,7 @@ struct Known {
     pool: Pool,
     /// What the server says of itself.
     version: String,
-    settings: Vec<(String, String)>,
+    settings: BTreeMap<String, String>,
     /// A group before us has made this database a shard: its name stays.
     has_name: bool,
     has_schema: bool,
@@ -114,9 +117,10 @@ impl Databases {
         Ok(())
     }
 
-    /// Of each shard: its name, its server's version, and what of its settings counts.
-    pub fn servers(&self) -> Vec<(String, String, Vec<(String, String)>)> {
-        self.shards.iter().map(|shard| (shard.name.clone(), shard.version.clone(), shard.settings.clone())).collect()
+    /// What is known of each shard's server, with how far its clock is ahead.
+    pub fn servers(&self, skews: &[Skew]) -> Vec<Server> {
+        let server = |(known, skew): (&Known, &Skew)| Server::new(&known.name, &known.version, &known.settings, *skew);
+        self.shards.iter().zip(skews).map(server).collect()
     }
 
     pub fn table(&self) -> String {

@@ -31,11 +31,15 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(spec: &Spec) -> Result<Running, BenchError> {
+    pub fn start(spec: &Spec, log_level: &str) -> Result<Running, BenchError> {
         let failed = |e: std::io::Error| BenchError::Failed(format!("the engine's process: {e}"));
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         // Out of reach of the terminal's Ctrl-C: this process says when it ends.
-        command.arg("bench-engine").process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .args(["bench-engine", "--log-level", log_level])
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut child = command.spawn().map_err(failed)?;
         let (lines_in, lines) = unbounded();
         let out = child.stdout.take();

@@ -8,8 +8,9 @@ use serde_json::{Map, Value};
 
 use crate::bench::latency::{CURVE, Skew};
 use crate::bench::machine::Machine;
-use crate::bench::options::Mode;
+use crate::bench::options::{Mode, Options};
 use crate::bench::protocol::{End, Quantiles, Sample, Spread};
+use crate::config::{Affinity, Config, Delivery};
 
 /// Of the form of what follows.
 pub const VERSION: u32 = 1;
@@ -19,6 +20,8 @@ pub const VERSION: u32 = 1;
 pub struct Report {
     pub version: u32,
     pub forebay: String,
+    /// In the names of everything that it made.
+    pub id: String,
     /// RFC 3339.
     pub started_at: String,
     /// Somebody ended it early, or something failed: later figures are missing, and the last round's may be of a part.
@@ -127,8 +130,8 @@ pub struct Round {
     pub outcomes: BTreeMap<String, u64>,
     pub retries: u64,
     pub rewinds: u64,
-    /// Of the oldest record that was not durable, at its worst.
-    pub time_lag_max_ms: u64,
+    /// Age of the oldest record that was not durable, at its worst; of records that waited in a topic before anybody read it: none.
+    pub time_lag_max_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ramp: Option<Ramp>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -184,7 +187,7 @@ pub struct Point {
     pub seconds: f64,
     /// Since the moment before.
     pub rows_per_s: f64,
-    pub time_lag_ms: u64,
+    pub time_lag_ms: Option<u64>,
     /// Published, and not durable.
     pub message_lag: u64,
     pub resident_bytes: u64,
@@ -206,10 +209,18 @@ impl Round {
             outcomes: end.outcomes.clone(),
             retries: end.retries,
             rewinds: end.rewinds,
-            time_lag_max_ms: samples.iter().map(|sample| sample.time_lag_ms).max().unwrap_or_default(),
+            time_lag_max_ms: samples.iter().map(|sample| sample.time_lag_ms).max(),
             points: points(samples, published),
             ..Round::default()
         }
+    }
+
+    /// Of records that waited in a topic: how long says nothing of whoever reads it.
+    pub fn without_ages(mut self) -> Round {
+        self.time_lag_max_ms = None;
+        self.points.iter_mut().for_each(|point| point.time_lag_ms = None);
+        self.stages_ms.remove("fetched");
+        self
     }
 
     pub fn with_curve(mut self, curve: &[f64]) -> Round {
@@ -218,7 +229,10 @@ impl Round {
     }
 }
 
+/// From the last look on at which nothing had come yet.
 fn points(samples: &[Sample], published: &[u64]) -> Vec<Point> {
+    let idle = samples.iter().take_while(|sample| sample.fetched == 0).count().saturating_sub(1);
+    let (samples, published) = (&samples[idle..], &published[idle.min(published.len())..]);
     let Some(first) = samples.first() else { return Vec::new() };
     let since = |at: u64| at.saturating_sub(first.at_us) as f64 / 1e6;
     let pairs = samples.windows(2).zip(published.iter().skip(1));
@@ -228,7 +242,7 @@ fn points(samples: &[Sample], published: &[u64]) -> Vec<Point> {
         Point {
             seconds: since(now.at_us),
             rows_per_s: now.durable.saturating_sub(before.durable) as f64 / seconds,
-            time_lag_ms: now.time_lag_ms,
+            time_lag_ms: Some(now.time_lag_ms),
             message_lag: published.saturating_sub(now.durable),
             resident_bytes: now.resident_bytes,
         }
@@ -254,9 +268,55 @@ impl Case {
     }
 }
 
+impl Settings {
+    pub fn of(config: &Config) -> Settings {
+        let engine = &config.engine;
+        Settings {
+            shards: config.shards.len(),
+            workers_per_shard: engine.workers_per_shard,
+            slow_lanes_per_shard: engine.slow_lanes_per_shard,
+            lanes: engine.lanes,
+            batch_records_max: engine.batch_records_max,
+            batch_bytes_max: engine.batch_bytes_max,
+            delivery: match engine.delivery {
+                Delivery::ExactlyOnce => "exactly_once",
+                Delivery::AtLeastOnce => "at_least_once",
+            },
+            affinity: match engine.affinity {
+                Affinity::Late => "late",
+                Affinity::Static => "static",
+            },
+            cores: engine.cores.clone(),
+            poller_core: engine.poller_core,
+            commit_interval_ms: engine.commit_interval.as_millis() as u64,
+        }
+    }
+}
+
+impl Workload {
+    /// `value_bytes`: on average.
+    pub fn of(options: &Options, value_bytes: f64) -> Workload {
+        let job = &options.workload;
+        Workload {
+            seed: job.seed,
+            records: options.records,
+            keys: job.keys,
+            tenants: job.tenants,
+            skew: job.skew.as_ref().map_or(0.0, |zipf| zipf.exponent),
+            upsert_percent: 100 - job.mix.partial - job.mix.delete,
+            partial_percent: job.mix.partial,
+            delete_percent: job.mix.delete,
+            value_bytes,
+            rate: options.rate,
+            seconds: options.period.as_secs(),
+            linger_ms: options.linger.as_millis() as u64,
+        }
+    }
+}
+
 impl Server {
-    pub fn new((shard, version, settings): (String, String, Vec<(String, String)>), skew: Skew) -> Server {
-        let settings = settings.into_iter().collect();
+    pub fn new(shard: &str, version: &str, settings: &BTreeMap<String, String>, skew: Skew) -> Server {
+        let (shard, version, settings) = (shard.to_owned(), version.to_owned(), settings.clone());
         Server { shard, version, settings, clock_ahead_us: skew.ahead_us, clock_within_us: skew.within_us }
     }
 }
@@ -319,9 +379,9 @@ mod tests {
 
     #[test]
     fn points_say_what_happened_since_the_one_before() {
-        let sample = |at_us, durable| Sample { at_us, durable, resident_bytes: 9, ..Sample::default() };
-        let samples = [sample(1_000_000, 0), sample(1_500_000, 100), sample(2_000_000, 400)];
-        let found = points(&samples, &[50, 300, 500]);
+        let sample = |at_us, durable| Sample { at_us, fetched: durable, durable, ..Sample::default() };
+        let samples = [sample(300_000, 0), sample(1_000_000, 0), sample(1_500_000, 100), sample(2_000_000, 400)];
+        let found = points(&samples, &[0, 50, 300, 500]);
         let found: Vec<_> = found.iter().map(|p| (p.seconds, p.rows_per_s, p.message_lag)).collect();
         assert_eq!(found, [(0.5, 200.0, 200), (1.0, 600.0, 100)]);
     }

@@ -123,6 +123,8 @@ pub struct Written {
     pub json: Option<PathBuf>,
     pub svg: Option<PathBuf>,
     pub keep: bool,
+    /// Of the engine's process, too.
+    pub log_level: String,
     pub sources: Sources,
 }
 
@@ -148,6 +150,8 @@ pub struct Options {
     pub json: Option<PathBuf>,
     pub svg: Option<PathBuf>,
     pub keep: bool,
+    /// Of the engine's process, too.
+    pub log_level: String,
     pub sources: Sources,
 }
 
@@ -209,6 +213,7 @@ impl Options {
             json: w.json,
             svg: w.svg,
             keep: w.keep,
+            log_level: w.log_level,
             sources: w.sources,
         })
     }
@@ -247,6 +252,7 @@ pub mod tests {
             json: None,
             svg: None,
             keep: false,
+            log_level: "warn".to_owned(),
             sources: Sources::default(),
         }
     }

@@ -19,7 +19,7 @@ use crate::bench::topics::Topics;
 use crate::bench::workload::Workload;
 use crate::bench::{BenchError, modes};
 use crate::check::budget;
-use crate::config::{Affinity, Config, Delivery};
+use crate::config::Config;
 use crate::console;
 use crate::engine::Stopper;
 use crate::words::grouped;
@@ -41,7 +41,7 @@ pub fn run(options: &Options, mut settings: Settings, stopper: &Stopper) -> Resu
     let mut bench = Bench::new(options, settings, topics, stopper)?;
     console::out(bench.headline());
     let outcome = modes::run(&mut bench);
-    let report = bench.report(started_at, outcome.is_err() || stopper.is_stopped())?;
+    let report = bench.report(started_at, outcome.is_err() || stopper.is_stopped());
     bench.clean();
     let written = report::write(&report, options);
     outcome?;
@@ -165,7 +165,7 @@ impl<'a> Bench<'a> {
     /// A topic that nobody needs any more; with `--keep` it stays.
     pub fn drop_topic(&mut self, topic: &str) {
         if !self.options.keep {
-            self.topics.remove_topic(topic).iter().for_each(|trouble| console::err(trouble));
+            self.topics.remove_topic(topic).iter().for_each(console::err);
         }
     }
 
@@ -186,7 +186,8 @@ impl<'a> Bench<'a> {
         self.topics.note_group(&group);
         self.databases.iter_mut().for_each(|databases| databases.note_group(&group));
         let config = self.settings.text(&Job { group: &group, topic, schema: &schema, target })?;
-        Running::start(&Spec { file: self.settings.file().to_owned(), config, job: work, until })
+        let spec = Spec { file: self.settings.file().to_owned(), config, job: work, until };
+        Running::start(&spec, &self.options.log_level)
     }
 
     /// Adds a round to its case, and says it.
@@ -232,13 +233,11 @@ impl<'a> Bench<'a> {
         )
     }
 
-    fn report(&mut self, started_at: String, cut_short: bool) -> Result<Report, BenchError> {
-        let servers = self.databases.iter().flat_map(Databases::servers).zip(self.skews.clone());
-        let (options, engine) = (self.options, &self.config.engine);
-        let job = &options.workload;
-        Ok(Report {
+    fn report(&mut self, started_at: String, cut_short: bool) -> Report {
+        Report {
             version: VERSION,
             forebay: env!("CARGO_PKG_VERSION").to_owned(),
+            id: self.id.clone(),
             started_at,
             cut_short,
             machine: Machine::this(),
@@ -247,43 +246,12 @@ impl<'a> Bench<'a> {
                 brokers: self.topics.brokers().unwrap_or_default(),
                 partitions: self.partitions,
             },
-            postgresql: servers.map(|(server, skew)| figures::Server::new(server, skew)).collect(),
-            settings: figures::Settings {
-                shards: self.config.shards.len(),
-                workers_per_shard: engine.workers_per_shard,
-                slow_lanes_per_shard: engine.slow_lanes_per_shard,
-                lanes: engine.lanes,
-                batch_records_max: engine.batch_records_max,
-                batch_bytes_max: engine.batch_bytes_max,
-                delivery: match engine.delivery {
-                    Delivery::ExactlyOnce => "exactly_once",
-                    Delivery::AtLeastOnce => "at_least_once",
-                },
-                affinity: match engine.affinity {
-                    Affinity::Late => "late",
-                    Affinity::Static => "static",
-                },
-                cores: engine.cores.clone(),
-                poller_core: engine.poller_core,
-                commit_interval_ms: engine.commit_interval.as_millis() as u64,
-            },
-            workload: figures::Workload {
-                seed: job.seed,
-                records: options.records,
-                keys: job.keys,
-                tenants: job.tenants,
-                skew: job.skew.as_ref().map_or(0.0, |zipf| zipf.exponent),
-                upsert_percent: 100 - job.mix.partial - job.mix.delete,
-                partial_percent: job.mix.partial,
-                delete_percent: job.mix.delete,
-                value_bytes: value_bytes(job),
-                rate: options.rate,
-                seconds: options.period.as_secs(),
-                linger_ms: options.linger.as_millis() as u64,
-            },
+            postgresql: self.databases.iter().flat_map(|databases| databases.servers(&self.skews)).collect(),
+            settings: figures::Settings::of(&self.config),
+            workload: figures::Workload::of(self.options, value_bytes(&self.options.workload)),
             cases: std::mem::take(&mut self.cases),
             wrong: std::mem::take(&mut self.wrong),
-        })
+        }
     }
 
     /// Removes everything, or says what there is.
@@ -300,7 +268,7 @@ impl<'a> Bench<'a> {
         let began = Instant::now();
         let mut trouble = self.topics.remove();
         trouble.extend(self.databases.iter_mut().flat_map(Databases::remove));
-        trouble.iter().for_each(|trouble| console::err(trouble));
+        trouble.iter().for_each(console::err);
         if trouble.is_empty() && began.elapsed() > Duration::from_secs(5) {
             console::err("topics, groups and the schema are gone");
         }

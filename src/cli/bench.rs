@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::ExitCode;
 use super::run::on_signals;
+use super::{ExitCode, log};
 use crate::bench::workload::Mix;
 use crate::bench::{self, BenchError, Mode, Options, Settings, Sources, Written};
 use crate::console;
@@ -147,6 +147,7 @@ fn written(config: &Path, a: Bench) -> Result<Written, BenchError> {
         json: a.json,
         svg: a.svg,
         keep: a.keep,
+        log_level: log::level(),
         sources,
     })
 }

@@ -81,8 +81,8 @@ impl Course {
         }
         match self.phase {
             Phase::Before => {
-                self.told.normal_ms = self.told.normal_ms.max(lag_ms);
                 if at < self.period {
+                    self.told.normal_ms = self.told.normal_ms.max(lag_ms);
                     return Next::Go;
                 }
                 self.phase = Phase::Burst { began: at };
@@ -148,7 +148,7 @@ mod tests {
     fn without_recovery_it_ends_all_the_same() {
         let mut course = Course::new(100, 400, Duration::from_secs(1));
         let sample = |at| Sample { time_lag_ms: if at < 10 { 0 } else { 9_000 }, ..Sample::default() };
-        let look = |at| Look { at: Duration::from_millis(at * 100), sample: sample(at), behind: 0 };
+        let look = |at: u64| Look { at: Duration::from_millis(at * 100), sample: sample(at), behind: 0 };
         let over = (0..1000).find(|at| course.look(&look(*at)) == Next::Over);
         assert_eq!((over, course.told.recovery_seconds), (Some(121), None));
     }

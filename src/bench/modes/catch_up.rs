@@ -27,8 +27,6 @@ pub fn upserts(bench: &mut Bench<'_>, what: &str, workload: &Workload) -> Result
     let topic = bench.topic_of(workload)?;
     bench.databases()?.fresh_table(Target::Upsert)?;
     let mut round = drain(bench, what, &topic, Work::Table)?;
-    // How long a record was in a topic that is full says nothing.
-    round.stages_ms.remove("fetched");
     if !round.cut_short {
         let expected = workload.expected(bench.options.records);
         let found = as_expected(bench.databases()?, &expected);

@@ -33,5 +33,5 @@ pub fn drain(bench: &mut Bench<'_>, what: &str, topic: &str, work: Work) -> Resu
     // The end may have come before the signal.
     let cut_short = end.durable < records;
     let published = vec![records; samples.len()];
-    Ok(Round { cut_short, load_before, ..Round::new(&end, &samples, &published) })
+    Ok(Round { cut_short, load_before, ..Round::new(&end, &samples, &published).without_ages() })
 }

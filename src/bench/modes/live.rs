@@ -94,55 +94,24 @@ pub fn live(
     warmed_up(bench, &mut running, traffic.warm_up)?;
     running.mark()?;
     running.samples.clear();
-    let (began, began_us) = (Instant::now(), now_us());
+    let began_us = now_us();
     let steady = Steady::start(publisher, traffic.workload.clone(), traffic.warm_up, traffic.rate)?;
-    // At each sample.
-    let mut published: Vec<u64> = Vec::new();
-    let mut progress = Progress::new(traffic.what, traffic.period.as_secs(), "s");
-    running.be_patient();
-    loop {
-        running.look()?;
-        let all = traffic.warm_up + steady.sent();
-        published.resize(running.samples.len(), all);
-        let sample = running.latest();
-        let behind = all.saturating_sub(sample.durable);
-        let look = Look { at: began.elapsed(), sample, behind };
-        let note = format!(", {} records behind by {} ms", grouped(behind), grouped(sample.time_lag_ms));
-        progress.show(look.at.as_secs(), &note);
-        if bench.stopper.is_stopped() || steady.has_ended() || running.is_stuck() {
-            break;
-        }
-        match decide(&look) {
-            Next::Go => {}
-            Next::Rate(rate) => steady.set_rate(rate),
-            Next::Over => break,
-        }
-    }
+    let mut under_way = UnderWay { running, traffic: &traffic, began: Instant::now(), published: Vec::new() };
+    under_way.flow(bench, &steady, &mut decide)?;
     let stopped = bench.stopper.is_stopped();
     let publisher_was_late = steady.late() > LATE_LIMIT;
     let sent = steady.end()?;
     let all = traffic.warm_up + sent.records;
-    running.until(all)?;
-    running.be_patient();
-    let (waiting, mut given_up) = (Instant::now(), false);
-    while !running.look()? {
-        published.resize(running.samples.len(), all);
-        progress.show(began.elapsed().as_secs(), ", waiting for the rest");
-        let too_long = bench.stopper.is_stopped() && waiting.elapsed() > LATE_DEADLINE;
-        if (too_long || running.is_stuck()) && !given_up {
-            given_up = true;
-            running.stop();
-        }
-    }
-    drop(progress);
+    let given_up = under_way.wait(bench, all)?;
+    let UnderWay { running, published, .. } = under_way;
     let (end, samples) = running.ended()?;
     bench.drop_topic(&topic);
-    if given_up && !stopped && !bench.stopper.is_stopped() {
+    if given_up && !bench.stopper.is_stopped() {
         let text = format!("{}: nothing became durable any more after {} of {all} records", traffic.what, end.durable);
         return Err(BenchError::Failed(text));
     }
     let mut round = Round::new(&end, &samples, &published);
-    (round.cut_short, round.load_before) = (stopped, load_before);
+    (round.cut_short, round.load_before) = (stopped || given_up, load_before);
     (round.late_ms, round.acknowledged_ms) = (Some(sent.late_ms), Some(sent.acknowledged_ms));
     round.durable_ms = end.durable_ms.filter(|_| traffic.without.is_none());
     if end.durable >= all {
@@ -155,6 +124,67 @@ pub fn live(
         round = round.with_curve(&latency.curve);
     }
     Ok(Lived { round, began_us, publisher_was_late })
+}
+
+/// An engine, and what has been published beside it.
+struct UnderWay<'a> {
+    running: Running,
+    traffic: &'a Traffic<'a>,
+    began: Instant,
+    /// So many records, at each of the engine's samples.
+    published: Vec<u64>,
+}
+
+impl UnderWay<'_> {
+    /// While records come.
+    fn flow(
+        &mut self,
+        bench: &Bench<'_>,
+        steady: &Steady,
+        decide: &mut impl FnMut(&Look) -> Next,
+    ) -> Result<(), BenchError> {
+        let mut progress = Progress::new(self.traffic.what, self.traffic.period.as_secs(), "s");
+        self.running.be_patient();
+        loop {
+            if self.running.look()? {
+                return Err(BenchError::Failed(format!("{}: the engine ended by itself", self.traffic.what)));
+            }
+            let all = self.traffic.warm_up + steady.sent();
+            self.published.resize(self.running.samples.len(), all);
+            let sample = self.running.latest();
+            let look = Look { at: self.began.elapsed(), sample, behind: all.saturating_sub(sample.durable) };
+            let lag = grouped(sample.time_lag_ms);
+            progress.show(look.at.as_secs(), &format!(", {} records behind by {lag} ms", grouped(look.behind)));
+            if bench.stopper.is_stopped() || steady.has_ended() || self.running.is_stuck() {
+                return Ok(());
+            }
+            // Before its first word after the mark nothing is known.
+            match if self.running.samples.is_empty() { Next::Go } else { decide(&look) } {
+                Next::Go => {}
+                Next::Rate(rate) => steady.set_rate(rate),
+                Next::Over => return Ok(()),
+            }
+        }
+    }
+
+    /// Until all of it is durable. Returns whether that was given up.
+    fn wait(&mut self, bench: &Bench<'_>, all: u64) -> Result<bool, BenchError> {
+        let mut progress =
+            Progress::new(format!("{}, waiting for the rest", self.traffic.what), all, "records durable");
+        self.running.until(all)?;
+        self.running.be_patient();
+        let (begin, mut given_up) = (Instant::now(), false);
+        while !self.running.look()? {
+            self.published.resize(self.running.samples.len(), all);
+            progress.show(self.running.latest().durable, "");
+            let too_long = bench.stopper.is_stopped() && begin.elapsed() > LATE_DEADLINE;
+            if (too_long || self.running.is_stuck()) && !given_up {
+                given_up = true;
+                self.running.stop();
+            }
+        }
+        Ok(given_up)
+    }
 }
 
 /// Later than this the publisher cannot keep its rate.

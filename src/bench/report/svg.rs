@@ -9,19 +9,21 @@ use crate::bench::report::chart::{Chart, Line, plain};
 use crate::bench::report::unwritable;
 
 /// A chart over time: its name in the file's, its title, its axis, and where its figure is.
-type OverTime = (&'static str, &'static str, &'static str, fn(&Point) -> f64);
+type OverTime = (&'static str, &'static str, &'static str, fn(&Point) -> Option<f64>);
 
 const OVER_TIME: [OverTime; 4] = [
-    ("rate", "rows that became durable", "rows/s", |point| point.rows_per_s),
-    ("message-lag", "message lag: published, and not durable", "records", |point| point.message_lag as f64),
-    ("time-lag", "time lag: age of the oldest record that is not durable", "ms", |point| point.time_lag_ms as f64),
-    ("memory", "resident memory of the engine", "MB", |point| point.resident_bytes as f64 / 1_048_576.0),
+    ("rate", "rows that became durable", "rows/s", |point| Some(point.rows_per_s)),
+    ("message-lag", "message lag: published, and not durable", "records", |point| Some(point.message_lag as f64)),
+    ("time-lag", "time lag: age of the oldest record that is not durable", "ms", |point| {
+        Some(point.time_lag_ms? as f64)
+    }),
+    ("memory", "resident memory of the engine", "MB", |point| Some(point.resident_bytes as f64 / 1_048_576.0)),
 ];
 
 /// Writes them into a directory, which is made.
 pub fn write(report: &Report, directory: &Path) -> Result<(), BenchError> {
     std::fs::create_dir_all(directory).map_err(|e| unwritable(directory, &e))?;
-    for (name, chart) in report.cases.iter().flat_map(charts).chain(latencies(report)) {
+    for (name, chart) in report.cases.iter().flat_map(charts).chain(by_mode(&report.cases)) {
         let file = directory.join(format!("{name}.svg"));
         let svg = chart.svg().map_err(|e| BenchError::Failed(format!("{}: {e}", file.display())))?;
         std::fs::write(&file, svg).map_err(|e| unwritable(&file, &e))?;
@@ -34,7 +36,7 @@ fn charts(case: &Case) -> Vec<(String, Chart)> {
     let chart = |(name, title, y, figure): &OverTime| {
         let line = |(index, round): (usize, &Round)| Line {
             name: format!("round {}", index + 1),
-            points: round.points.iter().map(|point| (point.seconds, figure(point))).collect(),
+            points: round.points.iter().filter_map(|point| Some((point.seconds, figure(point)?))).collect(),
         };
         let lines: Vec<Line> = case.rounds.iter().enumerate().map(line).filter(|line| line.points.len() > 1).collect();
         let drawn = lines.iter().any(|line| line.points.iter().any(|(_, y)| *y > 0.0));
@@ -46,8 +48,8 @@ fn charts(case: &Case) -> Vec<(String, Chart)> {
 }
 
 /// One chart for all cases of a mode.
-fn latencies(report: &Report) -> Vec<(String, Chart)> {
-    let mut modes: Vec<&'static str> = report.cases.iter().map(|case| case.mode).collect();
+fn by_mode(all: &[Case]) -> Vec<(String, Chart)> {
+    let mut modes: Vec<&'static str> = all.iter().map(|case| case.mode).collect();
     modes.dedup();
     let chart = |mode: &'static str| {
         let of_case = |case: &Case| {
@@ -60,7 +62,7 @@ fn latencies(report: &Report) -> Vec<(String, Chart)> {
             };
             case.rounds.iter().enumerate().map(line).collect::<Vec<_>>()
         };
-        let cases = report.cases.iter().filter(|case| case.mode == mode);
+        let cases = all.iter().filter(|case| case.mode == mode);
         let lines: Vec<Line> = cases.flat_map(of_case).filter(|line| !line.points.is_empty()).collect();
         let title = format!("{mode}: from when a record was due until its row was written");
         let chart = Chart { title, x: "percentile", y: "ms", x_label: percentile, lines };
@@ -87,13 +89,12 @@ fn file_name(case: &Case) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::figures::CurvePoint;
     use crate::bench::options::Mode;
 
     #[test]
     fn a_case_has_a_chart_of_each_thing_that_it_measured() {
         let point =
-            |seconds| Point { seconds, rows_per_s: 5.0, time_lag_ms: 0, message_lag: 3, resident_bytes: 1 << 20 };
+            |seconds| Point { seconds, rows_per_s: 5.0, time_lag_ms: None, message_lag: 3, resident_bytes: 1 << 20 };
         let mut case = Case::new(Mode::SlowHandler, "10 ms a record, 40/s");
         let round = Round { points: vec![point(0.0), point(1.0)], ..Round::default() };
         case.push(round);
@@ -103,9 +104,23 @@ mod tests {
     }
 
     #[test]
+    fn the_latencies_of_a_mode_are_one_chart() {
+        let mut case = Case::new(Mode::Steady, "");
+        case.push(Round::default().with_curve(&[1.0; crate::bench::latency::CURVE.len()]));
+        let mut found = by_mode(std::slice::from_ref(&case));
+        let (name, chart) = found.remove(0);
+        assert_eq!((name.as_str(), chart.lines.len(), found.len()), ("steady-latency", 1, 0));
+        let line = &chart.lines[0].points;
+        assert_eq!(
+            (line.len(), line[5]),
+            (crate::bench::latency::CURVE.len() - 1, (nines(0.9), 1.0)),
+            "1.0 has no place"
+        );
+    }
+
+    #[test]
     fn percentiles_are_a_nine_apart() {
         assert_eq!([0.0, 1.0, 2.0, 3.0].map(percentile), ["0 %", "90 %", "99 %", "99.9 %"]);
         assert!((nines(0.999) - 3.0).abs() < 1e-9);
-        let _ = CurvePoint { share: 0.5, ms: 1.0 };
     }
 }
