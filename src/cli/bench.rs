@@ -11,8 +11,6 @@ use crate::bench::{self, BenchError, Mode, Options, Settings, Sources, Written};
 use crate::console;
 use crate::engine::Stopper;
 
-/// The engine's settings, brokers and shards are those of `--config FILE`; its topics are left alone. Without a file, --brokers and --dsn
-/// say enough.
 #[derive(Debug, Args)]
 pub struct Bench {
     /// What to measure: catch-up [default], steady, ramp (a rate that rises until time lag grows), burst (and the recovery from
@@ -65,7 +63,7 @@ pub struct Bench {
     /// The burst is so many times the rate.
     #[arg(long, value_name = "N", default_value_t = 4)]
     burst_factor: u64,
-    /// Write every figure of every round to a file; - is stdout.
+    /// Write every figure of every round to a file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write charts into a directory.
@@ -77,7 +75,8 @@ pub struct Bench {
     /// Instead of the file's `bootstrap.servers`.
     #[arg(long, value_name = "HOST:PORT,...")]
     brokers: Option<String>,
-    /// Instead of the file's shards; once for each.
+    /// Instead of the file's shards; once for each. Others on this machine can see it: where there is a
+    /// password, use a file (dsn_file, dsn_env).
     #[arg(long, value_name = "DSN")]
     dsn: Vec<String>,
     /// Instead of `engine.workers_per_shard`.

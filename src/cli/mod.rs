@@ -71,7 +71,8 @@ enum Command {
     /// its admin interface, here or on another machine.
     Top(top::Top),
     /// Measure it on real Kafka and PostgreSQL, with records, topics and a table of its own: rows a second, own CPU time, memory,
-    /// and the latency of records that are sent at a rate.
+    /// and the latency of records that are sent at a rate. Brokers, shards and the engine's settings are the configuration's, whose
+    /// topics are left alone; without one, --brokers and --dsn say enough.
     Bench(bench::Bench),
     /// The engine that `bench` measures.
     #[command(hide = true)]

@@ -96,7 +96,8 @@ pub fn live(
     running.samples.clear();
     let began_us = now_us();
     let steady = Steady::start(publisher, traffic.workload.clone(), traffic.warm_up, traffic.rate)?;
-    let mut under_way = UnderWay { running, traffic: &traffic, began: Instant::now(), published: Vec::new() };
+    let mut under_way =
+        UnderWay { running, traffic: &traffic, began: Instant::now(), published: Vec::new(), counted: None };
     under_way.flow(bench, &steady, &mut decide)?;
     let stopped = bench.stopper.is_stopped();
     let publisher_was_late = steady.late() > LATE_LIMIT;
@@ -133,6 +134,8 @@ struct UnderWay<'a> {
     began: Instant,
     /// So many records, at each of the engine's samples.
     published: Vec<u64>,
+    /// When they were counted last, in µs since the Unix epoch, and how many they were.
+    counted: Option<(u64, u64)>,
 }
 
 impl UnderWay<'_> {
@@ -149,10 +152,9 @@ impl UnderWay<'_> {
             if self.running.look()? {
                 return Err(BenchError::Failed(format!("{}: the engine ended by itself", self.traffic.what)));
             }
-            let all = self.traffic.warm_up + steady.sent();
-            self.published.resize(self.running.samples.len(), all);
-            let sample = self.running.latest();
-            let look = Look { at: self.began.elapsed(), sample, behind: all.saturating_sub(sample.durable) };
+            self.count(self.traffic.warm_up + steady.sent());
+            let (sample, published) = (self.running.latest(), self.published.last().copied().unwrap_or_default());
+            let look = Look { at: self.began.elapsed(), sample, behind: published.saturating_sub(sample.durable) };
             let lag = grouped(sample.time_lag_ms);
             progress.show(look.at.as_secs(), &format!(", {} records behind by {lag} ms", grouped(look.behind)));
             if bench.stopper.is_stopped() || steady.has_ended() || self.running.is_stuck() {
@@ -167,6 +169,14 @@ impl UnderWay<'_> {
         }
     }
 
+    /// How many there were at the samples that have come since they were counted last: the engine looks at other moments than we do.
+    fn count(&mut self, all: u64) {
+        let now = (now_us(), all);
+        let before = self.counted.replace(now).unwrap_or((now.0, self.traffic.warm_up));
+        let new = self.running.samples.iter().skip(self.published.len());
+        self.published.extend(new.map(|sample| between(before, now, sample.at_us)));
+    }
+
     /// Until all of it is durable. Returns whether that was given up.
     fn wait(&mut self, bench: &Bench<'_>, all: u64) -> Result<bool, BenchError> {
         let mut progress =
@@ -175,7 +185,7 @@ impl UnderWay<'_> {
         self.running.be_patient();
         let (begin, mut given_up) = (Instant::now(), false);
         while !self.running.look()? {
-            self.published.resize(self.running.samples.len(), all);
+            self.count(all);
             progress.show(self.running.latest().durable, "");
             let too_long = bench.stopper.is_stopped() && begin.elapsed() > LATE_DEADLINE;
             if (too_long || self.running.is_stuck()) && !given_up {
@@ -185,6 +195,12 @@ impl UnderWay<'_> {
         }
         Ok(given_up)
     }
+}
+
+/// What rises evenly from one moment's figure to another's.
+fn between(before: (u64, u64), now: (u64, u64), at: u64) -> u64 {
+    let part = at.clamp(before.0, now.0) - before.0;
+    before.1 + (now.1 - before.1) * part / (now.0 - before.0).max(1)
 }
 
 /// Later than this the publisher cannot keep its rate.
@@ -202,4 +218,21 @@ fn warmed_up(bench: &Bench<'_>, running: &mut Running, records: u64) -> Result<(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_published_between_two_looks_is_in_between() {
+        let (before, now) = ((1_000, 50), (3_000, 90));
+        assert_eq!([500, 1_000, 2_000, 3_000, 9_000].map(|at| between(before, now, at)), [50, 50, 70, 90, 90]);
+        assert_eq!(between((7, 5), (7, 5), 7), 5);
+    }
+
+    #[test]
+    fn slow_engines_are_warmed_up_with_less() {
+        assert_eq!([f64::INFINITY, 40.0, 0.1].map(warm_up), [1_000, 80, 1]);
+    }
 }

@@ -24,6 +24,10 @@ pub struct Chart {
     pub y: &'static str,
     /// How the places of the x axis are said.
     pub x_label: fn(f64) -> String,
+    /// So many places of it, about.
+    pub x_labels: usize,
+    /// Where lines leave room.
+    pub legend: SeriesLabelPosition,
     pub lines: Vec<Line>,
 }
 
@@ -32,22 +36,13 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Seconds, and whatever needs no words.
-pub fn plain(x: f64) -> String {
-    // `-0` is nothing to show.
-    format!("{}", (x * 1000.0).round() / 1000.0 + 0.0)
-}
-
-/// In thousands and millions where it is large.
-fn short(y: f64) -> String {
-    match y.abs() {
-        large if large >= 1e6 => format!("{} M", plain(y / 1e6)),
-        large if large >= 1e4 => format!("{} k", plain(y / 1e3)),
-        _ => plain(y),
-    }
-}
-
 impl Chart {
+    /// Over time, in seconds.
+    pub fn over_time(title: String, y: &'static str, lines: Vec<Line>) -> Chart {
+        let legend = SeriesLabelPosition::UpperRight;
+        Chart { title, x: "time, s", y, x_label: plain, x_labels: 10, legend, lines }
+    }
+
     /// # Errors
     /// The drawing library's words.
     pub fn svg(&self) -> Result<String, String> {
@@ -65,6 +60,7 @@ impl Chart {
         let mut chart = ChartBuilder::on(&area)
             .caption(&self.title, (FONT, 17))
             .margin(14)
+            .margin_right(34)
             .x_label_area_size(46)
             .y_label_area_size(72)
             .build_cartesian_2d(0.0..x_max, 0.0..y_max)?;
@@ -75,6 +71,7 @@ impl Chart {
             .axis_style(BLACK.mix(0.6))
             .x_desc(self.x)
             .y_desc(self.y)
+            .x_labels(self.x_labels)
             .x_label_formatter(&|x| (self.x_label)(*x))
             .y_label_formatter(&|y| short(*y))
             .axis_desc_style((FONT, 14))
@@ -86,10 +83,9 @@ impl Chart {
             drawn.label(&line.name).legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], style));
         }
         if self.lines.len() > 1 {
-            let place = SeriesLabelPosition::UpperRight;
             let mut labels = chart.configure_series_labels();
             labels
-                .position(place)
+                .position(self.legend.clone())
                 .background_style(WHITE.mix(0.85))
                 .border_style(GRID)
                 .label_font((FONT, 12))
@@ -97,6 +93,21 @@ impl Chart {
         }
         area.present()?;
         Ok(())
+    }
+}
+
+/// Seconds, and whatever needs no words.
+pub fn plain(x: f64) -> String {
+    // `-0` is nothing to show.
+    format!("{}", (x * 1000.0).round() / 1000.0 + 0.0)
+}
+
+/// In thousands and millions where it is large.
+fn short(y: f64) -> String {
+    match y.abs() {
+        large if large >= 1e6 => format!("{} M", plain(y / 1e6)),
+        large if large >= 1e4 => format!("{} k", plain(y / 1e3)),
+        _ => plain(y),
     }
 }
 
@@ -108,7 +119,7 @@ mod tests {
     fn a_chart_says_what_its_axes_and_lines_are() {
         let line = |name: &str| Line { name: name.to_owned(), points: vec![(0.0, 10.0), (1.0, 250_000.0)] };
         let lines = vec![line("round 1"), line("round <2>")];
-        let chart = Chart { title: "rate & more".to_owned(), x: "time, s", y: "rows/s", x_label: plain, lines };
+        let chart = Chart::over_time("rate & more".to_owned(), "rows/s", lines);
         let svg = chart.svg().unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
         for part in ["rate &amp; more", "time, s", "rows/s", "round 1", "round &lt;2&gt;", "200 k", "<polyline"] {
@@ -118,7 +129,7 @@ mod tests {
 
     #[test]
     fn nothing_to_draw_is_an_empty_chart() {
-        let chart = Chart { title: String::new(), x: "x", y: "y", x_label: plain, lines: Vec::new() };
+        let chart = Chart::over_time(String::new(), "y", Vec::new());
         assert!(chart.svg().unwrap().contains("<svg"));
     }
 }

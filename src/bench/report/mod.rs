@@ -24,10 +24,6 @@ pub fn write(report: &Report, options: &Options) -> Result<(), BenchError> {
 
 fn json(report: &Report, file: &Path) -> Result<(), BenchError> {
     let text = serde_json::to_string_pretty(report).map_err(|e| BenchError::Failed(format!("the report: {e}")))?;
-    if file == Path::new("-") {
-        console::out(text);
-        return Ok(());
-    }
     std::fs::write(file, text + "\n").map_err(|e| unwritable(file, &e))
 }
 

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use plotters::chart::SeriesLabelPosition;
+
 use crate::bench::BenchError;
 use crate::bench::figures::{Case, Point, Report, Round};
 use crate::bench::report::chart::{Chart, Line, plain};
@@ -41,7 +43,7 @@ fn charts(case: &Case) -> Vec<(String, Chart)> {
         let lines: Vec<Line> = case.rounds.iter().enumerate().map(line).filter(|line| line.points.len() > 1).collect();
         let drawn = lines.iter().any(|line| line.points.iter().any(|(_, y)| *y > 0.0));
         let title = format!("{}: {title}", case.name());
-        let chart = Chart { title, x: "time, s", y, x_label: plain, lines };
+        let chart = Chart::over_time(title, y, lines);
         drawn.then(|| (format!("{}-{name}", file_name(case)), chart))
     };
     OVER_TIME.iter().filter_map(chart).collect()
@@ -65,7 +67,9 @@ fn by_mode(all: &[Case]) -> Vec<(String, Chart)> {
         let cases = all.iter().filter(|case| case.mode == mode);
         let lines: Vec<Line> = cases.flat_map(of_case).filter(|line| !line.points.is_empty()).collect();
         let title = format!("{mode}: from when a record was due until its row was written");
-        let chart = Chart { title, x: "percentile", y: "ms", x_label: percentile, lines };
+        let legend = SeriesLabelPosition::UpperLeft;
+        // Whole nines, as far as the curve goes.
+        let chart = Chart { title, x: "percentile", y: "ms", x_label: percentile, x_labels: 5, legend, lines };
         (!chart.lines.is_empty()).then(|| (format!("{mode}-latency"), chart))
     };
     modes.into_iter().filter_map(chart).collect()
