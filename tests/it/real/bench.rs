@@ -186,13 +186,13 @@ fn every_mode_measures_and_leaves_nothing() {
 #[test]
 fn a_ramp_goes_on_until_time_lag_grows() {
     let rig = Rig::new();
-    // Two rows a second of one tenant is what the database is said to bear.
+    // What the database is said to bear. A step of a second is over before a little too much of it shows.
     let arguments = ["ramp", "--rate", "200", "--seconds", "1", "--set", "shard.rows_per_second_max=700"];
     let (report, output) = rig.run(&arguments);
     let ramp = &report["cases"][0]["rounds"][0]["ramp"];
     let (borne, broken) = (&ramp["borne_per_s"], &ramp["broken_per_s"]);
-    within(borne, 200.0, 1_000.0);
-    within(broken, borne.as_f64().unwrap() + 1.0, 1_300.0);
+    within(borne, 400.0, 2_000.0);
+    within(broken, borne.as_f64().unwrap() + 1.0, 3_000.0);
     let steps = ramp["steps"].as_array().unwrap();
     assert_eq!((&steps[0]["rate_per_s"], &steps[1]["rate_per_s"]), (&200.into(), &250.into()));
     assert!(steps.iter().rev().skip(1).all(|step| step["borne"] == true && step["written_ms"]["p99"].is_number()));
