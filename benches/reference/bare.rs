@@ -72,7 +72,7 @@ fn rows(a: &Arguments) -> Vec<Vec<Columns>> {
         rows.sort_unstable();
         let mut c = Columns::default();
         for (key, n) in rows {
-            let (app, subscription) = ids(key);
+            let (app, subscription) = ids(key, a);
             c.0.push(uuid(&app));
             c.1.push(uuid(&subscription));
             c.2.push(COUNTRIES[n as usize % 6]);

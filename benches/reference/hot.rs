@@ -68,7 +68,7 @@ fn others(a: &Arguments) -> Outcome<Vec<f64>> {
         "SELECT percentile_disc(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (ORDER BY \
          (extract(epoch FROM written) * 1000 - sent_us / 1000.0)::float8) FROM reference \
          WHERE sent_us > 0 AND subscription_id <> $1::text::uuid",
-        &[&ids(HOT).1],
+        &[&ids(HOT, a).1],
     )?;
     Ok(row.get(0))
 }

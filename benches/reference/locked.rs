@@ -74,7 +74,7 @@ fn live(a: &Arguments, other: Other) -> Outcome<Lived> {
          $$ BEGIN NEW.written := clock_timestamp(); RETURN NEW; END $$; \
          CREATE TRIGGER touch BEFORE UPDATE ON reference FOR EACH ROW EXECUTE FUNCTION touch()",
     )?;
-    let (app, subscription) = ids(HOT);
+    let (app, subscription) = ids(HOT, a);
     client.execute(
         "INSERT INTO reference (app_id, subscription_id) VALUES ($1::text::uuid, $2::text::uuid)",
         &[&app, &subscription],

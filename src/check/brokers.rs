@@ -2,6 +2,8 @@
 
 mod auto_create;
 
+pub(crate) use auto_create::wait;
+
 use std::time::Duration;
 
 use parking_lot::Mutex;

@@ -7,6 +7,8 @@ mod machine;
 mod shard;
 mod table;
 
+pub(crate) use brokers::wait;
+
 use std::fmt;
 use std::path::PathBuf;
 
