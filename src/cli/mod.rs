@@ -160,7 +160,7 @@ pub fn main() -> std::process::ExitCode {
         Command::BenchEngine => bench::engine(),
         Command::Demo(arguments) => demo::run(&arguments),
     };
-    log::say_left_out();
+    log::end();
     match code {
         ExitCode::Ok if console::lost_output() => ExitCode::Unavailable,
         code => code,
