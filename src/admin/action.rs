@@ -18,6 +18,8 @@ const LIMIT: i64 = 100;
 const LIMIT_MAX: i64 = 1000;
 /// Bytes of a text that a listing shows: keys may be as large as records are.
 const TEXT_BYTES_MAX: usize = 1024;
+/// Bytes of the entries of a listing: what is beyond is left out, and counted.
+const LISTING_BYTES_MAX: usize = 2 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
@@ -85,6 +87,15 @@ impl Action {
         }
     }
 
+    /// The shard that it is for; none: all of them.
+    pub fn shard(&self) -> Option<&str> {
+        match self {
+            Action::Park(_, shard) | Action::Unpark(_, shard) => shard.as_deref(),
+            Action::Replay(letter) | Action::Discard(letter) => Some(&letter.shard),
+            Action::Parked { .. } | Action::Letters { .. } => None,
+        }
+    }
+
     /// It changes nothing.
     pub fn is_listing(&self) -> bool {
         matches!(self, Action::Parked { .. } | Action::Letters { .. })
@@ -133,9 +144,13 @@ impl Action {
             Action::Discard(letter) => letters::discard::discard(config, &letter.filter())
                 .map(|answers| each(&answers, letters::told::discarded)),
         };
-        // What the configuration does not know, or does not allow.
-        done.unwrap_or_else(|failure| Response::problem(Status::UNPROCESSABLE_CONTENT, &failure.reason().text))
+        done.unwrap_or_else(|failure| refused(&failure))
     }
+}
+
+/// What the configuration does not know, or does not allow.
+pub fn refused(failure: &Failure) -> Response {
+    Response::problem(Status::UNPROCESSABLE_CONTENT, &failure.reason().text)
 }
 
 fn hold(of: &[u8]) -> Result<(Hold, Option<String>), Response> {
@@ -230,14 +245,23 @@ fn done(lines: Vec<Result<String, String>>) -> Response {
 }
 
 fn entries<T>(answers: &[Answer<T>], objects: impl Fn(&str, &T) -> Vec<Value>) -> Response {
-    let (mut entries, mut failed) = (Vec::new(), Vec::new());
+    let (mut entries, mut left_out, mut failed) = (String::new(), 0, Vec::new());
     for (shard, answer) in answers {
         match answer {
-            Ok(answer) => entries.extend(objects(shard, answer).into_iter().map(cut)),
+            Ok(answer) => objects(shard, answer).into_iter().for_each(|object| {
+                let object = cut(object).to_string();
+                if left_out > 0 || entries.len() + object.len() > LISTING_BYTES_MAX {
+                    left_out += 1;
+                    return;
+                }
+                entries.push_str(if entries.is_empty() { "" } else { "," });
+                entries.push_str(&object);
+            }),
             Err(failure) => failed.push(json!({ "shard": shard, "reason": failure.reason().to_string() })),
         }
     }
-    Response::json(Status::OK, json!({ "entries": entries, "failed": failed }).to_string())
+    let failed = Value::Array(failed);
+    Response::json(Status::OK, format!("{{\"entries\":[{entries}],\"left_out\":{left_out},\"failed\":{failed}}}"))
 }
 
 /// Without the ends of long texts, which an ellipsis stands for.
@@ -267,6 +291,27 @@ fn cut(mut object: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listing_is_no_longer_than_it_may_be() {
+        let listing = |count: usize, bytes: usize| -> Value {
+            let objects = |_: &str, (): &()| (0..count).map(|n| json!({ "n": n, "a": "x".repeat(bytes) })).collect();
+            let away = Failure::Outage(crate::sink::Reason::new("away"));
+            let answers = [("a".to_owned(), Ok(())), ("b".to_owned(), Ok(())), ("c".to_owned(), Err(away))];
+            let response = entries(&answers, objects);
+            assert!(response.body().len() < LISTING_BYTES_MAX + 1000);
+            serde_json::from_slice(response.body()).expect("JSON")
+        };
+        let short = listing(2, 10);
+        let numbers: Vec<_> = short["entries"].as_array().expect("entries").iter().map(|entry| &entry["n"]).collect();
+        assert_eq!((numbers, &short["left_out"]), (vec![&json!(0), &json!(1), &json!(0), &json!(1)], &json!(0)));
+        assert_eq!(short["failed"], json!([{ "shard": "c", "reason": "away" }]));
+        assert_eq!(listing(0, 0)["entries"], json!([]));
+        let long = listing(LISTING_BYTES_MAX / 1500, 1000);
+        let (shown, left_out) = (long["entries"].as_array().expect("entries").len(), long["left_out"].as_u64());
+        assert_eq!(left_out, Some((LISTING_BYTES_MAX / 1500 * 2 - shown) as u64));
+        assert!(shown > LISTING_BYTES_MAX / 1500, "{shown}");
+    }
 
     #[test]
     fn long_texts_are_cut_and_say_so() {

@@ -4,6 +4,8 @@ pub mod action;
 pub mod collect;
 pub mod diagnosis;
 pub mod exposition;
+mod kept;
+pub mod lines;
 pub mod page;
 pub mod process;
 pub mod routes;

@@ -1,19 +1,19 @@
 //! What the admin interface answers to which request, and who may ask. What takes a database goes to another thread.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::admin::action::{Action, Letter, body};
 use crate::admin::collect::{Collector, KEEP_EVERY};
 use crate::admin::exposition::{self, LogLines};
+use crate::admin::kept::Kept;
+use crate::admin::lines::Lines;
 use crate::admin::page;
 use crate::config::secret::Secret;
-use crate::http::{Counts, Peer, Replier, Request, Response, Served, Service, Status, Ticket};
+use crate::http::{Counts, Peer, Request, Response, Served, Service, Status, Ticket};
 use crate::types::TopicIx;
 
 /// Prometheus' text format.
@@ -43,20 +43,16 @@ impl Default for Logs {
 
 /// See the module's text.
 pub struct Routes {
-    pub collector: Arc<Collector>,
-    pub logs: Arc<Logs>,
-    /// To the threads that wait for databases.
-    pub actions: Actions,
-    pub replier: Replier,
+    collector: Arc<Collector>,
+    logs: Arc<Logs>,
+    /// Where what takes a database goes.
+    lines: Lines,
     /// What requests over TCP bring along.
-    pub token: Option<Secret>,
-    pub kept_at: Instant,
-}
-
-/// Where what takes a database goes.
-pub struct Actions {
-    pub listings: Sender<(Ticket, Action)>,
-    pub orders: Sender<(Ticket, Action)>,
+    token: Option<Secret>,
+    /// When the collector last kept what was counted.
+    counted_at: Instant,
+    metrics: Kept,
+    status: Kept,
 }
 
 /// A topic, by its name.
@@ -82,28 +78,19 @@ impl Service for Routes {
     fn serve(&mut self, request: &Request<'_>, ticket: Ticket) -> Served {
         match self.may_ask(request).and_then(|()| self.route(request)) {
             Ok(Wanted::Answer(response)) => Served::Now(guarded(response)),
-            Ok(Wanted::Action(action)) => match self.actions.of(&action).try_send((ticket, action)) {
+            Ok(Wanted::Action(action)) => match self.lines.put(ticket, action) {
                 Ok(()) => Served::Later,
-                Err(_) => {
-                    let text = "too many are waiting for a database already";
-                    Served::Now(Response::problem(Status::SERVICE_UNAVAILABLE, text).header("Retry-After", "5"))
-                }
+                Err(refusal) => Served::Now(guarded(refusal)),
             },
             Err(refusal) => Served::Now(guarded(refusal)),
         }
     }
 
     fn tick(&mut self, now: Instant, _: &Counts) {
-        if now.duration_since(self.kept_at) >= KEEP_EVERY {
-            self.kept_at = now;
+        if now.duration_since(self.counted_at) >= KEEP_EVERY {
+            self.counted_at = now;
             self.collector.keep();
         }
-    }
-}
-
-impl Actions {
-    fn of(&self, action: &Action) -> &Sender<(Ticket, Action)> {
-        if action.is_listing() { &self.listings } else { &self.orders }
     }
 }
 
@@ -114,22 +101,31 @@ enum Wanted {
 }
 
 impl Routes {
-    fn route(&self, request: &Request<'_>) -> Result<Wanted, Response> {
+    pub fn new(collector: Arc<Collector>, logs: Arc<Logs>, lines: Lines, token: Option<Secret>) -> Routes {
+        let (metrics, status) = (Kept::default(), Kept::default());
+        Routes { collector, logs, lines, token, counted_at: Instant::now(), metrics, status }
+    }
+
+    fn route(&mut self, request: &Request<'_>) -> Result<Wanted, Response> {
         let method = request.method();
         let (get, post) = (matches!(method, "GET" | "HEAD"), method == "POST");
+        if post {
+            // Whoever gave an order sees what came of it.
+            self.metrics.forget();
+            self.status.forget();
+        }
         match request.path() {
             path if !get && !post => Err(not_allowed(path)),
             "/" if get => Ok(Wanted::Answer(page())),
             "/healthz" if get => Ok(Wanted::Answer(self.healthz())),
             "/readyz" if get => Ok(Wanted::Answer(self.readyz(self.is_known(request)))),
-            "/metrics" if get => {
+            "/metrics" if get => Ok(Wanted::Answer(self.metrics.get(Instant::now(), || {
                 let text = exposition::text(&self.collector, &(self.logs.lines)());
-                Ok(Wanted::Answer(Response::with_body(Status::OK, EXPOSITION, text)))
-            }
-            "/status" if get => {
-                let json = serde_json::to_vec(&self.collector.status()).unwrap_or_default();
-                Ok(Wanted::Answer(Response::json(Status::OK, json)))
-            }
+                Response::with_body(Status::OK, EXPOSITION, text)
+            }))),
+            "/status" if get => Ok(Wanted::Answer(self.status.get(Instant::now(), || {
+                Response::json(Status::OK, serde_json::to_vec(&self.collector.status()).unwrap_or_default())
+            }))),
             "/parked" if get => Ok(Wanted::Action(Action::Parked { limit: limit(request)? })),
             "/dead-letters" if get => Ok(Wanted::Action(Action::Letters { limit: limit(request)? })),
             "/park" if post => Action::park(posted(request)?).map(Wanted::Action),
@@ -162,7 +158,7 @@ impl Routes {
     /// Whether somebody brings the token along, where there is one.
     fn is_known(&self, request: &Request<'_>) -> bool {
         let Some(token) = self.token.as_ref().filter(|_| request.peer() != Peer::Unix) else { return true };
-        let given = request.header("authorization").and_then(|value| value.strip_prefix(b"Bearer "));
+        let given = request.header("authorization").and_then(bearer);
         let expected = token.0.as_bytes();
         // In a time that does not depend on where they differ.
         given.is_some_and(|given| given.len() == expected.len() && openssl::memcmp::eq(given, expected))
@@ -171,12 +167,13 @@ impl Routes {
     /// Without a token only those on this machine are let in, and a browser on it may have been sent here by anybody: a name that
     /// somebody else made point here would be in `Host`.
     fn is_local(&self, request: &Request<'_>) -> Result<(), Response> {
-        let host = request.header("host").map(String::from_utf8_lossy).unwrap_or(Cow::Borrowed("localhost"));
-        if is_address(&host) {
+        let host = request.host().map(String::from_utf8_lossy);
+        if host.as_deref().is_some_and(is_address) {
             return Ok(());
         }
+        let found = host.map_or("none".to_owned(), |host| format!("{host:?}"));
         let detail =
-            format!("Host: found {host:?}, expected an IP address or localhost: a name is let in with a token only");
+            format!("Host: found {found}, expected an IP address or localhost: a name is let in with a token only");
         Err(Response::problem(Status::FORBIDDEN, &detail))
     }
 
@@ -225,6 +222,12 @@ impl Routes {
     }
 }
 
+/// What an `Authorization` of the scheme Bearer brings along; the scheme's name is written in any case (RFC 9110, 11.1).
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at(value.iter().position(|byte| *byte == b' ')?);
+    scheme.eq_ignore_ascii_case(b"bearer").then(|| token.trim_ascii_start())
+}
+
 /// An IP address or localhost, with a port or without.
 fn is_address(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
@@ -252,15 +255,29 @@ fn posted<'r>(request: &Request<'r>) -> Result<&'r [u8], Response> {
         let detail = format!("Content-Type: found {found:?}, expected application/json");
         return Err(Response::problem(Status::UNSUPPORTED_MEDIA_TYPE, &detail));
     }
-    let host = request.header("host");
-    let is_ours = |origin: &[u8]| origin.strip_prefix(b"http://").or(origin.strip_prefix(b"https://")) == host;
+    let is_ours = |origin: &[u8]| {
+        let origin = origin.strip_prefix(b"http://").or(origin.strip_prefix(b"https://"));
+        origin.is_some() && origin == request.host()
+    };
     if !request.header_values("origin").all(is_ours) {
         return Err(Response::problem(Status::FORBIDDEN, "Origin: this came from the page of another host"));
     }
+    of_no_other_site(request)?;
     Ok(request.body())
 }
 
+/// A page of somebody else's cannot read what is answered to it, but it must not make databases work either. Browsers say where a request
+/// came from (W3C Fetch Metadata); programs do not.
+fn of_no_other_site(request: &Request<'_>) -> Result<(), Response> {
+    let is_ours = |site: &[u8]| matches!(site, b"same-origin" | b"none");
+    match request.header_values("sec-fetch-site").all(is_ours) {
+        true => Ok(()),
+        false => Err(Response::problem(Status::FORBIDDEN, "Sec-Fetch-Site: this came from the page of another site")),
+    }
+}
+
 fn limit(request: &Request<'_>) -> Result<i64, Response> {
+    of_no_other_site(request)?;
     let mut written = None;
     for (name, value) in request.query_pairs() {
         if name != "limit" || written.replace(value).is_some() {
@@ -318,6 +335,16 @@ pub fn guarded(response: Response) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_scheme_is_written_in_any_case() {
+        for value in ["Bearer abc", "bearer abc", "BEARER  abc"] {
+            assert_eq!(bearer(value.as_bytes()), Some(&b"abc"[..]), "{value}");
+        }
+        for value in ["Basic abc", "Bearerabc", "Bearer", "", "abc Bearer"] {
+            assert_eq!(bearer(value.as_bytes()), None, "{value}");
+        }
+    }
 
     #[test]
     fn only_addresses_and_localhost_are_nobodys_names() {

@@ -1,8 +1,6 @@
 //! Memory for what comes in and what goes out. A connection has a buffer as long as there is something in it; idle ones have
 //! none. Buffers go round through a pool, which also knows how much all of them hold.
 
-use std::time::{Duration, Instant};
-
 /// What a buffer begins with, and what the pool keeps. Large enough for most requests, or for many small ones.
 const BUFFER_BYTES: usize = 16 << 10;
 /// Less room than this is not worth a read.
@@ -55,61 +53,6 @@ impl Input {
     }
 }
 
-/// What goes out, and how long the peer has been taking it.
-#[derive(Debug, Default)]
-pub struct Output {
-    bytes: Vec<u8>,
-    sent: usize,
-    /// As much of what is unsent as was there at `since`: the peer must take that before the deadline. What is added meanwhile
-    /// gets a deadline of its own, so neither a trickle nor a busy connection escapes.
-    marked: usize,
-    since: Option<Instant>,
-}
-
-impl Output {
-    pub fn unsent(&self) -> &[u8] {
-        &self.bytes[self.sent..]
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.sent == self.bytes.len()
-    }
-
-    /// Behind which an answer is written.
-    pub fn end(&mut self, pool: &mut Pool) -> &mut Vec<u8> {
-        if self.bytes.capacity() == 0 {
-            self.bytes = pool.spare_outputs.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
-        }
-        if self.sent > self.bytes.len() / 2 {
-            self.bytes.drain(..self.sent);
-            self.sent = 0;
-        }
-        &mut self.bytes
-    }
-
-    /// The peer took so much.
-    pub fn sent(&mut self, length: usize, now: Instant) {
-        self.sent += length;
-        self.marked = self.marked.saturating_sub(length);
-        if self.marked == 0 {
-            self.since = None;
-            self.mark(now);
-        }
-    }
-
-    /// Begins to wait for the peer, if it has something to take.
-    pub fn mark(&mut self, now: Instant) {
-        if self.since.is_none() && !self.is_empty() {
-            self.marked = self.unsent().len();
-            self.since = Some(now);
-        }
-    }
-
-    pub fn is_overdue(&self, now: Instant, deadline: Duration) -> bool {
-        self.since.is_some_and(|since| now.saturating_duration_since(since) >= deadline)
-    }
-}
-
 /// Buffers that nobody needs, and how much the others hold.
 #[derive(Debug)]
 pub struct Pool {
@@ -118,11 +61,13 @@ pub struct Pool {
     /// Of all inputs in use.
     held_bytes: usize,
     held_bytes_max: usize,
+    /// Of all answers that peers did not take yet, and of the buffers for them.
+    unsent_bytes: usize,
 }
 
 impl Pool {
     pub fn new(held_bytes_max: usize) -> Pool {
-        Pool { spare_inputs: Vec::new(), spare_outputs: Vec::new(), held_bytes: 0, held_bytes_max }
+        Pool { spare_inputs: Vec::new(), spare_outputs: Vec::new(), held_bytes: 0, held_bytes_max, unsent_bytes: 0 }
     }
 
     /// Makes sure that `input` has room for a read. `false`: all inputs together have reached their bound.
@@ -159,14 +104,28 @@ impl Pool {
         }
     }
 
-    /// Takes the memory of an output back; what is in it is lost.
-    pub fn take_output(&mut self, output: &mut Output) {
-        let mut bytes = std::mem::take(output).bytes;
+    /// A buffer for answers.
+    pub fn output(&mut self) -> Vec<u8> {
+        self.spare_outputs.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
+    }
+
+    /// Takes such a buffer back; what is in it is lost.
+    pub fn take_output(&mut self, mut bytes: Vec<u8>) {
         let grown = bytes.capacity() > 4 * BUFFER_BYTES;
         if bytes.capacity() > 0 && !grown && self.spare_outputs.len() < SPARE_MAX {
             bytes.clear();
             self.spare_outputs.push(bytes);
         }
+    }
+
+    /// A connection that held `before` bytes of answers holds `now`.
+    pub fn hold(&mut self, before: usize, now: usize) {
+        self.unsent_bytes = self.unsent_bytes - before + now;
+    }
+
+    /// What all connections together hold of answers.
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent_bytes
     }
 
     #[cfg(test)]
@@ -215,23 +174,5 @@ mod tests {
             input.consume(1);
         }
         assert_eq!(pool.held_bytes(), BUFFER_BYTES);
-    }
-
-    #[test]
-    fn a_trickle_does_not_move_the_deadline() {
-        let (mut pool, mut output) = (Pool::new(0), Output::default());
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let overdue = |output: &Output, seconds| output.is_overdue(at(seconds), Duration::from_secs(10));
-        output.end(&mut pool).extend_from_slice(&[0; 100]);
-        output.mark(at(0));
-        output.sent(90, at(5));
-        output.end(&mut pool).extend_from_slice(&[0; 100]);
-        output.mark(at(6));
-        assert!(!overdue(&output, 9) && overdue(&output, 10), "the first hundred are due at 10");
-        output.sent(10, at(9));
-        assert!(!overdue(&output, 18) && overdue(&output, 19), "what came later is due 10 after that");
-        output.sent(100, at(18));
-        assert!(!overdue(&output, 1000));
     }
 }

@@ -1,15 +1,19 @@
 //! One connection: what was read and is not used, answers in their order, what is to be sent, and how long each of them may take.
-//! It never waits, and asks no clock: it is given turns, and the time.
+//! It never waits: it is given turns, and the time.
 //!
 //! A turn does what can be done now, up to a budget, so that a busy connection leaves the others theirs.
 
+mod carriage;
+mod waiting;
+
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::answers::{Answers, Asked};
-use super::buffer::{Input, Output, Pool};
+use super::buffer::{Input, Pool};
 use super::head::Version;
 use super::limits::Limits;
+use super::output::Output;
 use super::parser::{Parser, Progress};
 use super::patience::{Awaited, Patience};
 use super::refusal::Refusal;
@@ -19,8 +23,10 @@ use super::response::{Manner, Persistence, Response, Status};
 use super::stream::Carrier;
 use super::{Counts, Served, Service};
 
-/// Requests that a turn serves.
+/// Requests that a turn serves at most.
 const TURN_REQUESTS: usize = 64;
+/// How long a turn goes on to serve and to send, whatever a request costs.
+pub const TURN_TIME: Duration = Duration::from_millis(2);
 /// Times that a turn reads.
 const TURN_READS: usize = 8;
 
@@ -31,7 +37,16 @@ pub struct Context<'a, V> {
     pub pool: &'a mut Pool,
     pub counts: &'a mut Counts,
     pub now: Instant,
+    /// When the turn is to end, by this clock.
+    pub until: Instant,
+    pub clock: fn() -> Instant,
     pub date: &'a str,
+}
+
+impl<V> Context<'_, V> {
+    fn is_spent(&self) -> bool {
+        (self.clock)() >= self.until
+    }
 }
 
 /// What a connection needs after a turn.
@@ -95,8 +110,12 @@ pub struct Connection<C> {
     /// The service was asked about the head whose body is awaited.
     admitted: bool,
     continue_owed: bool,
+    /// What the pool knows that it holds of answers.
+    held: usize,
     /// Whether it is in line for a turn.
     pub in_line: bool,
+    /// Which door it came in by.
+    pub door: usize,
 }
 
 impl<C: Carrier> Connection<C> {
@@ -120,7 +139,9 @@ impl<C: Carrier> Connection<C> {
             draining: false,
             admitted: false,
             continue_owed: false,
+            held: 0,
             in_line: false,
+            door: 0,
         }
     }
 
@@ -136,6 +157,20 @@ impl<C: Carrier> Connection<C> {
         self.answers.give(number, response)
     }
 
+    /// Whether the peer will send nothing more. It may still read.
+    pub fn has_ended(&self) -> bool {
+        self.ended || self.eof
+    }
+
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// Whether it is one too many.
+    pub fn is_surplus(&self) -> bool {
+        self.surplus
+    }
+
     /// The request that is under way, if any, is the last one.
     pub fn drain(&mut self) {
         self.draining = true;
@@ -149,8 +184,9 @@ impl<C: Carrier> Connection<C> {
             cx.pool.take_input(&mut self.input);
         }
         if self.output.is_empty() || turn == Turn::Close {
-            cx.pool.take_output(&mut self.output);
+            self.output.release(cx.pool);
         }
+        self.hold(cx.pool);
         self.settle(cx.limits, cx.now);
         turn
     }
@@ -162,7 +198,9 @@ impl<C: Carrier> Connection<C> {
                 return self.linger(cx);
             }
             let halt = self.serve(cx, &mut requests);
-            self.flush(cx.now)?;
+            if !self.flush(cx)? {
+                return Ok(Turn::Again);
+            }
             if halt == Halt::Ended {
                 if !self.answers.is_empty() || !self.output.is_empty() {
                     return Ok(Turn::Wait);
@@ -212,10 +250,10 @@ impl<C: Carrier> Connection<C> {
             }
             match self.parser.advance(self.input.bytes_mut(), cx.limits) {
                 Ok(Progress::Complete { body, end }) => {
-                    *requests -= 1;
                     self.serve_one(body, cx);
                     self.input.consume(end);
                     self.parser.reset();
+                    *requests = if cx.is_spent() { 0 } else { *requests - 1 };
                 }
                 Ok(Progress::More { keep }) => {
                     self.input.truncate(keep);
@@ -237,8 +275,9 @@ impl<C: Carrier> Connection<C> {
         let request = Request::new(head, self.input.bytes(), body, self.peer);
         let asked =
             Asked { head_only: request.method() == "HEAD", say_keep_alive: request.version() == Version::Http10 };
-        let number = self.answers.open(asked, cx.now + cx.limits.answer_deadline);
-        match cx.service.serve(&request, Ticket { key: self.key, number }) {
+        let due_by = cx.now + cx.limits.answer_deadline;
+        let number = self.answers.open(asked, due_by);
+        match cx.service.serve(&request, Ticket { key: self.key, number, due_by }) {
             Served::Now(response) => {
                 self.answers.give(number, response);
             }
@@ -300,121 +339,29 @@ impl<C: Carrier> Connection<C> {
                 false => Persistence::Implied,
             };
             let manner = Manner { head_only: asked.head_only, persistence, date: cx.date };
-            response.encode(self.output.end(cx.pool), &manner);
+            let body = response.encode(self.output.end(cx.pool), &manner);
+            self.output.push_body(body);
         }
-    }
-
-    fn flush(&mut self, now: Instant) -> io::Result<()> {
-        self.output.mark(now);
-        while self.writable && !self.output.is_empty() {
-            match self.carrier.write(self.output.unsent()) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(length) => self.output.sent(length, now),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn read<V>(&mut self, cx: &mut Context<'_, V>) -> io::Result<()> {
-        if !cx.pool.make_room(&mut self.input) {
-            let max = cx.limits.buffered_bytes_max;
-            let reason = format!("found {max} bytes of unfinished requests already; expected no more at a time");
-            self.refuse(Refusal::new(Status::SERVICE_UNAVAILABLE, reason), cx);
-            return Ok(());
-        }
-        let room = self.input.room();
-        let wanted = room.len();
-        match self.carrier.read(room) {
-            Ok(0) => (self.eof, self.readable) = (true, false),
-            Ok(length) => {
-                self.input.filled(length);
-                // A short read took all there was; of what comes later there will be word. Only an end that is known already
-                // is not told twice.
-                self.readable = length == wanted || self.ended;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// Drops what still comes, so that closing does not become a reset.
-    fn linger<V>(&mut self, cx: &mut Context<'_, V>) -> io::Result<Turn> {
-        for _ in 0..TURN_READS {
-            cx.pool.take_input(&mut self.input);
-            if !self.readable {
-                return Ok(Turn::Wait);
-            }
-            if !cx.pool.make_room(&mut self.input) {
-                return Ok(Turn::Close);
-            }
-            self.read(cx)?;
-            if self.eof {
-                return Ok(Turn::Close);
-            }
-        }
-        Ok(Turn::Again)
     }
 
     fn is_paused(&self, limits: &Limits) -> bool {
         self.answers.len() >= limits.in_flight_max
-            || self.output.unsent().len() + self.answers.held_bytes() >= limits.unsent_bytes_max
+            || self.output.unsent_bytes() + self.answers.held_bytes() >= limits.unsent_bytes_max
     }
 
-    /// Notes since when the peer is waited for, and with what.
-    fn settle(&mut self, limits: &Limits, now: Instant) {
-        let awaited = if self.phase != Phase::Open || self.is_paused(limits) || self.continue_owed {
-            Awaited::Nothing
-        } else if self.parser.has_head() {
-            Awaited::BodyEnd
-        } else if !self.parser.is_fresh() {
-            Awaited::HeadEnd
-        } else if !self.answers.is_empty() || !self.output.is_empty() {
-            Awaited::Nothing
-        } else if self.surplus {
-            Awaited::SurplusBegin
-        } else {
-            Awaited::Begin
-        };
-        self.patience.settle(awaited, self.messages, now);
-    }
-
-    /// Looks at the deadlines. [`Turn::Again`] means that there is something to say.
-    pub fn expire<V>(&mut self, cx: &mut Context<'_, V>) -> Turn {
-        if let Phase::Lingering { until } = self.phase {
-            return if until <= cx.now { Turn::Close } else { Turn::Wait };
-        }
-        if self.output.is_overdue(cx.now, cx.limits.write_deadline) {
-            cx.counts.expired_writes += 1;
-            return Turn::Close;
-        }
-        self.answers.shrink();
-        let late = self.answers.expire(cx.now);
-        cx.counts.expired_answers += late;
-        let quiet = if late > 0 { Turn::Again } else { Turn::Wait };
-        let (what, within) = match self.patience.is_over(cx.limits, cx.now) {
-            None => return quiet,
-            Some((Awaited::Begin | Awaited::SurplusBegin | Awaited::Nothing, _)) => {
-                cx.counts.expired_idle += 1;
-                return Turn::Close;
-            }
-            Some((Awaited::HeadEnd, within)) => ("head", within),
-            Some((Awaited::BodyEnd, within)) => ("body", within),
-        };
-        cx.counts.expired_reads += 1;
-        let reason = format!("found no end of the request's {what}; expected it within {within:?}");
-        self.refuse(Refusal::new(Status::REQUEST_TIMEOUT, reason), cx);
-        Turn::Again
+    /// Lets the pool know what it holds of answers.
+    fn hold(&mut self, pool: &mut Pool) {
+        let held = self.output.held_bytes() + self.answers.held_bytes();
+        pool.hold(self.held, held);
+        self.held = held;
     }
 
     /// Gives its memory back, before it is dropped.
     pub fn release(&mut self, pool: &mut Pool) {
         pool.take_input(&mut self.input);
-        pool.take_output(&mut self.output);
+        self.output.release(pool);
+        pool.hold(self.held, 0);
+        self.held = 0;
     }
 
     #[cfg(test)]

@@ -56,6 +56,8 @@ pub struct Head {
     pub query: Option<Span>,
     /// The decoded path, where that is not the raw one.
     pub path: Option<String>,
+    /// Whom the request is for: the `Host`, or the target's authority where there is none.
+    pub host: Option<Span>,
     pub version: Version,
     pub headers: Vec<(Span, Span)>,
     pub framing: Framing,
@@ -74,6 +76,7 @@ impl Default for Head {
             raw_path: Span::default(),
             query: None,
             path: None,
+            host: None,
             version: Version::default(),
             headers: Vec::new(),
             framing: Framing::Length(0),
@@ -143,6 +146,7 @@ impl Head {
                 return Err(Refusal::bad(format!("found a target at {found}; expected a host and perhaps a port")));
             }
         }
+        self.host = host.or(parts.authority.map(str::as_bytes)).map(|host| Span::find(message, host));
         self.raw_path = Span::find(message, parts.path.as_bytes());
         self.query = parts.query.map(|query| Span::find(message, query.as_bytes()));
         if let Some(query) = parts.query.filter(|query| query.contains('%')) {

@@ -5,10 +5,11 @@ use std::time::Duration;
 /// No head may have more headers than this, whatever [`Limits::headers_max`] says: they are parsed into an array on the stack.
 pub const HEADERS_CEILING: usize = 128;
 
-/// What a server allows its peers. All bounds but the three marked *in all* are for each connection.
+/// What a server allows its peers. All bounds but those marked *in all* are for each connection.
 ///
-/// What a server holds at most: `buffered_bytes_max` of unfinished requests, and for each connection `unsent_bytes_max` and one
-/// answer more.
+/// What a server holds at most: `buffered_bytes_max` of unfinished requests, and `all_unsent_bytes_max` of answers and those of one
+/// connection more, which are `unsent_bytes_max` and one answer. An answer that the service has made and the server has not seen yet is
+/// the service's: there are no more of them than `in_flight_max` for each connection.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Bytes of a request line and its headers. More is answered with 414 (no end of the request line among them) or 431.
@@ -19,12 +20,17 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// Bytes of buffers of requests that are not complete yet, *in all*. Whoever would need more is answered with 503.
     pub buffered_bytes_max: usize,
-    /// Connections at a time, *in all*. Whoever comes then is answered with 503 at its first byte.
+    /// Connections at a time, *in all*; each listener has a few of them to itself. Whoever comes then takes the place of one that asks for
+    /// nothing; if there is none, it is answered with 503 at its first byte.
     pub connections_max: usize,
-    /// Requests that were read and not yet answered. With so many, nothing more is read.
+    /// Requests that were read and not yet answered. With so many, nothing more is read. Of answers that may be large, and are
+    /// deferred, one at a time is enough.
     pub in_flight_max: usize,
     /// Bytes of answers that the peer did not take yet. With so many, nothing more is read.
     pub unsent_bytes_max: usize,
+    /// Bytes of memory for answers that peers did not take yet, *in all*: one that is shared counts for each of them, a static one for
+    /// none. With more, those who have not taken theirs for the longest time are cut.
+    pub all_unsent_bytes_max: usize,
     /// From the first byte of a head (of the first one: from the connection's begin) to its end; then it is answered with 408.
     pub head_deadline: Duration,
     /// From the end of a head to the end of the body; then it is answered with 408.
@@ -52,6 +58,7 @@ impl Default for Limits {
             connections_max: 1024,
             in_flight_max: 32,
             unsent_bytes_max: 256 << 10,
+            all_unsent_bytes_max: 256 << 20,
             head_deadline: Duration::from_secs(10),
             body_deadline: Duration::from_secs(30),
             idle_deadline: Duration::from_secs(60),
@@ -89,6 +96,12 @@ impl Limits {
                 "buffered_bytes_max is {found}; expected at least {needed}, for one request as large as may be"
             ));
         }
+        if self.all_unsent_bytes_max < self.unsent_bytes_max {
+            let (found, needed) = (self.all_unsent_bytes_max, self.unsent_bytes_max);
+            return Err(format!(
+                "all_unsent_bytes_max is {found}; expected at least unsent_bytes_max, which is {needed}"
+            ));
+        }
         if !(1..=HEADERS_CEILING).contains(&self.headers_max) {
             return Err(format!("headers_max is {}; expected 1 to {HEADERS_CEILING}", self.headers_max));
         }
@@ -122,6 +135,8 @@ mod tests {
         check(|limits| limits.connections_max = 0, Some("connections_max"));
         check(|limits| limits.headers_max = HEADERS_CEILING, None);
         check(|limits| limits.headers_max = HEADERS_CEILING + 1, Some("headers_max"));
+        check(|limits| limits.all_unsent_bytes_max = limits.unsent_bytes_max, None);
+        check(|limits| limits.all_unsent_bytes_max = limits.unsent_bytes_max - 1, Some("all_unsent_bytes_max"));
         check(|limits| limits.body_bytes_max = (1 << 30) + 1, Some("body_bytes_max"));
         check(|limits| limits.body_bytes_max = 200 << 20, Some("buffered_bytes_max"));
     }

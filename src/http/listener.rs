@@ -4,21 +4,23 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use super::request::Peer;
 use super::stream::Stream;
 
 /// Connections that may wait to be accepted; the kernel may allow fewer.
 const BACKLOG: i32 = 1024;
-/// How long another process may take to set its socket up in the same directory.
+/// How long another process may take to set the same socket up.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
@@ -57,10 +59,10 @@ impl Listener {
     /// ([`io::ErrorKind::AddrInUse`]). `mode` holds before anyone can connect. The file goes with the listener.
     pub fn unix(path: &Path, mode: u32) -> io::Result<Listener> {
         // Of two processes that find a file that is dead, the slower one would remove the other's.
-        let _lock = lock_directory(path)?;
+        let _lock = Lock::of(path)?;
         remove_dead(path)?;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(path)?)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
         let file = SocketFile::of(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         rustix::net::listen(&socket, BACKLOG)?;
@@ -121,18 +123,43 @@ impl Drop for SocketFile {
     }
 }
 
-/// Only one process at a time sets a socket up in a directory. The lock ends with the file.
-fn lock_directory(path: &Path) -> io::Result<fs::File> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let directory = fs::File::open(parent)?;
-    for _ in 0..LOCK_TRIES {
-        match directory.try_lock() {
-            Ok(()) => return Ok(directory),
-            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
-            Err(fs::TryLockError::Error(error)) => return Err(error),
+/// Only one process at a time sets a socket up. The lock is held on a file beside it, which nobody else may open: what others can
+/// open, a directory among them, they could keep locked. The file goes with the lock.
+struct Lock {
+    path: PathBuf,
+    _file: fs::File,
+}
+
+impl Lock {
+    fn of(socket: &Path) -> io::Result<Lock> {
+        let mut name = socket.file_name().unwrap_or_default().to_owned();
+        name.push(".lock");
+        let path = socket.with_file_name(name);
+        for _ in 0..LOCK_TRIES {
+            let mut options = fs::OpenOptions::new();
+            options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+            let file = options.open(&path)?;
+            match file.try_lock() {
+                // Whoever had it may have removed the file meanwhile: then it is no longer the one that others find.
+                Ok(()) if is_at(&file, &path) => return Ok(Lock { path, _file: file }),
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+                Err(fs::TryLockError::Error(error)) => return Err(error),
+            }
         }
+        Err(in_use(socket, &format!("somebody keeps {} locked", path.display())))
     }
-    Err(in_use(path, "somebody keeps its directory locked"))
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn is_at(file: &fs::File, path: &Path) -> bool {
+    let found = fs::symlink_metadata(path).and_then(|found| Ok((found, file.metadata()?)));
+    found.is_ok_and(|(found, ours)| (found.dev(), found.ino()) == (ours.dev(), ours.ino()))
 }
 
 /// Removes a socket file that nobody listens on.
@@ -143,11 +170,15 @@ fn remove_dead(path: &Path) -> io::Result<()> {
         Ok(found) if !found.file_type().is_socket() => return Err(in_use(path, "it is not a socket")),
         Ok(_) => {}
     }
-    match StdUnixStream::connect(path) {
-        Ok(_) => Err(in_use(path, "somebody listens on it")),
+    // Without waiting: whoever listens may accept nothing any more.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
+        // The kernel has no place for another one who waits to be accepted.
+        Ok(()) | Err(Errno::AGAIN) => Err(in_use(path, "somebody listens on it")),
         // Only a refusal says that nobody does.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) => Err(error),
+        Err(Errno::CONNREFUSED) => fs::remove_file(path),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -157,7 +188,7 @@ fn in_use(path: &Path, why: &str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener as Socket;
+    use std::os::unix::net::{UnixListener as Socket, UnixStream};
 
     use super::*;
 
@@ -170,7 +201,7 @@ mod tests {
             (Ok(_), Ok(())) => {
                 let mode = fs::symlink_metadata(&path).unwrap().permissions().mode();
                 assert_eq!(mode & 0o777, 0o660);
-                StdUnixStream::connect(&path).unwrap();
+                UnixStream::connect(&path).unwrap();
             }
             (Err(error), Err(why)) => {
                 assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
@@ -201,7 +232,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let second = Listener::unix(&path, 0o600).unwrap();
         drop(first);
-        StdUnixStream::connect(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
         drop(second);
         assert!(!path.exists());
     }
@@ -218,10 +249,43 @@ mod tests {
             });
             let errors: Vec<_> = listeners.iter().filter_map(|listener| listener.as_ref().err()).collect();
             assert_eq!(errors.len(), 3, "{errors:?}");
-            StdUnixStream::connect(path).unwrap();
+            UnixStream::connect(path).unwrap();
             drop(listeners);
             assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         }
+    }
+
+    /// Whoever can read the directory can lock it; and a process that was killed leaves its lock's file.
+    #[test]
+    fn nobody_else_can_keep_a_socket_from_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let others = fs::File::open(directory.path()).unwrap();
+        others.lock().unwrap();
+        fs::write(directory.path().join("s.lock"), "").unwrap();
+        drop(Listener::unix(&path, 0o600).unwrap());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        // The lock is nothing that others may open.
+        let lock = Lock::of(&path).unwrap();
+        let mode = fs::metadata(directory.path().join("s.lock")).unwrap().permissions().mode();
+        drop(lock);
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    /// One that accepts nothing, with as many waiting as may.
+    #[test]
+    fn a_listener_that_hangs_listens_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&socket, 0).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+        let (sender, ended) = std::sync::mpsc::channel();
+        let wanted = path.clone();
+        std::thread::spawn(move || sender.send(Listener::unix(&wanted, 0o600).map(drop)));
+        let error = ended.recv_timeout(Duration::from_secs(20)).expect("it does not wait").unwrap_err();
+        assert!(error.to_string().contains("somebody listens on it"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! of what it carries.
 //!
 //! In reading order: `scan` (where a head ends), `target`, `head`, `chunked` and `parser` (bytes in, a message or a
-//! refusal out: no IO), `answers`, `buffer` and `patience`, `connection` (a state machine that is given turns), `server` (the loop).
+//! refusal out: no IO), `answers`, `buffer`, `output` and `patience`, `connection` (a state machine that is given turns), `places` (who
+//! may have one), `server` (the loop).
 //!
 //! It never speaks TLS, never compresses, never sends chunks, and never sends a request on. What it refuses of what the
 //! standards allow: HTTP/1.0 with chunks, transfer codings other than `chunked`, `CONNECT` and `OPTIONS *`, a target whose
@@ -13,11 +14,14 @@ mod answers;
 mod buffer;
 mod chunked;
 mod connection;
+mod date;
 mod head;
 mod limits;
 mod listener;
+mod output;
 mod parser;
 mod patience;
+mod places;
 mod refusal;
 mod reply;
 mod request;
@@ -35,7 +39,7 @@ use std::time::Instant;
 pub use head::Version;
 pub use limits::{HEADERS_CEILING, Limits};
 pub use listener::Listener;
-pub use reply::{Replier, Stop, Ticket};
+pub use reply::{Asker, Replier, Stop, Ticket};
 pub use request::{Peer, Request};
 pub use response::{Body, Response, Status};
 pub use server::{Drained, Server};
@@ -83,8 +87,12 @@ pub struct Counts {
     pub expired_reads: u64,
     /// Connections closed because nothing was asked for.
     pub expired_idle: u64,
+    /// Connections closed because nothing was asked for, and somebody else came.
+    pub displaced: u64,
     /// Connections cut because the peer did not take its answers.
     pub expired_writes: u64,
+    /// Connections cut because of all peers that did not take their answers this was the slowest, and they held too much.
+    pub relieved: u64,
     /// Deferred answers that did not come in time.
     pub expired_answers: u64,
     /// Deferred answers that nobody waited for any more.

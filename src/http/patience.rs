@@ -39,6 +39,11 @@ impl Patience {
         }
     }
 
+    /// How long `awaited` has been waited for, if that is what is waited for.
+    pub fn waited(&self, awaited: Awaited, now: Instant) -> Option<Duration> {
+        (self.awaited == awaited).then(|| now.saturating_duration_since(self.since))
+    }
+
     /// What was waited for too long, and how long that is.
     pub fn is_over(&self, limits: &Limits, now: Instant) -> Option<(Awaited, Duration)> {
         let deadline = match self.awaited {

@@ -83,6 +83,11 @@ impl<'a> Request<'a> {
         self.head.version
     }
 
+    /// Whom it is for, a host and perhaps a port: what `Host` says, or the target. HTTP/1.0 may say neither.
+    pub fn host(&self) -> Option<&'a [u8]> {
+        self.head.host.map(|host| host.of(self.message))
+    }
+
     /// The value of a header, without blanks around it; of several headers of that name the first.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         self.header_values(name).next()

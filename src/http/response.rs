@@ -62,6 +62,15 @@ pub enum Body {
 }
 
 impl Body {
+    /// What of its memory is nobody else's, or may not be: all of it, unless it is static.
+    pub(super) fn held_bytes(&self) -> usize {
+        match self {
+            Body::Static(_) => 0,
+            Body::Owned(bytes) => bytes.capacity(),
+            Body::Shared(bytes) => bytes.len(),
+        }
+    }
+
     pub fn bytes(&self) -> &[u8] {
         match self {
             Body::Static(bytes) => bytes,
@@ -148,6 +157,14 @@ impl Response {
         self
     }
 
+    /// The same, of which copies are cheap: they have the body in common.
+    pub fn into_shared(mut self) -> Response {
+        if let Body::Owned(bytes) = self.body {
+            self.body = Body::Shared(bytes.into());
+        }
+        self
+    }
+
     pub fn status(&self) -> Status {
         self.status
     }
@@ -163,8 +180,8 @@ impl Response {
             + 128
     }
 
-    /// Writes it down as `manner` wants it, behind what `out` has.
-    pub(super) fn encode(&self, out: &mut Vec<u8>, manner: &Manner<'_>) {
+    /// Writes its head down as `manner` wants it, behind what `out` has, and leaves the body that is to follow.
+    pub(super) fn encode(self, out: &mut Vec<u8>, manner: &Manner<'_>) -> Body {
         // RFC 9110, 8.6 and 15.3.5: no length with 204. It never has a body, nor has 304.
         let bodiless = matches!(self.status.0, 204 | 304);
         out.extend_from_slice(b"HTTP/1.1 ");
@@ -190,9 +207,7 @@ impl Response {
             Persistence::Ends => push_header(out, "Connection", "close"),
         }
         out.extend_from_slice(b"\r\n");
-        if !manner.head_only && !bodiless {
-            out.extend_from_slice(self.body.bytes());
-        }
+        if manner.head_only || bodiless { Body::Static(b"") } else { self.body }
     }
 }
 
@@ -242,7 +257,8 @@ mod tests {
 
     fn check(response: Response, head_only: bool, persistence: Persistence, expected: &str) {
         let mut out = Vec::new();
-        response.encode(&mut out, &Manner { head_only, persistence, date: "D" });
+        let body = response.encode(&mut out, &Manner { head_only, persistence, date: "D" });
+        out.extend_from_slice(body.bytes());
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 

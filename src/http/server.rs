@@ -1,8 +1,9 @@
 //! The loop: one thread, one poll, all connections. It accepts, gives turns, hands answers from other threads on, and looks at
 //! the deadlines.
 //!
-//! Whoever comes beyond the limit of connections is accepted, and told so with a 503: one who is left to wait in the kernel's
-//! queue learns nothing before a time-out of its own, and a load balancer would send it more.
+//! Whoever comes beyond the limit of connections takes the place of one that asks for nothing. If there is none, it is accepted all the
+//! same, and told so with a 503: one who is left to wait in the kernel's queue learns nothing before a time-out of its own, and a load
+//! balancer would send it more.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,10 +15,12 @@ use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::buffer::Pool;
-use super::connection::{Connection, Context, Turn};
+use super::connection::{Connection, Context, TURN_TIME, Turn};
+use super::date::Date;
 use super::limits::Limits;
 use super::listener::Listener;
-use super::reply::{Alarm, Replier, Stop, Ticket};
+use super::places::{Place, Places, SURPLUS_MAX};
+use super::reply::{Alarm, Presence, Replier, Stop, Ticket};
 use super::request::Peer;
 use super::response::Response;
 use super::slab::Slab;
@@ -31,8 +34,6 @@ const STEP_ACCEPTS: usize = 64;
 /// How long nothing is accepted after the operating system could give no more, and how long [`Server::run`] waits for
 /// something to happen before it gives the service a tick.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Connections beyond the limit that are told so at a time. Those beyond these are closed without a word.
-const SURPLUS_MAX: usize = 64;
 /// Connections have the tokens of their slots, which have 32 bits; doors have those from here on.
 const DOORS: usize = 1 << 40;
 const ALARM: Token = Token(usize::MAX);
@@ -42,11 +43,13 @@ pub struct Server<V> {
     poll: Poll,
     events: Events,
     doors: Vec<Door>,
+    places: Places,
     connections: Slab<Connection<Stream>>,
     /// Slots of connections that are to have a turn.
     line: VecDeque<u32>,
     answers: Receiver<(Ticket, Response)>,
     alarm: Arc<Alarm>,
+    presence: Arc<Presence>,
     service: V,
     limits: Limits,
     pool: Pool,
@@ -84,16 +87,19 @@ impl<V: Service> Server<V> {
             listener.register(poll.registry(), Token(DOORS + index))?;
             doors.push(Door { listener, ready: true, closed_until: None });
         }
-        let (replier, answers) = Replier::new(Waker::new(poll.registry(), ALARM)?);
+        let slots = limits.connections_max + SURPLUS_MAX;
+        let (replier, answers) = Replier::new(Waker::new(poll.registry(), ALARM)?, slots);
         let now = Instant::now();
         Ok(Server {
             poll,
             events: Events::with_capacity(EVENTS),
+            places: Places::new(limits.connections_max, doors.len()),
             doors,
             connections: Slab::new(),
             line: VecDeque::new(),
             answers,
             alarm: Arc::clone(replier.alarm()),
+            presence: Arc::clone(replier.presence()),
             service: service(replier),
             pool: Pool::new(limits.buffered_bytes_max),
             counts: Counts::default(),
@@ -209,7 +215,7 @@ impl<V: Service> Server<V> {
                     break;
                 }
                 let accepted = door.listener.accept();
-                match accepted.and_then(|(stream, peer)| self.welcome(stream, peer, now)) {
+                match accepted.and_then(|(stream, peer)| self.welcome(index, stream, peer, now)) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.doors[index].ready = false,
                     Err(error) if concerns_one_peer(error.kind()) => self.counts.accept_errors += 1,
@@ -228,27 +234,57 @@ impl<V: Service> Server<V> {
         }
     }
 
-    fn welcome(&mut self, mut stream: Stream, peer: Peer, now: Instant) -> io::Result<()> {
+    fn welcome(&mut self, door: usize, mut stream: Stream, peer: Peer, now: Instant) -> io::Result<()> {
         self.counts.accepted += 1;
-        let open = self.connections.len();
-        let surplus = open >= self.limits.connections_max;
-        self.counts.surplus += u64::from(surplus);
-        if open >= self.limits.connections_max + SURPLUS_MAX {
+        if self.places.is_full(door) {
+            self.displace(door, now);
+        }
+        let place = self.places.take(door);
+        self.counts.surplus += u64::from(place != Place::Served);
+        if place == Place::None {
             return Ok(());
         }
         let mut registered = Ok(());
         let key = self.connections.insert(|key| {
             let token = Token(key.slot as usize);
             registered = self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE);
-            Connection::new(stream, key, peer, surplus, now)
+            Connection::new(stream, key, peer, place == Place::Surplus, now)
         });
-        if registered.is_err() {
-            self.close(key.slot);
-        } else if let Some(connection) = self.connections.at(key.slot) {
+        if let Some(connection) = self.connections.at(key.slot) {
+            connection.door = door;
+            self.presence.set(key, false);
             // What it asks for is often there already.
             put_in_line(connection, key.slot, &mut self.line);
         }
+        if registered.is_err() {
+            self.close(key.slot);
+        }
         registered
+    }
+
+    /// Makes room for one at this door, if somebody who is in the way asks for nothing: of these, who has for the longest time.
+    fn displace(&mut self, door: usize, now: Instant) {
+        let idle = |(slot, connection): (u32, &Connection<Stream>)| {
+            let waited = connection.idle(now).filter(|_| self.places.is_in_the_way(connection.door, door))?;
+            Some((waited, slot))
+        };
+        if let Some((_, slot)) = self.connections.iter().filter_map(idle).max() {
+            self.counts.displaced += 1;
+            self.close(slot);
+        }
+    }
+
+    /// Cuts who has not taken its answers for the longest time, until the others are within the bound. `newest` had the last turn, and
+    /// stays: it holds no more than one connection may.
+    fn relieve(&mut self, newest: u32, now: Instant) {
+        while self.pool.unsent_bytes() > self.limits.all_unsent_bytes_max {
+            let others = self.connections.iter().filter(|(slot, _)| *slot != newest);
+            let Some((_, slot)) = others.filter_map(|(slot, other)| Some((other.burden(now)?, slot))).max() else {
+                return;
+            };
+            self.counts.relieved += 1;
+            self.close(slot);
+        }
     }
 
     fn hand_answers_on(&mut self) {
@@ -272,6 +308,7 @@ impl<V: Service> Server<V> {
             connection.in_line = false;
             connection.turn(context)
         });
+        self.relieve(slot, now);
     }
 
     fn sweep(&mut self, now: Instant) {
@@ -297,9 +334,13 @@ impl<V: Service> Server<V> {
             pool: &mut self.pool,
             counts: &mut self.counts,
             now,
+            until: Instant::now() + TURN_TIME,
+            clock: Instant::now,
             date: &self.date.text,
         };
-        match turn(connection, &mut context) {
+        let turn = turn(connection, &mut context);
+        self.presence.set(connection.key(), connection.has_ended());
+        match turn {
             Turn::Again => put_in_line(connection, slot, &mut self.line),
             Turn::Wait => {}
             Turn::Close => self.close(slot),
@@ -310,25 +351,8 @@ impl<V: Service> Server<V> {
     fn close(&mut self, slot: u32) {
         if let Some(mut connection) = self.connections.remove(slot) {
             connection.release(&mut self.pool);
-        }
-    }
-}
-
-/// The `Date` of answers, written once a second.
-#[derive(Default)]
-struct Date {
-    second: u64,
-    text: String,
-}
-
-impl Date {
-    fn refresh(&mut self, now: SystemTime) {
-        let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        if second != self.second || self.text.is_empty() {
-            let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
-            let at = jiff::Timestamp::from_second(second as i64).unwrap_or_default();
-            self.second = second;
-            self.text = printer.timestamp_to_rfc9110_string(&at).unwrap_or_default();
+            self.presence.clear(slot);
+            self.places.give_back(connection.door, connection.is_surplus());
         }
     }
 }

@@ -40,6 +40,11 @@ impl<T> Slab<T> {
         Some(thing)
     }
 
+    /// All there are, with their slots.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.slots.iter().enumerate().filter_map(|(slot, thing)| Some((slot as u32, &thing.as_ref()?.1)))
+    }
+
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -63,6 +68,7 @@ mod tests {
         let c = slab.insert(|_| "c");
         assert_eq!(c.slot, a.slot);
         assert_eq!(slab.len(), 2);
+        assert_eq!(slab.iter().collect::<Vec<_>>(), [(0, &"c"), (1, &"b")]);
         assert_eq!(slab.get(a), None);
         assert_eq!(slab.get(b), Some(&mut "b"));
         assert_eq!(slab.at(a.slot), Some(&mut "c"));

@@ -25,10 +25,7 @@ pub fn each<T: Default + Send>(
     since: Version,
     ask: impl Fn(&mut Client, Version) -> Result<T, Failure> + Sync,
 ) -> Result<Vec<Answer<T>>, Failure> {
-    if let Some(name) = only.filter(|name| config.shards.iter().all(|shard| shard.name != *name)) {
-        let names: Vec<&str> = config.shards.iter().map(|shard| shard.name.as_str()).collect();
-        return Err(Failure::Shard(Reason::new(format!("no shard {name:?}; expected one of {}", names.join(", ")))));
-    }
+    only.map(|name| position(config.shards.iter().map(|shard| shard.name.as_str()), name)).transpose()?;
     let answer = |index: usize, shard: &config::Shard| {
         let mut client = Pool::new(shard, &config.kafka.group_id, PURPOSE, 1)?.get()?;
         let version = schema::inspect(&mut client, &Expected::new(config, ShardIx(index as u16)))?;
@@ -43,5 +40,16 @@ pub fn each<T: Default + Send>(
         let asked: Vec<_> = shards.iter().map(|(index, shard)| scope.spawn(|| answer(*index, shard))).collect();
         let joined = asked.into_iter().map(|asked| asked.join().expect("asking a database does not panic"));
         Ok(shards.iter().map(|(_, shard)| shard.name.clone()).zip(joined).collect())
+    })
+}
+
+/// Where a shard is among those of these names.
+///
+/// # Errors
+/// [`Failure::Shard`] for one that is not among them.
+pub fn position<'n>(names: impl Iterator<Item = &'n str> + Clone, name: &str) -> Result<usize, Failure> {
+    names.clone().position(|known| known == name).ok_or_else(|| {
+        let names: Vec<&str> = names.collect();
+        Failure::Shard(Reason::new(format!("no shard {name:?}; expected one of {}", names.join(", "))))
     })
 }

@@ -1,7 +1,7 @@
 // What waits for a person, as the databases list it: parked keys and holds, and dead letters.
 'use strict';
 
-/** `answer`: null before there is one, else `{entries, failed}` or `{problem}`. */
+/** `answer`: null before there is one, else `{entries, left_out, failed}` or `{problem}`. */
 function listView(answer, view, empty) {
   if (!answer) return nothing('Asking the databases …');
   if (answer.problem) return h('p', { class: 'reason' }, answer.problem);
@@ -12,7 +12,8 @@ function listView(answer, view, empty) {
       `Shard ${shard} does not answer: ${typeof reason === 'string' ? visible(reason) : reasonText(reason)}`,
     );
   });
-  return [failed, answer.entries.length > 0 ? view(answer.entries) : failed.length === 0 && nothing(empty)];
+  const more = answer.left_out > 0 && h('p', { class: 'sum', key: 'more' }, `And ${grouped(answer.left_out)} more.`);
+  return [failed, answer.entries.length > 0 ? view(answer.entries) : failed.length === 0 && nothing(empty), more];
 }
 
 const ACTION = () => h('th', { scope: 'col' }, h('span', { class: 'unseen' }, 'Action'));

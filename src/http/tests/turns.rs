@@ -1,5 +1,8 @@
 //! Turns: each ends, however much there is to do.
 
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
 use super::script::{Session, limits};
 use crate::http::Limits;
 use crate::http::connection::Turn;
@@ -26,4 +29,29 @@ fn an_end_that_came_with_the_last_bytes_is_seen() {
     let mut peer = Session::new(&limits);
     peer.send_all_and_end(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(peer.closed);
+}
+
+thread_local! {
+    static CLOCK: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// However long a request takes, a turn goes on for its time only; but each serves one at least.
+#[test]
+fn a_turn_ends_when_its_time_is_over() {
+    let limits = limits();
+    let mut peer = Session::new(&limits);
+    let start = Instant::now();
+    CLOCK.set(Some(start));
+    // A request takes as long as it takes the clock to be looked at.
+    peer.clock = || {
+        CLOCK.set(CLOCK.get().map(|now| now + Duration::from_millis(1)));
+        CLOCK.get().expect("it was set")
+    };
+    peer.until = start + Duration::from_millis(3);
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let (turn, served) = peer.turn_answered(&request.repeat(10));
+    assert_eq!((turn, served), (Turn::Again, 3));
+    assert_eq!(peer.turn_answered(b""), (Turn::Again, 4), "its time was over before it began");
+    peer.until += Duration::from_secs(1);
+    assert_eq!(peer.turn_answered(b""), (Turn::Wait, 10));
 }

@@ -171,9 +171,11 @@ fn a_busy_connection_leaves_the_others_their_turns() {
 fn one_connection_too_many_is_told_so() {
     let server = Running::start(Limits { connections_max: 2, linger_deadline: SHORT, ..Limits::default() });
     let (mut first, mut second) = (server.tcp(), server.unix());
+    // These wait for something, and so are in nobody's way.
+    let mut busy = Vec::new();
     for client in [&mut first, &mut second] {
-        client.get("/echo");
-        assert_eq!(client.answer().status, 200);
+        client.get("/later/a");
+        busy.push(server.ticket("a"));
     }
     let mut third = server.tcp();
     third.get("/echo");
@@ -184,6 +186,8 @@ fn one_connection_too_many_is_told_so() {
     // One that says nothing is not waited for.
     server.tcp().expect_end();
     drop(third);
+    server.answer(busy.remove(0), "a");
+    assert_eq!(first.answer().text(), "a");
     drop(first);
     // Until the server has seen that they are gone.
     let start = Instant::now();
@@ -195,8 +199,92 @@ fn one_connection_too_many_is_told_so() {
         }
         assert!(start.elapsed() < DEADLINE, "a place is free again");
     }
+    drop(second);
     let (_, counts) = server.stop();
     assert!(counts.surplus >= 2);
+}
+
+#[test]
+fn who_asks_for_nothing_makes_room() {
+    let server = Running::start(Limits { connections_max: 8, ..Limits::default() });
+    let mut idle: Vec<Client> = Vec::new();
+    for _ in 0..8 {
+        let mut client = server.tcp();
+        client.get("/echo");
+        assert_eq!(client.answer().status, 200);
+        idle.push(client);
+    }
+    let mut others = [server.unix(), server.tcp(), server.tcp()];
+    for client in &mut others {
+        client.get("/echo");
+        assert_eq!(client.answer().status, 200);
+    }
+    // One of eight places is the other door's own, so that the eighth of these took the first one's.
+    for client in &mut idle[..3] {
+        client.expect_end();
+    }
+    idle[7].get("/echo");
+    assert_eq!(idle[7].answer().status, 200, "it has not been idle for so long");
+    drop((idle, others));
+    let (_, counts) = server.stop();
+    assert_eq!((counts.displaced, counts.surplus), (3, 0));
+}
+
+#[test]
+fn a_crowd_at_one_door_leaves_the_others_open() {
+    let server = Running::start(Limits { connections_max: 8, linger_deadline: SHORT, ..Limits::default() });
+    let mut crowd: Vec<Client> = (0..7).map(|_| server.tcp()).collect();
+    let tickets: Vec<_> = crowd
+        .iter_mut()
+        .map(|client| {
+            client.get("/later/a");
+            server.ticket("a")
+        })
+        .collect();
+    let (mut one_more, mut other) = (server.tcp(), server.unix());
+    one_more.get("/echo");
+    assert_eq!(one_more.answer().status, 503);
+    other.get("/echo");
+    assert_eq!(other.answer().status, 200);
+    drop((crowd, one_more, other, tickets));
+    server.stop();
+}
+
+/// Ten megabytes for each of those who do not read, who may hold fifty together.
+#[test]
+fn answers_that_nobody_takes_hold_no_more_than_they_may() {
+    let server = Running::start(Limits { all_unsent_bytes_max: 50 << 20, ..Limits::default() });
+    let mut rude: Vec<Client> = Vec::new();
+    let mut other = server.tcp();
+    for _ in 0..10 {
+        let mut client = server.tcp();
+        client.get(&format!("/big/{}", 10 << 20));
+        // It has its answer before the next one asks.
+        let Client::Tcp(stream) = &client else { unreachable!() };
+        assert_eq!(stream.peek(&mut [0; 9]).unwrap(), 9);
+        rude.push(client);
+        other.get("/big/100000");
+        assert_eq!(other.answer().body.len(), 100_000);
+    }
+    // Who came last still gets all.
+    assert_eq!(rude[9].answer().body.len(), 10 << 20);
+    let whole = |client: &mut Client| {
+        let mut bytes = vec![0; 1 << 20];
+        let mut read = 0;
+        loop {
+            match client.read(&mut bytes) {
+                Ok(0) | Err(_) => return false,
+                Ok(length) => read += length,
+            }
+            if read > 10 << 20 {
+                return true;
+            }
+        }
+    };
+    assert!(!whole(&mut rude[0]), "who came first was cut");
+    drop((rude, other));
+    let (_, counts) = server.stop();
+    assert!((5..10).contains(&counts.relieved), "{counts:?}");
 }
 
 #[test]

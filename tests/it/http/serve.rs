@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use forebay::http::{Limits, Listener, Replier, Request, Response, Served, Server, Service, Status, Ticket};
+use forebay::http::{Asker, Limits, Listener, Replier, Request, Response, Served, Server, Service, Status, Ticket};
 
 use super::Running;
-use super::client::Client;
+use super::client::{Client, DEADLINE};
 
 #[test]
 fn one_connection_carries_many_requests() {
@@ -155,6 +155,35 @@ fn who_is_gone_is_not_answered_and_nobody_else_in_its_stead() {
     drop(next);
     let (_, counts) = server.stop();
     assert_eq!(counts.late_answers, 1);
+}
+
+/// What takes long need not be begun for somebody who has gone.
+#[test]
+fn who_asked_is_known_to_wait_or_not() {
+    let server = Running::start(Limits { answer_deadline: Duration::from_secs(1), ..Limits::default() });
+    let (mut stays, mut leaves, mut cut) = (server.tcp(), server.tcp(), server.tcp());
+    stays.get("/later/a");
+    let waits = server.ticket("a");
+    assert_eq!(server.replier.asker(&waits), Asker::Waits);
+    leaves.get("/later/b");
+    let ended = server.ticket("b");
+    leaves.end();
+    let start = Instant::now();
+    while server.replier.asker(&ended) == Asker::Waits {
+        assert!(start.elapsed() < DEADLINE);
+        std::thread::yield_now();
+    }
+    assert_eq!(server.replier.asker(&ended), Asker::Ended);
+    server.answer(ended, "b");
+    assert_eq!(leaves.answer().text(), "b", "it still reads");
+    // After the answer the connection ends, and a ticket of it is nobody's.
+    cut.send("GET /later/c HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let late = server.ticket("c");
+    assert_eq!(cut.answer().status, 504);
+    assert_eq!(server.replier.asker(&late), Asker::Gone);
+    assert_eq!(server.replier.asker(&waits), Asker::Gone, "it was answered, too");
+    drop((stays, leaves, cut));
+    server.stop();
 }
 
 #[test]
