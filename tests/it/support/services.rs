@@ -61,8 +61,10 @@ impl OwnServices {
 
     /// The same with another property of the broker.
     pub fn start_with(services: &[Service], kafka: &'static str) -> OwnServices {
-        // Below the system's directory, because PostgreSQL's own user has to get there.
-        let directory = std::env::temp_dir().join(unique_name("forebay_services"));
+        // Below the system's directory, because PostgreSQL's own user has to get there. `bin/test` names one of its own, in which
+        // it finds what a run that was killed left behind.
+        let parent = std::env::var_os("FOREBAY_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let directory = parent.join(unique_name("forebay_services"));
         let own = OwnServices { directory, ports: free_ports(), kafka };
         own.run("up", services, &[]);
         own
