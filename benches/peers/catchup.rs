@@ -24,11 +24,12 @@ pub fn run(a: &Arguments, peers: &[Peer], report: &mut Report) -> Outcome<()> {
         contestants.push(Contestant { name: peer.kind.name().to_owned(), ours: false, run: Box::new(run) });
     }
     let title = format!("Catching up: {} records, batches of {}, {} connections", a.records, a.batch, a.workers);
-    report.add(a.rounds, contest(title, contestants))
+    report.add(a.rounds, contest(title, contestants));
+    Ok(())
 }
 
 pub fn contest(title: String, contestants: Vec<Contestant<'_>>) -> Contest<'_> {
-    let columns = [("rows/s", 0), ("own CPU, µs/row", 2), ("peak memory, MB", 0), ("records/transaction", 0)];
+    let columns = [("records/s", 0), ("own CPU, µs/record", 2), ("peak memory, MB", 0), ("records/transaction", 0)];
     let columns = columns.map(|(name, digits)| Column { name, digits }).into();
     Contest { title, columns, compared: 0, less_is_better: false, contestants }
 }

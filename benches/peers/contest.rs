@@ -45,7 +45,7 @@ pub struct Report {
 
 impl Report {
     /// Runs a contest, prints each run and then a table.
-    pub fn add(&mut self, rounds: usize, mut contest: Contest<'_>) -> Outcome<()> {
+    pub fn add(&mut self, rounds: usize, mut contest: Contest<'_>) {
         println!("\n## {}\n", contest.title);
         let number = contest.contestants.len();
         // Of each contestant the rounds, of each the columns.
@@ -56,7 +56,9 @@ impl Report {
                 let load = load();
                 let shown = (contest.contestants[index].run)();
                 let name = &contest.contestants[index].name;
-                let shown = shown.map_err(|e| format!("{name}: {e}"))?;
+                // The others' figures are worth having all the same.
+                let nothing = contest.columns.iter().map(|_| None).collect();
+                let shown = shown.unwrap_or_else(|e| Shown { figures: nothing, fault: Some(e.to_string()) });
                 let line = describe(&contest.columns, &shown);
                 println!("round {}  {name:<24} {line}   {load}", round + 1);
                 self.keep(&contest, round + 1, name, &shown, &load);
@@ -64,7 +66,6 @@ impl Report {
             }
         }
         println!("\n{}", table(&contest, &of));
-        Ok(())
     }
 
     fn keep(&mut self, contest: &Contest<'_>, round: usize, name: &str, shown: &Shown, load: &str) {
@@ -79,7 +80,7 @@ impl Report {
         }
     }
 
-    /// Writes the file, if one was asked for; an error if a table was not as it should be.
+    /// Writes the file, if one was asked for; an error if a run failed, or its table was not as it should be.
     pub fn finish(self, surroundings: &Value, json: Option<&Path>) -> Outcome<()> {
         if let Some(path) = json {
             let all = json!({ "surroundings": surroundings, "runs": self.runs });
@@ -112,14 +113,15 @@ fn rounds_of(figures: impl IntoIterator<Item = f64>) -> Rounds {
 /// Median (least to most) of each column, and of forebay's best against each.
 fn table(contest: &Contest<'_>, of: &[Vec<Shown>]) -> String {
     let compared = |shown: &Shown| shown.figures[contest.compared].unwrap_or(f64::NAN);
-    let median = |index: &usize| rounds_of(of[*index].iter().map(compared)).median();
-    let ours = (0..of.len()).filter(|index| contest.contestants[*index].ours);
+    let median = |index: &usize| rounds_of(of[*index].iter().map(compared).filter(|f| f.is_finite())).median();
+    let ours = (0..of.len()).filter(|index| contest.contestants[*index].ours && median(index).is_finite());
     let best = if contest.less_is_better {
         ours.min_by(|a, b| median(a).total_cmp(&median(b)))
     } else {
         ours.max_by(|a, b| median(a).total_cmp(&median(b)))
     };
-    let best = best.expect("forebay takes part");
+    // Where forebay itself has failed there are no ratios, whoever they would be with.
+    let best = best.unwrap_or(0);
     let word = contest.columns[contest.compared].name;
     let mut text = String::from("| |");
     contest.columns.iter().for_each(|c| text += &format!(" {} |", c.name));
@@ -134,7 +136,7 @@ fn table(contest: &Contest<'_>, of: &[Vec<Shown>]) -> String {
             text += &format!(" {cell} |");
         }
         let ratios = of[best].iter().zip(runs).map(|(best, this)| compared(best) / compared(this));
-        text += &format!(" {:.2} |", rounds_of(ratios));
+        text += &format!(" {:.2} |", rounds_of(ratios.filter(|ratio| ratio.is_finite())));
         let wrong = runs.iter().filter(|shown| shown.fault.is_some()).count();
         if wrong > 0 {
             text += &format!(" WRONG in {wrong} of {} rounds", runs.len());

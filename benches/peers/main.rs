@@ -12,7 +12,7 @@
 //! | `steady` | an open loop of `--rate` records a second for `--seconds`, producer's linger 1 and 5 ms: latency from the time at which a record should have been sent to its row, of forebay, Parallel Consumer and Debezium |
 //!
 //! Without a mode it is all four. Options are those of `benches/reference/main.rs`, and `--warm-up` (records for a peer's JVM before its
-//! clock starts, 200,000), `--heap` (a peer's largest heap, 2g), `--without` (names of peers, with commas between), `--json FILE` (each
+//! clock starts, 400,000), `--heap` (a peer's largest heap, 2g), `--without` (names of peers, with commas between), `--json FILE` (each
 //! run's figures).
 //!
 //! Each contestant is a process of its own (the bare statements are threads of this one), starts with a fresh table behind a
@@ -66,6 +66,8 @@ use std::error::Error;
 use contest::Report;
 use support::{Database, Server};
 
+const MODES: [&str; 4] = ["catchup", "limits", "poll", "steady"];
+
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> Outcome<()> {
@@ -77,7 +79,10 @@ fn main() -> Outcome<()> {
         Some("poll-child") => return no_database::poll_child(&a),
         Some("pipeline-child") => return no_database::pipeline_child(&a),
         Some(_) => {}
-        None => a.modes = ["catchup", "limits", "poll", "steady"].map(str::to_owned).to_vec(),
+        None => a.modes = MODES.map(str::to_owned).to_vec(),
+    }
+    if let Some(unknown) = a.modes.iter().find(|mode| !MODES.contains(&mode.as_str())) {
+        return Err(format!("no mode {unknown:?}: {}", MODES.join(", ")).into());
     }
     let database = Database::create(Server::A, "peers");
     a.dsn = database.dsn().to_owned();
@@ -90,7 +95,7 @@ fn main() -> Outcome<()> {
             "limits" => limits::run(&a, &mut report)?,
             "poll" => no_database::run(&a, &peers, &mut report)?,
             "steady" => latency::run(&a, &peers, &mut report)?,
-            other => return Err(format!("no mode {other:?}: catchup, limits, poll or steady").into()),
+            other => unreachable!("{other} is none of the modes"),
         }
     }
     report.finish(&surroundings::json(&a, &options, &peers)?, options.json.as_deref())

@@ -34,7 +34,8 @@ pub fn run(a: &Arguments, peers: &[Peer], report: &mut Report) -> Outcome<()> {
     let columns = [("records/s", 0), ("own CPU, µs/record", 2), ("peak memory, MB", 0)];
     let columns = columns.map(|(name, digits)| Column { name, digits }).into();
     let title = format!("No database: {} records", a.records);
-    report.add(a.rounds, Contest { title, columns, compared: 0, less_is_better: false, contestants })
+    report.add(a.rounds, Contest { title, columns, compared: 0, less_is_better: false, contestants });
+    Ok(())
 }
 
 fn shown(run: &Run) -> Outcome<Shown> {

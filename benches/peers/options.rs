@@ -16,7 +16,7 @@ pub struct Options {
 }
 
 pub fn read(words: impl IntoIterator<Item = String>) -> Outcome<(Arguments, Options)> {
-    let mut options = Options { warm_up: 200_000, heap: "2g".to_owned(), without: Vec::new(), json: None };
+    let mut options = Options { warm_up: 400_000, heap: "2g".to_owned(), without: Vec::new(), json: None };
     let (mut rest, mut words) = (Vec::new(), words.into_iter());
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));

@@ -163,7 +163,6 @@ impl Peer {
 
 /// A peer's process; dropping it kills it.
 pub struct Jvm {
-    name: &'static str,
     child: Child,
     orders: ChildStdin,
     answers: Receiver<String>,
@@ -192,7 +191,7 @@ impl Jvm {
                 }
             }
         });
-        Ok(Jvm { name: peer.kind.name(), child, orders, answers, log, wait: Duration::ZERO })
+        Ok(Jvm { child, orders, answers, log, wait: Duration::ZERO })
     }
 
     /// A job; its figures come once it is done.
@@ -220,7 +219,7 @@ impl Jvm {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let end = lines[lines.len().saturating_sub(LINES)..].join("\n");
-        format!("{}: {what}; the end of {}:\n{end}", self.name, self.log.display()).into()
+        format!("{what}; the end of {}:\n{end}", self.log.display()).into()
     }
 }
 
