@@ -27,7 +27,7 @@ pub fn faults(a: &Arguments, records: u64) -> Outcome<Option<String>> {
         let key = u64::from_str_radix(subscription.rsplit('-').next().unwrap_or_default(), 16).unwrap_or(u64::MAX);
         let expected = last.get_mut(key as usize).and_then(Option::take);
         let found = (row.get(2), row.get(3), row.get(4), row.get(5), row.get(6));
-        if expected.map(columns) != Some(found) || ids(key) != (app, subscription) {
+        if expected.map(columns) != Some(found) || ids(key, a) != (app, subscription) {
             wrong += 1;
             example.get_or_insert(key);
         }

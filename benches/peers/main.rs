@@ -35,6 +35,9 @@ mod bare;
 #[path = "../reference/engine.rs"]
 mod engine;
 #[allow(dead_code)]
+#[path = "../reference/parts.rs"]
+mod parts;
+#[allow(dead_code)]
 #[path = "../reference/pipeline.rs"]
 mod pipeline;
 #[allow(dead_code)]

@@ -1,5 +1,6 @@
 //! One key with half of all records: of a slow handler's topic, and of an upserted table.
 
+use forebay::bench::workload::HOT;
 use postgres::{Client, NoTls};
 
 use super::Outcome;
@@ -9,7 +10,7 @@ use super::producer::produce;
 use super::rounds::{Rounds, load};
 use super::steady::warm_up;
 use super::support::Topic;
-use super::workload::{HOT, PARTITIONS, ids, publish};
+use super::workload::{PARTITIONS, ids, publish};
 
 const SKEW: u64 = 50;
 /// How much of one thread's time the hot key asks for, in thousandths: a slow lane must bear it.

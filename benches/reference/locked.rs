@@ -6,6 +6,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use forebay::bench::workload::HOT;
 use postgres::{Client, NoTls};
 
 use super::Outcome;
@@ -15,7 +16,7 @@ use super::producer::produce;
 use super::rounds::{Rounds, load};
 use super::steady::warm_up;
 use super::support::Topic;
-use super::workload::{HOT, ids};
+use super::workload::ids;
 
 const SKEW: u64 = 2;
 const WARM_UP: u64 = 1_000;

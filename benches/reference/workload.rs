@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forebay::bench::workload::Workload;
-pub use forebay::bench::workload::{COUNTRIES, DEVICES, HOT};
+pub use forebay::bench::workload::{COUNTRIES, DEVICES};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;

@@ -204,7 +204,7 @@ fn a_reader_that_stands_still_holds_nobody_up() {
     let (database, of) = (Database::create(Server::A, "logs"), Topic::create("logs", 1));
     database.execute("CREATE TABLE t (id text PRIMARY KEY, header int)");
     let rig =
-        Rig::at(&of.bootstrap(), &[("debug", "all")], &format!("{}{}", shard(database.dsn()), topic(of.name(), "")));
+        Rig::at(of.bootstrap(), &[("debug", "all")], &format!("{}{}", shard(database.dsn()), topic(of.name(), "")));
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
     command.args(["run", "--config"]).arg(rig.path("forebay.toml")).args(TALKATIVE);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
