@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -198,6 +198,16 @@ fn passwords_stay_out_of_the_log() {
     assert_silent(&process.kill().log, &["\"facility\":\"CONF\""]);
 }
 
+/// Whatever it hangs in.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Once everything stood still as soon as whoever reads the log did, and SIGTERM ended nothing.
 #[test]
 fn a_reader_that_stands_still_holds_nobody_up() {
@@ -207,8 +217,9 @@ fn a_reader_that_stands_still_holds_nobody_up() {
         Rig::at(of.bootstrap(), &[("debug", "all")], &format!("{}{}", shard(database.dsn()), topic(of.name(), "")));
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
     command.args(["run", "--config"]).arg(rig.path("forebay.toml")).args(TALKATIVE);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
-    let mut pipe = child.stderr.take().expect("a pipe");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = Killed(command.spawn().expect("it runs"));
+    let mut pipe = child.0.stderr.take().expect("a pipe");
     // SAFETY: an integer goes in, and the descriptor lives.
     let room = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
     assert_eq!(room, 4096, "{}", std::io::Error::last_os_error());
@@ -218,11 +229,10 @@ fn a_reader_that_stands_still_holds_nobody_up() {
     let mut client = database.connect();
     let mut rows = || client.query_one("SELECT count(*) FROM t", &[]).expect("a table").get::<_, i64>(0);
     wait_until(PATIENCE, "a row", || rows() == 1);
-    let pid = Pid::from_child(&child);
-    kill_process(pid, Signal::TERM).expect("it runs");
+    kill_process(Pid::from_child(&child.0), Signal::TERM).expect("it runs");
     let mut status = None;
     wait_until(Duration::from_secs(20), "the end", || {
-        status = child.try_wait().expect("a child");
+        status = child.0.try_wait().expect("a child");
         status.is_some()
     });
     assert_eq!(status.and_then(|status| status.code()), Some(0));
@@ -355,6 +365,9 @@ fn a_journal_that_stands_still_holds_nobody_up() {
     let (database, topic) = (Database::create(Server::A, "logs"), Topic::create("logs", 1));
     let directory = tempfile::tempdir().expect("a directory");
     stops(directory.path(), &topic, &database);
+    let file = directory.path().join("forebay.toml");
+    let text = std::fs::read_to_string(&file).expect("a configuration");
+    std::fs::write(&file, text.replace("[kafka]", "[kafka]\ndebug = \"all\"")).expect("a configuration");
     let socket = directory.path().join("journal");
     let journal = UnixDatagram::bind(&socket).expect("a socket");
     let (code, stderr) = under_systemd(directory.path(), Some(&socket), &TALKATIVE);
