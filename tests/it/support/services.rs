@@ -148,7 +148,9 @@ impl OwnServices {
     fn script(&self, command: &str) -> Command {
         let mut script = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/bin/services"));
         script.arg(command).env("FOREBAY_SERVICES_DIR", &self.directory);
-        PORTS.iter().for_each(|name| drop(script.env_remove(name)));
+        for name in PORTS {
+            script.env_remove(name);
+        }
         script
     }
 
