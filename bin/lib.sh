@@ -5,8 +5,8 @@
 # shellcheck disable=SC2034 # used by the scripts that source this
 FOREBAY_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# The oldest PostgreSQL that forebay supports.
-PG_MAJOR_MIN=13
+# The oldest PostgreSQL that forebay works with: SERVER_VERSION_MIN in src/sink/connect.rs.
+PG_MAJOR_MIN=12
 # Kafka 4 brokers need it.
 JAVA_MAJOR_MIN=17
 

@@ -157,6 +157,39 @@ fn nothing_is_installed_where_rust_cannot_be_had() {
     assert!(said.contains("forebay needs Rust") && said.contains("https://rustup.rs"), "{said}");
 }
 
+#[test]
+fn what_is_missing_is_said_rust_included() {
+    let machine = Machine::new("dry", &[("apt-get", APT_GET), ("apt-cache", APT_CACHE)]);
+    let ended = machine.bash(&format!("{WITHOUT_RUST}\nhas_library() {{ false; }}\nmain build --dry-run"));
+    let said = machine.said();
+    assert_eq!(ended, Err(1), "{said}");
+    assert!(said.contains("missing packages: libssl-dev zlib1g-dev\n"), "{said}");
+    assert!(said.contains("forebay needs Rust") && said.contains("https://rustup.rs"), "{said}");
+
+    // One of the packages is rustup.
+    let machine = Machine::new("dry-rustup", &[("apt-cache", &APT_CACHE.replace("here |", "rustup |"))]);
+    let ended = machine.bash(&format!("{WITHOUT_RUST}\nmain build --dry-run"));
+    let said = machine.said();
+    assert_eq!(ended, Err(1), "{said}");
+    assert!(said.contains("missing packages: rustup\n") && !said.contains("forebay needs Rust"), "{said}");
+}
+
+/// Kafka needs Java and Maven; what only tests need stays away.
+#[test]
+fn services_need_less_than_tests() {
+    let machine = Machine::new("services", &[]);
+    let missing = |what: &str| {
+        machine.bash(&format!(
+            "have() {{ case $1 in cargo | cc | c++ | make | pkg-config) true ;; *) false ;; esac; }}
+             java_bin() {{ false; }}; java_package() {{ echo java; }}; pg_bin() {{ false; }}; has_library() {{ true; }}
+             WHAT={what}; find_missing_packages; echo \"${{MISSING[*]}}\""
+        ))
+    };
+    assert_eq!(missing("demo"), Ok("postgresql".into()));
+    assert_eq!(missing("services"), Ok("postgresql java maven".into()));
+    assert!(missing("test").is_ok_and(|all| all.starts_with("postgresql java maven ") && all.ends_with("chromium")));
+}
+
 /// Its package starts a service that listens for everybody; nobody asked for that.
 #[test]
 fn prometheus_is_installed_without_its_service() {

@@ -1,5 +1,7 @@
 //! Connections to servers that speak TLS, and to one that does not speak at all.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
@@ -344,4 +346,27 @@ fn making_a_new_map_known_does_not_wait_without_an_end() {
     proxy.swallow(false);
     wait_until(Duration::from_secs(20), "the shard to be there again", || locate().0.is_ok());
     assert!(known("c"));
+}
+
+/// Those that open a pool's connections.
+fn openers() -> BTreeSet<OsString> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("the threads").flatten();
+    let is_opener = |task: &std::fs::DirEntry| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("pg-pool"))
+    };
+    tasks.filter(is_opener).map(|task| task.file_name()).collect()
+}
+
+/// Each question to a database has a pool of its own: were its threads to stay for a while, they would be many.
+#[test]
+fn a_pools_threads_end_with_it() {
+    let database = Database::create(Server::A, "pooled");
+    let config = handler_config("group", &[database.dsn()], &["topic"]);
+    let before = openers();
+    let lent = Pool::new(&config.shards[0], "group", "check", 1).unwrap().get().expect("a connection");
+    // Those of other tests' pools, maybe, which end as well.
+    let ours: BTreeSet<_> = openers().difference(&before).cloned().collect();
+    assert!(!ours.is_empty(), "nobody opens connections");
+    drop(lent);
+    wait_until(Duration::from_secs(20), "the pool's threads to end", || openers().is_disjoint(&ours));
 }
