@@ -169,7 +169,12 @@ fn a_busy_connection_leaves_the_others_their_turns() {
 
 #[test]
 fn one_connection_too_many_is_told_so() {
-    let server = Running::start(Limits { connections_max: 2, linger_deadline: SHORT, ..Limits::default() });
+    let server = Running::start(Limits {
+        connections_max: 2,
+        drain_deadline: SHORT,
+        linger_deadline: SHORT,
+        ..Limits::default()
+    });
     let (mut first, mut second) = (server.tcp(), server.unix());
     // These wait for something, and so are in nobody's way.
     let mut busy = Vec::new();
@@ -232,7 +237,12 @@ fn who_asks_for_nothing_makes_room() {
 
 #[test]
 fn a_crowd_at_one_door_leaves_the_others_open() {
-    let server = Running::start(Limits { connections_max: 8, linger_deadline: SHORT, ..Limits::default() });
+    let server = Running::start(Limits {
+        connections_max: 8,
+        drain_deadline: SHORT,
+        linger_deadline: SHORT,
+        ..Limits::default()
+    });
     let mut crowd: Vec<Client> = (0..7).map(|_| server.tcp()).collect();
     let tickets: Vec<_> = crowd
         .iter_mut()
