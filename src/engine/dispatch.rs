@@ -183,8 +183,9 @@ impl Dispatcher {
         }
         if let Some(held) = lane.held {
             let chunks = &mut owned.held[held as usize];
-            // Cut like every other chunk: once released, each of them is a batch, and batches are bounded.
-            if chunks.last().is_none_or(|chunk| self.limits.reached(chunk)) {
+            // Cut like every other chunk: once released, each of them is a batch, or a piece of a topic with a ceiling.
+            let piece = outlet.gates[usize::from(owner.at.topic.0)].piece(self.limits.records_max);
+            if chunks.last().is_none_or(|chunk| self.limits.reached(chunk) || chunk.len() >= piece) {
                 let mut chunk = self.spares.take(owner.at.topic);
                 chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
                 chunks.push(chunk);
@@ -239,8 +240,8 @@ impl Dispatcher {
         let records = chunks.iter().map(|chunk| chunk.len()).sum();
         state.worker = worker as u16;
         state.in_flight = records as u32;
-        outlet.count(worker, owner.at.topic, records);
-        chunks.into_iter().for_each(|chunk| outlet.let_through(worker, chunk));
+        let piece = outlet.gates[usize::from(owner.at.topic.0)].piece(self.limits.records_max);
+        chunks.into_iter().for_each(|chunk| outlet.let_released(worker, chunk, piece));
         records
     }
 
@@ -361,6 +362,18 @@ impl Outlet {
     fn let_through(&mut self, worker: usize, chunk: Box<Chunk>) {
         let gate = &mut self.gates[usize::from(chunk.topic.0)];
         if gate.is_open() { self.deliver(worker, chunk) } else { gate.let_in(worker, chunk) }
+    }
+
+    /// A chunk whose records were not counted. One that is larger than a piece was held before the topic had its ceiling: like what
+    /// is at the workers then, it is on its way already. At the gate it would keep the topic waiting until all of it is paid off.
+    fn let_released(&mut self, worker: usize, chunk: Box<Chunk>, piece: usize) {
+        if chunk.len() > piece {
+            self.loads.add(worker, chunk.len());
+            self.deliver(worker, chunk);
+        } else {
+            self.count(worker, chunk.topic, chunk.len());
+            self.let_through(worker, chunk);
+        }
     }
 
     fn pass_gates(&mut self, now: Duration, stopped: &[bool]) {
@@ -538,5 +551,23 @@ mod tests {
         bench.dispatcher.start_topic(AT.topic);
         bench.send(&key_of(0), 10);
         assert_eq!(bench.got(0).len(), 0);
+    }
+
+    #[test]
+    fn what_was_held_before_there_was_a_ceiling_does_not_keep_the_topic_waiting_afterwards() {
+        let mut bench = bench();
+        let (hot, other) = (key_of(0), key_of(1));
+        bench.send(&other, 1);
+        bench.send(&hot, 30);
+        assert_eq!(bench.send(&other, 10)[0], Dispatched::Held);
+        let first = bench.got(0);
+        let pace = Arc::clone(&bench.dispatcher.outlets[0].pace);
+        pace.set(Limits { topics: vec![Some(10)], ..Limits::default() });
+        bench.dispatcher.set_gates(Duration::ZERO);
+        assert_eq!(bench.send(&other, 2), [Dispatched::Held; 2]);
+        bench.dispatcher.returned(ShardIx(0), 0, &first, 0, 0);
+        assert_eq!(bench.dispatcher.release(OWNER, &mut bench.owned, 1), 12);
+        let lens: Vec<usize> = bench.got(0).iter().map(|c| c.len()).collect();
+        assert_eq!(lens, [10, 1, 1], "what was held, and a full bucket of pieces besides");
     }
 }
