@@ -5,8 +5,8 @@
 # shellcheck disable=SC2034 # used by the scripts that source this
 FOREBAY_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# The oldest PostgreSQL that forebay supports.
-PG_MAJOR_MIN=13
+# The oldest PostgreSQL that forebay works with: SERVER_VERSION_MIN in src/sink/connect.rs.
+PG_MAJOR_MIN=12
 # Kafka 4 brokers need it.
 JAVA_MAJOR_MIN=17
 
@@ -44,14 +44,20 @@ pg_bin() {
 }
 
 # Prints the path of a Java that is new enough, or fails.
-java_bin() {
-  local java major
-  for java in ${JAVA_HOME:+"$JAVA_HOME/bin/java"} "$(command -v java || true)" /usr/lib/jvm/*/bin/java; do
-    [[ -x $java ]] || continue
-    # openjdk version "17.0.15" 2025-04-15; Java 8 calls itself 1.8. With JAVA_TOOL_OPTIONS another line comes first.
-    major=$("$java" -version 2>&1 | sed -nE 's/^.* version "([0-9]+).*/\1/p')
+java_bin() { java_program java; }
+
+# The same of a compiler.
+javac_bin() { java_program javac; }
+
+java_program() {
+  local program major
+  for program in ${JAVA_HOME:+"$JAVA_HOME/bin/$1"} "$(command -v "$1" || true)" /usr/lib/jvm/*/bin/"$1"; do
+    [[ -x $program ]] || continue
+    # openjdk version "17.0.15" 2025-04-15; javac 17.0.15; Java 8 calls itself 1.8. With JAVA_TOOL_OPTIONS another line comes
+    # first.
+    major=$("$program" -version 2>&1 | sed -nE 's/^(.* version "|javac )([0-9]+).*/\2/p')
     if [[ -n $major ]] && ((major >= JAVA_MAJOR_MIN)); then
-      printf '%s\n' "$java"
+      printf '%s\n' "$program"
       return 0
     fi
   done

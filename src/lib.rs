@@ -37,7 +37,7 @@
 //! - Nobody who looks holds up anybody who works.
 //! - Nobody waits for a database without an end: not for a statement, a lock, a connection, or an answer that never comes.
 //! - A shard that is away is tried by its control thread alone, until a probe works; workers and slow lanes wait for it.
-//! - Nothing waits for a sampler, and no failure of its own opens a breaker. Of others' queries it learns the command's name only.
+//! - Nothing waits for a sampler; no failure of its own opens a breaker, and no panic of its own ends the process. Of others' queries it learns the command's name only.
 //! - Nothing but the rust-postgres family may bring an async runtime in.
 //!
 //! # Modules, in reading order
@@ -46,7 +46,7 @@
 //! tracker, lanes, routing, batches, parked keys, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode,
 //! fences, parking); [`forward`] (dead letters on to a topic); [`engine`] (threads and loops); [`http`] (a server, which knows
 //! nothing of the others); [`check`], [`fences`], [`letters`] and [`parking`] (commands on the databases); [`admin`] (what a running
-//! process says of itself, and is told); [`demo`], [`top`] (the same in a terminal) and [`cli`]. Each may use only those before it.
+//! process says of itself, and is told); [`demo`], [`top`] (the same in a terminal), [`bench`] (what it takes) and [`cli`]. Each may use only those before it.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -87,6 +87,8 @@ pub mod admin;
 pub mod demo;
 
 pub mod top;
+
+pub mod bench;
 
 pub mod cli;
 

@@ -38,7 +38,8 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn read() -> Outcome<Arguments> {
+    /// Words behind the program's name.
+    pub fn of(words: impl IntoIterator<Item = String>) -> Outcome<Arguments> {
         let mut a = Arguments {
             records: 1_000_000,
             keys: 200_000,
@@ -62,7 +63,7 @@ impl Arguments {
             topic: String::new(),
             modes: Vec::new(),
         };
-        let mut words = std::env::args().skip(1).filter(|w| w != "--bench");
+        let mut words = words.into_iter().filter(|w| w != "--bench");
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
             match word.as_str() {

@@ -41,11 +41,11 @@ pub fn catchup(a: &Arguments) -> Outcome<()> {
 }
 
 /// One connection's batches: columns of at most `batch` rows, each key once, sorted.
-type Columns = (Vec<Raw>, Vec<Raw>, Vec<&'static str>, Vec<&'static str>, Vec<i32>, Vec<SystemTime>, Vec<Raw>);
+pub type Columns = (Vec<Raw>, Vec<Raw>, Vec<&'static str>, Vec<&'static str>, Vec<i32>, Vec<SystemTime>, Vec<Raw>);
 
 /// A value in PostgreSQL's binary form.
 #[derive(Debug)]
-struct Raw(Vec<u8>);
+pub struct Raw(pub Vec<u8>);
 
 impl ToSql for Raw {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
@@ -61,7 +61,7 @@ impl ToSql for Raw {
 }
 
 /// The rows as the bare statements want them, ready in memory: as many records as the engine writes, split by key.
-fn rows(a: &Arguments) -> Vec<Vec<Columns>> {
+pub fn rows(a: &Arguments) -> Vec<Vec<Columns>> {
     let mut of_connection: Vec<Vec<u64>> = vec![Vec::new(); a.workers];
     for n in 0..a.records {
         of_connection[key_of(n, a) as usize % a.workers].push(n);
@@ -72,7 +72,7 @@ fn rows(a: &Arguments) -> Vec<Vec<Columns>> {
         rows.sort_unstable();
         let mut c = Columns::default();
         for (key, n) in rows {
-            let (app, subscription) = ids(key);
+            let (app, subscription) = ids(key, a);
             c.0.push(uuid(&app));
             c.1.push(uuid(&subscription));
             c.2.push(COUNTRIES[n as usize % 6]);
@@ -91,7 +91,7 @@ fn uuid(text: &str) -> Raw {
 }
 
 /// Bare upserts from memory; returns records per second.
-fn bare(a: &Arguments, rows: &[Vec<Columns>]) -> Outcome<f64> {
+pub fn bare(a: &Arguments, rows: &[Vec<Columns>]) -> Outcome<f64> {
     engine::fresh_table(a, Target::Table)?;
     let start = Barrier::new(rows.len() + 1);
     let (elapsed, results) = std::thread::scope(|scope| {

@@ -42,7 +42,8 @@ impl Target {
     const ALL: [Target; 6] =
         [Target::Table, Target::Checked, Target::Log, Target::Handler, Target::Timed, Target::Slow];
 
-    fn word(self) -> &'static str {
+    /// By which processes call it.
+    pub fn word(self) -> &'static str {
         match self {
             Target::Table => "table",
             Target::Checked => "checked",

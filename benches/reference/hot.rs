@@ -1,5 +1,6 @@
 //! One key with half of all records: of a slow handler's topic, and of an upserted table.
 
+use forebay::bench::workload::HOT;
 use postgres::{Client, NoTls};
 
 use super::Outcome;
@@ -9,7 +10,7 @@ use super::producer::produce;
 use super::rounds::{Rounds, load};
 use super::steady::warm_up;
 use super::support::Topic;
-use super::workload::{HOT, PARTITIONS, ids, publish};
+use super::workload::{PARTITIONS, ids, publish};
 
 const SKEW: u64 = 50;
 /// How much of one thread's time the hot key asks for, in thousandths: a slow lane must bear it.
@@ -68,7 +69,7 @@ fn others(a: &Arguments) -> Outcome<Vec<f64>> {
         "SELECT percentile_disc(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (ORDER BY \
          (extract(epoch FROM written) * 1000 - sent_us / 1000.0)::float8) FROM reference \
          WHERE sent_us > 0 AND subscription_id <> $1::text::uuid",
-        &[&ids(HOT).1],
+        &[&ids(HOT, a).1],
     )?;
     Ok(row.get(0))
 }

@@ -6,6 +6,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use forebay::bench::workload::HOT;
 use postgres::{Client, NoTls};
 
 use super::Outcome;
@@ -15,7 +16,7 @@ use super::producer::produce;
 use super::rounds::{Rounds, load};
 use super::steady::warm_up;
 use super::support::Topic;
-use super::workload::{HOT, ids};
+use super::workload::ids;
 
 const SKEW: u64 = 2;
 const WARM_UP: u64 = 1_000;
@@ -74,7 +75,7 @@ fn live(a: &Arguments, other: Other) -> Outcome<Lived> {
          $$ BEGIN NEW.written := clock_timestamp(); RETURN NEW; END $$; \
          CREATE TRIGGER touch BEFORE UPDATE ON reference FOR EACH ROW EXECUTE FUNCTION touch()",
     )?;
-    let (app, subscription) = ids(HOT);
+    let (app, subscription) = ids(HOT, a);
     client.execute(
         "INSERT INTO reference (app_id, subscription_id) VALUES ($1::text::uuid, $2::text::uuid)",
         &[&app, &subscription],

@@ -59,7 +59,7 @@ use support::{Database, Server};
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> Outcome<()> {
-    let mut arguments = Arguments::read()?;
+    let mut arguments = Arguments::of(std::env::args().skip(1))?;
     match arguments.modes.first().map(String::as_str) {
         Some("engine-child") => return engine::child(&arguments),
         Some("least-child") => return least::child(&arguments),

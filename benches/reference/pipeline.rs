@@ -133,7 +133,7 @@ impl Control for Grants {
 }
 
 /// From the first record fetched to the last one dropped.
-fn drop_all(a: &Arguments) -> Outcome<Duration> {
+pub fn drop_all(a: &Arguments) -> Outcome<Duration> {
     let config = config(a, Target::Table)?;
     let source = KafkaSource::new(&config.kafka, std::slice::from_ref(&a.topic), Options::default())?;
     let waker = Waker::new(source.waker());

@@ -11,13 +11,18 @@ impl Rounds {
         self.0.push(figure);
         self.0.sort_by(f64::total_cmp);
     }
+
+    /// Of no rounds it is not a number.
+    pub fn median(&self) -> f64 {
+        self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
+    }
 }
 
 impl fmt::Display for Rounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Some(least), Some(most)) = (self.0.first(), self.0.last()) else { return f.write_str("no rounds") };
         let digits = f.precision().unwrap_or(0);
-        write!(f, "{:.digits$} ({least:.digits$} to {most:.digits$})", self.0[self.0.len() / 2])
+        write!(f, "{:.digits$} ({least:.digits$} to {most:.digits$})", self.median())
     }
 }
 

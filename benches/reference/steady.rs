@@ -15,7 +15,7 @@ use super::support::Topic;
 use super::workload::{PARTITIONS, producer, record_key, send};
 
 /// Sent before, not counted: takeovers, the first connection, plans.
-const WARM_UP: u64 = 1_000;
+pub const WARM_UP: u64 = 1_000;
 const WARM_UP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Instead of an affinity: no engine.
@@ -79,6 +79,12 @@ fn live(a: &Arguments, name: &str) -> Outcome<Lived> {
     warm_up(a, topic.name(), WARM_UP, &mut client)?;
     let producer_late = produce(a, topic.name())?;
     let engine = running.finish()?;
+    let latency = latency(a, &mut client)?;
+    Ok(Lived { latency, engine, producer_late, stalls: stalls(&mut client)? })
+}
+
+/// p50, p99, p99.9 and the largest, in ms, of all records that had a time; an error where not each has one row.
+pub fn latency(a: &Arguments, client: &mut Client) -> Outcome<[f64; 4]> {
     let row = client.query_one(
         "SELECT count(*), percentile_disc(ARRAY[0.5, 0.99, 0.999, 1]) WITHIN GROUP (ORDER BY ms) \
          FROM (SELECT (extract(epoch FROM written) * 1000 - sent_us / 1000.0)::float8 AS ms \
@@ -89,8 +95,7 @@ fn live(a: &Arguments, name: &str) -> Outcome<Lived> {
     if rows as u64 != a.rate * a.seconds {
         return Err(format!("{rows} rows of {} records", a.rate * a.seconds).into());
     }
-    let latency = latency.try_into().map_err(|_| "four percentiles were asked for")?;
-    Ok(Lived { latency, engine, producer_late, stalls: stalls(&mut client)? })
+    Ok(latency.try_into().map_err(|_| "four percentiles were asked for")?)
 }
 
 fn stalls(client: &mut Client) -> Outcome<Stalls> {
@@ -105,9 +110,20 @@ fn stalls(client: &mut Client) -> Outcome<Stalls> {
 
 /// Records without a time, until so many rows are there.
 pub fn warm_up(a: &Arguments, topic: &str, rows: u64, client: &mut Client) -> Outcome<()> {
+    warm_up_as(a, topic, rows, client, |n| payload_sent(n, a, 0))
+}
+
+/// As [`warm_up`], with payloads of another form.
+pub fn warm_up_as(
+    a: &Arguments,
+    topic: &str,
+    rows: u64,
+    client: &mut Client,
+    payload: impl Fn(u64) -> String,
+) -> Outcome<()> {
     let producer = producer(a, &[])?;
     for n in 0..WARM_UP {
-        send(&producer, topic, &record_key(n, a), &payload_sent(n, a, 0))?;
+        send(&producer, topic, &record_key(n, a), &payload(n))?;
     }
     producer.flush(Duration::from_secs(60))?;
     let began = Instant::now();

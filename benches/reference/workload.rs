@@ -1,7 +1,9 @@
-//! The records: made from their number alone, so that any can be made again without those before it.
+//! The records of the reference job, those of `forebay bench`, and how they get into a topic.
 
 use std::time::Duration;
 
+use forebay::bench::workload::Workload;
+pub use forebay::bench::workload::{COUNTRIES, DEVICES};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -15,56 +17,35 @@ use super::arguments::Arguments;
 use super::support;
 
 pub const PARTITIONS: i32 = 8;
-pub const COUNTRIES: [&str; 6] = ["US", "DE", "BR", "IN", "JP", "ZA"];
-pub const DEVICES: [&str; 3] = ["iPhone15,3", "Pixel 8", "SM-S911B"];
 
-fn random(seed: u64) -> u64 {
-    // splitmix64 (Steele, Lea, Flood 2014).
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+const KEYS_PER_APP: u64 = 1000;
+
+/// As `forebay bench` has it, and with it anybody who wants to measure the same.
+pub fn workload(a: &Arguments) -> Workload {
+    let tenants = (a.keys / KEYS_PER_APP).max(1);
+    // One key has so many per cent of the records, where `--skew` says so.
+    Workload { keys: a.keys, tenants, hot_percent: a.skew, ..Workload::default() }
 }
 
-/// One key has so many per cent of the records, where `--skew` says so.
 pub fn key_of(n: u64, a: &Arguments) -> u64 {
-    if random(!n) % 100 < a.skew { HOT } else { random(n) % a.keys }
+    workload(a).key(n)
 }
-
-pub const HOT: u64 = 0;
 
 /// The app's and the subscription's.
-pub fn ids(key: u64) -> (String, String) {
-    let app = key / 1000;
-    (format!("00000000-0000-4000-8000-{app:012x}"), format!("{:08x}-0000-4000-8000-{key:012x}", random(key) as u32))
+pub fn ids(key: u64, a: &Arguments) -> (String, String) {
+    workload(a).ids(key)
 }
 
 pub fn record_key(n: u64, a: &Arguments) -> String {
-    let (app, subscription) = ids(key_of(n, a));
-    format!("{app}:{subscription}")
+    let mut key = String::new();
+    workload(a).write_key(n, &mut key);
+    key
 }
 
 pub fn payload(n: u64, a: &Arguments) -> String {
-    let (app, subscription) = ids(key_of(n, a));
-    let (country, device) = (COUNTRIES[n as usize % 6], DEVICES[n as usize % 3]);
-    format!(
-        "{{\"app_id\":\"{app}\",\"subscription_id\":\"{subscription}\",\"country\":\"{country}\",\"device\":\"{device}\",\
-         \"sessions\":{},\"updated_at\":\"{}\",\"tags\":{{\"plan\":\"p{}\",\"n\":{},\"beta\":true}}}}",
-        n % 1000,
-        timestamp(n),
-        n % 7,
-        n % 10
-    )
-}
-
-fn timestamp(n: u64) -> String {
-    format!(
-        "2026-01-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-        1 + n / 86_400_000 % 28,
-        n / 3_600_000 % 24,
-        n / 60_000 % 60,
-        n / 1000 % 60,
-        n % 1000
-    )
+    let mut value = String::new();
+    workload(a).write_value(n, &mut value);
+    value
 }
 
 fn client(a: &Arguments) -> ClientConfig {

@@ -216,6 +216,8 @@ fn readiness(look: &Look<'_>, shards: &[Shard], topics: &[Topic]) -> Ready {
         reasons.push(format!("shard {} is {} since {} s: {why}", shard.name, shard.state, shard.since_ms / 1000));
     }
     let ready = reasons.is_empty();
+    // Whoever looks is not needed for the work: it opens no breaker, and takes nobody's readiness.
+    reasons.extend(shards.iter().filter_map(|shard| unsampled(look.now_ms, shard)));
     for topic in topics.iter().filter(|topic| topic.state == TopicState::Stopped) {
         let why = topic.reason.as_ref().map_or("", |reason| &reason.text);
         reasons.push(format!("topic {} stopped: {why}", topic.name));
@@ -224,4 +226,29 @@ fn readiness(look: &Look<'_>, shards: &[Shard], topics: &[Topic]) -> Ready {
         reasons.push(format!("topic {} is paused", topic.name));
     }
     Ready { ready, reasons }
+}
+
+/// A shard that seems to be there, because nobody had anything to write to it.
+fn unsampled(now_ms: i64, shard: &Shard) -> Option<String> {
+    let since_ms = diagnosis::unsampled_ms(now_ms, shard).filter(|_| shard.state == "up")?;
+    Some(format!("shard {} has not answered its sampler for {} s", shard.name, since_ms / 1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::samples::bad_night;
+
+    /// Once an idle shard behind a network that swallows everything was "up", and nothing else.
+    #[test]
+    fn a_shard_that_does_not_answer_its_sampler_is_told() {
+        let status = bad_night();
+        let (now, mut shard) = (status.process.now_ms, status.shards[1].clone());
+        let sampled_at = shard.contention.as_ref().expect("sampled").sampled_at_ms;
+        assert_eq!(unsampled(now, &shard), None);
+        let expected = "shard b has not answered its sampler for 40 s";
+        assert_eq!(unsampled(sampled_at + 40_000, &shard).as_deref(), Some(expected));
+        shard.state = "down".to_owned();
+        assert_eq!(unsampled(sampled_at + 40_000, &shard), None, "that is said elsewhere");
+    }
 }

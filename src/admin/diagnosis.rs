@@ -10,10 +10,10 @@ mod sentence;
 mod waiting;
 
 use super::status::{Finding, Frontier, Partition, Shard, Status, Topic, TopicState};
-use crate::words::{age, counted, grouped, harmless, listed};
+use crate::words::{age, counted, grouped, harmless};
 
 pub use sentence::blocks;
-use sentence::{name_of, reason_of, sentence};
+use sentence::{name_of, reason_of, sentence, some_of};
 
 /// Older than this, the oldest write that is not durable and committed, and not parked, is late: commits alone take a second.
 pub const LATE_MS: u64 = 10_000;
@@ -27,7 +27,7 @@ pub const HANGS_MS: u64 = 5_000;
 /// A shard that nobody has reached for so long is in trouble.
 const UNREACHED_MS: u64 = 10_000;
 
-/// A lock that is waited for so long is said, whether or not anything is late for it.
+/// A lock that is waited for so long is said, whether or not any write waits for it.
 const BLOCKED_MS: u64 = 10_000;
 
 /// A lock that is held for so long is a person's business.
@@ -44,9 +44,6 @@ const STANDS_PER_S: f64 = 0.5;
 
 /// Fewer than that, and nothing comes in.
 const QUIET_PER_S: f64 = 0.05;
-
-/// So many partitions are named where more are meant.
-const NAMED_MAX: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -146,6 +143,12 @@ fn moving(status: &Status) -> impl Iterator<Item = &Partition> {
     status.partitions.iter().filter(running)
 }
 
+/// For how long a shard that was sampled has not been, where that is too long: nothing else may have asked it anything.
+pub fn unsampled_ms(now_ms: i64, shard: &Shard) -> Option<u64> {
+    let since = now_ms.saturating_sub(shard.contention.as_ref()?.sampled_at_ms);
+    (since >= UNSAMPLED_MS).then_some(since as u64)
+}
+
 fn is_taken_over(partition: &Partition) -> bool {
     matches!(partition.state.as_str(), "locating" | "verifying" | "located")
 }
@@ -204,11 +207,8 @@ impl Found {
 
     /// With nothing to write nobody else notices that a database has ceased to answer.
     fn unsampled(&mut self, now_ms: i64, shard: &Shard, name: &str) {
-        let Some(contention) = &shard.contention else { return };
-        let since = now_ms.saturating_sub(contention.sampled_at_ms);
-        if since >= UNSAMPLED_MS {
-            let since = age(since.max(0) as u64);
-            let text = format!("Shard {name} has not said for {since} what it does: it may not answer");
+        if let Some(since) = unsampled_ms(now_ms, shard) {
+            let text = format!("Shard {name} has not said for {} what it does: it may not answer", age(since));
             self.say(Severity::Warn, Culprit::Database(&shard.name), text);
         }
     }
@@ -249,13 +249,11 @@ impl Found {
         if names.is_empty() {
             return;
         }
-        let more = names.len().saturating_sub(NAMED_MAX);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let verb = if names.len() == 1 { "has" } else { "have" };
-        let which = names.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>();
-        let which = if more.is_empty() { listed(&which) } else { which.join(", ") };
-        let text =
-            format!("{which}{more} {verb} stopped and {} a person.", if names.len() == 1 { "needs" } else { "need" });
+        let which = some_of(&names);
+        let text = match names.len() {
+            1 => format!("{which} has stopped and needs a person."),
+            _ => format!("{which} have stopped and need a person."),
+        };
         self.say(Severity::Bad, Culprit::Topic(&topic.name), text);
     }
 
@@ -310,7 +308,11 @@ impl Found {
         }
         let (totals, late) = (&status.totals, late_ms(status));
         let text = match totals.message_lag {
-            _ if late >= WAITS_MS => format!("Keeping up: the oldest write waits for {}.", age(late)),
+            // With nothing that becomes durable it is not known whether anything keeps up.
+            _ if late >= WAITS_MS => {
+                let keeps_up = if totals.durable_per_s >= STANDS_PER_S { "Keeping up: the" } else { "The" };
+                format!("{keeps_up} oldest write waits for {}.", age(late))
+            }
             Some(0) if totals.fetched_per_s < QUIET_PER_S => "Caught up, and nothing comes in.".to_owned(),
             None => "Nothing waits, as far as is known: no partition's log has been looked at yet.".to_owned(),
             Some(_) => "Caught up.".to_owned(),

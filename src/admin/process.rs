@@ -16,18 +16,32 @@ pub struct Usage {
 impl Usage {
     pub fn now() -> Usage {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // The name, which may hold anything, ends at the last parenthesis; the third field comes behind it.
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<u64>().ok());
-        let ticks = rustix::param::clock_ticks_per_second() as f64;
+        let field = |number: usize| field(&stat, number);
         Usage {
-            cpu_seconds: field(14).zip(field(15)).map(|(user, system)| (user + system) as f64 / ticks),
+            cpu_seconds: cpu_seconds_of(&stat),
             resident_bytes: field(24).map(|pages| pages * rustix::param::page_size() as u64),
             threads: field(20),
             open_fds: fs::read_dir("/proc/self/fd").ok().map(|fds| fds.count() as u64),
             max_fds: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
         }
     }
+}
+
+/// As [`Usage`] has it, alone: one file to read.
+pub fn cpu_seconds() -> Option<f64> {
+    cpu_seconds_of(&fs::read_to_string("/proc/self/stat").unwrap_or_default())
+}
+
+fn cpu_seconds_of(stat: &str) -> Option<f64> {
+    let ticks = rustix::param::clock_ticks_per_second() as f64;
+    field(stat, 14).zip(field(stat, 15)).map(|(user, system)| (user + system) as f64 / ticks)
+}
+
+/// Of proc(5)'s `stat`, as it numbers them. The name, which may hold anything, ends at the last parenthesis; the third field comes
+/// behind it.
+fn field(stat: &str, number: usize) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(number - 3)?.parse().ok()
 }
 
 pub fn host() -> String {

@@ -2,6 +2,8 @@
 
 mod auto_create;
 
+pub(crate) use auto_create::wait;
+
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,6 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use crate::config::Config;
 use crate::config::raw::Places;
 use crate::source::client::{client_config, committed};
+use crate::words::counted;
 
 use super::{Notes, Report};
 
@@ -48,7 +51,7 @@ pub fn check(config: &Config, places: &Places) -> Report {
     for (i, topic) in config.topics.iter().enumerate() {
         match partitions(&consumer, &topic.name) {
             Ok(count) => {
-                notes.checked(format!("topic {}: {count} partitions", topic.name));
+                notes.checked(format!("topic {}: {}", topic.name, counted(count as u64, "partition")));
                 counts.push((i, count));
             }
             Err(Refusal::Topic(_, found)) => {
@@ -100,7 +103,11 @@ fn forwarding(config: &Config, consumer: &BaseConsumer<Context>, notes: &mut Not
         let Some(to) = &topic.forward_to else { continue };
         let key = format!("topic[{i}].on_bad_record.forward_to");
         match partitions(consumer, to) {
-            Ok(count) => notes.checked(format!("dead letters of {} go on to {to}: {count} partitions", topic.name)),
+            Ok(count) => notes.checked(format!(
+                "dead letters of {} go on to {to}: {}",
+                topic.name,
+                counted(count as u64, "partition")
+            )),
             Err(Refusal::Topic(None | Some(RDKafkaErrorCode::UnknownTopicOrPartition), found)) => {
                 match auto_create::enabled(config, consumer, ASK_DEADLINE) {
                     Ok(true) => notes.checked(format!(

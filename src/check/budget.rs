@@ -8,6 +8,7 @@ use crate::config::{Config, Pooler};
 use crate::sink::connections::{self, Connections};
 use crate::sink::pool::Pool;
 use crate::sink::sqlstate;
+use crate::words::counted;
 use crossbeam_channel::bounded;
 
 use super::{Notes, Report};
@@ -82,9 +83,10 @@ pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], starting
         if known[..at].iter().any(|(_, other)| other.server == this.server) {
             continue;
         }
-        let shards = known.iter().filter(|(_, other)| other.server == this.server).count() as i64;
-        let needed = shards * each;
-        let need = format!("{needed} ({shards} shards × ({writers} workers and slow lanes + {besides}))");
+        let shards = known.iter().filter(|(_, other)| other.server == this.server).count();
+        let needed = shards as i64 * each;
+        let shards = counted(shards as u64, "shard");
+        let need = format!("{needed} ({shards} × ({writers} workers and slow lanes + {besides}))");
         let left = i64::from(this.max - this.reserved - this.others);
         let limits = format!(
             "max_connections {}, {} of them reserved, {} in use by others",
@@ -131,7 +133,8 @@ pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], starting
         } else {
             let name = &config.shards[i].name;
             let free = (left - group).min(share - group);
-            notes.checked(format!("server of shard {name}: {free} connections left, a process needs {need}"));
+            let free = counted(free.max(0) as u64, "connection");
+            notes.checked(format!("server of shard {name}: {free} left, a process needs {need}"));
         }
     }
 }
@@ -185,13 +188,13 @@ mod tests {
         };
         check(
             std::slice::from_ref(&plain),
-            &["server of shard s0: 13 connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))"],
+            &["server of shard s0: 13 connections left, a process needs 7 (1 shard × (5 workers and slow lanes + 2))"],
         );
         check(
             &[server(1, plain.clone()), server(2, plain.clone())],
             &[
-                "server of shard s0: 13 connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))",
-                "server of shard s1: 13 connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))",
+                "server of shard s0: 13 connections left, a process needs 7 (1 shard × (5 workers and slow lanes + 2))",
+                "server of shard s1: 13 connections left, a process needs 7 (1 shard × (5 workers and slow lanes + 2))",
             ],
         );
         let full = Connections { others: 6, ..plain.clone() };
@@ -205,14 +208,14 @@ mod tests {
         check(
             &[Connections { group: 8, ..plain.clone() }],
             &[
-                "shard[0].dsn: found 7 (1 shards × (5 workers and slow lanes + 2)) connections needed beside 8 of processes that run already, \
+                "shard[0].dsn: found 7 (1 shard × (5 workers and slow lanes + 2)) connections needed beside 8 of processes that run already, \
              expected at most 13 in all (max_connections 20, 3 of them reserved, 4 in use by others), unless one of them ends",
             ],
         );
         check(
             &[Connections { role_max: Some(5), ..plain.clone() }],
             &[
-                "shard[0].dsn: found 7 (1 shards × (5 workers and slow lanes + 2)) connections needed, expected at most 5, the role's connection limit",
+                "shard[0].dsn: found 7 (1 shard × (5 workers and slow lanes + 2)) connections needed, expected at most 5, the role's connection limit",
             ],
         );
         check(
@@ -241,17 +244,17 @@ mod tests {
         let of = |group| std::slice::from_ref(Box::leak(Box::new(Connections { group, ..server.clone() })));
         let free = |n| {
             format!(
-                "server of shard s0: {n} connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))"
+                "server of shard s0: {n} connections left, a process needs 7 (1 shard × (5 workers and slow lanes + 2))"
             )
         };
         check_share(of(0), 40, true, &[&free(12)]);
         check_share(of(5), 40, true, &[&free(7)]);
-        let beside = "shard[0].connections_share_percent: found 7 (1 shards × (5 workers and slow lanes + 2)) connections needed beside 12 of \
+        let beside = "shard[0].connections_share_percent: found 7 (1 shard × (5 workers and slow lanes + 2)) connections needed beside 12 of \
                       processes that run already, expected at most 12: 40 % of what the server offers (max_connections 33, 3 \
                       of them reserved), in all";
         check_share(of(12), 40, true, &[beside]);
         check_share(of(12), 40, false, &[&format!("{beside}, unless one of them ends")]);
-        let alone = "shard[0].connections_share_percent: found 7 (1 shards × (5 workers and slow lanes + 2)) connections needed, expected at \
+        let alone = "shard[0].connections_share_percent: found 7 (1 shard × (5 workers and slow lanes + 2)) connections needed, expected at \
                      most 3: 10 % of what the server offers (max_connections 33, 3 of them reserved)";
         check_share(of(0), 10, false, &[alone]);
     }

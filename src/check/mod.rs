@@ -7,6 +7,8 @@ mod machine;
 mod shard;
 mod table;
 
+pub(crate) use brokers::wait;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -14,6 +16,7 @@ use crate::config::load::Loaded;
 use crate::config::problem::Problem;
 use crate::config::raw::Places;
 use crate::config::{Config, Target};
+use crate::words::counted;
 
 /// One thing that a check has to say, and the place in the file that it concerns.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,15 +78,9 @@ impl fmt::Display for Report {
                 writeln!(f, "{word}: {item}")?;
             }
         }
-        let counts = (self.problems.len(), self.unavailable.len(), self.warnings.len());
-        write!(
-            f,
-            "{} in order, {} problems, {} unavailable, {} warnings",
-            self.checked.len(),
-            counts.0,
-            counts.1,
-            counts.2
-        )
+        let problems = counted(self.problems.len() as u64, "problem");
+        let warnings = counted(self.warnings.len() as u64, "warning");
+        write!(f, "{} in order, {problems}, {} unavailable, {warnings}", self.checked.len(), self.unavailable.len())
     }
 }
 
@@ -150,10 +147,26 @@ fn shape(config: &Config) -> String {
     let handlers = config.topics.iter().filter(|topic| matches!(topic.target, Target::Handler)).count();
     let of_them = if handlers > 0 { format!(" ({handlers} of them for handlers)") } else { String::new() };
     format!(
-        "{} shards, {} topics{of_them}, {} workers and {} lanes a shard",
-        config.shards.len(),
-        config.topics.len(),
-        config.engine.workers_per_shard,
-        config.engine.lanes
+        "{}, {}{of_them}, {} and {} a shard",
+        counted(config.shards.len() as u64, "shard"),
+        counted(config.topics.len() as u64, "topic"),
+        counted(config.engine.workers_per_shard as u64, "worker"),
+        counted(u64::from(config.engine.lanes), "lane")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_a_kind_is_one() {
+        let mut report = Report::default();
+        assert_eq!(report.to_string(), "0 in order, 0 problems, 0 unavailable, 0 warnings");
+        let finding = || Finding { file: "f".into(), line: 3, key: "k".to_owned(), text: "t".to_owned() };
+        report.problems.push(finding());
+        report.warnings.extend([finding(), finding()]);
+        let lines = "warning: f:3: k: t\nwarning: f:3: k: t\nproblem: f:3: k: t\n";
+        assert_eq!(report.to_string(), format!("{lines}0 in order, 1 problem, 0 unavailable, 2 warnings"));
+    }
 }

@@ -12,6 +12,7 @@ use crate::sink::pool::Pool;
 use crate::sink::replicas::{POSITIONS, Positions, Replicas};
 use crate::sink::{Failure, schema, sqlstate};
 use crate::types::ShardIx;
+use crate::words::counted;
 
 use super::budget;
 use super::{Notes, Report, table};
@@ -153,7 +154,7 @@ fn the_map(config: &Config, index: usize, client: &mut Client, notes: &mut Notes
             let (new, lacking) = (map.new_beside(&known), known.new_beside(map));
             notes.checked(format!("shard {name}: no tenant of the map moves, {new} are new to the database"));
             if lacking > 0 {
-                let found = format!("{lacking} tenants fewer than the shard {name} remembers");
+                let found = format!("{} fewer than the shard {name} remembers", counted(lacking as u64, "tenant"));
                 let expected = "every tenant that has rows: a record of one that the map lacks stops its topic";
                 notes.warning("shards.map_file", found, expected);
             }

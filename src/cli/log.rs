@@ -1,6 +1,6 @@
 //! Logging to stderr: for people on a terminal, to the journal where systemd connected stderr to it, and one JSON object a line
 //! otherwise. The rest of the crate only emits events; what becomes of them is decided here, for the program, and by whoever
-//! embeds the library for themselves.
+//! embeds the library for themselves. Nobody who logs waits for whoever reads ([`queue`]).
 //!
 //! What a line is (the rules for every event in this crate):
 //!
@@ -18,21 +18,24 @@
 //! warning, info, and debug for both debug and trace. Records of the `log` crate are not taken in: rust-postgres writes the
 //! parameters of its statements there.
 
+mod journal;
 mod limit;
+mod panics;
+mod queue;
+mod stderr;
 
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
-use indicatif::ProgressBar;
 use parking_lot::Mutex;
 use tracing::Subscriber;
-use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -41,17 +44,18 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::clock::{Clock, SystemClock};
+use crate::console;
 
+use journal::Journal;
 use limit::{Limit, Limited};
-
-/// In front of the names of fields in the journal, with a `_` behind it.
-const FIELD_PREFIX: &str = "FOREBAY";
+use queue::Queue;
+pub use stderr::above;
 
 /// Longer directives are refused: they may come over the network.
 const LEVEL_BYTES_MAX: usize = 1_000;
 
-/// A bar that is on the screen: lines go above it.
-static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+/// At the end of the process, and in front of what a command says by itself, lines have so long to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// Once [`start`] took logging over.
 static LOGGING: OnceLock<Logging> = OnceLock::new();
@@ -62,25 +66,8 @@ struct Logging {
     limit: &'static Limit,
 }
 
-/// From now on lines go above this bar, or where the cursor is.
-pub fn above(bar: Option<ProgressBar>) {
-    *BAR.lock() = bar;
-}
-
-/// Standard error, a line at a time.
-struct Lines;
-
-impl Write for Lines {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        let bar = BAR.lock().clone();
-        let write = || std::io::stderr().write_all(line).map(|()| line.len());
-        bar.map_or_else(write, |bar| bar.suspend(write))
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stderr().flush()
-    }
-}
+/// Likewise: where lines wait.
+static QUEUE: OnceLock<&Queue> = OnceLock::new();
 
 /// What is logged; checked when the command line is read.
 #[derive(Debug, Clone)]
@@ -147,17 +134,26 @@ fn identity(stream: impl AsFd) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// Starts logging, once for the process.
+/// Starts logging, once for the process; panics of any thread are logged, too. Whoever started it calls [`end`] before the process
+/// ends.
 pub fn start(level: &Level) {
     let stderr = std::io::stderr();
     let stream = std::env::var("JOURNAL_STREAM").ok();
     let output = Output::choose(stderr.is_terminal(), stream.as_deref(), identity(stderr.as_fd()));
     // What was checked when the command line was read is good here, too.
     let Ok((filter, logging)) = Logging::new(level) else { return };
-    let (lines, refused) = writing(output);
+    let (queue, lines, refused) = match writing(output) {
+        Ok(writing) => writing,
+        Err(error) => {
+            console::err(format_args!("nothing is logged: no thread can be had: {error}"));
+            return;
+        }
+    };
     // It fails when somebody who embeds this has set a subscriber already; then that one gets the events.
     if tracing_subscriber::registry().with(filter).with(Limited(logging.limit)).with(lines).try_init().is_ok() {
-        let _ = LOGGING.set(logging);
+        let _ = (LOGGING.set(logging), QUEUE.set(queue));
+        console::after(flush);
+        panics::log(flush);
     }
     if let Some(error) = refused {
         tracing::warn!("the journal takes no lines ({error}): they go to stderr as JSON");
@@ -190,42 +186,43 @@ impl Logging {
     }
 }
 
-/// What writes lines there; and why it is not what was asked for.
-fn writing<S>(output: Output) -> (Box<dyn Layer<S> + Send + Sync>, Option<std::io::Error>)
+/// A queue of lines, what puts them into it, and why that is not what was asked for.
+type Writing<S> = (&'static Queue, Box<dyn Layer<S> + Send + Sync>, Option<std::io::Error>);
+
+/// What writes lines there.
+fn writing<S>(output: Output) -> std::io::Result<Writing<S>>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
+    let refused = match (output == Output::Journal).then(journal::sender) {
+        Some(Ok(send)) => {
+            let queue = Queue::start(send, lost)?;
+            return Ok((queue, Journal(queue).boxed(), None));
+        }
+        Some(Err(error)) => Some(error),
+        None => None,
+    };
+    let queue = Queue::start(stderr::write, lost)?;
     // Of itself it would say on stderr that it cannot write there, by a macro that panics when that cannot be done either.
-    let stderr = || fmt::layer().with_writer(|| Lines).log_internal_errors(false);
-    let json = || stderr().json().flatten_event(true).with_current_span(false).with_span_list(false).boxed();
-    match output {
+    let stderr = || fmt::layer().with_writer(|| stderr::Lines(queue)).log_internal_errors(false);
+    let lines = match output {
         Output::Terminal => {
             let text = debug_fn(|line, field, value| match field.name() {
                 "message" => write!(line, "{value:?}"),
                 _ => Ok(()),
             });
-            (stderr().with_target(false).fmt_fields(text).boxed(), None)
+            stderr().with_target(false).fmt_fields(text).boxed()
         }
-        Output::Journal => match tracing_journald::layer() {
-            Ok(journal) => (journal_layer(journal).boxed(), None),
-            Err(error) => (json(), Some(error)),
-        },
-        Output::Json => (json(), None),
-    }
+        Output::Journal | Output::Json => {
+            stderr().json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
+    };
+    Ok((queue, lines, refused))
 }
 
-fn journal_layer(journal: tracing_journald::Layer) -> tracing_journald::Layer {
-    let priorities = PriorityMappings {
-        error: Priority::Error,
-        warn: Priority::Warning,
-        info: Priority::Informational,
-        debug: Priority::Debug,
-        trace: Priority::Debug,
-    };
-    journal
-        .with_syslog_identifier("forebay".to_owned())
-        .with_field_prefix(Some(FIELD_PREFIX.to_owned()))
-        .with_priority_mappings(priorities)
+fn lost(lines: u64) {
+    let lines_were = if lines == 1 { "line was" } else { "lines were" };
+    tracing::warn!(lines, "… {lines} {lines_were} lost here: whoever reads the log did not keep up");
 }
 
 /// Lines began to be left out: a thread says so in time. It starts when there is something to say for the first time, and lasts as
@@ -240,7 +237,7 @@ fn left_out() {
                 say_left_out();
             }
         };
-        thread::Builder::new().name("forebay-log".into()).spawn(body).ok().map(|_| bell)
+        thread::Builder::new().name("forebay-limit".into()).spawn(body).ok().map(|_| bell)
     };
     if let Some(bell) = BELL.get_or_init(start) {
         // Where it was rung already, it will be heard.
@@ -248,8 +245,21 @@ fn left_out() {
     }
 }
 
-/// Says at once which lines were left out: at the end of the process, for one.
-pub fn say_left_out() {
+/// Says what there is to say still, and waits until everything is written, unless whoever reads stands still: to be called at the end
+/// of the process.
+pub fn end() {
+    say_left_out();
+    flush();
+}
+
+fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(FLUSH_MAX);
+    }
+}
+
+/// Says at once which lines were left out.
+fn say_left_out() {
     if let Some(logging) = LOGGING.get() {
         logging.limit.say();
     }
@@ -277,6 +287,8 @@ pub fn lines() -> [u64; 5] {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]

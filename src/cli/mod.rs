@@ -1,6 +1,7 @@
 //! The command line: what was asked for, who does it, and the exit code that says how it went. Decides nothing else.
 
 mod answers;
+mod bench;
 mod check;
 mod demo;
 mod fences;
@@ -29,7 +30,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", default_value = "forebay.toml", global = true)]
     config: PathBuf,
     /// What to log to stderr: error, warn, info, debug, trace, or directives such as `info,forebay::sink=debug`
-    /// [default: info; demo: warn].
+    /// [default: info; demo and bench: warn].
     #[arg(long, value_name = "LEVEL", env = "FOREBAY_LOG", global = true)]
     log_level: Option<log::Level>,
     #[command(subcommand)]
@@ -69,15 +70,23 @@ enum Command {
     /// Watch a running forebay in a terminal: how far behind it is and because of whom, and pause topics or park keys. Asks
     /// its admin interface, here or on another machine.
     Top(top::Top),
+    /// Measure it on real Kafka and PostgreSQL, with records, topics and a table of its own: rows a second, own CPU time, memory,
+    /// and the latency of records that are sent at a rate. Brokers, shards and the engine's settings are the configuration's, whose
+    /// topics are left alone; without one, --brokers and --dsn say enough.
+    Bench(bench::Bench),
+    /// The engine that `bench` measures.
+    #[command(hide = true)]
+    BenchEngine,
     /// See it work, on a throw-away PostgreSQL and a mock Kafka of its own: updates are published while they are applied,
     /// and every row is compared with what was published.
     Demo(demo::Arguments),
 }
 
 impl Command {
-    /// What is logged unless something else is asked for: the demonstration speaks for itself.
+    /// What is logged unless something else is asked for: the demonstration and the benchmark speak for themselves.
     fn log_level(&self) -> log::Level {
-        log::Level::of(if matches!(self, Command::Demo(_)) { "warn" } else { "info" })
+        let speaks = matches!(self, Command::Demo(_) | Command::Bench(_) | Command::BenchEngine);
+        log::Level::of(if speaks { "warn" } else { "info" })
     }
 }
 
@@ -147,9 +156,11 @@ pub fn main() -> std::process::ExitCode {
         Command::Unpark(what) => parking::unpark(config, &what),
         Command::Parked(listing) => parking::parked(config, &listing),
         Command::Top(arguments) => top::run(config, arguments),
+        Command::Bench(arguments) => bench::run(config, arguments),
+        Command::BenchEngine => bench::engine(),
         Command::Demo(arguments) => demo::run(&arguments),
     };
-    log::say_left_out();
+    log::end();
     match code {
         ExitCode::Ok if console::lost_output() => ExitCode::Unavailable,
         code => code,

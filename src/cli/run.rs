@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
@@ -30,6 +31,7 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
         tracing::error!("no handlers for signals: {error}");
         return ExitCode::Internal;
     }
+    raise_descriptors();
     let loaded = match super::load_to_work(config) {
         Ok(loaded) => loaded,
         Err(code) => return code,
@@ -74,6 +76,21 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
             tracing::error!("{error}");
             ExitCode::from(&error)
         }
+    }
+}
+
+/// Connections to databases and brokers, and those who look, take file descriptors. The soft limit is low for the sake of programs that
+/// call `select`, which nothing here does; the hard one is what the administrator means.
+fn raise_descriptors() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    let words = |limit: Option<u64>| limit.map_or_else(|| "any number".to_owned(), |limit| limit.to_string());
+    let (from, to) = (words(current), words(maximum));
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => tracing::debug!("open files: {to} are allowed now, instead of {from}"),
+        Err(error) => tracing::debug!("open files: {from} are allowed, and not {to}: {error}"),
     }
 }
 

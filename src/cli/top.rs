@@ -1,6 +1,5 @@
 //! `forebay top`.
 
-use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::ExitCode;
-use crate::config::secret::Secret;
+use crate::config::secret::{self, Secret};
 use crate::config::{ADMIN_LISTEN, Admin, load};
 use crate::console;
 use crate::top::address::Address;
@@ -114,7 +113,7 @@ fn token(file: &Path) -> Result<Secret, ExitCode> {
         console::err(format_args!("{}: {what}", file.display()));
         ExitCode::Config
     };
-    let text = fs::read_to_string(file).map_err(|error| refuse(&error.to_string()))?;
+    let text = secret::read_file(file).map_err(|error| refuse(&error.to_string()))?;
     let token = text.trim();
     match !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()) {
         true => Ok(Secret(token.to_owned())),

@@ -13,27 +13,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::live::Readings;
 use super::problem::{Problem, Problems, did_you_mean};
-use super::secret::{is_sensitive, looks_secret, shown};
+use super::secret::{self, is_sensitive, looks_secret, shown};
 use super::settings::{ALL, Kind, Setting};
 
 /// Looks up an environment variable.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
-
-/// The largest file that holds one value.
-const VALUE_BYTES_MAX: u64 = 64 << 10;
-
-/// A file that holds one value. A pipe could be waited for without end, and a device read without end.
-fn read_small(path: &Path) -> std::io::Result<String> {
-    use std::io::{Error, ErrorKind};
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
-    }
-    if metadata.len() > VALUE_BYTES_MAX {
-        return Err(Error::new(ErrorKind::InvalidInput, format!("it has more than {VALUE_BYTES_MAX} bytes")));
-    }
-    fs::read_to_string(path)
-}
 
 /// Where each key of the file stands.
 #[derive(Debug, Clone, Default)]
@@ -161,7 +145,7 @@ impl<'a> Report<'a> {
     /// The content of a secrets file, without the line end behind it.
     pub fn secret_file(&self, key: &str, named: &Path) -> Option<String> {
         let path = self.path(named);
-        match read_small(&path) {
+        match secret::read_file(&path) {
             Ok(text) => {
                 if is_world_readable(&path) {
                     self.warning(

@@ -1,6 +1,9 @@
 //! Strings that are never printed: connection strings and whatever might be a password.
 
 use std::fmt;
+use std::fs;
+use std::io::{Error, ErrorKind};
+use std::path::Path;
 
 /// A string whose `Debug` hides it; it has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -10,6 +13,24 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
+}
+
+/// The largest file that holds one value.
+const VALUE_BYTES_MAX: u64 = 64 << 10;
+
+/// The content of a file that holds one value. A pipe could be waited for without end, and a device read without end.
+///
+/// # Errors
+/// Also for what is no regular file, and for one that is too large.
+pub fn read_file(path: &Path) -> std::io::Result<String> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    if metadata.len() > VALUE_BYTES_MAX {
+        return Err(Error::new(ErrorKind::InvalidInput, format!("it has more than {VALUE_BYTES_MAX} bytes")));
+    }
+    fs::read_to_string(path)
 }
 
 /// Whether a key's value is kept out of messages.

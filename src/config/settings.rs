@@ -635,7 +635,7 @@ pub static ADMIN_LISTEN: Setting<Text<Listen>> = Setting {
         absent: "127.0.0.1:9464",
     },
     prose: "Where metrics, `/status` and the page are served: see [The admin interface](#the-admin-interface). An address that others \
-            can reach needs `token_file`. Where nothing is written and the port is taken, it is not served, and a line in the log says so.",
+            can reach needs `token_file`. `\"off\"`: nowhere. Where nothing is written and the port is taken, it is not served, and a line in the log says so.",
 };
 pub static ADMIN_SOCKET: Setting<Text<PathBuf>> = Setting {
     section: "admin",
@@ -648,7 +648,7 @@ pub static ADMIN_TOKEN_FILE: Setting<Text<PathBuf>> = Setting {
     name: "token_file",
     kind: Text { expected: "the path of a file", required: false, parse: path, absent: "none" },
     prose: "A file that holds a token of 16 to 4096 characters, which every request over `listen` must bring along (`Authorization: Bearer …`); \
-            only `/healthz` and `/readyz` need none.",
+            only `/` (the page, which asks for it), `/healthz` and `/readyz` need none.",
 };
 pub static ADMIN_LAG_EXPORTER_NAMES: Setting<Flag> = Setting {
     section: "admin",

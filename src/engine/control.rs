@@ -250,6 +250,7 @@ impl<C: Control> ControlLoop<C> {
         if now < at {
             return Next::After(at - now);
         }
+        self.report.gate().probes();
         match self.control.probe() {
             Ok(()) => {
                 self.report.gate().probed(true);

@@ -2,7 +2,7 @@
 //! outages, and what ends them, take the lock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -18,6 +18,8 @@ pub struct Gate {
     open: AtomicBool,
     /// Whether work that was done is news.
     unproven: AtomicBool,
+    /// Since when a probe has been waiting for an answer, in microseconds of the clock; 0 where none does.
+    probing_us: AtomicU64,
     closed: Condvar,
 }
 
@@ -29,7 +31,8 @@ struct Inner {
 impl Gate {
     pub fn new(clock: Arc<dyn Clock>, rng: fastrand::Rng, backoff: Backoff) -> Gate {
         let inner = Mutex::new(Inner { breaker: Breaker::new(backoff), rng });
-        Gate { clock, inner, open: AtomicBool::new(false), unproven: AtomicBool::new(false), closed: Condvar::new() }
+        let (open, unproven, probing_us) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
+        Gate { clock, inner, open, unproven, probing_us, closed: Condvar::new() }
     }
 
     /// Whether everybody but the probe has to wait.
@@ -54,7 +57,19 @@ impl Gate {
         }
     }
 
+    /// A probe begins; [`probed`](Gate::probed) tells how it went.
+    pub fn probes(&self) {
+        self.probing_us.store((self.clock.now().as_micros() as u64).max(1), Ordering::Relaxed);
+    }
+
+    /// For how long a probe has been waiting for an answer, if one does.
+    pub fn probing(&self) -> Option<Duration> {
+        let since = Some(self.probing_us.load(Ordering::Relaxed)).filter(|since| *since > 0)?;
+        Some(self.clock.now().saturating_sub(Duration::from_micros(since)))
+    }
+
     pub fn probed(&self, works: bool) {
+        self.probing_us.store(0, Ordering::Relaxed);
         self.change(|breaker, now, random| match works {
             true => drop(breaker.probed()),
             false => breaker.probe_failed(now, random),
@@ -79,5 +94,28 @@ impl Gate {
         self.open.store(inner.breaker.probe_at().is_some(), Ordering::Release);
         self.unproven.store(!inner.breaker.is_proven(), Ordering::Release);
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::TestClock;
+
+    #[test]
+    fn how_long_a_probe_waits_is_known_while_it_does() {
+        let clock = TestClock::default();
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        let gate = Gate::new(Arc::new(clock.clone()), fastrand::Rng::with_seed(1), backoff);
+        gate.failed();
+        assert_eq!(gate.probing(), None);
+        gate.probes();
+        clock.advance(Duration::from_secs(12));
+        let about = gate.probing().map(|since| since.as_secs());
+        assert!(matches!(about, Some(11 | 12)), "{about:?}");
+        for works in [false, true] {
+            gate.probed(works);
+            assert_eq!(gate.probing(), None);
+        }
     }
 }

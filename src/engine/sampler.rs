@@ -1,6 +1,8 @@
 //! One thread per shard that looks at what PostgreSQL says of our own connections, over one of its own. What it sees is for people:
 //! it never writes, nothing waits for it, and its failures open no breaker.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,8 +11,9 @@ use parking_lot::Mutex;
 
 use crate::clock::Clock;
 use crate::engine::gate::Gate;
+use crate::engine::thread::panic_message;
 use crate::engine::worker::Next;
-use crate::sink::Sampler;
+use crate::sink::{Failure, Reason, Sampler};
 use crate::state::contention::{Contention, Snapshot};
 
 /// How long the thread waits at most before it looks whether it is to end.
@@ -114,7 +117,8 @@ impl<S: Sampler> SamplerLoop<S> {
             return Next::After(self.due - now);
         }
         let ask = self.sampled.inner.lock().contention.ask(now);
-        match self.sampler.sample(&ask) {
+        let sampled = catch_unwind(AssertUnwindSafe(|| self.sampler.sample(&ask)));
+        match sampled.unwrap_or_else(|panic| Err(self.panicked(panic.as_ref()))) {
             Ok(sample) => {
                 let mut inner = self.sampled.inner.lock();
                 // Whoever samples slowly says so.
@@ -128,6 +132,14 @@ impl<S: Sampler> SamplerLoop<S> {
             Err(failure) => self.failed(&failure.reason().to_string()),
         }
         Next::Again
+    }
+
+    /// A defect, but of somebody who only looks: nobody else ends because of it.
+    fn panicked(&mut self, panic: &(dyn Any + Send)) -> Failure {
+        let message = panic_message(panic);
+        tracing::error!(shard = self.shard, "the sampler of shard {} panicked: {message}", self.shard);
+        self.sampler.rest();
+        Failure::Transient(Reason::new(format!("the sampler panicked: {message}")))
     }
 
     fn sees(&mut self) {
@@ -157,7 +169,6 @@ mod tests {
 
     use super::*;
     use crate::clock::TestClock;
-    use crate::sink::{Failure, Reason};
     use crate::state::contention::{Ask, Backend, Sample, State};
     use crate::state::retry::Backoff;
 
@@ -166,7 +177,8 @@ mod tests {
     /// Answers what it was told to, and says when and what it was asked.
     #[derive(Default)]
     struct Script {
-        answers: VecDeque<Result<Sample, Failure>>,
+        /// None: it panics.
+        answers: VecDeque<Option<Result<Sample, Failure>>>,
         asked: Vec<Ask>,
         rests: usize,
     }
@@ -178,7 +190,9 @@ mod tests {
         fn sample(&mut self, ask: &Ask) -> Result<Sample, Failure> {
             let mut script = self.0.borrow_mut();
             script.asked.push(ask.clone());
-            script.answers.pop_front().expect("one more sample than expected")
+            let answer = script.answers.pop_front().expect("one sample more than expected");
+            drop(script);
+            answer.expect("a defect")
         }
 
         fn rest(&mut self) {
@@ -205,7 +219,7 @@ mod tests {
         }
 
         fn answers(&self, answer: Result<Sample, Failure>) {
-            self.fake.0.borrow_mut().answers.push_back(answer);
+            self.fake.0.borrow_mut().answers.push_back(Some(answer));
         }
 
         /// Runs until nothing is due; says how long to wait then.
@@ -292,5 +306,21 @@ mod tests {
         world.run();
         assert_eq!(world.notes(), [""; 0]);
         assert!(!world.sampler.told);
+    }
+
+    #[test]
+    fn a_defect_of_it_ends_nobody() {
+        let mut world = World::new();
+        world.answers(working());
+        world.run();
+        world.clock.advance(250 * MS);
+        world.fake.0.borrow_mut().answers.push_back(None);
+        assert_eq!(world.run(), 500 * MS, "as after any failure");
+        assert_eq!(world.notes(), ["not sampled at the moment: the sampler panicked: a defect"]);
+        assert_eq!(world.fake.0.borrow().rests, 1, "its connection may be in any state");
+        world.clock.advance(500 * MS);
+        world.answers(working());
+        world.run();
+        assert_eq!(world.notes(), [""; 0]);
     }
 }

@@ -37,8 +37,8 @@ impl Thread {
                 tracing::warn!("{inner} could not be pinned to core {id}");
             }
             if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
+                // What it said, and where, is in the log already: the panic's hook sees to that.
                 let message = panic_message(panic.as_ref());
-                tracing::error!(thread = inner, "{inner} panicked: {message}");
                 if let Some(events) = events {
                     // A poller that is gone is ending the process already.
                     let _ = events.send(Event::Panicked { thread: inner, message });

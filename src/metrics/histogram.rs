@@ -54,6 +54,29 @@ impl Histogram {
         Summary { count: self.count(), p50: quantile(0.5), p99: quantile(0.99), max: self.hdr.max() }
     }
 
+    /// The value that the share `q` of all values does not exceed.
+    pub fn quantile(&self, q: f64) -> u64 {
+        self.hdr.value_at_quantile(q)
+    }
+
+    /// What was recorded since it was as in `earlier`, a copy of it.
+    pub fn since(&self, earlier: &Histogram) -> Histogram {
+        let mut since = self.clone();
+        // Of another histogram nothing is taken away: it may hold more than this one.
+        if since.hdr.subtract(&earlier.hdr).is_ok() {
+            since.sum -= earlier.sum.min(since.sum);
+        }
+        since
+    }
+
+    /// As if everything in `other` had been recorded here.
+    pub fn add(&mut self, other: &Histogram) {
+        // It grows as far as the most of either.
+        if self.hdr.add(&other.hdr).is_ok() {
+            self.sum = self.sum.saturating_add(other.sum);
+        }
+    }
+
     /// How many values are at most each of `bounds`, which rise.
     pub fn cumulative(&self, bounds: &[u64]) -> Vec<u64> {
         let mut counts = vec![0; bounds.len()];
@@ -89,6 +112,21 @@ mod tests {
         assert_eq!((count, p50, histogram.sum()), (100, 10, 980 + 1_000 + 1_000_000));
         assert!((990..=1010).contains(&p99) && (1_000_000..=1_010_000).contains(&max), "{p99} {max}");
         assert_eq!(histogram.cumulative(&[9, 10, 500, 1_010, 2_000_000]), [0, 98, 98, 99, 100]);
+    }
+
+    #[test]
+    fn what_was_recorded_since_a_copy_and_what_two_hold_together() {
+        let mut histogram = Histogram::default();
+        histogram.record(5_000_000, 3);
+        let before = histogram.clone();
+        histogram.record(10, 99);
+        histogram.record(70, 1);
+        let since = histogram.since(&before);
+        assert_eq!((since.summary(), since.sum()), (Summary { count: 100, p50: 10, p99: 10, max: 70 }, 1_060));
+        assert_eq!(since.quantile(0.999), 70);
+        let mut both = since.clone();
+        both.add(&before);
+        assert_eq!((both.summary(), both.sum()), (histogram.summary(), histogram.sum()));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Verifying without `sslrootcert` trusts the system's authorities, as `sslrootcert=system` does.
 
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use postgres::config::SslMode;
 use postgres::{Client, SimpleQueryMessage};
 use postgres_openssl::MakeTlsConnector;
 use r2d2_postgres::PostgresConnectionManager;
+use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::dsn::{self, Tls};
@@ -168,7 +170,7 @@ impl Connector {
             match attempt.result.recv_timeout(self.shard.connect_timeout * 2) {
                 Ok(Ok(client)) => return Ok(watched(attempt.mark, client)),
                 Ok(Err(_)) if attempt.cut => return Err(outage(NO_ANSWER)),
-                Ok(Err(error)) => return Err(sqlstate::connect_failure(&error)),
+                Ok(Err(error)) => return Err(no_descriptors().unwrap_or_else(|| sqlstate::connect_failure(&error))),
                 // A host that took the connection and says nothing: the attempt goes on with the next one.
                 Err(RecvTimeoutError::Timeout) => {
                     if let Some(socket) = attempt.mark.find() {
@@ -176,7 +178,10 @@ impl Connector {
                         let _ = socket.shutdown(Shutdown::Both);
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => return Err(outage("the connection attempt ended unexpectedly")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let unexpected = || outage("the connection attempt ended unexpectedly");
+                    return Err(no_descriptors().unwrap_or_else(unexpected));
+                }
             }
         }
         // Waited for again next time instead of piling up attempts.
@@ -225,6 +230,13 @@ impl Opened {
 
 fn outage(text: &str) -> Failure {
     Failure::Outage(Reason::new(text))
+}
+
+/// Whether this process can open nothing more: then rust-postgres panics, or says that a connection was closed, and not why.
+fn no_descriptors() -> Option<Failure> {
+    let error = std::io::stderr().as_fd().try_clone_to_owned().err()?;
+    let used_up = [Errno::MFILE, Errno::NFILE].iter().any(|errno| Some(errno.raw_os_error()) == error.raw_os_error());
+    used_up.then(|| outage(&format!("no file descriptor left to connect with: {error}")))
 }
 
 /// `forebay/<group>/<thread>`, in the characters that PostgreSQL shows as they are. A group's name that had to be

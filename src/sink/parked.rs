@@ -83,10 +83,11 @@ min(reason::text)::\"char\" AS reason FROM forebay.parked WHERE source = $1 AND 
 /// The types of the parameters of [`FREE`] and [`OF_KEYS`].
 pub const KEYS: [Type; 3] = [Type::INT4, Type::INT4_ARRAY, Type::INT8_ARRAY];
 
-/// The first parked record of each of these partitions: partition, offset, timestamp (ms), the key's first bytes, reason, state,
-/// attempts, SQLSTATE; not what is written of the error, which may hold values. $1 source, $2 partitions, $3 bytes of the key.
+/// The first parked record of each of these partitions: partition, offset, timestamp (ms; when it was parked where it has none, or
+/// its producer's clock ran ahead), the key's first bytes, reason, state, attempts, SQLSTATE; not what is written of the error, which
+/// may hold values. $1 source, $2 partitions, $3 bytes of the key.
 pub const OLDEST: &str = "\
-SELECT u.p, q.\"offset\", (extract(epoch FROM coalesce(q.ts, q.parked_at)) * 1000)::bigint, substring(q.key FOR $3), q.reason, q.state, \
+SELECT u.p, q.\"offset\", (extract(epoch FROM least(q.ts, q.parked_at)) * 1000)::bigint, substring(q.key FOR $3), q.reason, q.state, \
 q.attempts, q.sqlstate FROM UNNEST($2) AS u(p), LATERAL (SELECT * FROM forebay.parked WHERE source = $1 AND partition = u.p \
 ORDER BY \"offset\" LIMIT 1) AS q";
 

@@ -10,6 +10,7 @@ use postgres::Client;
 use postgres_openssl::MakeTlsConnector;
 use r2d2::{HandleError, ManageConnection, PooledConnection};
 use r2d2_postgres::PostgresConnectionManager;
+use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
 
 use crate::config::Shard;
 use crate::sink::connect::{Connector, Opened};
@@ -105,6 +106,10 @@ impl Pool {
         let pool = r2d2::Pool::builder()
             .max_size(connections_max)
             .min_idle(Some(0))
+            // Nobody keeps a pool for long: nothing of it grows old, and no thread stays to look whether something has.
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .thread_pool(Arc::new(opener()))
             .error_handler(Box::new(last.clone()))
             .build_unchecked(manager);
         Ok(Pool { pool, last, wait })
@@ -117,4 +122,14 @@ impl Pool {
             last.unwrap_or_else(|| Failure::Outage(Reason::new("no answer to the connection attempt")))
         })
     }
+}
+
+/// The thread that opens a pool's connections, one after the other as [`Manager`] does; r2d2 would take three. Each pool has its own,
+/// so that no shard waits for another one that is away, and it ends with its pool.
+fn opener() -> ScheduledThreadPool {
+    ScheduledThreadPool::builder()
+        .num_threads(1)
+        .on_drop_behavior(OnPoolDropBehavior::DiscardPendingScheduled)
+        .thread_name_pattern("pg-pool")
+        .build()
 }

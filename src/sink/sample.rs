@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use postgres::types::{FromSql, Type};
 use postgres::{Error, GenericClient, Row};
 
 use crate::config::{self, Config, Pooler, Target};
@@ -312,7 +313,7 @@ impl Taken<'_> {
             self.notes.push("this server is a replica: nothing is written here".to_owned());
         }
         if !row.get::<_, bool>(3) {
-            let role: String = row.get(5);
+            let Foreign(role) = row.get(5);
             self.notes.push(format!(
                 "of other users' sessions role {role} sees neither state nor age: GRANT pg_read_all_stats TO {role}"
             ));
@@ -393,16 +394,34 @@ fn own(row: &Row) -> Own {
     Own { backend, query_age: millis(row, 6).unwrap_or_default() }
 }
 
+/// Text that somebody else chose. What the whole server shares, a role's name for one, is in the encoding of the database where it
+/// was made, and PostgreSQL sends it as it is: bytes that are no UTF-8 are replaced.
+struct Foreign(String);
+
+impl<'a> FromSql<'a> for Foreign {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Foreign, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Foreign(String::from_utf8_lossy(raw).into_owned()))
+    }
+
+    fn accepts(of: &Type) -> bool {
+        matches!(*of, Type::TEXT | Type::NAME | Type::VARCHAR)
+    }
+}
+
+fn foreign(row: &Row, column: usize) -> Option<String> {
+    row.get::<_, Option<Foreign>>(column).map(|Foreign(text)| text)
+}
+
 fn session(row: &Row) -> Seen {
     Seen {
         pid: row.get(0),
-        transaction: row.get(1),
-        application: row.get(2),
-        user: row.get(3),
-        state: row.get(4),
+        transaction: foreign(row, 1),
+        application: foreign(row, 2),
+        user: foreign(row, 3),
+        state: foreign(row, 4),
         transaction_age: millis(row, 5),
         query_age: millis(row, 6),
-        command: row.get(7),
+        command: foreign(row, 7),
         ours: row.get(8),
     }
 }

@@ -47,6 +47,10 @@ impl Part {
         Part { at, next, flow, paused: false, ended: false, at_end: false }
     }
 
+    pub fn begins_paused(self) -> Part {
+        Part { paused: true, ..self }
+    }
+
     /// Whether librdkafka must have it paused.
     pub fn held(&self) -> bool {
         self.paused || self.flow == Flow::Stopped

@@ -80,6 +80,8 @@ pub struct Watermarks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     At(NextOffset),
+    /// Likewise, but nothing is fetched until [`Source::resume`] says so.
+    Paused(NextOffset),
     /// Assigned but never fetched: its topic is stopped.
     Never,
 }

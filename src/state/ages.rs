@@ -12,13 +12,10 @@ const STEP_MS_MAX: i64 = 24 * 3_600_000;
 /// Marks that are kept; beyond them every second one goes, and the others stand for twice as much.
 const MARKS_MAX: usize = 512;
 
-/// A record that seems to come from further ahead counts as one of now: its producer's clock, or its unit, is wrong.
-const AHEAD_MAX_MS: i64 = 3_600_000;
-
-/// A record's timestamp, or the time now where it has none, or none that can be.
+/// A record's timestamp, or the time now where it has none, or none that can be. Of one that seems to come from ahead of now its
+/// producer's clock, or its unit, is wrong: what is known of it is that it is here, and from now on it grows old.
 pub fn plausible(timestamp_ms: i64, now_ms: i64) -> i64 {
-    let can_be = 0..=now_ms.saturating_add(AHEAD_MAX_MS);
-    if can_be.contains(&timestamp_ms) { timestamp_ms } else { now_ms }
+    if (0..=now_ms).contains(&timestamp_ms) { timestamp_ms } else { now_ms }
 }
 
 /// See the module's text.
@@ -161,13 +158,22 @@ mod tests {
             (now * 1_000_000, now),
             (0, 0),
             (now - 5, now - 5),
-            (now + 1000, now + 1000),
+            (now + 1000, now),
         ] {
             assert_eq!(plausible(timestamp, now), expected, "{timestamp}");
         }
         let mut ages = Ages::default();
         (0..5_000).for_each(|o| ages.received(Offset(o), now - o * 1_000_000));
         assert!(ages.marks.len() <= MARKS_MAX && ages.step_ms <= STEP_MS_MAX);
+    }
+
+    /// Once nothing was late for fifty minutes while nothing moved: the producers' clocks ran ahead.
+    #[test]
+    fn a_record_from_ahead_is_as_old_as_it_has_been_here() {
+        let (mut ages, received, ahead) = (Ages::default(), 1_700_000_000_000, 50 * 60_000);
+        ages.received(Offset(7), plausible(received + ahead, received));
+        let now = received + 40_000;
+        assert_eq!(ages.at(NextOffset(7)).map(|at| now - at), Some(40_000));
     }
 
     #[test]

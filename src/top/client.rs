@@ -133,16 +133,23 @@ impl Client {
         self.accepted(answered)
     }
 
-    /// Its code and its body.
-    fn answer(&self, response: Result<Response<Body>, ureq::Error>) -> Result<(u16, Vec<u8>), ureq::Error> {
+    fn answer(&self, response: Result<Response<Body>, ureq::Error>) -> Result<Answer, ureq::Error> {
         let mut response = response?;
         let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec()?;
-        Ok((response.status().as_u16(), body))
+        let location = response.headers().get("Location");
+        let location = location.map(|place| String::from_utf8_lossy(place.as_bytes()).into_owned());
+        Ok(Answer { code: response.status().as_u16(), location, body })
     }
 
-    fn accepted(&self, (code, body): (u16, Vec<u8>)) -> Result<Vec<u8>, Failure> {
+    fn accepted(&self, answer: Answer) -> Result<Vec<u8>, Failure> {
+        let Answer { code, location, body } = answer;
         match code {
             200 => Ok(body),
+            300..=399 => Err(Failure::Refused(format!(
+                "{} answers {code}: it redirects{}, and redirections are not followed (--admin ADDRESS names the forebay itself)",
+                self.address,
+                location.map(|place| format!(" to {}", harmless(&place))).unwrap_or_default()
+            ))),
             code @ (401 | 403) => Err(Failure::Forbidden(match self.token {
                 None => {
                     format!("{} wants a token ({code}): --token-file FILE names the file that holds it", self.address)
@@ -170,6 +177,13 @@ impl Client {
         };
         Failure::Unreachable(format!("{} does not answer: {}{rest}", self.address, harmless(&text)))
     }
+}
+
+struct Answer {
+    code: u16,
+    /// Where it redirects to.
+    location: Option<String>,
+    body: Vec<u8>,
 }
 
 /// Whether the request may have arrived: not where there was never a connection.
@@ -204,6 +218,7 @@ fn problem(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::TcpListener;
 
     use super::*;
@@ -227,5 +242,24 @@ mod tests {
         drop(listener);
         let said = failure(address);
         assert!(said.contains("refused") && !said.contains("not known"), "nobody was told: {said}");
+    }
+
+    /// Once it said "302" and nothing else.
+    #[test]
+    fn a_redirection_is_told_and_not_followed() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = Address::of_listener(listener.local_addr().expect("bound"));
+        let shown = address.to_string();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).expect("a request") > 0);
+            let answer = "HTTP/1.1 302 Found\r\nLocation: https://sso.example/login\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(answer.as_bytes()).expect("somebody listens");
+        });
+        let said = Client::new(address, None).status().expect_err("it is elsewhere").to_string();
+        let expected = "answers 302: it redirects to https://sso.example/login, and redirections are not followed";
+        assert_eq!(said, format!("{shown} {expected} (--admin ADDRESS names the forebay itself)"));
+        server.join().expect("one request");
     }
 }

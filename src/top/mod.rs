@@ -21,12 +21,13 @@ mod unix;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::TryRecvError;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU};
 use signal_hook::flag;
+use signal_hook::low_level::emulate_default_handler;
 
 use crate::config::secret::Secret;
 use address::Address;
@@ -43,6 +44,12 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Ages on the screen grow, whether or not anything else happens.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
+
+/// What asks it to end, as `q` does.
+const ENDS: [i32; 2] = [SIGTERM, SIGINT];
+
+/// What ends a process that does not know it: so it is here, once the terminal is given back.
+const KILLS: [i32; 8] = [SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU];
 
 #[derive(Debug)]
 pub struct Options {
@@ -73,14 +80,15 @@ pub fn once(options: Options) -> Result<String, Failure> {
     Ok(draw::plain::text(&state))
 }
 
-/// Shows it until somebody has seen enough, or SIGTERM or SIGINT.
+/// Shows it until somebody has seen enough, or SIGTERM or SIGINT. Another signal that ends processes ends this one, too.
 pub fn watch(options: Options) -> Result<(), TopError> {
     let client = Client::new(options.address.clone(), options.token);
     let mut state = State::new(options.address.to_string(), Theme { colour: options.colour });
     state.hear(Ok(client.status().map_err(TopError::Answer)?));
-    let told = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        flag::register(signal, Arc::clone(&told))?;
+    // The last signal; 0 before there was one.
+    let told = Arc::new(AtomicUsize::new(0));
+    for signal in ENDS.into_iter().chain(KILLS) {
+        flag::register_usize(signal, Arc::clone(&told), signal as usize)?;
     }
     let mut terminal = Terminal::take()?;
     let fetcher = Fetcher::start(client, options.interval)?;
@@ -89,6 +97,11 @@ pub fn watch(options: Options) -> Result<(), TopError> {
     let acting = screen.state.sending.is_some();
     drop(terminal);
     fetcher.end(acting);
+    let signal = told.load(Ordering::Relaxed) as i32;
+    if KILLS.contains(&signal) {
+        // Whatever else went wrong: a terminal that hangs up cannot be drawn on.
+        emulate_default_handler(signal)?;
+    }
     result
 }
 
@@ -102,8 +115,8 @@ struct Screen<'a> {
 }
 
 impl Screen<'_> {
-    fn run(&mut self, terminal: &mut Terminal, told: &AtomicBool) -> Result<(), TopError> {
-        while !told.load(Ordering::Relaxed) {
+    fn run(&mut self, terminal: &mut Terminal, told: &AtomicUsize) -> Result<(), TopError> {
+        while told.load(Ordering::Relaxed) == 0 {
             self.state.now = self.started.elapsed();
             if self.hear()? {
                 self.drawn = None;

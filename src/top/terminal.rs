@@ -43,9 +43,11 @@ impl Terminal {
         Ok(scroll)
     }
 
-    /// Draws all of it the next time, whatever stands there.
+    /// Draws all of it the next time, whatever stands there. Ratatui's `clear` would first ask the terminal where its cursor is: one
+    /// that answers late, or never, would end the program.
     pub fn forget(&mut self) -> io::Result<()> {
-        self.0.clear()
+        let area = self.0.size()?.into();
+        self.0.resize(area)
     }
 
     /// Stops the process as Ctrl-Z does elsewhere, and comes back with `fg`.

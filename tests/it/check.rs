@@ -40,11 +40,11 @@ fn a_configuration_that_works_and_what_was_looked_at() {
     assert_eq!(said(&report, ""), [""; 0]);
     let checked = report.checked.join("\n");
     for expected in [
-        "configuration f: 1 shards, 1 topics, 4 workers and 16 lanes a shard",
+        "configuration f: 1 shard, 1 topic, 4 workers and 16 lanes a shard",
         "shard main: PostgreSQL",
         "shard main: no schema forebay yet, `run` makes version",
         "shard main: every topic's table",
-        "connections left, a process needs 7 (1 shards × (5 workers and slow lanes + 2))",
+        "connections left, a process needs 7 (1 shard × (5 workers and slow lanes + 2))",
         &format!("topic {}: 2 partitions", topic.name()),
         "its committed offsets can be read",
     ] {
@@ -244,7 +244,7 @@ fn topics_that_dead_letters_go_on_to() {
     let report = report(&text(&kafka()));
     let checked = report.checked.join("\n");
     assert!(checked.contains(&format!("dead letters of no-t go on to {}: 3 partitions", letters.name())), "{checked}");
-    assert!(checked.contains("a process needs 8 (1 shards × (5 workers and slow lanes + 3))"), "{checked}");
+    assert!(checked.contains("a process needs 8 (1 shard × (5 workers and slow lanes + 3))"), "{checked}");
     let lines = said(&report, "forward_to");
     let [line] = &lines[..] else { panic!("{lines:?}") };
     assert!(line.starts_with("problem topic[1].on_bad_record.forward_to: ") && line.contains("no-letters"), "{line}");

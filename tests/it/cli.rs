@@ -2,8 +2,11 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -96,6 +99,26 @@ fn exit_codes_of_what_cannot_begin() {
         assert!(err.contains(":2: kafka.group.id: found 1, expected the name of a consumer group"), "{err}");
         assert!(err.contains("shard: found nothing"), "not all problems at once: {err}");
     }
+}
+
+/// What a shell calls `ulimit -S -n` is for programs that call `select`.
+#[test]
+fn a_run_may_open_as_many_files_as_the_administrator_lets_it() {
+    let limited = |maximum: u64| {
+        let mut command = forebay();
+        command.args(["run", "--config", "/nowhere/f.toml", "--log-level", "debug"]);
+        // SAFETY: a system call, which is fine between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                let limit = Rlimit { current: Some(64), maximum: Some(maximum) };
+                Ok(setrlimit(Resource::Nofile, limit)?)
+            });
+        }
+        texts(command.output().expect("it runs"), 78).1
+    };
+    let raised = "open files: 256 are allowed now, instead of 64";
+    assert!(limited(256).contains(raised));
+    assert!(!limited(64).contains("open files"), "there is nothing to raise");
 }
 
 #[test]

@@ -3,13 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{Database, Published, Rig, Server, Topic, pg_dsn_a, publish_records};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{Database, PATIENCE, Published, Rig, Server, Topic, pg_dsn_a, publish_records, wait_until};
 
 /// What must not be found.
 const CANARY: &str = "c4n4ry";
@@ -194,8 +198,78 @@ fn passwords_stay_out_of_the_log() {
     assert_silent(&process.kill().log, &["\"facility\":\"CONF\""]);
 }
 
+/// Whatever it hangs in.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Once everything stood still as soon as whoever reads the log did, and SIGTERM ended nothing.
+#[test]
+fn a_reader_that_stands_still_holds_nobody_up() {
+    let (database, of) = (Database::create(Server::A, "logs"), Topic::create("logs", 1));
+    database.execute("CREATE TABLE t (id text PRIMARY KEY, header int)");
+    let rig =
+        Rig::at(of.bootstrap(), &[("debug", "all")], &format!("{}{}", shard(database.dsn()), topic(of.name(), "")));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+    command.args(["run", "--config"]).arg(rig.path("forebay.toml")).args(TALKATIVE);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = Killed(command.spawn().expect("it runs"));
+    let mut pipe = child.0.stderr.take().expect("a pipe");
+    // SAFETY: an integer goes in, and the descriptor lives.
+    let room = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
+    assert_eq!(room, 4096, "{}", std::io::Error::last_os_error());
+    wait_until(PATIENCE, "a pipe that is full", || rustix::io::ioctl_fionread(&pipe).expect("a pipe") > 3500);
+    // It has its partition, or gets it, and writes.
+    publish_records(&of, &[published("key", Some(r#"{"id":"key"}"#), "header")]);
+    let mut client = database.connect();
+    let mut rows = || client.query_one("SELECT count(*) FROM t", &[]).expect("a table").get::<_, i64>(0);
+    wait_until(PATIENCE, "a row", || rows() == 1);
+    kill_process(Pid::from_child(&child.0), Signal::TERM).expect("it runs");
+    let mut status = None;
+    wait_until(Duration::from_secs(20), "the end", || {
+        status = child.0.try_wait().expect("a child");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    let mut read = String::new();
+    pipe.read_to_string(&mut read).expect("text");
+    let first = read.lines().next().expect("a line");
+    assert!(serde_json::from_str::<serde_json::Value>(first).is_ok(), "{first}");
+}
+
+const CHILD: &str = "logs::panics_in_a_process_of_its_own";
+
+#[test]
+fn a_panic_of_any_thread_is_a_line_like_any_other() {
+    let mut child = Command::new(std::env::current_exe().expect("a path"));
+    let output = child.args(["--exact", CHILD, "--ignored"]).env_remove("RUST_BACKTRACE").output().expect("it runs");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
+    let lines: Vec<serde_json::Value> =
+        err.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect();
+    let [line] = &lines[..] else { panic!("not one line: {err}") };
+    assert_eq!((&line["level"], &line["thread"]), (&"ERROR".into(), &"foreign".into()));
+    let (place, message) = (line["place"].as_str().unwrap(), line["message"].as_str().unwrap());
+    assert!(place.starts_with("tests/it/logs.rs:"), "{place}");
+    assert_eq!(message, format!("thread foreign panicked at {place}: too many open files"));
+}
+
+#[test]
+#[ignore = "run by a_panic_of_any_thread_is_a_line_like_any_other"]
+fn panics_in_a_process_of_its_own() {
+    forebay::cli::log::start(&"info".parse().expect("a level"));
+    let foreign = std::thread::Builder::new().name("foreign".to_owned());
+    assert!(foreign.spawn(|| panic!("too many open files")).expect("a thread").join().is_err());
+    // It is out already: nobody waits for more at the end.
+}
+
 /// Runs `forebay run` with lines going to the journal, as systemd would start it; `journal` stands in for the journal's socket.
-fn under_systemd(directory: &Path, journal: Option<&Path>) -> (i32, String) {
+fn under_systemd(directory: &Path, journal: Option<&Path>, more: &[&str]) -> (i32, String) {
     let stderr = directory.join("stderr");
     let file = File::create(&stderr).expect("a file");
     let metadata = file.metadata().expect("its identity");
@@ -208,7 +282,9 @@ fn under_systemd(directory: &Path, journal: Option<&Path>) -> (i32, String) {
     let status = unshare
         .args(["--mount", "sh", "-c", place, "sh"])
         .arg(journal.unwrap_or(Path::new("")))
-        .args([env!("CARGO_BIN_EXE_forebay"), "run", "--until-end"])
+        // Longer than anything takes here: what hangs is to fail the test.
+        .args(["timeout", "--signal=KILL", "90", env!("CARGO_BIN_EXE_forebay"), "run", "--until-end"])
+        .args(more)
         .current_dir(directory)
         .env("JOURNAL_STREAM", format!("{}:{}", metadata.dev(), metadata.ino()))
         .stdin(Stdio::null())
@@ -263,14 +339,11 @@ fn under_systemd_lines_go_to_the_journal_with_fields_and_priorities() {
     let journal = UnixDatagram::bind(&socket).expect("a socket");
     // Several hundred lines may wait in it before a sender does; these are fewer. What was sent is there when the program has ended.
     journal.set_read_timeout(Some(Duration::from_millis(1))).expect("a limit");
-    let (code, stderr) = under_systemd(directory.path(), Some(&socket));
+    let (code, stderr) = under_systemd(directory.path(), Some(&socket), &[]);
     assert_eq!((code, stderr.as_str()), (65, ""));
     let (mut entries, mut room) = (Vec::new(), [0; 1 << 16]);
     while let Ok(length) = journal.recv(&mut room) {
-        // An empty one asks whether somebody is there.
-        if length > 0 {
-            entries.push(fields(&room[..length]));
-        }
+        entries.push(fields(&room[..length]));
     }
     let find = |priority: &str, text: &str| {
         let fits = |e: &&BTreeMap<String, String>| e["PRIORITY"] == priority && e["MESSAGE"].contains(text);
@@ -286,12 +359,32 @@ fn under_systemd_lines_go_to_the_journal_with_fields_and_priorities() {
     assert_eq!(find("6", "aligned")["FOREBAY_TOPIC"], topic.name());
 }
 
+/// Its queue has room for a few entries.
+#[test]
+fn a_journal_that_stands_still_holds_nobody_up() {
+    let (database, topic) = (Database::create(Server::A, "logs"), Topic::create("logs", 1));
+    let directory = tempfile::tempdir().expect("a directory");
+    stops(directory.path(), &topic, &database);
+    let file = directory.path().join("forebay.toml");
+    let text = std::fs::read_to_string(&file).expect("a configuration");
+    std::fs::write(&file, text.replace("[kafka]", "[kafka]\ndebug = \"all\"")).expect("a configuration");
+    let socket = directory.path().join("journal");
+    let journal = UnixDatagram::bind(&socket).expect("a socket");
+    let (code, stderr) = under_systemd(directory.path(), Some(&socket), &TALKATIVE);
+    assert_eq!((code, stderr.as_str()), (65, ""));
+    let room = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").expect("a number");
+    let room: usize = room.trim().parse().expect("a number");
+    journal.set_nonblocking(true).expect("a socket");
+    let waited = std::iter::from_fn(|| journal.recv(&mut [0; 1 << 16]).ok()).count();
+    assert!(waited > room, "{waited} entries are fewer than make a sender wait");
+}
+
 #[test]
 fn without_a_journal_lines_go_to_stderr() {
     let (database, topic) = (Database::create(Server::A, "logs"), Topic::create("logs", 1));
     let directory = tempfile::tempdir().expect("a directory");
     stops(directory.path(), &topic, &database);
-    let (code, stderr) = under_systemd(directory.path(), None);
+    let (code, stderr) = under_systemd(directory.path(), None, &[]);
     assert_eq!(code, 65, "{stderr}");
     let lines: Vec<serde_json::Value> =
         stderr.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect();

@@ -100,8 +100,15 @@ fn shares_of_a_threads_time() {
 #[test]
 fn who_is_not_there_is_not_watched() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("bin/profile");
-    for (arguments, code) in [(&["no-such-process", "1"][..], 1), (&["1", "soon"], 2), (&[], 2)] {
+    for (arguments, code, expected) in [
+        (&["no-such-process", "1"][..], 1, "no process is called no-such-process"),
+        (&["999999999", "1"], 1, "there is no process 999999999"),
+        (&["1", "soon"], 2, "usage: bin/profile"),
+        (&[], 2, "usage: bin/profile"),
+    ] {
         let output = Command::new(&script).args(arguments).output().expect("bash runs");
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{arguments:?}: {said}");
     }
 }

@@ -87,7 +87,9 @@ fn a_package_that_can_be_had_is_told_from_one_that_cannot() {
     let machine = Machine::new("apt", &[("apt-cache", APT_CACHE)]);
     assert_eq!(machine.bash("has_candidate here && echo yes"), Ok("yes".into()));
     assert_eq!(machine.bash("has_candidate rustup"), Err(1));
-    assert_eq!(machine.bash("java_package"), Ok("openjdk-21-jre-headless".into()));
+    assert_eq!(machine.bash("java_package jre"), Ok("openjdk-21-jre-headless".into()));
+    // None can be had: the oldest that will do is asked for.
+    assert_eq!(machine.bash("java_package jdk"), Ok("openjdk-17-jdk-headless".into()));
 }
 
 #[test]
@@ -105,6 +107,31 @@ fn java_is_found_behind_what_else_it_says() {
     assert_eq!(found("21.0.1"), Ok(true));
     // Too old: another of this machine, if there is one, is taken instead.
     assert_ne!(found("1.8.0_402"), Ok(true));
+}
+
+/// It says its version in other words than a runtime does.
+#[test]
+fn a_java_compiler_is_found() {
+    let found = |version: &str| {
+        let javac = format!("#!/bin/sh\necho 'Picked up JAVA_TOOL_OPTIONS: -Da=\"99\"' >&2\necho 'javac {version}'\n");
+        let machine = Machine::new(&format!("javac-{version}"), &[("javac", &javac)]);
+        machine.bash("javac_bin").map(|path| path == machine.0.join("javac").display().to_string())
+    };
+    assert_eq!(found("21.0.1"), Ok(true));
+    assert_ne!(found("1.8.0_402"), Ok(true));
+}
+
+#[test]
+fn benchmarks_want_a_compiler_beside_the_runtime() {
+    let missing = |javac: &str| {
+        let machine = Machine::new("jdk", &[("apt-cache", APT_CACHE)]);
+        machine.bash(&format!(
+            "have() {{ true; }}; pg_bin() {{ true; }}; has_library() {{ true; }}; java_bin() {{ true; }}; javac_bin() {{ {javac}; }}
+             WHAT=bench; find_missing_packages; echo \"${{MISSING[*]}}\""
+        ))
+    };
+    assert_eq!(missing("true"), Ok(String::new()));
+    assert_eq!(missing("false"), Ok("openjdk-17-jdk-headless".into()));
 }
 
 #[test]
@@ -128,6 +155,39 @@ fn nothing_is_installed_where_rust_cannot_be_had() {
     assert_eq!(ended, Err(1), "{said}");
     assert!(said.contains("apt-get update") && !said.contains("apt-get install -q"), "{said}");
     assert!(said.contains("forebay needs Rust") && said.contains("https://rustup.rs"), "{said}");
+}
+
+#[test]
+fn what_is_missing_is_said_rust_included() {
+    let machine = Machine::new("dry", &[("apt-get", APT_GET), ("apt-cache", APT_CACHE)]);
+    let ended = machine.bash(&format!("{WITHOUT_RUST}\nhas_library() {{ false; }}\nmain build --dry-run"));
+    let said = machine.said();
+    assert_eq!(ended, Err(1), "{said}");
+    assert!(said.contains("missing packages: libssl-dev zlib1g-dev\n"), "{said}");
+    assert!(said.contains("forebay needs Rust") && said.contains("https://rustup.rs"), "{said}");
+
+    // One of the packages is rustup.
+    let machine = Machine::new("dry-rustup", &[("apt-cache", &APT_CACHE.replace("here |", "rustup |"))]);
+    let ended = machine.bash(&format!("{WITHOUT_RUST}\nmain build --dry-run"));
+    let said = machine.said();
+    assert_eq!(ended, Err(1), "{said}");
+    assert!(said.contains("missing packages: rustup\n") && !said.contains("forebay needs Rust"), "{said}");
+}
+
+/// Kafka needs Java and Maven; what only tests need stays away.
+#[test]
+fn services_need_less_than_tests() {
+    let machine = Machine::new("services", &[]);
+    let missing = |what: &str| {
+        machine.bash(&format!(
+            "have() {{ case $1 in cargo | cc | c++ | make | pkg-config) true ;; *) false ;; esac; }}
+             java_bin() {{ false; }}; java_package() {{ echo java; }}; pg_bin() {{ false; }}; has_library() {{ true; }}
+             WHAT={what}; find_missing_packages; echo \"${{MISSING[*]}}\""
+        ))
+    };
+    assert_eq!(missing("demo"), Ok("postgresql".into()));
+    assert_eq!(missing("services"), Ok("postgresql java maven".into()));
+    assert!(missing("test").is_ok_and(|all| all.starts_with("postgresql java maven ") && all.ends_with("chromium")));
 }
 
 /// Its package starts a service that listens for everybody; nobody asked for that.

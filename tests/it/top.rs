@@ -2,6 +2,7 @@
 //! is apart ([`stand_in`]), and so is the terminal ([`terminal`]).
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
 use forebay::admin::{diagnosis, status};
@@ -171,6 +172,38 @@ fn signals_and_control_c_give_the_terminal_back() {
     }
 }
 
+/// Once the terminal stayed raw, without a cursor, and on the wrong screen.
+#[test]
+fn signals_that_kill_do_so_once_the_terminal_is_given_back() {
+    let server = StandIn::start(samples::calm());
+    for signal in [Signal::HUP, Signal::QUIT, Signal::USR1] {
+        let mut terminal = watch(&server);
+        terminal.wait_for("✓ Caught up.");
+        terminal.signal(signal);
+        let status = terminal.gives_back();
+        // A shell makes 128 + n of it.
+        assert_eq!(status.signal(), Some(signal.as_raw()), "{status}");
+    }
+}
+
+/// Nobody answers here when a program asks where the cursor is. Once that ended it after two seconds.
+#[test]
+fn it_draws_anew_without_asking_the_terminal() {
+    let server = StandIn::start(samples::calm());
+    let mut terminal = watch(&server);
+    terminal.wait_for("✓ Caught up.");
+    terminal.press("\x0c");
+    server.says(samples::bad_night());
+    terminal.wait_for("✗ NOT READY");
+    terminal.press("\x1a");
+    wait_until(PATIENCE, "that it stands", || terminal.is_stopped());
+    server.says(samples::calm());
+    terminal.signal(Signal::CONT);
+    terminal.wait_for("✓ Caught up.");
+    assert!(!terminal.raw().contains("\x1b[6n"), "it asks for the cursor");
+    terminal.quits();
+}
+
 #[test]
 fn without_colours_there_are_none() {
     let server = StandIn::start(samples::bad_night());
@@ -220,6 +253,12 @@ fn a_token_goes_with_every_request() {
     assert!(once(&["--token-file", &wrong], 78).1.contains("does not take this token"));
     assert!(once(&["--token-file", &none], 78).1.contains("this is no token"));
     assert!(once(&["--token-file", "/nowhere"], 78).1.contains("/nowhere: "));
+    // Nobody writes into the one, and the other one never ends.
+    let pipe = directory.path().join("pipe").display().to_string();
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo, of coreutils").success());
+    for endless in [&pipe, "/dev/zero"] {
+        assert!(once(&["--token-file", endless], 78).1.contains("it is no regular file"), "{endless}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::state::verdict::{Ours, Verdict, verdict};
 use crate::types::{ShardIx, TopicIx};
 
 use super::look::Look;
-use super::words::{millis, reason, writer_name};
+use super::words::{millis, reason, unanswered, writer_name};
 
 impl Look<'_> {
     pub(super) fn shard(&self, index: ShardIx) -> Shard {
@@ -30,7 +30,11 @@ impl Look<'_> {
             _ => "unknown",
         };
         // What one connection met is no trouble of the shard's while its breaker is closed.
-        let trouble = trouble.filter(|_| state != "up");
+        let mut trouble = trouble.filter(|_| state != "up");
+        let probing = self.running.as_ref().and_then(|running| running.gates[at].probing());
+        if let Some((trouble, since)) = trouble.as_mut().zip(probing) {
+            unanswered(&mut trouble.reason, since);
+        }
         let well_since = view.map_or(Duration::ZERO, |shard| shard.well_since);
         let since = trouble.as_ref().map_or(well_since, |trouble| trouble.since);
         let pace = self.pace(index);

@@ -1,7 +1,10 @@
 //! Parts of sentences: who, which record, and what PostgreSQL said.
 
 use crate::admin::status::{Blocker, Frontier, Partition, Reason};
-use crate::words::{age, harmless};
+use crate::words::{age, harmless, listed};
+
+/// So many partitions are named where more are meant.
+const NAMED_MAX: usize = 3;
 
 /// "pid 4711 (psql, idle in transaction for 34 s) holds up fb-w1.0".
 pub fn blocks(blocker: &Blocker) -> String {
@@ -40,6 +43,14 @@ pub fn record(partition: &Partition, frontier: &Frontier) -> String {
 
 pub fn name_of(partition: &Partition) -> String {
     format!("{} [{}]", harmless(&partition.topic), partition.partition)
+}
+
+/// All of them, or the first ones and how many more.
+pub fn some_of(names: &[String]) -> String {
+    match names.len().checked_sub(NAMED_MAX) {
+        Some(more @ 1..) => format!("{} and {more} more", names[..NAMED_MAX].join(", ")),
+        Some(0) | None => listed(names),
+    }
 }
 
 /// ": what PostgreSQL said (its code)." or only the end of the sentence.

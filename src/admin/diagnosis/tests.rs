@@ -55,6 +55,13 @@ fn calm_is_said_to_be_calm() {
     );
     check(|status| late(status, 4_000, "writing"), &["calm nobody: Keeping up: the oldest write waits for 4.0 s."]);
     check(
+        |status| {
+            late(status, 8_800, "writing");
+            status.totals.durable_per_s = 0.0;
+        },
+        &["calm nobody: The oldest write waits for 8.8 s."],
+    );
+    check(
         |status| status.totals.message_lag = None,
         &["calm nobody: Nothing waits, as far as is known: no partition's log has been looked at yet."],
     );
@@ -162,7 +169,13 @@ fn who_is_late_and_why() {
         },
         &["warn kafka: Kafka hands out nothing of updates [0], where 112 records wait, the oldest for 40 s."],
     );
-    check(unfetched, &["warn forebay: Catching up: 40 s behind, 120 records to go, 11,988/s become durable."]);
+    check(
+        |status| {
+            unfetched(status);
+            status.partitions[0].paused = true;
+        },
+        &["warn forebay: Catching up: 40 s behind, 120 records to go, 11,988/s become durable."],
+    );
     check(
         |status| {
             unfetched(status);
@@ -181,6 +194,48 @@ fn who_is_late_and_why() {
             "note nobody: 1 of 9 partitions are being taken over.",
         ],
     );
+}
+
+/// Once all was "Catching up", at the pace of the other partitions.
+#[test]
+fn partitions_behind_an_open_transaction_catch_up_with_nothing() {
+    check(
+        |status| {
+            unfetched(status);
+            late_at(status, 1, 30_000, "unfetched");
+            status.partitions[1].frontier.as_mut().expect("set").shard = None;
+            // Behind for a reason of its own.
+            late_at(status, 2, 20_000, "queued");
+        },
+        &[
+            "warn kafka: Kafka hands out nothing of updates [0] and updates [1], where 224 records wait, the oldest for 40 s, \
+             while it does of others: a producer's open transaction may hold this back.",
+        ],
+    );
+}
+
+/// Once it was "Keeping up" for the ten seconds before a write is late, at no records a second.
+#[test]
+fn who_holds_a_lock_is_said_before_anything_is_late() {
+    let locked = |status: &mut Status, waits_ms, blocked_ms| {
+        status.shards[1] = bad_night().shards.remove(1);
+        status.shards[1].pace.active.clear();
+        let blocker = &mut status.shards[1].contention.as_mut().expect("sampled").blockers[0];
+        (blocker.blocked_for_ms, blocker.transaction_age_ms) = (blocked_ms, Some(9_000));
+        late(status, waits_ms, "writing");
+        let frontier = status.partitions[0].frontier.as_mut().expect("set");
+        (frontier.shard, frontier.blocked_by) = (Some("b".to_owned()), vec![4711]);
+        status.totals.durable_per_s = 0.0;
+    };
+    check(
+        |status| locked(status, 8_800, 8_000),
+        &[
+            "warn database b: Shard b is lock-bound: pid 4711 (psql, user ann, idle in transaction for 9.0 s) holds up fb-w1.0 on \
+             public.subscriptions, and with it key a1:s7 of updates [0], for 8.8 s.",
+        ],
+    );
+    check(|status| locked(status, 8_800, 2_000), &["calm nobody: The oldest write waits for 8.8 s."]);
+    check(|status| locked(status, 2_900, 2_900), &["calm nobody: Caught up."]);
 }
 
 /// Once Kafka was to blame for whatever was not committed.

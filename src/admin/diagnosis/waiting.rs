@@ -1,8 +1,8 @@
 //! Why the writes that are late are: once for each shard, and once for what no shard explains.
 
-use super::sentence::{behind, blocks, name_of, reason_of, record, sentence, word};
+use super::sentence::{behind, blocks, name_of, reason_of, record, sentence, some_of, word};
 use super::{
-    BLOCKED_MS, Culprit, Found, HANGS_MS, LATE_MS, LOCKED_MS, STANDS_PER_S, Severity, is_taken_over, moving,
+    BLOCKED_MS, Culprit, Found, HANGS_MS, LATE_MS, LOCKED_MS, STANDS_PER_S, Severity, WAITS_MS, is_taken_over, moving,
     oldest_unparked,
 };
 use crate::admin::status::{Frontier, Partition, Shard, Status};
@@ -27,19 +27,31 @@ impl Late<'_> {
     fn since(&self) -> String {
         age(self.partition.unparked_lag_ms)
     }
+
+    fn is_late(&self) -> bool {
+        self.partition.unparked_lag_ms >= LATE_MS
+    }
+
+    /// Kafka hands out nothing of it, although it could: something that is not fetched is as old as that.
+    fn is_withheld(&self) -> bool {
+        self.place() == "unfetched" && !self.partition.paused && !is_taken_over(self.partition)
+    }
 }
 
 impl Found {
     pub(super) fn waiting(&mut self, status: &Status) {
-        let late = moving(status).filter(|partition| partition.unparked_lag_ms >= LATE_MS);
-        let mut late: Vec<Late<'_>> =
-            late.map(|partition| Late { partition, frontier: oldest_unparked(partition) }).collect();
-        late.sort_by_key(|late| std::cmp::Reverse(late.partition.unparked_lag_ms));
+        let waits = moving(status).filter(|partition| partition.unparked_lag_ms >= WAITS_MS);
+        let mut waits: Vec<Late<'_>> =
+            waits.map(|partition| Late { partition, frontier: oldest_unparked(partition) }).collect();
+        waits.sort_by_key(|late| std::cmp::Reverse(late.partition.unparked_lag_ms));
+        let late = &waits[..waits.partition_point(Late::is_late)];
         let mut explained: Vec<&str> = Vec::new();
         for shard in &status.shards {
-            let oldest = late.iter().find(|late| late.shard() == Some(&shard.name)).copied();
+            let of_it = |late: &&Late<'_>| late.shard() == Some(&shard.name);
             // Of one that is away, or was not reached, that was said.
-            if shard.state != "up" || self.shard_waits(shard, oldest) {
+            let is_up = shard.state == "up";
+            let locked = is_up && self.locked(shard, waits.iter().find(of_it).copied());
+            if !is_up || self.shard_waits(shard, late.iter().find(of_it).copied(), locked) {
                 explained.push(&shard.name);
             } else {
                 self.paced(shard);
@@ -56,31 +68,41 @@ impl Found {
             None => any_away && is_taken_over(late.partition),
         };
         if let Some(oldest) = late.iter().find(|late| !is_explained(late)) {
-            self.elsewhere(status, oldest);
+            self.elsewhere(status, oldest, late);
         }
     }
 
-    /// Whether it was said why the shard's writes wait.
-    fn shard_waits(&mut self, shard: &Shard, oldest: Option<Late<'_>>) -> bool {
-        let name = harmless(&shard.name);
-        let database = Culprit::Database(&shard.name);
+    /// Whether it was said that somebody holds a lock which the shard's writes wait for. `oldest` waits, and need not be late: who
+    /// holds it up is known before.
+    fn locked(&mut self, shard: &Shard, oldest: Option<Late<'_>>) -> bool {
         let writes = oldest.filter(|late| late.place() != "uncommitted");
         let blocker = shard.contention.as_ref().and_then(|contention| contention.blockers.first());
-        let blocker = blocker.filter(|blocker| writes.is_some() || blocker.blocked_for_ms >= BLOCKED_MS);
-        if let Some(blocker) = blocker {
-            let long = blocker.blocked_for_ms >= LOCKED_MS || blocker.transaction_age_ms.unwrap_or(0) >= LOCKED_MS;
-            let severity = if long { Severity::Bad } else { Severity::Warn };
-            let which = writes.and_then(|late| Some(behind(late.partition, late.frontier?, blocker.pid)));
-            let text = format!("Shard {name} is lock-bound: {}{}.", blocks(blocker), which.unwrap_or_default());
-            self.say(severity, database, text);
-        }
-        let Some(late) = oldest else { return blocker.is_some() };
-        let Some(frontier) = late.frontier else { return blocker.is_some() };
+        let Some(blocker) = blocker.filter(|blocker| match &writes {
+            Some(late) => late.is_late() || blocker.blocked_for_ms >= WAITS_MS,
+            None => blocker.blocked_for_ms >= BLOCKED_MS,
+        }) else {
+            return false;
+        };
+        let long = blocker.blocked_for_ms >= LOCKED_MS || blocker.transaction_age_ms.unwrap_or(0) >= LOCKED_MS;
+        let severity = if long { Severity::Bad } else { Severity::Warn };
+        let which = writes.and_then(|late| Some(behind(late.partition, late.frontier?, blocker.pid)));
+        let name = harmless(&shard.name);
+        let text = format!("Shard {name} is lock-bound: {}{}.", blocks(blocker), which.unwrap_or_default());
+        self.say(severity, Culprit::Database(&shard.name), text);
+        true
+    }
+
+    /// Whether it was said why the shard's writes wait; `locked`: that somebody holds a lock was.
+    fn shard_waits(&mut self, shard: &Shard, oldest: Option<Late<'_>>, locked: bool) -> bool {
+        let name = harmless(&shard.name);
+        let database = Culprit::Database(&shard.name);
+        let Some(late) = oldest else { return locked };
+        let Some(frontier) = late.frontier else { return locked };
         if late.place() == "uncommitted" {
             self.say(Severity::Warn, database, unacknowledged(shard, late));
             return true;
         }
-        if blocker.is_some() {
+        if locked {
             return true;
         }
         if let Some(last) = &frontier.last {
@@ -119,21 +141,18 @@ impl Found {
     }
 
     /// Why a partition is late where no shard is to blame.
-    fn elsewhere(&mut self, status: &Status, late: &Late<'_>) {
+    fn elsewhere(&mut self, status: &Status, late: &Late<'_>, all: &[Late<'_>]) {
         let totals = &status.totals;
         let (since, place) = (late.since(), name_of(late.partition));
         let moves = totals.durable_per_s >= STANDS_PER_S;
-        let left = late.partition.message_lag.map(|lag| counted(lag, "record"));
         let (culprit, text) = if is_taken_over(late.partition) {
             (Culprit::Nobody, format!("{place} is being taken over, and {since} behind meanwhile."))
         } else if late.place() == "uncommitted" {
             let text =
                 format!("Kafka has not taken the commit of what is durable of {place}; the oldest is {since} old.");
             (Culprit::Kafka, text)
-        } else if late.place() == "unfetched" && !late.partition.paused && totals.fetched_per_s < STANDS_PER_S {
-            let left = left.unwrap_or_else(|| "records".to_owned());
-            let text = format!("Kafka hands out nothing of {place}, where {left} wait, the oldest for {since}.");
-            (Culprit::Kafka, text)
+        } else if late.is_withheld() {
+            (Culprit::Kafka, withheld(all, totals.fetched_per_s >= STANDS_PER_S))
         } else if late.place() == "waiting" {
             (Culprit::Nobody, format!("{place} waits for its shard's takeover, for {since}."))
         } else {
@@ -149,6 +168,20 @@ impl Found {
         };
         self.say(Severity::Warn, culprit, text);
     }
+}
+
+/// What Kafka does not hand out, the oldest first; `others`: it does hand out other partitions.
+fn withheld(late: &[Late<'_>], others: bool) -> String {
+    let withheld: Vec<&Late<'_>> = late.iter().filter(|late| late.is_withheld()).collect();
+    let names: Vec<String> = withheld.iter().map(|late| name_of(late.partition)).collect();
+    let lags = withheld.iter().map(|late| late.partition.message_lag);
+    let left = lags.sum::<Option<u64>>().map_or_else(|| "records".to_owned(), |lag| counted(lag, "record"));
+    let since = withheld.first().map(|late| late.since()).unwrap_or_default();
+    let why = match others {
+        true => ", while it does of others: a producer's open transaction may hold this back",
+        false => "",
+    };
+    format!("Kafka hands out nothing of {}, where {left} wait, the oldest for {since}{why}.", some_of(&names))
 }
 
 /// It is durable, and not stored as progress there: a replica that must have it lags, or the shard does not answer.

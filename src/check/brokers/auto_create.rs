@@ -49,7 +49,8 @@ impl Wake for Unpark {
     }
 }
 
-fn wait<F: Future>(future: F, deadline: Duration) -> Option<F::Output> {
+/// Waits for one of them; none: no answer in time.
+pub fn wait<F: Future>(future: F, deadline: Duration) -> Option<F::Output> {
     let until = Instant::now() + deadline;
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);

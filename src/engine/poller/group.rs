@@ -138,9 +138,14 @@ impl<S: Source> Poller<S> {
 
     /// Whether the source took the answer; otherwise it is given again later, after a poll.
     fn assign(&mut self, partitions: &[TopicPartition]) -> Result<bool, Stop> {
-        let start = |core: &mut Core, at: TopicPartition| match core.partition(at) {
-            Some(p) if p.phase == Phase::Located => Start::At(p.start),
-            _ => Start::Never,
+        let start = |core: &mut Core, at: TopicPartition| {
+            // From the first record on: a rebalance must not let anything of a paused topic through.
+            let paused = core.signals.is_paused(at.topic);
+            match core.partition(at) {
+                Some(p) if p.phase == Phase::Located && paused => Start::Paused(p.start),
+                Some(p) if p.phase == Phase::Located => Start::At(p.start),
+                _ => Start::Never,
+            }
         };
         let starts: Vec<(TopicPartition, Start)> =
             partitions.iter().map(|at| (*at, start(&mut self.core, *at))).collect();
@@ -151,9 +156,10 @@ impl<S: Source> Poller<S> {
         for (at, start) in starts {
             if let Some(p) = self.core.partition(at) {
                 p.assigned = true;
-                if matches!(start, Start::At(_)) {
+                if start != Start::Never {
                     p.phase = Phase::Running;
                 }
+                p.paused |= matches!(start, Start::Paused(_));
             }
         }
         Ok(true)

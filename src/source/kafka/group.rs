@@ -161,6 +161,7 @@ impl KafkaSource {
         let start = |at: TopicPartition| partitions.iter().find(|(p, _)| *p == at).map(|(_, start)| *start);
         let part = |at| match start(at) {
             Some(Start::At(next)) => Part::new(at, next, Flow::Running),
+            Some(Start::Paused(next)) => Part::new(at, next, Flow::Running).begins_paused(),
             Some(Start::Never) | None => Part::new(at, NextOffset(0), Flow::Stopped),
         };
         let parts: Vec<Part> = self.known(&rebalance).into_iter().map(part).collect();

@@ -2,6 +2,7 @@
 
 mod admin;
 mod bad_input;
+mod bench;
 mod chaos;
 mod contention;
 mod end_to_end;

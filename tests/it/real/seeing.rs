@@ -4,6 +4,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use forebay::admin::status::{Frontier, Partition, Status};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::{LEDGER, count, ledger_topic, publish, publish_all, shard};
 use crate::support::{Admin, Database, Forebay, OwnServices, PATIENCE, Rig, Server, Service, Stop, Topic, wait_until};
@@ -85,6 +87,40 @@ fn lag_is_what_kafka_says_and_its_age_grows_in_real_seconds_while_nothing_is_con
     setup.wait_until_calm(1300);
     assert_eq!(setup.lag_by_kafka(), 0);
     assert_eq!(count(&mut setup.database.connect(), "ledger"), 1300);
+    setup.forebay.terminate().expect(0);
+}
+
+/// What is paused stays so when the group deals its partitions out anew: nothing is let through meanwhile.
+#[test]
+fn a_paused_topic_stays_paused_through_rebalances() {
+    let setup = Setup::new();
+    publish(&setup.topic, 0..100, 10);
+    setup.wait_until_calm(100);
+    setup.pause("/pause");
+    setup.admin.wait_for("a paused topic", |status| status.partitions.iter().all(|p| p.paused));
+    publish(&setup.topic, 100..20_100, 10);
+    for _ in 0..2 {
+        let member: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", setup.topic.bootstrap())
+            .set("group.id", setup.rig.group())
+            .set("enable.auto.commit", "false")
+            .create()
+            .expect("a consumer");
+        member.subscribe(&[setup.topic.name()]).expect("a subscription");
+        wait_until(PATIENCE, "another member of the group", || {
+            let _ = member.poll(Duration::from_millis(50));
+            setup.admin.status().partitions.len() == 1
+        });
+        drop(member);
+        setup.admin.wait_for("both partitions again", |status| status.partitions.len() == 2);
+        setup.admin.wait_for("their lag", |status| status.totals.message_lag == Some(20_000));
+    }
+    let status = setup.admin.status();
+    assert_eq!(status.totals.durable, 100, "the topic is paused: {status:#?}");
+    assert!(status.partitions.iter().all(|p| p.paused), "{status:#?}");
+    assert_eq!(count(&mut setup.database.connect(), "ledger"), 100);
+    setup.pause("/resume");
+    setup.wait_until_calm(20_100);
     setup.forebay.terminate().expect(0);
 }
 

@@ -277,11 +277,12 @@ impl Source for FakeSource {
         self.may_take_answer()?;
         self.unanswered = None;
         for &(at, start) in partitions {
-            let next = match start {
-                Start::At(next) => Some(next.0),
-                Start::Never => None,
+            let (next, paused) = match start {
+                Start::At(next) => (Some(next.0), false),
+                Start::Paused(next) => (Some(next.0), true),
+                Start::Never => (None, false),
             };
-            self.place(at, next, false);
+            self.place(at, next, paused);
         }
         Ok(())
     }

@@ -1,9 +1,12 @@
 //! Connections to servers that speak TLS, and to one that does not speak at all.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +26,7 @@ use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509NameBuilder};
 use postgres::{Client, SimpleQueryMessage};
 use rustix::net::sockopt;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::support::{Database, OwnServices, Proxy, Server, Service, handler_config, port_of, shard, wait_until};
 
@@ -150,6 +154,40 @@ fn tls_as_the_connection_string_says() {
     let (at, _) = url.split_once(' ').unwrap();
     let query = of_ours.replace(' ', "&");
     assert_eq!(connect(&format!("{at}/forebay?sslmode=verify-ca&{}&{query}", root)), Ok(true), "the same as a URL");
+}
+
+const CHILD: &str = "sink::connecting::in_a_process_of_its_own";
+
+/// rust-postgres panics, or says that a connection was closed. In a process of its own: nobody else there can open anything either.
+#[test]
+fn without_descriptors_that_is_the_reason() {
+    let output = Command::new(std::env::current_exe().unwrap()).args(["--exact", CHILD, "--ignored"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+#[ignore = "run by without_descriptors_that_is_the_reason"]
+fn in_a_process_of_its_own() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let settings = shard("s0", &format!("host=127.0.0.1 port={port} user=forebay sslmode=disable"));
+    let mut connector = Connector::new(&settings, "group", "test").unwrap();
+    let limit = Rlimit { current: Some(64), ..getrlimit(Resource::Nofile) };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let mut copies: Vec<_> = std::iter::from_fn(|| listener.try_clone().ok()).collect();
+    // With none left, and with a few that are used up on the way.
+    for left in 0..4 {
+        copies.truncate(copies.len() - usize::from(left > 0));
+        match connector.connect() {
+            Err(Failure::Outage(reason)) if reason.text.contains("no file descriptor left") => {
+                assert!(reason.text.contains("Too many open files"), "{reason}");
+            }
+            // The attempt has given back what it had by then.
+            Err(Failure::Outage(_)) if left > 0 => {}
+            other => panic!("{left} left: {:?}", other.err()),
+        }
+    }
 }
 
 /// rust-postgres bounds the TCP connect only. A server that hangs behind it must not hang its thread, nor collect one
@@ -308,4 +346,27 @@ fn making_a_new_map_known_does_not_wait_without_an_end() {
     proxy.swallow(false);
     wait_until(Duration::from_secs(20), "the shard to be there again", || locate().0.is_ok());
     assert!(known("c"));
+}
+
+/// Those that open a pool's connections.
+fn openers() -> BTreeSet<OsString> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("the threads").flatten();
+    let is_opener = |task: &std::fs::DirEntry| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("pg-pool"))
+    };
+    tasks.filter(is_opener).map(|task| task.file_name()).collect()
+}
+
+/// Each question to a database has a pool of its own: were its threads to stay for a while, they would be many.
+#[test]
+fn a_pools_threads_end_with_it() {
+    let database = Database::create(Server::A, "pooled");
+    let config = handler_config("group", &[database.dsn()], &["topic"]);
+    let before = openers();
+    let lent = Pool::new(&config.shards[0], "group", "check", 1).unwrap().get().expect("a connection");
+    // Those of other tests' pools, maybe, which end as well.
+    let ours: BTreeSet<_> = openers().difference(&before).cloned().collect();
+    assert!(!ours.is_empty(), "nobody opens connections");
+    drop(lent);
+    wait_until(Duration::from_secs(20), "the pool's threads to end", || openers().is_disjoint(&ours));
 }

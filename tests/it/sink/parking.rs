@@ -541,6 +541,21 @@ fn an_absurd_timestamp_is_none() {
     check(&world, "1:1", "", "1", 2);
 }
 
+/// A producer whose clock runs ahead would make it as old as nothing for that long.
+#[test]
+fn what_is_parked_is_at_least_as_old_as_that() {
+    let (world, mut writer) = world("parking_ahead");
+    Try { park: &[0], ..Try::new(0, &[("a", r#"{"id":1,"v":1}"#)]) }.run(&mut writer).expect("parked");
+    let mut control = world.located();
+    let mut timestamp = || control.oldest_parked(TOPIC, &[AT.partition]).expect("an answer")[0].timestamp_ms;
+    assert_eq!(timestamp(), 1_700_000_000_123);
+    world.database.execute("UPDATE forebay.parked SET ts = now() + interval '50 minutes'");
+    let parked_at = timestamp();
+    let mut client = world.database.connect();
+    let sql = "SELECT (extract(epoch FROM parked_at) * 1000)::bigint FROM forebay.parked";
+    assert_eq!(parked_at, client.query_one(sql, &[]).unwrap().get::<_, i64>(0));
+}
+
 /// A dead letter is replayed when its table has been mended: the slow lane looks at the table again.
 #[test]
 fn the_slow_lane_sees_that_a_table_was_altered() {

@@ -198,6 +198,35 @@ fn several_who_share_a_row() {
     eye.until("one of them to be gone", |snapshot| found(snapshot) == expected);
 }
 
+/// Roles belong to the whole server, their names to the encoding of the database where they were made.
+#[test]
+fn a_blocker_whose_name_is_no_utf8() {
+    let (world, _) = world("sampling_name");
+    let (plain, latin) = (unique_name("sampling_role"), unique_name("sampling_latin"));
+    let mut admin = world.database.connect();
+    admin.batch_execute(&format!("CREATE ROLE {plain} LOGIN SUPERUSER")).unwrap();
+    let kind = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
+    admin.batch_execute(&format!("CREATE DATABASE {latin} {kind}")).unwrap();
+    let config: postgres::Config = world.database.dsn().parse().unwrap();
+    let mut blocker = config.clone().user(&plain).connect(NoTls).unwrap();
+    blocker.batch_execute("BEGIN; UPDATE target SET v = 0 WHERE id = 1").unwrap();
+    let mut elsewhere = config.clone().dbname(&latin).connect(NoTls).unwrap();
+    elsewhere.batch_execute(&format!("ALTER ROLE {plain} RENAME TO \"{plain}é\"")).unwrap();
+
+    let backends = Arc::new(Backends::default());
+    let mut eye = Eye::new(&world, &backends);
+    let mut writer = writer(&world, &backends, "fb-w0.0");
+    assert_eq!(Try::probing(0, &[("a", r#"{"id": 1, "v": 1}"#)], Then::Skip).parks(&mut writer), [0]);
+    let blockers = eye.look().blockers;
+    assert_eq!(blockers[0].session.user, Some(format!("{plain}\u{fffd}")));
+
+    drop(blocker);
+    let dropped = format!("DROP ROLE \"{plain}é\"");
+    wait_until(PATIENCE, "the role to be gone", || elsewhere.batch_execute(&dropped).is_ok());
+    drop(elsewhere);
+    admin.batch_execute(&format!("DROP DATABASE {latin} WITH (FORCE)")).unwrap();
+}
+
 /// Who waits for somebody who waits: named is the one at the end, with those in between.
 #[test]
 fn the_root_of_a_chain() {

@@ -9,6 +9,14 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Server, unique_name};
 
+/// What tells `bin/services` the ports, in the order of [`OwnServices`]'.
+const PORTS: [&str; 4] = [
+    "FOREBAY_SERVICES_PORT_KAFKA",
+    "FOREBAY_SERVICES_PORT_CONTROLLER",
+    "FOREBAY_SERVICES_PORT_PG_A",
+    "FOREBAY_SERVICES_PORT_PG_B",
+];
+
 /// One of the things that `bin/services` runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
@@ -53,8 +61,10 @@ impl OwnServices {
 
     /// The same with another property of the broker.
     pub fn start_with(services: &[Service], kafka: &'static str) -> OwnServices {
-        // Below the system's directory, because PostgreSQL's own user has to get there.
-        let directory = std::env::temp_dir().join(unique_name("forebay_services"));
+        // Below the system's directory, because PostgreSQL's own user has to get there. `bin/test` names one of its own, in which
+        // it finds what a run that was killed left behind.
+        let parent = std::env::var_os("FOREBAY_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let directory = parent.join(unique_name("forebay_services"));
         let own = OwnServices { directory, ports: free_ports(), kafka };
         own.run("up", services, &[]);
         own
@@ -134,19 +144,23 @@ impl OwnServices {
         }
     }
 
+    /// `bin/services` on their directory, as from a shell that knows nothing of their ports.
+    fn script(&self, command: &str) -> Command {
+        let mut script = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/bin/services"));
+        script.arg(command).env("FOREBAY_SERVICES_DIR", &self.directory);
+        for name in PORTS {
+            script.env_remove(name);
+        }
+        script
+    }
+
     fn try_run(&self, command: &str, services: &[Service], more: &[&str]) -> Result<(), String> {
-        let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/bin/services"))
-            .arg(command)
+        let output = self
+            .script(command)
             .args(services.iter().map(|service| service.word()))
             .args(more)
-            .env("FOREBAY_SERVICES_DIR", &self.directory)
             .env("FOREBAY_SERVICES_KAFKA_PROPERTIES", self.kafka)
-            .envs(
-                ["KAFKA", "CONTROLLER", "PG_A", "PG_B"]
-                    .iter()
-                    .zip(self.ports)
-                    .map(|(name, port)| (format!("FOREBAY_SERVICES_PORT_{name}"), port.to_string())),
-            )
+            .envs(PORTS.iter().zip(self.ports).map(|(name, port)| (name, port.to_string())))
             .output()
             .map_err(|e| format!("bin/services: {e}"))?;
         if output.status.success() {
@@ -192,4 +206,25 @@ fn own_services_start_restart_and_go() {
     let directory = own.directory().to_owned();
     drop(own);
     assert!(!directory.exists());
+}
+
+/// At the usual ports those of another checkout may run: tests would then use its databases.
+#[test]
+fn what_runs_is_found_at_its_own_ports_by_those_who_do_not_know_them() {
+    let own = OwnServices::start(&[Service::Kafka, Service::Pg(Server::A)]);
+    let said = own.script("env").output().expect("bin/services");
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let expected = format!(
+        "export FOREBAY_TEST_KAFKA={}\nexport FOREBAY_TEST_PG_A={}\nexport FOREBAY_TEST_PG_B=''\n",
+        own.kafka_bootstrap(),
+        own.pg_dsn(Server::A).replace(' ', "\\ ")
+    );
+    assert_eq!(String::from_utf8_lossy(&said.stdout), expected);
+
+    for (name, port) in PORTS.iter().zip(own.ports).take(3) {
+        let other = (port - 1).to_string();
+        let refused = own.script("up").arg("pg_a").env(name, other).output().expect("bin/services");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains(&format!("runs at port {port}, and {name}=")), "{said}");
+    }
 }

@@ -1,10 +1,10 @@
 //! A pseudo-terminal with a program in it: what stands on its screen, and keys for it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -125,15 +125,27 @@ impl Terminal {
         self.is_given_back();
     }
 
+    /// Somebody pressed Ctrl-Z, and it stands.
+    pub fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a process");
+        stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+    }
+
     /// It ends well, and the terminal is as it was: no alternate screen, a cursor, lines that are edited and echoed.
     #[track_caller]
     pub fn is_given_back(&mut self) {
-        let mut code = None;
+        let status = self.gives_back();
+        assert_eq!(status.code(), Some(0), "{}", self.screen());
+    }
+
+    /// The terminal is as it was; how the program ended.
+    #[track_caller]
+    pub fn gives_back(&mut self) -> ExitStatus {
+        let mut status = None;
         wait_until(PATIENCE, "the end of the program", || {
-            code = self.child.try_wait().expect("a child");
-            code.is_some()
+            status = self.child.try_wait().expect("a child");
+            status.is_some()
         });
-        assert_eq!(code.and_then(|code| code.code()), Some(0), "{}", self.screen());
         self.wait_until("the screen of before", |_| {
             let seen = self.seen.lock().unwrap();
             !seen.screen.screen().alternate_screen() && !seen.screen.screen().hide_cursor()
@@ -141,6 +153,7 @@ impl Terminal {
         let modes = tcgetattr(&self.slave).expect("settings").local_modes;
         assert!(modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG), "{modes:?}");
         assert!(self.raw().contains("\x1b[?1049h"), "it never took the screen");
+        status.expect("it was waited for")
     }
 }
 
