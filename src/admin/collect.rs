@@ -165,12 +165,6 @@ impl Collector {
         hangs.then(|| format!("the poller has not turned for {} s", age.as_secs()))
     }
 
-    /// As [`status`](Collector::status) has it, alone.
-    pub fn ready(&self) -> Ready {
-        let look = self.look();
-        readiness(&look, &look.shards(), &look.topics(&[]))
-    }
-
     fn totals(&self, look: &Look<'_>, partitions: &[Partition], shards: &[Shard]) -> Totals {
         let counters = self.observer.counters();
         let lags: Vec<u64> = partitions.iter().filter_map(|p| p.message_lag).collect();

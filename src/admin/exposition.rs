@@ -114,17 +114,16 @@ pub const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 /// Lines logged, by level.
 pub type LogLines = [(&'static str, u64); 5];
 
-/// Everything, as text. `lines` says what was logged.
-pub fn text(collector: &Collector, lines: &LogLines) -> String {
-    let status = collector.status();
+/// Everything, as text. `status` is the collector's; `lines` says what was logged.
+pub fn text(collector: &Collector, status: &Status, lines: &LogLines) -> String {
     let mut families = Families::default();
-    process(&mut families, &status, lines);
+    process(&mut families, status, lines);
     totals(&mut families, collector);
     status.partitions.iter().for_each(|p| partition(&mut families, p));
     if collector.observer().config().admin.lag_exporter_names {
-        lag_exporters(&mut families, &status);
+        lag_exporters(&mut families, status);
     }
-    topics(&mut families, collector, &status);
+    topics(&mut families, collector, status);
     by_topic_and_shard(&mut families, collector);
     for (index, shard) in status.shards.iter().enumerate() {
         of_shard(&mut families, collector, ShardIx(index as u16), shard);

@@ -12,6 +12,7 @@ use crate::admin::exposition::{self, LogLines};
 use crate::admin::kept::Kept;
 use crate::admin::lines::Lines;
 use crate::admin::page;
+use crate::admin::status;
 use crate::config::secret::Secret;
 use crate::http::{Counts, Peer, Request, Response, Served, Service, Status, Ticket};
 use crate::types::TopicIx;
@@ -51,8 +52,15 @@ pub struct Routes {
     token: Option<Secret>,
     /// When the collector last kept what was counted.
     counted_at: Instant,
-    metrics: Kept,
-    status: Kept,
+    kept: Kept<Moment>,
+}
+
+/// What is said of a moment, by whatever path: nobody is told of something that has not happened yet by another one.
+struct Moment {
+    status: status::Status,
+    /// Once somebody has asked for them.
+    json: Option<Response>,
+    metrics: Option<Response>,
 }
 
 /// A topic, by its name.
@@ -102,8 +110,7 @@ enum Wanted {
 
 impl Routes {
     pub fn new(collector: Arc<Collector>, logs: Arc<Logs>, lines: Lines, token: Option<Secret>) -> Routes {
-        let (metrics, status) = (Kept::default(), Kept::default());
-        Routes { collector, logs, lines, token, counted_at: Instant::now(), metrics, status }
+        Routes { collector, logs, lines, token, counted_at: Instant::now(), kept: Kept::default() }
     }
 
     fn route(&mut self, request: &Request<'_>) -> Result<Wanted, Response> {
@@ -111,21 +118,18 @@ impl Routes {
         let (get, post) = (matches!(method, "GET" | "HEAD"), method == "POST");
         if post {
             // Whoever gave an order sees what came of it.
-            self.metrics.forget();
-            self.status.forget();
+            self.kept.forget();
         }
         match request.path() {
             path if !get && !post => Err(not_allowed(path)),
             "/" if get => Ok(Wanted::Answer(page())),
             "/healthz" if get => Ok(Wanted::Answer(self.healthz())),
-            "/readyz" if get => Ok(Wanted::Answer(self.readyz(self.is_known(request)))),
-            "/metrics" if get => Ok(Wanted::Answer(self.metrics.get(Instant::now(), || {
-                let text = exposition::text(&self.collector, &(self.logs.lines)());
-                Response::with_body(Status::OK, EXPOSITION, text)
-            }))),
-            "/status" if get => Ok(Wanted::Answer(self.status.get(Instant::now(), || {
-                Response::json(Status::OK, serde_json::to_vec(&self.collector.status()).unwrap_or_default())
-            }))),
+            "/readyz" if get => {
+                let is_known = self.is_known(request);
+                Ok(Wanted::Answer(self.readyz(is_known)))
+            }
+            "/metrics" if get => Ok(Wanted::Answer(self.metrics())),
+            "/status" if get => Ok(Wanted::Answer(self.status())),
             "/parked" if get => Ok(Wanted::Action(Action::Parked { limit: limit(request)? })),
             "/dead-letters" if get => Ok(Wanted::Action(Action::Letters { limit: limit(request)? })),
             "/park" if post => Action::park(posted(request)?).map(Wanted::Action),
@@ -185,14 +189,29 @@ impl Routes {
     }
 
     /// What databases say of themselves is for those who are known.
-    fn readyz(&self, is_known: bool) -> Response {
-        let ready = self.collector.ready();
+    fn readyz(&mut self, is_known: bool) -> Response {
+        let ready = &moment(&mut self.kept, &self.collector).status.ready;
         let mut text = if is_known { ready.reasons.join("\n") } else { String::new() };
         if text.is_empty() {
             text.push_str(if ready.ready { "ready" } else { "not ready" });
         }
         text.push('\n');
         Response::text(if ready.ready { Status::OK } else { Status::SERVICE_UNAVAILABLE }, text)
+    }
+
+    fn status(&mut self) -> Response {
+        let Moment { status, json, .. } = moment(&mut self.kept, &self.collector);
+        let made = || Response::json(Status::OK, serde_json::to_vec(status).unwrap_or_default()).into_shared();
+        json.get_or_insert_with(made).clone()
+    }
+
+    fn metrics(&mut self) -> Response {
+        let Moment { status, metrics, .. } = moment(&mut self.kept, &self.collector);
+        let made = || {
+            let text = exposition::text(&self.collector, status, &(self.logs.lines)());
+            Response::with_body(Status::OK, EXPOSITION, text).into_shared()
+        };
+        metrics.get_or_insert_with(made).clone()
     }
 
     fn pause(&self, of: &[u8], paused: bool) -> Answer {
@@ -220,6 +239,10 @@ impl Routes {
         tracing::info!("admin: what is logged is {level:?} now");
         Ok(done(&format!("what is logged is {level:?} now")))
     }
+}
+
+fn moment<'k>(kept: &'k mut Kept<Moment>, collector: &Collector) -> &'k mut Moment {
+    kept.get(Instant::now(), || Moment { status: collector.status(), json: None, metrics: None })
 }
 
 /// What an `Authorization` of the scheme Bearer brings along; the scheme's name is written in any case (RFC 9110, 11.1).

@@ -175,7 +175,8 @@ fn a_status_is_made_for_all_who_ask_and_shows_what_was_ordered() {
     };
     let setup = Setup::with(logs, Duration::from_secs(10));
     let mut stream = setup.connect();
-    let status = format!("GET /status HTTP/1.1\r\n{HOST}\r\n").repeat(100);
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\n{HOST}\r\n");
+    let status = (ask("/readyz") + &ask("/metrics") + &ask("/status")).repeat(100);
     let body = "{\"level\":\"debug\"}";
     let order = format!(
         "POST /log-level HTTP/1.1\r\n{HOST}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",

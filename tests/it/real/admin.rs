@@ -217,6 +217,50 @@ fn the_page_and_the_terminal_show_what_status_says_and_act_on_it() {
     setup.forebay.terminate().expect(0);
 }
 
+/// A listing of some two megabytes, eight times for each of a hundred connections, which read nothing.
+#[test]
+fn listings_that_nobody_takes_hold_little() {
+    let setup = Setup::new("");
+    publish(&setup.topic, 0..20, 10);
+    setup.admin.wait_for("the rows", |status| status.totals.durable == 20);
+    setup.database.execute(
+        "INSERT INTO forebay.dead_letter (source, grp, topic, partition, \"offset\", sqlstate, error, key) SELECT s.id, s.grp, \
+         s.topic, 0, n, '22P02', repeat('e', 1000), decode(repeat('6b', 1000), 'hex') FROM forebay.source s, \
+         generate_series(1, 1000) n",
+    );
+    let listing = setup.admin.get("/dead-letters?limit=1000").expect(200);
+    let listing: serde_json::Value = serde_json::from_str(&listing).expect("JSON");
+    let (shown, left_out) = (listing["entries"].as_array().expect("entries").len() as u64, &listing["left_out"]);
+    assert!(left_out.as_u64() == Some(1000 - shown) && shown < 1000, "{shown} {left_out}");
+    let memory = || setup.admin.status().process.memory_bytes.expect("/proc") >> 20;
+    let before = memory();
+    let address: std::net::SocketAddr = setup.admin.address().parse().expect("an address");
+    let rude: Vec<std::net::TcpStream> = (0..100)
+        .map(|_| {
+            let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
+            let socket = socket.expect("a socket");
+            rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4096).expect("an option");
+            rustix::net::connect(&socket, &address).expect("it listens");
+            let mut stream = std::net::TcpStream::from(socket);
+            let request = "GET /dead-letters?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(8);
+            std::io::Write::write_all(&mut stream, request.as_bytes()).expect("there is room for it");
+            stream
+        })
+        .collect();
+    // Those that are cut are cut once there is more of them than may be.
+    for stream in &rude {
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let seen = stream.peek(&mut [0; 9]);
+        assert!(!matches!(&seen, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock), "{seen:?}");
+    }
+    // None of them asks any more.
+    wait_until(PATIENCE, "a listing", || setup.admin.get("/dead-letters?limit=1").status == 200);
+    let after = memory();
+    assert!(after < before + 100, "{before} MiB before, {after} MiB after");
+    drop(rude);
+    setup.forebay.terminate().expect(0);
+}
+
 /// What promtool says of a text, on its standard input.
 #[track_caller]
 fn promtool_takes(text: &str) {
