@@ -53,10 +53,7 @@ pub fn thread_cpu() -> Duration {
     Duration::from_nanos(text.split(' ').next().and_then(|f| f.parse().ok()).expect("a number"))
 }
 
-/// User and system time of this process, in steps of 10 ms: fields 14 and 15 of proc(5)'s `stat`.
+/// User and system time of this process, in steps of a clock tick (10 ms as a rule).
 pub fn process_cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc");
-    let behind_name = &stat[stat.rfind(')').expect("a name in parentheses") + 2..];
-    let ticks = |field: usize| behind_name.split(' ').nth(field - 3).and_then(|f| f.parse().ok()).unwrap_or(0);
-    Duration::from_millis(10 * (ticks(14) + ticks(15)))
+    Duration::from_secs_f64(forebay::admin::process::cpu_seconds().expect("/proc"))
 }

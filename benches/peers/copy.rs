@@ -3,14 +3,13 @@
 
 use std::io::Write;
 use std::sync::Barrier;
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use postgres::{Client, NoTls};
 
 use super::Outcome;
 use super::arguments::Arguments;
-use super::bare::Columns;
-use super::engine::{Target, fresh_table};
+use super::bare::{Columns, rate};
 
 /// PostgreSQL's documentation, "COPY", "Binary Format": the signature, flags, and the length of what may follow.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -45,20 +44,7 @@ fn encode(c: &Columns) -> Vec<u8> {
 
 /// Returns records per second.
 pub fn copy(a: &Arguments, of_connections: &[Vec<Vec<u8>>]) -> Outcome<f64> {
-    fresh_table(a, Target::Table)?;
-    let start = Barrier::new(of_connections.len() + 1);
-    let (elapsed, results) = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            of_connections.iter().map(|batches| scope.spawn(|| connection(a, batches, &start))).collect();
-        start.wait();
-        let began = Instant::now();
-        let results: Vec<_> = threads.into_iter().map(|t| t.join()).collect();
-        (began.elapsed(), results)
-    });
-    for result in results {
-        result.map_err(|_| "a connection's thread panicked")??;
-    }
-    Ok(a.records as f64 / elapsed.as_secs_f64())
+    rate(a, of_connections, |batches, start| connection(a, batches, start))
 }
 
 fn connection(a: &Arguments, batches: &[Vec<u8>], start: &Barrier) -> Result<(), String> {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use forebay::bench::machine::Machine;
 use postgres::{Client, NoTls};
 use serde_json::{Map, Value};
 
@@ -82,16 +83,8 @@ fn all(a: &Arguments, options: &Options, peers: &[Peer]) -> Outcome<Vec<(&'stati
 }
 
 fn machine() -> String {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let (cpus, memory, kernel) = (read("/proc/cpuinfo"), read("/proc/meminfo"), read("/proc/sys/kernel/osrelease"));
-    let value = |text: &str, name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_once(':'));
-        line.map_or("unknown", |(_, value)| value.trim()).to_owned()
-    };
-    let cores = cpus.lines().filter(|line| line.starts_with("processor")).count();
-    let gigabytes =
-        value(&memory, "MemTotal").split(' ').next().and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(0.0) / 1e6;
-    format!("{cores} cores ({}), {gigabytes:.0} GB, Linux {}", value(&cpus, "model name"), kernel.trim())
+    let Machine { kernel, cpu, cores, memory_bytes, .. } = Machine::this();
+    format!("{cores} cores ({cpu}), {:.0} GB, {kernel}", memory_bytes as f64 / 1e9)
 }
 
 fn postgresql(a: &Arguments) -> Outcome<String> {

@@ -92,10 +92,20 @@ fn uuid(text: &str) -> Raw {
 
 /// Bare upserts from memory; returns records per second.
 pub fn bare(a: &Arguments, rows: &[Vec<Columns>]) -> Outcome<f64> {
+    rate(a, rows, |batches, start| connection(a, batches, start))
+}
+
+/// Records per second into a fresh table, each connection with batches of its own, all beginning together.
+pub fn rate<B: Sync>(
+    a: &Arguments,
+    of_connections: &[Vec<B>],
+    connection: impl Fn(&[B], &Barrier) -> Result<(), String> + Sync,
+) -> Outcome<f64> {
     engine::fresh_table(a, Target::Table)?;
-    let start = Barrier::new(rows.len() + 1);
+    let start = Barrier::new(of_connections.len() + 1);
     let (elapsed, results) = std::thread::scope(|scope| {
-        let threads: Vec<_> = rows.iter().map(|batches| scope.spawn(|| connection(a, batches, &start))).collect();
+        let threads: Vec<_> =
+            of_connections.iter().map(|batches| scope.spawn(|| connection(batches, &start))).collect();
         start.wait();
         let began = Instant::now();
         let results: Vec<_> = threads.into_iter().map(|t| t.join()).collect();

@@ -279,7 +279,7 @@ pub fn print_run(elapsed: Duration, cpu: Duration, rows: u64, batches: u64) {
 }
 
 /// Time and CPU time from the first record until all are durable.
-fn watch(counters: &Counters, records: u64, stopper: &Stopper) -> (Duration, Duration) {
+pub fn watch(counters: &Counters, records: u64, stopper: &Stopper) -> (Duration, Duration) {
     let (mut began, mut cpu) = (Instant::now(), process_cpu());
     let (mut durable, mut moved) = (0, Instant::now());
     while durable < records && moved.elapsed() < PATIENCE && !stopper.is_stopped() {

@@ -13,11 +13,11 @@
 
 mod child;
 mod database;
-mod discard;
+pub mod discard;
 mod engine;
 mod figures;
 mod latency;
-mod machine;
+pub mod machine;
 mod modes;
 mod options;
 mod progress;

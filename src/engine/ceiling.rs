@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::engine::worker::BatchLimits;
 use crate::state::bucket::Bucket;
 use crate::state::chunk::Chunk;
 
@@ -44,6 +45,11 @@ impl Ceiling {
     /// Records of a chunk with at most so many.
     pub fn piece(&self, records_max: usize) -> usize {
         self.bucket.as_ref().map_or(records_max, |bucket| bucket.piece(records_max))
+    }
+
+    /// Whether a chunk that is being filled is a batch, or a piece, already.
+    pub fn is_full(&self, chunk: &Chunk, limits: BatchLimits) -> bool {
+        limits.reached(chunk) || chunk.len() >= self.piece(limits.records_max)
     }
 
     /// So many more records are on their way to the gate.

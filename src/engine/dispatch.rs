@@ -184,8 +184,8 @@ impl Dispatcher {
         if let Some(held) = lane.held {
             let chunks = &mut owned.held[held as usize];
             // Cut like every other chunk: once released, each of them is a batch, or a piece of a topic with a ceiling.
-            let piece = outlet.gates[usize::from(owner.at.topic.0)].piece(self.limits.records_max);
-            if chunks.last().is_none_or(|chunk| self.limits.reached(chunk) || chunk.len() >= piece) {
+            let gate = &outlet.gates[usize::from(owner.at.topic.0)];
+            if chunks.last().is_none_or(|chunk| gate.is_full(chunk, self.limits)) {
                 let mut chunk = self.spares.take(owner.at.topic);
                 chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
                 chunks.push(chunk);
@@ -220,8 +220,7 @@ impl Dispatcher {
         lane.sent = raw.offset.next();
         lane.in_flight += 1;
         outlet.dirty = true;
-        let gate = &mut outlet.gates[usize::from(owner.at.topic.0)];
-        let full = self.limits.reached(chunk) || chunk.len() >= gate.piece(self.limits.records_max);
+        let full = outlet.gates[usize::from(owner.at.topic.0)].is_full(chunk, self.limits);
         outlet.count(worker, owner.at.topic, 1);
         if full {
             outlet.close(worker, owner.at.topic);

@@ -1,7 +1,6 @@
 //! One thread per shard that looks at what PostgreSQL says of our own connections, over one of its own. What it sees is for people:
 //! it never writes, nothing waits for it, and its failures open no breaker.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +12,7 @@ use crate::clock::Clock;
 use crate::engine::gate::Gate;
 use crate::engine::thread::panic_message;
 use crate::engine::worker::Next;
-use crate::sink::{Failure, Reason, Sampler};
+use crate::sink::Sampler;
 use crate::state::contention::{Contention, Snapshot};
 
 /// How long the thread waits at most before it looks whether it is to end.
@@ -117,9 +116,8 @@ impl<S: Sampler> SamplerLoop<S> {
             return Next::After(self.due - now);
         }
         let ask = self.sampled.inner.lock().contention.ask(now);
-        let sampled = catch_unwind(AssertUnwindSafe(|| self.sampler.sample(&ask)));
-        match sampled.unwrap_or_else(|panic| Err(self.panicked(panic.as_ref()))) {
-            Ok(sample) => {
+        match catch_unwind(AssertUnwindSafe(|| self.sampler.sample(&ask))) {
+            Ok(Ok(sample)) => {
                 let mut inner = self.sampled.inner.lock();
                 // Whoever samples slowly says so.
                 let now = self.clock.now();
@@ -129,17 +127,14 @@ impl<S: Sampler> SamplerLoop<S> {
                 drop(inner);
                 self.sees();
             }
-            Err(failure) => self.failed(&failure.reason().to_string()),
+            Ok(Err(failure)) => self.failed(&failure.reason().to_string()),
+            // A defect, but of somebody who only looks: nobody else ends because of it. Its connection may be in any state.
+            Err(panic) => {
+                self.sampler.rest();
+                self.failed(&format!("the sampler panicked: {}", panic_message(panic.as_ref())));
+            }
         }
         Next::Again
-    }
-
-    /// A defect, but of somebody who only looks: nobody else ends because of it.
-    fn panicked(&mut self, panic: &(dyn Any + Send)) -> Failure {
-        let message = panic_message(panic);
-        tracing::error!(shard = self.shard, "the sampler of shard {} panicked: {message}", self.shard);
-        self.sampler.rest();
-        Failure::Transient(Reason::new(format!("the sampler panicked: {message}")))
     }
 
     fn sees(&mut self) {
@@ -169,6 +164,7 @@ mod tests {
 
     use super::*;
     use crate::clock::TestClock;
+    use crate::sink::{Failure, Reason};
     use crate::state::contention::{Ask, Backend, Sample, State};
     use crate::state::retry::Backoff;
 
