@@ -11,9 +11,13 @@ use super::{Outcome, check};
 
 pub fn run(a: &Arguments, peers: &[Peer], report: &mut Report) -> Outcome<()> {
     let topic = publish(a, a.records)?;
-    let rows = bare::rows(a);
-    let mut contestants =
-        vec![forebay(a, "forebay".to_owned(), &topic), unnest(a, format!("bare UNNEST of {}", a.batch), &rows)];
+    let (records, columns) = (bare::records(a), bare::columns(a));
+    let of_rows = || from_memory(a, &columns, || bare::bare_of_rows(a, &records));
+    let mut contestants = vec![
+        forebay(a, "forebay".to_owned(), &topic),
+        unnest(a, format!("bare UNNEST of {}", a.batch), &columns),
+        Contestant { name: "bare UNNEST from rows".to_owned(), ours: false, run: Box::new(of_rows) },
+    ];
     for peer in peers {
         let (topic, warm_up) = (peer.kind.publish(a, a.records)?, peer.publish_warm_up(a, Target::Table)?);
         let run = move || {
@@ -42,20 +46,20 @@ pub fn forebay<'a>(a: &'a Arguments, name: String, topic: &'a str) -> Contestant
     Contestant { name, ours: true, run: Box::new(run) }
 }
 
-pub fn unnest<'a>(a: &'a Arguments, name: String, rows: &'a [Vec<bare::Columns>]) -> Contestant<'a> {
-    Contestant { name, ours: false, run: Box::new(move || from_memory(a, rows, || bare::bare(a, rows))) }
+pub fn unnest<'a>(a: &'a Arguments, name: String, columns: &'a [Vec<bare::Columns>]) -> Contestant<'a> {
+    Contestant { name, ours: false, run: Box::new(move || from_memory(a, columns, || bare::bare(a, columns))) }
 }
 
 /// Bare statements of this process; its memory is mostly the rows', so it says nothing.
 pub fn from_memory(
     a: &Arguments,
-    rows: &[Vec<bare::Columns>],
+    columns: &[Vec<bare::Columns>],
     statements: impl FnOnce() -> Outcome<f64>,
 ) -> Outcome<Shown> {
     let cpu = process_cpu();
     let rate = statements()?;
     let cpu_us = (process_cpu() - cpu).as_secs_f64() * 1e6 / a.records as f64;
-    let batches: usize = rows.iter().map(Vec::len).sum();
+    let batches: usize = columns.iter().map(Vec::len).sum();
     let figures = vec![Some(rate), Some(cpu_us), None, Some(a.records as f64 / batches as f64)];
     Ok(Shown { figures, fault: check::faults(a, a.records)? })
 }

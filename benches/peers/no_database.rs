@@ -44,7 +44,7 @@ fn shown(run: &Run) -> Outcome<Shown> {
 
 /// A process's own part: everything but the database. Its CPU time includes its start and its end.
 pub fn pipeline_child(a: &Arguments) -> Outcome<()> {
-    forebay::cli::memory::map_large_blocks();
+    forebay::cli::memory::keep_large_blocks();
     let cpu = process_cpu();
     let took = drop_all(a)?;
     engine::print_run(took, process_cpu() - cpu, a.records, 1);

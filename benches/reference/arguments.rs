@@ -29,6 +29,10 @@ pub struct Arguments {
     pub adaptive: bool,
     /// What others do in the same database: transactions a second.
     pub others: u64,
+    /// Of the table's pages, the part that inserts fill, in per cent.
+    pub fillfactor: u8,
+    /// More settings of the engine's process, as `section.name=value`.
+    pub set: Vec<String>,
     /// The socket on which the engine may be looked at; "off": nobody looks, and it samples nothing.
     pub seen_at: String,
     pub kafka: String,
@@ -57,6 +61,8 @@ impl Arguments {
             lock_seconds: 30,
             adaptive: false,
             others: 200,
+            fillfactor: 100,
+            set: Vec::new(),
             seen_at: String::new(),
             kafka: kafka_bootstrap(),
             dsn: String::new(),
@@ -83,6 +89,8 @@ impl Arguments {
                 "--lock-seconds" => a.lock_seconds = value()?.parse()?,
                 "--adaptive" => a.adaptive = value()?.parse()?,
                 "--others" => a.others = value()?.parse()?,
+                "--fillfactor" => a.fillfactor = value()?.parse()?,
+                "--set" => a.set.push(value()?),
                 "--seen-at" => a.seen_at = value()?,
                 "--dsn" => a.dsn = value()?,
                 "--topic" => a.topic = value()?,

@@ -77,15 +77,15 @@ impl Target {
 }
 
 pub fn fresh_table(a: &Arguments, target: Target) -> Outcome<()> {
-    fresh_table_at(&a.dsn, target)
+    fresh_table_at(&a.dsn, target, a.fillfactor)
 }
 
-pub fn fresh_table_at(dsn: &str, target: Target) -> Outcome<()> {
+pub fn fresh_table_at(dsn: &str, target: Target, fillfactor: u8) -> Outcome<()> {
     let mut client = Client::connect(dsn, NoTls)?;
     client.batch_execute(&format!(
         "DROP TABLE IF EXISTS reference; \
          CREATE TABLE reference (app_id uuid, subscription_id uuid, country text, device text, sessions int, \
-         updated_at timestamptz, tags jsonb, {}); CHECKPOINT",
+         updated_at timestamptz, tags jsonb, {}) WITH (fillfactor = {fillfactor}); CHECKPOINT",
         target.more_columns()
     ))?;
     Ok(())
@@ -140,6 +140,7 @@ impl Running {
             .args(["--adaptive", &a.adaptive.to_string(), "--hot-percent", &a.hot_percent.to_string()])
             .args(["--park-after-ms", &a.park_after_ms.to_string()])
             .args(["--seen-at", &a.seen_at])
+            .args(a.set.iter().flat_map(|setting| ["--set", setting]))
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(Running(Some(child)))
@@ -174,17 +175,19 @@ impl Drop for Running {
 
 pub fn config(a: &Arguments, target: Target) -> Outcome<Config> {
     let text = format!(
-        "[kafka]\n\"bootstrap.servers\" = \"{}\"\n\"group.id\" = \"reference-{}\"\n\n[engine]\nworkers_per_shard = {}\n\
-         batch_records_max = {}\naffinity = \"{}\"\nhot_key_percent = {}\npark_after_ms = {}\n{}\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n\
+        "[kafka]\n\"bootstrap.servers\" = \"{}\"\n\"group.id\" = \"reference-{}\"\n{}\n[engine]\nworkers_per_shard = {}\n\
+         batch_records_max = {}\naffinity = \"{}\"\nhot_key_percent = {}\npark_after_ms = {}\n{}{}\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n\
          adaptive_limit = {}\n\n\
          [[topic]]\nname = \"{}\"\n{}",
         a.kafka,
         std::process::id(),
+        more(a, "kafka"),
         a.workers,
         a.batch,
         a.affinity,
         a.hot_percent,
         a.park_after_ms,
+        more(a, "engine"),
         seen(&a.seen_at),
         a.dsn,
         a.adaptive,
@@ -192,6 +195,15 @@ pub fn config(a: &Arguments, target: Target) -> Outcome<Config> {
         target.toml()
     );
     Ok(load::parse(Path::new("reference.toml"), &text, &|_| None)?.config)
+}
+
+/// The lines that `--set` adds to a section.
+fn more(a: &Arguments, section: &str) -> String {
+    let of_section = |set: &String| {
+        let (name, value) = set.strip_prefix(section)?.strip_prefix('.')?.split_once('=')?;
+        Some(format!("\"{name}\" = {value}\n"))
+    };
+    a.set.iter().filter_map(of_section).collect()
 }
 
 /// As much of the configuration as says who looks.
@@ -233,7 +245,7 @@ impl Handler for Slow {
 /// The process's own part: runs until the records are durable and prints a [`Run`]'s numbers.
 pub fn child(a: &Arguments) -> Outcome<()> {
     // As the program does.
-    forebay::cli::memory::map_large_blocks();
+    forebay::cli::memory::keep_large_blocks();
     let word = a.modes.get(1).map(String::as_str);
     let target = Target::ALL.into_iter().find(|t| Some(t.word()) == word).ok_or("no such target")?;
     // Where records are bad on purpose, each word about them is one too many.

@@ -17,12 +17,14 @@
 //! | `steady` | a producer that never waits for the engine, and latencies from the time at which a record should have been sent to the `clock_timestamp()` of its row (before COMMIT); lanes bound late, statically, and the least that does such a job: one thread without fences |
 //! | `pace` | the engine without a limit and with `adaptive_limit`, alone; then pgbench's transactions in the same database, at a fixed rate: with no engine, with one that catches up at full speed, with one that catches up under `adaptive_limit` |
 //! | `shard-down` | a steady producer and four shards in two clusters, of which one lets nobody in for `--seconds` (the figure to report: 60): the other three's rows/s before and meanwhile, and how long the fourth takes to catch up |
+//! | `curves` | catching up, and steady traffic, at several values of each setting that matters; as Markdown, for tuning.md |
 //! | `pipeline` | librdkafka's bare poll loop; the engine's source, poller and workers without a database |
 //!
 //! Options: `--records` (1,000,000), `--keys` (200,000), `--rounds` (3), `--workers` (8), `--batch` (500), `--affinity` (late);
 //! for `steady` and `shard-down` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms);
 //! for `hot` `--slow-ms` (5, for each record), `--hot-percent` (30) and `--seconds`; for `locked` `--rate`, `--lock-seconds` (30) and `--park-after-ms` (50);
-//! for `pace` `--others` (pgbench's transactions a second, 200) and `--seconds`; for all `--adaptive` (false).
+//! for `pace` `--others` (pgbench's transactions a second, 200) and `--seconds`; for all `--adaptive` (false), `--fillfactor` (100), and
+//! `--set SECTION.NAME=VALUE` as often as needed, for settings of `[kafka]` and `[engine]`.
 //!
 //! Every engine run but that of `pipeline` is a process of its own, whose CPU time and peak memory the operating system
 //! reports. Each round shows the machine's load before it. It prints; it judges nothing.
@@ -37,6 +39,7 @@ mod alone;
 mod arguments;
 mod bad;
 mod bare;
+mod curves;
 mod engine;
 mod hot;
 mod least;
@@ -81,6 +84,7 @@ fn main() -> Outcome<()> {
     for mode in &arguments.modes {
         match mode.as_str() {
             "catchup" => bare::catchup(&arguments)?,
+            "curves" => curves::curves(&arguments)?,
             "affinity" => affinity::affinity(&arguments)?,
             "handler" => alone::handler(&arguments)?,
             "lag" => alone::lag(&arguments)?,

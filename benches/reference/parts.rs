@@ -42,6 +42,10 @@ impl Parts {
         Ok(Parts { postgres: postgres * TICK_US, kafka: kafka * TICK_US, idle: idle * TICK_US })
     }
 
+    pub fn postgres(&self) -> f64 {
+        self.postgres
+    }
+
     pub fn each(self, records: f64) -> Parts {
         Parts { postgres: self.postgres / records, kafka: self.kafka / records, idle: self.idle / records }
     }

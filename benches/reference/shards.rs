@@ -25,7 +25,7 @@ pub fn shard_down(a: &Arguments) -> Outcome<()> {
     let databases: Vec<Database> =
         (0..SHARDS).map(|n| Database::create([Server::A, Server::B][n % 2], "shard_down")).collect();
     for database in &databases {
-        fresh_table_at(database.dsn(), Target::Log)?;
+        fresh_table_at(database.dsn(), Target::Log, 100)?;
     }
     let topic = format!("forebay-shard-down-{}", std::process::id());
     workload::create(a, &topic)?;

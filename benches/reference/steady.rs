@@ -37,10 +37,10 @@ pub fn steady(a: &Arguments) -> Outcome<()> {
 }
 
 /// One run.
-struct Lived {
+pub struct Lived {
     /// p50, p99, p99.9 and the largest, in ms.
-    latency: [f64; 4],
-    engine: Run,
+    pub latency: [f64; 4],
+    pub engine: Run,
     producer_late: f64,
     stalls: Stalls,
 }
@@ -69,7 +69,8 @@ impl fmt::Display for Lived {
     }
 }
 
-fn live(a: &Arguments, name: &str) -> Outcome<Lived> {
+/// With lanes bound as `name` says.
+pub fn live(a: &Arguments, name: &str) -> Outcome<Lived> {
     let topic = Topic::create("reference_steady", PARTITIONS);
     engine::fresh_table(a, Target::Log)?;
     let records = WARM_UP + a.rate * a.seconds;

@@ -135,7 +135,7 @@ impl From<&Failure> for ExitCode {
 
 /// Does what the process's arguments say.
 pub fn main() -> std::process::ExitCode {
-    memory::map_large_blocks();
+    memory::keep_large_blocks();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -12,7 +12,7 @@ use crate::engine::ceiling::Ceiling;
 use crate::engine::pace::Pace;
 use crate::engine::partition::Owned;
 use crate::engine::worker::BatchLimits;
-use crate::state::chunk::{Chunk, RawRecord};
+use crate::state::chunk::{Blocks, Chunk, RawRecord};
 use crate::state::lane::Loads;
 use crate::state::pace::Limits;
 use crate::state::router::lane_of;
@@ -191,7 +191,7 @@ impl Dispatcher {
                 chunks.push(chunk);
             }
             let chunk = chunks.last_mut().expect("just made sure");
-            chunk.push_hashed(0, seq, fetched_us, hash, raw);
+            chunk.push_hashed(0, seq, fetched_us, hash, raw, &mut self.spares.blocks);
             unroutable.inspect(|why| chunk.mark_unroutable(why));
             lane.sent = raw.offset.next();
             return Dispatched::Held;
@@ -215,7 +215,7 @@ impl Dispatcher {
             let run = chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
             lane.run = (*serial, run);
         }
-        chunk.push_hashed(lane.run.1, seq, fetched_us, hash, raw);
+        chunk.push_hashed(lane.run.1, seq, fetched_us, hash, raw, &mut self.spares.blocks);
         unroutable.inspect(|why| chunk.mark_unroutable(why));
         lane.sent = raw.offset.next();
         lane.in_flight += 1;
@@ -232,15 +232,24 @@ impl Dispatcher {
     pub fn release(&mut self, owner: Owner, owned: &mut Owned, lane: u16) -> usize {
         let state = &mut owned.lanes[usize::from(lane)];
         let Some(held) = state.held.take() else { return 0 };
-        let chunks = std::mem::take(&mut owned.held[held as usize]);
+        let mut chunks = std::mem::take(&mut owned.held[held as usize]);
         let outlet = &mut self.outlets[usize::from(owner.shard.0)];
-        let pack = pack(self.record_us[usize::from(owner.at.topic.0)]);
+        let topic = owner.at.topic;
+        let pack = pack(self.record_us[usize::from(topic.0)]);
         let worker = outlet.loads.choose(pack, outlet.pace.connections());
         let records = chunks.iter().map(|chunk| chunk.len()).sum();
         state.worker = worker as u16;
         state.in_flight = records as u32;
-        let piece = outlet.gates[usize::from(owner.at.topic.0)].piece(self.limits.records_max);
+        let gate = &outlet.gates[usize::from(topic.0)];
+        let piece = gate.piece(self.limits.records_max);
+        let last = chunks.pop_if(|last| gate.is_open() && !self.limits.reached(last));
         chunks.into_iter().for_each(|chunk| outlet.let_released(worker, chunk, piece));
+        if let Some(last) = last {
+            self.serial += 1;
+            state.run = (self.serial, 0);
+            outlet.loads.add(worker, last.len());
+            outlet.go_on_filling(worker, (self.serial, last));
+        }
         records
     }
 
@@ -296,6 +305,11 @@ impl Dispatcher {
         self.spares.take(topic)
     }
 
+    /// Where chunks that are filled elsewhere find blocks.
+    pub fn blocks(&mut self) -> &mut Blocks {
+        &mut self.spares.blocks
+    }
+
     /// What one chunk may hold.
     pub fn limits(&self) -> BatchLimits {
         self.limits
@@ -308,9 +322,12 @@ impl Dispatcher {
 
     /// Whether every shard's workers have as much as is good for them: then more would only wait here.
     pub fn congested(&self) -> bool {
-        let enough = |o: &Outlet| (o.pace.connections() * self.limits.records_max * BATCHES_QUEUED).min(o.pace.ahead());
-        let full = |o: &Outlet| o.loads.total() >= enough(o);
-        self.outlets.iter().all(full)
+        self.outlets.iter().all(|outlet| outlet.loads.total() >= outlet.enough(self.limits.records_max))
+    }
+
+    /// Whether so many records are as much as is good for all workers together.
+    pub fn is_enough(&self, records: usize) -> bool {
+        records >= self.outlets.iter().map(|outlet| outlet.enough(self.limits.records_max)).sum()
     }
 }
 
@@ -321,10 +338,30 @@ const BATCHES_QUEUED: usize = 3;
 const ENOUGH: usize = 2;
 
 impl Outlet {
+    /// Records that are as much as is good for its workers.
+    fn enough(&self, batch: usize) -> usize {
+        (self.pace.connections() * batch * BATCHES_QUEUED).min(self.pace.ahead())
+    }
+
     /// Records more for a worker; those that wait for their topic's ceiling are no load yet.
     fn count(&mut self, worker: usize, topic: TopicIx, records: usize) {
         let gate = &mut self.gates[usize::from(topic.0)];
         if gate.is_open() { self.loads.add(worker, records) } else { gate.expect(records) }
+    }
+
+    /// What has room is filled further: the emptier one of what is open already and this one. The other one goes out.
+    fn go_on_filling(&mut self, worker: usize, open: Open) {
+        let place = &mut self.open[worker][usize::from(open.1.topic.0)];
+        let (emptier, fuller) = match place.take() {
+            None => (open, None),
+            Some(other) if other.1.len() < open.1.len() => (other, Some(open)),
+            Some(other) => (open, Some(other)),
+        };
+        *place = Some(emptier);
+        self.dirty = true;
+        if let Some((_, chunk)) = fuller {
+            self.let_through(worker, chunk);
+        }
     }
 
     fn close(&mut self, worker: usize, topic: TopicIx) {
@@ -515,26 +552,51 @@ mod tests {
     }
 
     #[test]
-    fn a_held_lane_is_released_in_chunks_of_a_batch() {
+    fn a_held_lane_is_released_in_chunks_of_a_batch_and_the_last_one_is_filled_further() {
         let mut bench = bench();
         let (hot, other) = (key_of(0), key_of(1));
         bench.send(&other, 1);
-        bench.send(&hot, 30);
-        assert_eq!(bench.send(&other, 34)[0], Dispatched::Held, "its worker has 30 more than the idle one without it");
+        bench.send(&hot, 29);
+        assert_eq!(bench.send(&other, 34)[0], Dispatched::Held, "its worker has 29 more than the idle one without it");
         let first = bench.got(0);
         bench.dispatcher.returned(ShardIx(0), 0, &first, 0, 0);
         let released = bench.dispatcher.release(OWNER, &mut bench.owned, 1);
         let lane = bench.owned.lanes[1];
         assert_eq!((released, lane.in_flight, lane.held), (34, 34, None));
-        let chunks: Vec<Box<Chunk>> = (0..2).flat_map(|worker| bench.got(worker)).collect();
-        assert_eq!(chunks.iter().map(|c| c.len()).collect::<Vec<_>>(), [10, 10, 10, 4]);
+        let mut chunks: Vec<Box<Chunk>> = bench.got(0);
+        assert_eq!(chunks.iter().map(|c| c.len()).collect::<Vec<_>>(), [10; 3], "the worker has enough to do");
+        bench.send(&other, 6);
+        chunks.append(&mut bench.got(0));
+        assert_eq!(chunks.iter().map(|c| c.len()).collect::<Vec<_>>(), [10; 4]);
         let runs: Vec<_> = chunks.iter().flat_map(|c| &c.runs).collect();
         assert!(
             runs.windows(2).all(|w| w[0].next == w[1].expected),
             "each begins where the one before it ends: {runs:?}"
         );
-        assert_eq!(runs.last().map(|r| r.next), Some(lane.sent));
+        assert_eq!(runs.len(), 4, "the lane goes on in its run");
+        assert_eq!(runs.last().map(|r| r.next), Some(bench.owned.lanes[1].sent));
         assert!(bench.owned.held.iter().all(Vec::is_empty));
+    }
+
+    #[test]
+    fn of_a_released_chunk_and_one_that_is_open_the_emptier_one_is_filled_further() {
+        for (held, open) in [(4, 7), (7, 4)] {
+            let mut bench = bench();
+            let (hot, other) = (key_of(0), key_of(1));
+            bench.send(&other, 1);
+            bench.send(&hot, 29);
+            assert_eq!(bench.send(&other, held)[0], Dispatched::Held);
+            let first = bench.got(0);
+            bench.send(&hot, open);
+            assert!(bench.got(0).is_empty(), "it has three batches in hand");
+            bench.dispatcher.returned(ShardIx(0), 0, &first, 0, 0);
+            bench.dispatcher.release(OWNER, &mut bench.owned, 1);
+            let out: Vec<usize> = bench.inboxes[0].try_iter().map(|c| c.len()).collect();
+            assert_eq!(out, [7], "{held} were held, {open} were open");
+            assert_eq!(bench.send(&hot, 6), [Dispatched::Sent; 6]);
+            let out: Vec<usize> = bench.inboxes[0].try_iter().map(|c| c.len()).collect();
+            assert_eq!(out, [10], "{held} were held, {open} were open");
+        }
     }
 
     #[test]

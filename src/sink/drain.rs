@@ -19,7 +19,7 @@ use crate::sink::write_table::{Stop, loaded};
 use crate::sink::writer::PostgresWriter;
 use crate::sink::{BadRecord, Drain, DrainLimits, Drained, Failure, ParkedRecord, Reason, SlowLane, Waiting, sqlstate};
 use crate::state::batch::Batch;
-use crate::state::chunk::{Chunk, RawRecord};
+use crate::state::chunk::{Blocks, Chunk, RawRecord};
 use crate::state::tolerance::Tolerance;
 use crate::types::{Generation, KeyHash, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
@@ -186,7 +186,7 @@ struct Lot<'a> {
 impl<'a> Lot<'a> {
     fn new(topic: TopicIx, keys: &'a [Waiting], how: Drain) -> Lot<'a> {
         let mut order: Vec<(i32, Offset, usize, &ParkedRecord)> = Vec::new();
-        let mut chunk = Chunk::new(topic);
+        let (mut chunk, mut blocks) = (Chunk::new(topic), Blocks::default());
         for (key, waiting) in keys.iter().enumerate() {
             let at = TopicPartition { topic, partition: waiting.partition };
             chunk.open_run(at, 0, Generation(0), Token(0), NextOffset(0));
@@ -202,7 +202,7 @@ impl<'a> Lot<'a> {
                 value: record.value.as_deref(),
                 headers: &record.headers,
             };
-            chunk.push_hashed(key as u32, 0, 0, keys[key].hash, &raw);
+            chunk.push_hashed(key as u32, 0, 0, keys[key].hash, &raw, &mut blocks);
             record.unroutable.iter().for_each(|why| chunk.mark_unroutable(why));
             indices[key].push(index);
         }

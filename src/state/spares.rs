@@ -1,17 +1,18 @@
-//! Emptied chunks, kept for another use.
+//! Emptied chunks and their blocks, kept for another use.
 //!
-//! Every chunk grows to the largest batch that it ever held, and a moment of many small chunks makes many of them: a bound in
-//! number alone would let large records hold hundreds of MB.
+//! A moment of many small chunks makes many of them: what is kept is bounded in bytes, not in number.
 
-use crate::state::chunk::Chunk;
+use crate::state::chunk::{Blocks, Chunk};
 use crate::types::TopicIx;
 
-/// Memory of the chunks kept; what does not fit in is freed.
-const FOOTPRINT_MAX: usize = 4 << 20;
+/// Memory of the chunks kept, without blocks; what does not fit in is freed.
+const FOOTPRINT_MAX: usize = 2 << 20;
 
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct Spares {
+    /// For the chunks that are being filled.
+    pub blocks: Blocks,
     chunks: Vec<Box<Chunk>>,
     footprint: usize,
 }
@@ -22,14 +23,15 @@ impl Spares {
         match self.chunks.pop() {
             Some(mut chunk) => {
                 self.footprint -= chunk.footprint();
-                chunk.reset(topic);
+                chunk.topic = topic;
                 chunk
             }
             None => Box::new(Chunk::new(topic)),
         }
     }
 
-    pub fn keep(&mut self, chunk: Box<Chunk>) {
+    pub fn keep(&mut self, mut chunk: Box<Chunk>) {
+        chunk.empty(&mut self.blocks);
         let footprint = chunk.footprint();
         if self.footprint + footprint <= FOOTPRINT_MAX {
             self.footprint += footprint;
@@ -44,35 +46,37 @@ mod tests {
     use crate::state::chunk::RawRecord;
     use crate::types::{Generation, NextOffset, Offset, Token, TopicPartition};
 
-    fn chunk_of(bytes: usize) -> Box<Chunk> {
+    fn chunk_of(records: usize) -> Box<Chunk> {
         let mut chunk = Box::new(Chunk::new(TopicIx(0)));
         let at = TopicPartition { topic: TopicIx(0), partition: 0 };
         let run = chunk.open_run(at, 0, Generation(1), Token(1), NextOffset(0));
-        let value = vec![0; bytes];
-        let record = RawRecord { offset: Offset(0), timestamp_ms: 0, key: None, value: Some(&value), headers: &[] };
-        chunk.push(run, 0, 0, &record);
+        for n in 0..records {
+            let offset = Offset(n as i64);
+            chunk.push(run, 0, 0, &RawRecord { offset, timestamp_ms: 0, key: None, value: Some(b"v"), headers: &[] });
+        }
         chunk
     }
 
     #[test]
     fn a_chunk_comes_back_empty_and_with_its_memory() {
         let mut spares = Spares::default();
-        spares.keep(chunk_of(1000));
+        let before = chunk_of(100);
+        let footprint = before.footprint();
+        spares.keep(before);
         let chunk = spares.take(TopicIx(3));
         assert!(chunk.is_empty() && chunk.runs.is_empty() && chunk.bytes() == 0);
-        assert_eq!(chunk.topic, TopicIx(3));
-        assert!(chunk.footprint() >= 1000);
-        assert!(spares.take(TopicIx(0)).footprint() < 1000, "there was one only");
+        assert_eq!((chunk.topic, chunk.footprint()), (TopicIx(3), footprint));
+        assert!(spares.take(TopicIx(0)).footprint() < footprint, "there was one only");
         assert_eq!(spares.footprint, 0);
     }
 
     #[test]
     fn what_is_kept_is_bounded_in_bytes_whether_chunks_are_many_or_large() {
         let mut spares = Spares::default();
-        (0..20_000).for_each(|_| spares.keep(chunk_of(1000)));
+        (0..20_000).for_each(|_| spares.keep(chunk_of(3)));
         assert!(spares.footprint <= FOOTPRINT_MAX && spares.footprint > FOOTPRINT_MAX / 2);
         let (kept, footprint) = (spares.chunks.len(), spares.footprint);
-        spares.keep(chunk_of(FOOTPRINT_MAX));
+        spares.keep(chunk_of(FOOTPRINT_MAX / 64));
         assert_eq!((spares.chunks.len(), spares.footprint), (kept, footprint), "too large for ever being kept");
     }
 }

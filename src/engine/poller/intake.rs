@@ -116,7 +116,7 @@ fn wait<'c>(
         chunks.push(chunk);
     }
     let chunk = chunks.last_mut().expect("just made sure");
-    chunk.push_hashed(0, received.seq, received.fetched_us, received.hash, record);
+    chunk.push_hashed(0, received.seq, received.fetched_us, received.hash, record, dispatcher.blocks());
     chunk
 }
 

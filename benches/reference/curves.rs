@@ -1,0 +1,207 @@
+//! What each setting moves: everything but one as it is by default, and that one at several values in turn.
+
+use super::Outcome;
+use super::arguments::Arguments;
+use super::engine::{self, Job, Target};
+use super::parts::Parts;
+use super::rounds::Rounds;
+use super::steady;
+use super::workload::publish;
+
+/// A setting, its values, and how they are set. The default is among them.
+struct Curve {
+    name: &'static str,
+    values: &'static [&'static str],
+    default: &'static str,
+    set: fn(&mut Arguments, &str) -> Outcome<()>,
+}
+
+const CATCHING_UP: [Curve; 10] = [
+    Curve {
+        name: "batch_records_max",
+        values: &["50", "100", "250", "500", "1000", "2000", "5000", "10000"],
+        default: "500",
+        set: |a, value| put(&mut a.batch, value),
+    },
+    Curve {
+        name: "workers_per_shard",
+        values: &["1", "2", "4", "8", "16", "32"],
+        default: "8",
+        set: |a, value| put(&mut a.workers, value),
+    },
+    Curve {
+        name: "lanes",
+        values: &["1", "4", "8", "16", "64"],
+        default: "16",
+        set: |a, value| set(a, "engine.lanes", value),
+    },
+    Curve {
+        name: "partition_records_max",
+        values: &["2000", "5000", "10000", "20000", "80000"],
+        default: "20000",
+        set: |a, value| set(a, "engine.partition_records_max", value),
+    },
+    Curve {
+        name: "queued.max.messages.kbytes",
+        values: &["512", "1024", "4096", "16384", "65536"],
+        default: "4096",
+        set: |a, value| set(a, "kafka.queued.max.messages.kbytes", value),
+    },
+    Curve {
+        name: "fetch.message.max.bytes",
+        values: &["65536", "262144", "1048576", "4194304"],
+        default: "1048576",
+        set: |a, value| set(a, "kafka.fetch.message.max.bytes", value),
+    },
+    Curve {
+        name: "fetch.queue.backoff.ms",
+        values: &["1", "5", "50", "1000"],
+        default: "5",
+        set: |a, value| set(a, "kafka.fetch.queue.backoff.ms", value),
+    },
+    Curve {
+        name: "delivery",
+        values: &["at_least_once", "exactly_once"],
+        default: "exactly_once",
+        set: |a, value| set(a, "engine.delivery", &format!("{value:?}")),
+    },
+    Curve {
+        name: "synchronous_commit",
+        values: &["off", "on"],
+        default: "on",
+        set: |a, value| in_database(a, "synchronous_commit", value),
+    },
+    Curve {
+        name: "fillfactor",
+        values: &["50", "70", "85", "100"],
+        default: "100",
+        set: |a, value| put(&mut a.fillfactor, value),
+    },
+];
+
+const STEADY: [Curve; 4] = [
+    Curve {
+        name: "workers_per_shard",
+        values: &["1", "2", "4", "8", "16"],
+        default: "8",
+        set: |a, value| put(&mut a.workers, value),
+    },
+    Curve {
+        name: "batch_records_max",
+        values: &["10", "50", "500", "2000"],
+        default: "500",
+        set: |a, value| put(&mut a.batch, value),
+    },
+    Curve {
+        name: "the producer's linger, ms",
+        values: &["1", "5", "20"],
+        default: "5",
+        set: |a, value| put(&mut a.linger, value),
+    },
+    Curve {
+        name: "synchronous_commit",
+        values: &["off", "on"],
+        default: "on",
+        set: |a, value| in_database(a, "synchronous_commit", value),
+    },
+];
+
+fn put<T: std::str::FromStr<Err: std::error::Error + 'static>>(place: &mut T, value: &str) -> Outcome<()> {
+    *place = value.parse()?;
+    Ok(())
+}
+
+fn set(a: &mut Arguments, name: &str, value: &str) -> Outcome<()> {
+    a.set.push(format!("{name}={value}"));
+    Ok(())
+}
+
+fn in_database(a: &mut Arguments, name: &str, value: &str) -> Outcome<()> {
+    a.dsn.push_str(&format!(" options='-c {name}={value}'"));
+    Ok(())
+}
+
+/// All of them; what takes half an hour with three rounds.
+pub fn curves(a: &Arguments) -> Outcome<()> {
+    let topic = publish(a, a.records)?;
+    for curve in &CATCHING_UP {
+        curve.catching_up(a, &topic)?;
+    }
+    for curve in &STEADY {
+        curve.steady(a)?;
+    }
+    Ok(())
+}
+
+impl Curve {
+    fn at(&self, a: &Arguments, value: &str) -> Outcome<Arguments> {
+        let mut a = a.clone();
+        (self.set)(&mut a, value)?;
+        Ok(a)
+    }
+
+    /// The value as the table shows it.
+    fn shown(&self, value: &str) -> String {
+        if value == self.default { format!("**{value}**") } else { value.to_owned() }
+    }
+
+    fn catching_up(&self, a: &Arguments, topic: &str) -> Outcome<()> {
+        let mut of: Vec<[Rounds; 5]> = self.values.iter().map(|_| Default::default()).collect();
+        for _ in 0..a.rounds {
+            for (value, rounds) in self.values.iter().zip(&mut of) {
+                let a = self.at(a, value)?;
+                let began = Parts::now(&a.dsn)?;
+                let job = Job { target: Target::Table, topic, records: a.records, affinity: &a.affinity };
+                let run = engine::run(&a, &job)?;
+                let of_database = (Parts::now(&a.dsn)? - began).each(a.records as f64).postgres();
+                let figures = [run.rate, run.records / run.batches.max(1.0), of_database, run.cpu_us, run.peak_mb];
+                rounds.iter_mut().zip(figures).for_each(|(rounds, figure)| rounds.push(figure));
+            }
+        }
+        println!(
+            "\n| {} | rows/s | records/batch | PostgreSQL, µs/row | own CPU, µs/row | peak memory, MB |",
+            self.name
+        );
+        println!("|---|---|---|---|---|---|");
+        for (value, [rate, batch, database, own, peak]) in self.values.iter().zip(&of) {
+            println!(
+                "| {} | {rate:.0} | {:.0} | {:.2} | {:.2} | {:.0} |",
+                self.shown(value),
+                batch.median(),
+                database.median(),
+                own.median(),
+                peak.median()
+            );
+        }
+        Ok(())
+    }
+
+    fn steady(&self, a: &Arguments) -> Outcome<()> {
+        let mut of: Vec<[Rounds; 5]> = self.values.iter().map(|_| Default::default()).collect();
+        for _ in 0..a.rounds {
+            for (value, rounds) in self.values.iter().zip(&mut of) {
+                let lived = steady::live(&self.at(a, value)?, "late")?;
+                let [p50, p99, p999, _] = lived.latency;
+                let batch = lived.engine.records / lived.engine.batches.max(1.0);
+                let figures = [p50, p99, p999, batch, lived.engine.cpu_us];
+                rounds.iter_mut().zip(figures).for_each(|(rounds, figure)| rounds.push(figure));
+            }
+        }
+        println!(
+            "\n| {}, at {} records/s | p50, ms | p99, ms | p99.9, ms | records/transaction | own CPU, µs/row |",
+            self.name, a.rate
+        );
+        println!("|---|---|---|---|---|---|");
+        for (value, [p50, p99, p999, batch, own]) in self.values.iter().zip(&of) {
+            println!(
+                "| {} | {:.1} | {p99:.1} | {:.1} | {:.1} | {:.2} |",
+                self.shown(value),
+                p50.median(),
+                p999.median(),
+                batch.median(),
+                own.median()
+            );
+        }
+        Ok(())
+    }
+}
