@@ -49,14 +49,14 @@ const CATCHING_UP: [Curve; 10] = [
     },
     Curve {
         name: "fetch.message.max.bytes",
-        values: &["65536", "262144", "1048576", "4194304"],
-        default: "1048576",
+        values: &["65536", "262144", "524288", "1048576"],
+        default: "524288",
         set: |a, value| set(a, "kafka.fetch.message.max.bytes", value),
     },
     Curve {
         name: "fetch.queue.backoff.ms",
-        values: &["1", "5", "50", "1000"],
-        default: "5",
+        values: &["1", "2", "10", "100", "1000"],
+        default: "2",
         set: |a, value| set(a, "kafka.fetch.queue.backoff.ms", value),
     },
     Curve {

@@ -13,11 +13,11 @@ use crate::engine::pace::Pace;
 use crate::engine::partition::Owned;
 use crate::engine::worker::BatchLimits;
 use crate::state::chunk::{Blocks, Chunk, RawRecord};
-use crate::state::lane::Loads;
+use crate::state::lane::{Lane, Loads};
 use crate::state::pace::Limits;
 use crate::state::router::lane_of;
 use crate::state::spares::Spares;
-use crate::types::{Generation, KeyHash, ShardIx, Token, TopicIx, TopicPartition};
+use crate::types::{Generation, KeyHash, NextOffset, ShardIx, Token, TopicIx, TopicPartition};
 
 /// How much work of slow handlers a worker may have and still be preferred to an idle one.
 const PACK_TIME: Duration = Duration::from_millis(5);
@@ -166,8 +166,7 @@ impl Dispatcher {
         raw: &RawRecord<'_>,
         unroutable: Option<&str>,
     ) -> Dispatched {
-        let Received { seq, fetched_us, hash } = received;
-        let index = usize::from(lane_of(hash, owned.lanes.len() as u16));
+        let index = usize::from(lane_of(received.hash, owned.lanes.len() as u16));
         let lane = &mut owned.lanes[index];
         if raw.offset.is_below(lane.skip_below) {
             return Dispatched::Skipped;
@@ -191,6 +190,7 @@ impl Dispatcher {
                 chunks.push(chunk);
             }
             let chunk = chunks.last_mut().expect("just made sure");
+            let Received { seq, fetched_us, hash } = received;
             chunk.push_hashed(0, seq, fetched_us, hash, raw, &mut self.spares.blocks);
             unroutable.inspect(|why| chunk.mark_unroutable(why));
             lane.sent = raw.offset.next();
@@ -205,52 +205,91 @@ impl Dispatcher {
                 }
             };
         }
-        let worker = usize::from(lane.worker);
-        let open = &mut outlet.open[worker][usize::from(owner.at.topic.0)];
-        let (serial, chunk) = open.get_or_insert_with(|| {
-            self.serial += 1;
-            (self.serial, self.spares.take(owner.at.topic))
-        });
-        if lane.run.0 != *serial {
-            let run = chunk.open_run(owner.at, index as u16, owner.generation, owner.token, expected);
-            lane.run = (*serial, run);
-        }
-        chunk.push_hashed(lane.run.1, seq, fetched_us, hash, raw, &mut self.spares.blocks);
-        unroutable.inspect(|why| chunk.mark_unroutable(why));
         lane.sent = raw.offset.next();
-        lane.in_flight += 1;
-        outlet.dirty = true;
-        let full = outlet.gates[usize::from(owner.at.topic.0)].is_full(chunk, self.limits);
-        outlet.count(worker, owner.at.topic, 1);
-        if full {
-            outlet.close(worker, owner.at.topic);
-        }
+        self.fill(owner, index as u16, lane, expected, received, raw, unroutable);
         Dispatched::Sent
     }
 
+    /// Adds a record to the chunk that the worker of its lane gets next; `expected`: where the lane stands before it.
+    #[allow(clippy::too_many_arguments)]
+    fn fill(
+        &mut self,
+        owner: Owner,
+        index: u16,
+        lane: &mut Lane,
+        expected: NextOffset,
+        received: Received,
+        raw: &RawRecord<'_>,
+        unroutable: Option<&str>,
+    ) {
+        let (worker, topic) = (usize::from(lane.worker), owner.at.topic);
+        let outlet = &mut self.outlets[usize::from(owner.shard.0)];
+        let (serial, chunk) = outlet.open[worker][usize::from(topic.0)].get_or_insert_with(|| {
+            self.serial += 1;
+            (self.serial, self.spares.take(topic))
+        });
+        if lane.run.0 != *serial {
+            let run = chunk.open_run(owner.at, index, owner.generation, owner.token, expected);
+            lane.run = (*serial, run);
+        }
+        let Received { seq, fetched_us, hash } = received;
+        chunk.push_hashed(lane.run.1, seq, fetched_us, hash, raw, &mut self.spares.blocks);
+        unroutable.inspect(|why| chunk.mark_unroutable(why));
+        lane.in_flight += 1;
+        outlet.dirty = true;
+        let full = outlet.gates[usize::from(topic.0)].is_full(chunk, self.limits);
+        outlet.count(worker, topic, 1);
+        if full {
+            outlet.close(worker, topic);
+        }
+    }
+
     /// A lane became empty: what was held of it goes to the worker with most room. Returns how many records that were.
-    pub fn release(&mut self, owner: Owner, owned: &mut Owned, lane: u16) -> usize {
-        let state = &mut owned.lanes[usize::from(lane)];
-        let Some(held) = state.held.take() else { return 0 };
+    pub fn release(&mut self, owner: Owner, owned: &mut Owned, index: u16) -> usize {
+        let lane = &mut owned.lanes[usize::from(index)];
+        let Some(held) = lane.held.take() else { return 0 };
+        debug_assert_eq!(lane.in_flight, 0, "its records would be overtaken");
         let mut chunks = std::mem::take(&mut owned.held[held as usize]);
         let outlet = &mut self.outlets[usize::from(owner.shard.0)];
         let topic = owner.at.topic;
         let pack = pack(self.record_us[usize::from(topic.0)]);
         let worker = outlet.loads.choose(pack, outlet.pace.connections());
         let records = chunks.iter().map(|chunk| chunk.len()).sum();
-        state.worker = worker as u16;
-        state.in_flight = records as u32;
+        lane.worker = worker as u16;
         let gate = &outlet.gates[usize::from(topic.0)];
         let piece = gate.piece(self.limits.records_max);
         let last = chunks.pop_if(|last| gate.is_open() && !self.limits.reached(last));
-        chunks.into_iter().for_each(|chunk| outlet.let_released(worker, chunk, piece));
+        for chunk in chunks {
+            lane.in_flight += chunk.len() as u32;
+            outlet.let_released(worker, chunk, piece);
+        }
         if let Some(last) = last {
-            self.serial += 1;
-            state.run = (self.serial, 0);
-            outlet.loads.add(worker, last.len());
-            outlet.go_on_filling(worker, (self.serial, last));
+            self.fill_with(owner, index, lane, last);
         }
         records
+    }
+
+    /// What a lane without an open run was held with and does not make a batch: it is filled further, or fills what is open.
+    fn fill_with(&mut self, owner: Owner, index: u16, lane: &mut Lane, chunk: Box<Chunk>) {
+        let outlet = &mut self.outlets[usize::from(owner.shard.0)];
+        let open = &mut outlet.open[usize::from(lane.worker)][usize::from(owner.at.topic.0)];
+        if open.is_none() {
+            self.serial += 1;
+            lane.run = (self.serial, 0);
+            lane.in_flight += chunk.len() as u32;
+            outlet.loads.add(usize::from(lane.worker), chunk.len());
+            *open = Some((self.serial, chunk));
+            outlet.dirty = true;
+            return;
+        }
+        let mut expected = chunk.runs[0].expected;
+        for (at, meta) in chunk.records.iter().enumerate() {
+            let received = Received { seq: meta.seq, fetched_us: meta.fetched_us, hash: meta.hash };
+            let raw = RawRecord::from(chunk.record(at));
+            self.fill(owner, index, lane, expected, received, &raw, chunk.unroutable(at));
+            expected = meta.offset.next();
+        }
+        self.recycle(chunk);
     }
 
     /// Sends what is open to the workers that want it, and what its topic's ceiling allows by now.
@@ -320,9 +359,12 @@ impl Dispatcher {
         self.outlets.iter().map(|o| o.loads.total() + o.gates.iter().map(Ceiling::records).sum::<usize>()).sum()
     }
 
-    /// Whether every shard's workers have as much as is good for them: then more would only wait here.
-    pub fn congested(&self) -> bool {
-        self.outlets.iter().all(|outlet| outlet.loads.total() >= outlet.enough(self.limits.records_max))
+    /// Whether more would only wait here: every shard's workers have as much as is good for them, or nobody runs dry soon while
+    /// twice as much is `unfinished` in all, lanes that wait for their worker included.
+    pub fn congested(&self, unfinished: impl Fn() -> usize) -> bool {
+        let batch = self.limits.records_max;
+        self.outlets.iter().all(|outlet| outlet.loads.total() >= outlet.enough(batch))
+            || self.outlets.iter().all(|outlet| outlet.nobody_runs_dry(batch)) && self.is_enough(unfinished() / 2)
     }
 
     /// Whether so many records are as much as is good for all workers together.
@@ -343,25 +385,15 @@ impl Outlet {
         (self.pace.connections() * batch * BATCHES_QUEUED).min(self.pace.ahead())
     }
 
+    /// Whether each worker that may work has a batch in hand, and another one waiting.
+    fn nobody_runs_dry(&self, batch: usize) -> bool {
+        self.loads.each().iter().take(self.pace.connections()).all(|records| *records >= ENOUGH * batch)
+    }
+
     /// Records more for a worker; those that wait for their topic's ceiling are no load yet.
     fn count(&mut self, worker: usize, topic: TopicIx, records: usize) {
         let gate = &mut self.gates[usize::from(topic.0)];
         if gate.is_open() { self.loads.add(worker, records) } else { gate.expect(records) }
-    }
-
-    /// What has room is filled further: the emptier one of what is open already and this one. The other one goes out.
-    fn go_on_filling(&mut self, worker: usize, open: Open) {
-        let place = &mut self.open[worker][usize::from(open.1.topic.0)];
-        let (emptier, fuller) = match place.take() {
-            None => (open, None),
-            Some(other) if other.1.len() < open.1.len() => (other, Some(open)),
-            Some(other) => (open, Some(other)),
-        };
-        *place = Some(emptier);
-        self.dirty = true;
-        if let Some((_, chunk)) = fuller {
-            self.let_through(worker, chunk);
-        }
     }
 
     fn close(&mut self, worker: usize, topic: TopicIx) {
@@ -472,7 +504,7 @@ mod tests {
     use super::*;
     use crate::sink::Taken;
     use crate::state::router::key_hash;
-    use crate::types::{NextOffset, Offset};
+    use crate::types::Offset;
     use crossbeam_channel::{Receiver, bounded};
 
     const AT: TopicPartition = TopicPartition { topic: TopicIx(0), partition: 0 };
@@ -506,6 +538,12 @@ mod tests {
                 self.dispatcher.send(OWNER, &mut self.owned, received, &raw, None)
             };
             (0..n).map(|_| one()).collect()
+        }
+
+        /// A lane's records came back, and what was held of it goes out.
+        fn release(&mut self, lane: u16) -> usize {
+            self.owned.lanes[usize::from(lane)].in_flight = 0;
+            self.dispatcher.release(OWNER, &mut self.owned, lane)
         }
 
         /// What a worker got.
@@ -560,7 +598,7 @@ mod tests {
         assert_eq!(bench.send(&other, 34)[0], Dispatched::Held, "its worker has 29 more than the idle one without it");
         let first = bench.got(0);
         bench.dispatcher.returned(ShardIx(0), 0, &first, 0, 0);
-        let released = bench.dispatcher.release(OWNER, &mut bench.owned, 1);
+        let released = bench.release(1);
         let lane = bench.owned.lanes[1];
         assert_eq!((released, lane.in_flight, lane.held), (34, 34, None));
         let mut chunks: Vec<Box<Chunk>> = bench.got(0);
@@ -579,8 +617,8 @@ mod tests {
     }
 
     #[test]
-    fn of_a_released_chunk_and_one_that_is_open_the_emptier_one_is_filled_further() {
-        for (held, open) in [(4, 7), (7, 4)] {
+    fn what_a_released_lane_has_left_fills_the_chunk_that_is_open() {
+        for (held, open, out) in [(4, 7, vec![10]), (7, 4, vec![10]), (3, 4, vec![]), (13, 9, vec![10, 10])] {
             let mut bench = bench();
             let (hot, other) = (key_of(0), key_of(1));
             bench.send(&other, 1);
@@ -590,12 +628,26 @@ mod tests {
             bench.send(&hot, open);
             assert!(bench.got(0).is_empty(), "it has three batches in hand");
             bench.dispatcher.returned(ShardIx(0), 0, &first, 0, 0);
-            bench.dispatcher.release(OWNER, &mut bench.owned, 1);
-            let out: Vec<usize> = bench.inboxes[0].try_iter().map(|c| c.len()).collect();
-            assert_eq!(out, [7], "{held} were held, {open} were open");
-            assert_eq!(bench.send(&hot, 6), [Dispatched::Sent; 6]);
-            let out: Vec<usize> = bench.inboxes[0].try_iter().map(|c| c.len()).collect();
-            assert_eq!(out, [10], "{held} were held, {open} were open");
+            bench.release(1);
+            let mut chunks: Vec<Box<Chunk>> = bench.inboxes[0].try_iter().collect();
+            assert_eq!(chunks.iter().map(|c| c.len()).collect::<Vec<_>>(), out, "{held} were held, {open} were open");
+            bench.send(&other, 2);
+            bench.dispatcher.outlets[0].close_chunks();
+            chunks.append(&mut bench.got(0));
+            let of_lane = |c: &Chunk| c.runs.iter().copied().filter(|run| run.lane == 1).collect::<Vec<_>>();
+            let runs: Vec<_> = chunks.iter().flat_map(|c| of_lane(c)).collect();
+            assert_eq!(runs.iter().map(|run| run.records).sum::<u32>() as usize, held + 2);
+            assert!(
+                runs.windows(2).all(|w| w[0].next == w[1].expected),
+                "each begins where the one before it ends: {runs:?}"
+            );
+            assert_eq!(
+                runs.first().map(|r| r.expected),
+                Some(NextOffset(1)),
+                "behind the one record that was not held"
+            );
+            assert_eq!(runs.last().map(|r| r.next), Some(bench.owned.lanes[1].sent));
+            assert_eq!(bench.owned.lanes[1].in_flight as usize, held + 2);
         }
     }
 
@@ -627,7 +679,7 @@ mod tests {
         bench.dispatcher.set_gates(Duration::ZERO);
         assert_eq!(bench.send(&other, 2), [Dispatched::Held; 2]);
         bench.dispatcher.returned(ShardIx(0), 0, &first, 0, 0);
-        assert_eq!(bench.dispatcher.release(OWNER, &mut bench.owned, 1), 12);
+        assert_eq!(bench.release(1), 12);
         let lens: Vec<usize> = bench.got(0).iter().map(|c| c.len()).collect();
         assert_eq!(lens, [10, 1, 1], "what was held, and a full bucket of pieces besides");
     }

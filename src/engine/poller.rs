@@ -393,7 +393,7 @@ impl<S: Source> Poller<S> {
         core.observed.turned(core.now_us);
         let busy = !core.deferred.is_empty() || !core.reported.is_empty();
         let wait = if busy { Duration::ZERO } else { wait.min(core.housekeeping_at.saturating_sub(now)) };
-        let outcome = if core.dispatcher.congested() || core.overfull() || core.enough_waits() {
+        let outcome = if core.dispatcher.congested(|| core.unfinished()) || core.overfull() || core.enough_waits() {
             // Nothing is fetched until workers have room, or there is something to give them: events say so.
             if let Ok(event) = core.events.recv_timeout(wait) {
                 core.take_event(event);
@@ -811,13 +811,17 @@ impl Core {
         in_flight > 2 * window && in_flight > 2 * window * self.partitions.iter().flatten().flatten().count()
     }
 
+    /// Records between fetched and durable.
+    fn unfinished(&self) -> usize {
+        self.partitions.iter().flatten().flatten().map(|p| p.tracker.window()).sum()
+    }
+
     /// Whether nothing is taken over yet, and as much waits for that as all workers may have: more would only fill the memory, and
     /// be copied twice. As soon as one part is ours, each partition's window is its only bound.
     fn enough_waits(&self) -> bool {
-        let partitions = || self.partitions.iter().flatten().flatten();
+        let mut partitions = self.partitions.iter().flatten().flatten();
         let waits = |part: &Part| part.owned().is_none();
-        partitions().all(|p| p.parts.iter().all(waits))
-            && self.dispatcher.is_enough(partitions().map(|p| p.tracker.window()).sum())
+        partitions.all(|p| p.parts.iter().all(waits)) && self.dispatcher.is_enough(self.unfinished())
     }
 
     fn waits_for_workers(&self) -> bool {

@@ -26,16 +26,23 @@ const OURS: [(&str, &str); 4] = [
 
 /// Used unless the user says otherwise. With its own default for the back-off (1,000 ms) librdkafka stops fetching for a
 /// second whenever its queue is full; with 2 ms a small queue is enough, and memory stays flat. Besides its bytes each
-/// queued message costs some 400 bytes of bookkeeping, hence the limit in messages. A fetch that waits at the broker delays
-/// a partition that was just added or resumed, hence the short wait.
-const DEFAULTS: [(&str, &str); 6] = [
+/// queued message costs some 400 bytes of bookkeeping, hence the limit in messages. An answer is one block of memory until its
+/// last message is done with, hence the limits in bytes (a batch that is larger is answered all the same, alone). A fetch that
+/// waits at the broker delays a partition that was just added or resumed, hence the short wait.
+const DEFAULTS: [(&str, &str); 8] = [
     ("client.id", "forebay"),
     ("isolation.level", "read_committed"),
     ("fetch.queue.backoff.ms", "2"),
     ("fetch.wait.max.ms", "100"),
     ("queued.max.messages.kbytes", "4096"),
-    ("queued.min.messages", "20000"),
+    ("queued.min.messages", "10000"),
+    ("fetch.message.max.bytes", "524288"),
+    (FETCH_MAX, "2097152"),
 ];
+
+/// librdkafka refuses it where it is less than the other one, which says what brokers take; unset, it follows that.
+const FETCH_MAX: &str = "fetch.max.bytes";
+const MESSAGE_MAX: &str = "message.max.bytes";
 
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -46,7 +53,9 @@ const NOTICES_MAX: usize = 64;
 pub fn client_config(kafka: &config::Kafka) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (name, value) in DEFAULTS {
-        config.set(name, value);
+        if name != FETCH_MAX || !kafka.properties.contains_key(MESSAGE_MAX) {
+            config.set(name, value);
+        }
     }
     for (name, value) in kafka.consumer_properties() {
         config.set(name, value);
@@ -215,4 +224,30 @@ pub fn is_fatal(code: RDKafkaErrorCode) -> bool {
             | E::GroupMaxSizeReached
             | E::UnsupportedAssignor
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What librdkafka says to `[kafka]` with these properties more.
+    fn created(more: &str) -> Result<ClientConfig, String> {
+        let text = format!(
+            "[kafka]\n\"bootstrap.servers\" = \"127.0.0.1:1\"\n\"group.id\" = \"g\"\n{more}\n\
+             [[shard]]\nname = \"main\"\ndsn = \"host=127.0.0.1\"\n[[topic]]\nname = \"t\"\ntable = \"t\"\n"
+        );
+        let loaded = config::load::parse(std::path::Path::new("test.toml"), &text, &|_| None);
+        let config = client_config(&loaded.map_err(|problems| problems.to_string())?.config.kafka);
+        config.create::<BaseConsumer>().map_err(|error| error.to_string())?;
+        Ok(config)
+    }
+
+    #[test]
+    fn what_the_user_says_of_sizes_fits_what_he_does_not_say() {
+        assert_eq!(created("").unwrap().get(FETCH_MAX), Some("2097152"));
+        assert_eq!(created("\"message.max.bytes\" = \"10000000\"").unwrap().get(FETCH_MAX), None);
+        assert_eq!(created("\"fetch.max.bytes\" = \"5000000\"").unwrap().get(FETCH_MAX), Some("5000000"));
+        let contradicting = "\"message.max.bytes\" = \"10000000\"\n\"fetch.max.bytes\" = \"5000000\"";
+        assert!(created(contradicting).unwrap_err().contains("fetch.max.bytes"));
+    }
 }

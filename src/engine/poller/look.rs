@@ -24,8 +24,7 @@ impl Core {
 
     pub(super) fn look(&self) {
         self.counters.in_flight.set(self.dispatcher.in_flight() as u64);
-        let waiting: usize = self.partitions.iter().flatten().flatten().map(|p| p.tracker.window()).sum();
-        self.counters.waiting.set(waiting as u64);
+        self.counters.waiting.set(self.unfinished() as u64);
     }
 
     pub(super) fn show(&mut self, now: Duration) {
