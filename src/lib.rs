@@ -42,7 +42,7 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`types`], [`words`] (for people), [`clock`] and `console`; [`config`] (what the user wrote → what the engine sees); [`metrics`]; [`state`] (decisions:
+//! [`types`], [`words`] (for people), [`clock`], [`cpus`] (sets of them, cores and nodes, where threads run) and `console`; [`config`] (what the user wrote → what the engine sees); [`metrics`]; [`state`] (decisions:
 //! tracker, lanes, routing, batches, parked keys, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode,
 //! fences, parking); [`forward`] (dead letters on to a topic); [`engine`] (threads and loops); [`http`] (a server, which knows
 //! nothing of the others); [`check`], [`fences`], [`letters`] and [`parking`] (commands on the databases); [`admin`] (what a running
@@ -55,6 +55,8 @@ pub mod types;
 pub mod words;
 
 pub mod clock;
+
+pub mod cpus;
 
 mod console;
 

@@ -261,6 +261,7 @@ pub fn child(a: &Arguments) -> Outcome<()> {
     } else {
         Engine::new(config)
     };
+    engine.confine_process()?;
     let (counters, stopper) = (engine.counters(), Stopper::default());
     let (watched, ender, records) = (counters.clone(), stopper.clone(), a.records);
     let watcher = std::thread::spawn(move || {

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `catchup` (default) | bare `UNNEST` upserts of the same rows from memory, on as many connections; the engine |
 //! | `affinity` | the engine with lanes bound late; with lanes bound statically |
+//! | `pinning` | the engine with no thread pinned, with its workers pinned, with all its threads pinned (or as `--set engine.cores=…` and the like say, instead of these two): catching up, and steady traffic |
 //! | `handler` | the engine with a handler that does nothing: no rows, but fences |
 //! | `lag` | the engine at one and at ten times the records: does memory grow with lag? |
 //! | `seen` | the engine while nobody looks and nothing is sampled; while somebody asks for `/metrics` four times a second, and for `/status` once: what that costs, and how soon it is answered |
@@ -46,6 +47,7 @@ mod least;
 mod locked;
 mod pace;
 mod parts;
+mod pinning;
 mod pipeline;
 mod producer;
 mod rounds;
@@ -86,6 +88,7 @@ fn main() -> Outcome<()> {
             "catchup" => bare::catchup(&arguments)?,
             "curves" => curves::curves(&arguments)?,
             "affinity" => affinity::affinity(&arguments)?,
+            "pinning" => pinning::pinning(&arguments)?,
             "handler" => alone::handler(&arguments)?,
             "lag" => alone::lag(&arguments)?,
             "seen" => seen::seen(&arguments)?,
@@ -98,7 +101,7 @@ fn main() -> Outcome<()> {
             "pipeline" => pipeline::pipeline(&arguments)?,
             other => {
                 return Err(format!(
-                    "no mode {other:?}: catchup, affinity, handler, lag, seen, bad, hot, locked, steady, pace, shard-down or pipeline"
+                    "no mode {other:?}: catchup, affinity, pinning, handler, lag, seen, bad, hot, locked, steady, pace, shard-down or pipeline"
                 )
                 .into());
             }

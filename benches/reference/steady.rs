@@ -139,14 +139,14 @@ pub fn warm_up_as(
 
 /// Of all rounds.
 #[derive(Default)]
-struct Figures {
+pub struct Figures {
     latency: [Rounds; 4],
     transactions: Rounds,
     cpu_us: Rounds,
 }
 
 impl Figures {
-    fn push(&mut self, lived: &Lived) {
+    pub fn push(&mut self, lived: &Lived) {
         self.latency.iter_mut().zip(lived.latency).for_each(|(rounds, ms)| rounds.push(ms));
         self.transactions.push(lived.engine.batches);
         self.cpu_us.push(lived.engine.cpu_us);

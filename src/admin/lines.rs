@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::admin::action::{Action, refused};
 use crate::admin::routes::guarded;
+use crate::cpus::Place;
 use crate::engine::thread::Thread;
 use crate::http::{Asker, Replier, Response, Status, Ticket};
 use crate::sink::shards;
@@ -112,7 +113,7 @@ impl Line {
         let (asked, line) = bounded(WAITING_MAX);
         let common = Arc::clone(common);
         let thread = if name == Name::Listings { "forebay-list" } else { "forebay-act" };
-        let thread = Thread::spawn(thread, None, None, move || common.work(&line))?;
+        let thread = Thread::spawn(thread, Place::default(), None, move || common.work(&line))?;
         Ok(Line { asked, thread })
     }
 }

@@ -12,6 +12,7 @@ use crate::admin::collect::Collector;
 use crate::admin::lines::{self, Lines};
 use crate::admin::routes::{Logs, Routes};
 use crate::config::{self, Config};
+use crate::cpus::Place;
 use crate::engine::Observer;
 use crate::engine::thread::Thread;
 use crate::http::{Limits, Listener, Server, Stop};
@@ -64,7 +65,7 @@ impl Admin {
                 tracing::error!("the admin interface is gone: {error}");
             }
         };
-        let thread = Some(Thread::spawn("forebay-admin", None, None, body)?);
+        let thread = Some(Thread::spawn("forebay-admin", Place::default(), None, body)?);
         Ok(Some(Admin { stop, over, thread, address }))
     }
 

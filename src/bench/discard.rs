@@ -11,6 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::config::live::Live;
+use crate::cpus::{self, Place};
 use crate::engine::control::{ControlLoop, LoopContext};
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::event::{EVENTS_MAX, Event, INBOX_CHUNKS_MAX, REQUESTS_MAX};
@@ -23,7 +24,7 @@ use crate::engine::poller::{Poller, Ports, Settings, Stop};
 use crate::engine::report::{Reporter, Waker};
 use crate::engine::thread::Thread;
 use crate::engine::worker::{BatchLimits, Parking, Signals, TopicWriting, Worker};
-use crate::engine::{EngineError, Rules, Stopper};
+use crate::engine::{EngineError, Pinning, Rules, Stopper};
 use crate::metrics::Counters;
 use crate::sink::{
     Anchor, Care, Control, Failure, FenceRow, Identity, Job, Progress, RowCounts, Taken, Takeover, Writer, Written,
@@ -98,6 +99,7 @@ struct Wiring {
     gate: Arc<Gate>,
     pace: Arc<Pace>,
     backoff: Backoff,
+    pinning: Pinning,
 }
 
 impl Wiring {
@@ -114,8 +116,8 @@ impl Wiring {
         }
     }
 
-    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<Thread, EngineError> {
-        let thread = Thread::spawn(name, None, Some(self.events.clone()), body);
+    fn spawn(&self, name: &str, place: Place, body: impl FnOnce() + Send + 'static) -> Result<Thread, EngineError> {
+        let thread = Thread::spawn(name, place, Some(self.events.clone()), body);
         thread.map_err(|e| EngineError::Internal(format!("a thread: {e}")))
     }
 }
@@ -130,7 +132,8 @@ pub fn run(mut config: Config, observed: &Arc<Observed>, stopper: &Stopper) -> R
     config.shards.truncate(1);
     config.shards[0].partitions = None;
     let names = [config.topics[0].name.clone()];
-    let source = KafkaSource::new(&config.kafka, &names, Options::default());
+    let pinning = Pinning::new(&config.engine, cpus::allowed().ok());
+    let source = cpus::inherited_from(pinning.kafka(), || KafkaSource::new(&config.kafka, &names, Options::default()));
     let source = source.map_err(|e| EngineError::Configuration(e.to_string()))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (events_in, events) = bounded(EVENTS_MAX);
@@ -144,6 +147,7 @@ pub fn run(mut config: Config, observed: &Arc<Observed>, stopper: &Stopper) -> R
         pace: Arc::new(Pace::unlimited(workers, 1)),
         observed: Arc::clone(observed),
         backoff,
+        pinning,
         clock,
         config,
     };
@@ -151,7 +155,7 @@ pub fn run(mut config: Config, observed: &Arc<Observed>, stopper: &Stopper) -> R
     let (parked, router) = (Arc::new(Parked::new(config.engine.parking, Rules::ALL)), Arc::new(Router::new(config)));
     let (requests, inbox) = bounded(REQUESTS_MAX);
     let control = ControlLoop::new(Grants, inbox, Arc::clone(&parked), wiring.context());
-    let mut threads = vec![wiring.spawn("fb-control", move || control.run())?];
+    let mut threads = vec![wiring.spawn("fb-control", wiring.pinning.others(), move || control.run())?];
     let hot = Arc::new(HotKeys::new("none", &config.topics, config.engine.hot_keys, 1, Arc::default()));
     let limits = BatchLimits::new(&config.engine);
     let mut inboxes = Vec::new();
@@ -160,7 +164,8 @@ pub fn run(mut config: Config, observed: &Arc<Observed>, stopper: &Stopper) -> R
         let topics = vec![TopicWriting::new(&config.topics[0])];
         let parking = Parking { parked: Arc::clone(&parked), router: Arc::clone(&router), hot: Arc::clone(&hot) };
         let worker = Worker::new(Drops, index, inbox, limits, topics, parking, wiring.context());
-        threads.push(wiring.spawn("fb-worker", move || worker.run())?);
+        let place = wiring.pinning.worker(usize::from(index));
+        threads.push(wiring.spawn("fb-worker", place, move || worker.run())?);
         inboxes.push(chunks);
     }
     let ports = Ports {
@@ -182,8 +187,16 @@ pub fn run(mut config: Config, observed: &Arc<Observed>, stopper: &Stopper) -> R
     let settings = Settings::new(config, false);
     let clock = Arc::clone(&wiring.clock);
     let mut poller = Poller::new(source, settings, router, ports, clock, fastrand::Rng::new(), Rules::ALL);
-    let ended = poller.run(&|| stopper.is_stopped());
-    drop(poller);
+    let (place, ending) = (wiring.pinning.poller(), stopper.clone());
+    let body = move || {
+        if let Err(error) = place.enter() {
+            tracing::warn!("the poller could not be pinned: {error}");
+        }
+        poller.run(&|| ending.is_stopped())
+    };
+    let poller = std::thread::Builder::new().name("forebay-poller".into()).spawn(body);
+    let poller = poller.map_err(|e| EngineError::Internal(format!("a thread: {e}")))?;
+    let ended = poller.join().map_err(|_| EngineError::Internal("the poller panicked".into()))?;
     let deadline = Instant::now() + JOIN_WAIT;
     threads.into_iter().for_each(|thread| thread.join(deadline));
     match ended {

@@ -11,6 +11,7 @@ use crate::bench::machine::Machine;
 use crate::bench::options::{Mode, Options};
 use crate::bench::protocol::{End, Quantiles, Sample, Spread};
 use crate::config::{Affinity, Config, Delivery};
+use crate::cpus::CpuSet;
 
 /// Of the form of what follows.
 pub const VERSION: u32 = 1;
@@ -65,8 +66,11 @@ pub struct Settings {
     pub batch_bytes_max: usize,
     pub delivery: &'static str,
     pub affinity: &'static str,
-    pub cores: Vec<usize>,
-    pub poller_core: Option<usize>,
+    /// As lists of CPUs: the workers' in turn, the poller's, librdkafka's, the others'.
+    pub cores: Vec<String>,
+    pub poller_core: Option<String>,
+    pub kafka_cores: Option<String>,
+    pub other_cores: Option<String>,
     pub commit_interval_ms: u64,
 }
 
@@ -286,8 +290,10 @@ impl Settings {
                 Affinity::Late => "late",
                 Affinity::Static => "static",
             },
-            cores: engine.cores.clone(),
-            poller_core: engine.poller_core,
+            cores: engine.cores.iter().map(CpuSet::to_string).collect(),
+            poller_core: engine.poller_core.as_ref().map(CpuSet::to_string),
+            kafka_cores: engine.kafka_cores.as_ref().map(CpuSet::to_string),
+            other_cores: engine.other_cores.as_ref().map(CpuSet::to_string),
             commit_interval_ms: engine.commit_interval.as_millis() as u64,
         }
     }

@@ -47,6 +47,8 @@ impl From<Problem> for Finding {
 /// What a check says.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
+    /// Which thread runs where: a line for each kind of thread.
+    pub cpus: Vec<String>,
     /// What was looked at and found in order.
     pub checked: Vec<String>,
     /// What keeps forebay from working until a person has done something.
@@ -59,6 +61,7 @@ pub struct Report {
 
 impl Report {
     fn add(&mut self, other: Report) {
+        self.cpus.extend(other.cpus);
         self.checked.extend(other.checked);
         self.problems.extend(other.problems);
         self.unavailable.extend(other.unavailable);
@@ -70,6 +73,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for checked in &self.checked {
             writeln!(f, "ok: {checked}")?;
+        }
+        for line in &self.cpus {
+            writeln!(f, "cpus: {line}")?;
         }
         for (word, list) in
             [("warning", &self.warnings), ("unavailable", &self.unavailable), ("problem", &self.problems)]

@@ -30,7 +30,6 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
 use std::sync::OnceLock;
-use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
@@ -45,6 +44,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::clock::{Clock, SystemClock};
 use crate::console;
+use crate::cpus;
 
 use journal::Journal;
 use limit::{Limit, Limited};
@@ -237,7 +237,7 @@ fn left_out() {
                 say_left_out();
             }
         };
-        thread::Builder::new().name("forebay-limit".into()).spawn(body).ok().map(|_| bell)
+        cpus::spawn("forebay-limit", body).ok().map(|_| bell)
     };
     if let Some(bell) = BELL.get_or_init(start) {
         // Where it was rung already, it will be heard.

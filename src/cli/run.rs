@@ -50,6 +50,9 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
         tracing::info!(topic = topic.name, "topic {}: {}", topic.name, loaded.config.alignment());
     }
     let engine = Engine::new(loaded.config);
+    if let Err(error) = engine.confine_process() {
+        tracing::warn!("engine.other_cores: threads could not be pinned there: {error}");
+    }
     if let Err(error) = reload_on_signal(engine.reloader()) {
         tracing::error!("no handler for SIGHUP: {error}");
         return ExitCode::Internal;

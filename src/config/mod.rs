@@ -22,6 +22,8 @@ use std::time::Duration;
 
 use secret::Secret;
 
+use crate::cpus::CpuSet;
+
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where it was read from; for messages.
@@ -141,9 +143,13 @@ pub struct Engine {
     pub batch_bytes_max: usize,
     pub delivery: Delivery,
     pub affinity: Affinity,
-    /// Cores that workers are pinned to, round robin; none: not pinned.
-    pub cores: Vec<usize>,
-    pub poller_core: Option<usize>,
+    /// Where workers run, in turn; none: not pinned.
+    pub cores: Vec<CpuSet>,
+    pub poller_core: Option<CpuSet>,
+    /// Where librdkafka's threads run.
+    pub kafka_cores: Option<CpuSet>,
+    /// Where all others run.
+    pub other_cores: Option<CpuSet>,
     pub commit_interval: Duration,
     pub manage_schema: bool,
     /// Records of one partition between fetched and committable; then it is paused.

@@ -1,9 +1,11 @@
 //! Every setting's definition, once: its name, type, unit, default, range and prose. Reading a configuration, refusing unknown
 //! keys and the table in tuning.md all come from here.
 
+mod cpus;
 mod kind;
 mod table;
 
+pub use cpus::{Cpus, CpusInTurn};
 pub use kind::{Choice, Described, Flag, Kind, Millis, Number, Optional, Reloads, Setting, Text, TextList};
 pub use table::settings_table;
 
@@ -41,6 +43,8 @@ pub static ALL: &[&dyn Described] = &[
     &AFFINITY,
     &CORES,
     &POLLER_CORE,
+    &KAFKA_CORES,
+    &OTHER_CORES,
     &COMMIT_INTERVAL,
     &MANAGE_SCHEMA,
     &PARTITION_RECORDS_MAX,
@@ -190,22 +194,29 @@ pub static AFFINITY: Setting<Choice<Affinity>> = Setting {
     kind: Choice { default: Affinity::Late, words: &[("late", Affinity::Late), ("static", Affinity::Static)] },
     prose: "`late` packs idle lanes onto as few workers as the load needs; `static` binds lane modulo workers.",
 };
-pub static CORES: Setting<Text<Vec<usize>>> = Setting {
+pub static CORES: Setting<CpusInTurn> = Setting {
     section: "engine",
     name: "cores",
-    kind: Text {
-        expected: "core numbers such as \"1-3\" or \"1,3,5-7\"",
-        required: false,
-        parse: cores,
-        absent: "not pinned",
-    },
-    prose: "Cores that workers are pinned to, round robin.",
+    kind: CpusInTurn,
+    prose: "CPUs that workers are pinned to, one each, in turn. Of a list (`[\"0-7\", \"8-15\"]`) each worker may use all of one entry. See [Pinning](#pinning).",
 };
-pub static POLLER_CORE: Setting<Optional<Number>> = Setting {
+pub static POLLER_CORE: Setting<Cpus> = Setting {
     section: "engine",
     name: "poller_core",
-    kind: Optional(number("core", 0, 0..=4095), "not pinned"),
-    prose: "Core that the poller is pinned to.",
+    kind: Cpus,
+    prose: "CPU that the poller is pinned to, or several that it may use.",
+};
+pub static KAFKA_CORES: Setting<Cpus> = Setting {
+    section: "engine",
+    name: "kafka_cores",
+    kind: Cpus,
+    prose: "CPUs that librdkafka's threads may use: one for each broker, and one for each client.",
+};
+pub static OTHER_CORES: Setting<Cpus> = Setting {
+    section: "engine",
+    name: "other_cores",
+    kind: Cpus,
+    prose: "CPUs that all other threads may use: control threads, slow lanes, samplers, the admin interface, the log.",
 };
 pub static COMMIT_INTERVAL: Setting<Millis> = Setting {
     section: "engine",
@@ -689,11 +700,6 @@ fn partitions(written: &str) -> Option<Vec<RangeInclusive<i32>>> {
     Some(ranges)
 }
 
-fn cores(written: &str) -> Option<Vec<usize>> {
-    let ranges = partitions(written)?;
-    (ranges.iter().all(|r| *r.end() < 4096)).then(|| ranges.into_iter().flatten().map(|core| core as usize).collect())
-}
-
 fn tenant(written: &str) -> Option<Tenant> {
     match written.split_once(':') {
         None => (written == "key").then_some(Tenant::Key),
@@ -731,8 +737,6 @@ mod tests {
         for wrong in ["", "3-1", "a", "0-3,2", "-1", "1,,2", "99999999999"] {
             assert_eq!(partitions(wrong), None, "{wrong}");
         }
-        assert_eq!(cores("1-3,7"), Some(vec![1, 2, 3, 7]));
-        assert_eq!(cores("0-1000000"), None);
     }
 
     #[test]

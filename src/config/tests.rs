@@ -74,7 +74,7 @@ fn the_smallest_configuration_and_its_defaults() {
     assert_eq!((e.commit_interval, e.locate_deadline), (Duration::from_secs(1), Duration::from_secs(2)));
     assert_eq!((e.drain_deadline, e.revoke_deadline), (Duration::from_secs(30), Duration::from_secs(10)));
     assert_eq!((e.retry_backoff_min, e.retry_backoff_max), (Duration::from_millis(50), Duration::from_secs(10)));
-    assert_eq!((e.cores.len(), e.poller_core), (0, None));
+    assert_eq!((e.cores.len(), &e.poller_core, &e.kafka_cores, &e.other_cores), (0, &None, &None, &None));
     assert!(matches!(config.routing.by, RouteBy::Partition));
     let Target::Table(table) = &config.topics[0].target else { panic!("a table") };
     assert_eq!((table.schema.as_deref(), &*table.name, table.insert_mode), (None, "subscriptions", InsertMode::Upsert));
@@ -102,6 +102,8 @@ batch_records_max = 2_000
 delivery = "at_least_once"
 cores = "1-3,5"
 poller_core = 0
+kafka_cores = "0x30"
+other_cores = "0,6-7"
 affinity = "static"
 manage_schema = false
 
@@ -145,7 +147,12 @@ policy = "stop"
     assert_eq!(config.kafka.properties["sasl.password"].0, "hunter2");
     assert_eq!(config.kafka.properties["fetch.queue.backoff.ms"].0, "5");
     assert!(!config.kafka.properties.contains_key("auto.offset.reset"), "never handed through");
-    assert_eq!((config.engine.lanes, config.engine.cores.as_slice()), (32, [1, 2, 3, 5].as_slice()));
+    assert_eq!(config.engine.lanes, 32);
+    let e = &config.engine;
+    let set = |text| CpuSet::parse(text).unwrap();
+    assert_eq!(e.cores, ["1", "2", "3", "5"].map(set));
+    let pinned = [&e.poller_core, &e.kafka_cores, &e.other_cores].map(|cpus| cpus.clone().unwrap());
+    assert_eq!(pinned, ["0", "4-5", "0,6-7"].map(set));
     assert_eq!((config.routing.tenant, &*config.routing.delimiter), (Tenant::KeyPart(1), "/"));
     assert_eq!(config.shards[0].dsn.0, "host=127.0.0.1 user=env");
     assert_eq!(config.shards[0].partitions, Some(vec![0..=3, 8..=8]));
@@ -202,7 +209,7 @@ fn keys_and_words() {
         "[engine]\nbatch_records_max = 1_000_000\ncores = \"3-1\"\n[kafka]",
         &[
             "forebay.toml:3: engine.batch_records_max: found 1000000, expected a whole number of records from 1 to 100000",
-            "forebay.toml:4: engine.cores: found \"3-1\", expected core numbers such as \"1-3\" or \"1,3,5-7\"",
+            "forebay.toml:4: engine.cores: found \"3-1\", expected CPU numbers such as 0 or \"0,2-5\", or a mask such as \"0x3d\", or a list of these",
         ],
     );
     check(

@@ -13,6 +13,7 @@ mod outbox;
 pub mod pace;
 pub mod parked;
 pub mod partition;
+mod pinning;
 pub mod poller;
 mod reload;
 pub mod report;
@@ -24,6 +25,7 @@ pub mod thread;
 pub mod worker;
 
 pub use observer::{Observer, Running};
+pub use pinning::Pinning;
 pub use reload::{ReloadError, Reloader};
 pub use rules::Rules;
 pub use run::{Engine, EngineError, Options, Outcome, Stopper};

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::clock::{Clock, SystemClock};
 use crate::config::live::Live;
 use crate::config::{self, Config, RouteBy, Target};
+use crate::cpus::{self, Place};
 use crate::engine::Rules;
 use crate::engine::control::{ControlLoop, LoopContext};
 use crate::engine::dispatch::Dispatcher;
@@ -22,6 +23,7 @@ use crate::engine::observed::Observed;
 use crate::engine::observer::{Observer, Running};
 use crate::engine::pace::{Pace, PaceStatus};
 use crate::engine::parked::Parked;
+use crate::engine::pinning::Pinning;
 use crate::engine::poller::{Poller, Ports, Settings, Stop, TopicSettings};
 use crate::engine::reload::Reloader;
 use crate::engine::report::{Reporter, Waker};
@@ -110,6 +112,7 @@ pub struct Engine {
     paces: Vec<Arc<Pace>>,
     sampled: Vec<Arc<Sampled>>,
     backends: Vec<Arc<Backends>>,
+    pinning: Pinning,
     running: Arc<Mutex<Option<Running>>>,
 }
 
@@ -136,7 +139,9 @@ impl Engine {
         let sampled = config.shards.iter().map(sampled).collect();
         let backends = config.shards.iter().map(|_| Arc::default()).collect();
         let (function, handlers, running) = (None, HashMap::new(), Arc::default());
-        Engine { config, live, function, handlers, observed, clock, hot, paces, sampled, backends, running }
+        // Of the thread that makes it: threads that no setting pins run where that one may.
+        let pinning = Pinning::new(engine, cpus::allowed().ok());
+        Engine { config, live, function, handlers, observed, clock, hot, paces, sampled, backends, pinning, running }
     }
 
     /// Applies a topic's records by `make`'s handlers, one for each worker, instead of to a table.
@@ -168,6 +173,15 @@ impl Engine {
     /// What it has done so far; may be read while it runs.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.observed.counters)
+    }
+
+    /// Moves every thread that this process has by now to `other_cores`, where that is configured: for a program that does little
+    /// besides. Threads of the engine's own go where they belong when they start.
+    ///
+    /// # Errors
+    /// If none of these CPUs is there and allowed.
+    pub fn confine_process(&self) -> std::io::Result<()> {
+        self.config.engine.other_cores.as_ref().map_or(Ok(()), cpus::confine_all)
     }
 
     /// What makes it read its configuration again while it runs.
@@ -218,10 +232,11 @@ impl Engine {
             }
         }
         self.hot.iter().for_each(|hot| hot.restart());
-        // Before any thread is pinned: librdkafka's threads inherit the mask of the one that creates them.
         let names: Vec<String> = self.config.topics.iter().map(|t| t.name.clone()).collect();
-        let source = KafkaSource::new(&self.config.kafka, &names, options.source.clone())
-            .map_err(|e| EngineError::Configuration(e.to_string()))?;
+        let source = cpus::inherited_from(self.pinning.kafka(), || {
+            KafkaSource::new(&self.config.kafka, &names, options.source.clone())
+        });
+        let source = source.map_err(|e| EngineError::Configuration(e.to_string()))?;
         let waker = Waker::new(source.waker());
         let clock = Arc::clone(&self.clock);
         let (events_in, events) = bounded(EVENTS_MAX);
@@ -299,7 +314,7 @@ impl Engine {
             drop(poller);
             let _ = outcome_in.send(result);
         };
-        let thread = Thread::spawn("forebay-poller", self.config.engine.poller_core, None, body)
+        let thread = Thread::spawn("forebay-poller", self.pinning.poller(), None, body)
             .map_err(|e| EngineError::Internal(format!("the poller's thread: {e}")))?;
         let result = outcome.recv().unwrap_or_else(|_| Err(EngineError::Internal("the poller panicked".into())));
         thread.join(Instant::now() + JOIN_DEADLINE);
@@ -343,7 +358,6 @@ impl Threads<'_> {
     fn start(&self) -> Result<Started, EngineError> {
         let config = &self.engine.config;
         let handlers = Arc::new(self.engine.handlers.clone());
-        let mut cores = config.engine.cores.iter().copied().cycle();
         let mut started = Started::default();
         for shard in (0..config.shards.len()).map(|s| ShardIx(s as u16)) {
             let ids = Arc::new(OwnRows::new(config.topics.len()));
@@ -365,7 +379,9 @@ impl Threads<'_> {
                         .known_to(backends)
                         .following(Arc::clone(&self.engine.live), shard);
                 let (parking, context) = (self.parking(&parked, shard), self.context(shard, &gate)?);
-                started.threads.push(self.worker(writer, index, inbox, parking, &name, cores.next(), context)?);
+                let number = usize::from(shard.0) * config.engine.workers_per_shard + usize::from(index);
+                let place = self.engine.pinning.worker(number);
+                started.threads.push(self.worker(writer, index, inbox, parking, &name, place, context)?);
                 shard_inboxes.push(chunks);
             }
             let workers = config.engine.workers_per_shard as u16;
@@ -394,8 +410,7 @@ impl Threads<'_> {
         let (sampled, name) = (engine.contention(shard), &config.shards[usize::from(shard.0)].name);
         let sampler = SamplerLoop::new(sampler, name, Arc::clone(gate), Arc::clone(self.clock), interval, sampled);
         let closing = Arc::clone(self.closing);
-        let events = Some(self.events.clone());
-        started(Thread::spawn(&format!("fb-a{}", shard.0), None, events, move || sampler.run(&closing))).map(Some)
+        self.spawn(&format!("fb-a{}", shard.0), move || sampler.run(&closing)).map(Some)
     }
 
     /// Starts a forwarder for each shard, where dead letters of some topic go on.
@@ -414,10 +429,9 @@ impl Threads<'_> {
                 counters: Arc::clone(&self.engine.observed.counters),
             };
             let outbox = PostgresOutbox::new(config, shard).known_to(&self.engine.backends[usize::from(shard.0)]);
-            let publisher = KafkaPublisher::new(&config.kafka);
+            let publisher = KafkaPublisher::new(&config.kafka).pinned(self.engine.pinning.kafka().cloned());
             let forwarder = Forwarder::new(outbox, publisher, config, shard, context);
-            let name = format!("fb-f{}", shard.0);
-            let thread = started(Thread::spawn(&name, None, Some(self.events.clone()), move || forwarder.run()))?;
+            let thread = self.spawn(&format!("fb-f{}", shard.0), move || forwarder.run())?;
             Ok((orders_in, thread))
         };
         (0..config.shards.len()).map(|shard| start(ShardIx(shard as u16))).collect()
@@ -426,11 +440,16 @@ impl Threads<'_> {
     /// Starts the thread that asks where the logs end.
     fn ends(&self, ends: &Arc<Ends>) -> Result<(Sender<()>, Thread), EngineError> {
         let engine = self.engine;
-        let logs = KafkaLogs::new(&engine.config).map_err(|e| EngineError::Configuration(e.to_string()))?;
+        let logs = cpus::inherited_from(engine.pinning.kafka(), || KafkaLogs::new(&engine.config));
+        let logs = logs.map_err(|e| EngineError::Configuration(e.to_string()))?;
         let ends = EndsLoop::new(logs, Arc::clone(&engine.observed), Arc::clone(ends), Arc::clone(self.clock));
         let (stop_in, stop) = bounded(0);
-        let thread = Thread::spawn("forebay-ends", None, Some(self.events.clone()), move || ends.run(&stop));
-        Ok((stop_in, started(thread)?))
+        Ok((stop_in, self.spawn("forebay-ends", move || ends.run(&stop))?))
+    }
+
+    /// Starts one that is neither the poller nor a worker.
+    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<Thread, EngineError> {
+        started(Thread::spawn(name, self.engine.pinning.others(), Some(self.events.clone()), body))
     }
 
     fn backoff(&self) -> Backoff {
@@ -466,7 +485,7 @@ impl Threads<'_> {
     ) -> Result<Thread, EngineError> {
         let name = format!("fb-c{}", context.report.shard().0);
         let control = ControlLoop::new(control, inbox, parked, context);
-        started(Thread::spawn(&name, None, Some(self.events.clone()), move || control.run()))
+        self.spawn(&name, move || control.run())
     }
 
     fn parking(&self, parked: &Arc<Parked>, shard: ShardIx) -> Parking {
@@ -487,7 +506,7 @@ impl Threads<'_> {
         let limits = BatchLimits::new(&config.engine);
         let lane = SlowLaneLoop::new(lane, writer, limits, topics, parking, context);
         let closing = Arc::clone(self.closing);
-        started(Thread::spawn(name, None, Some(self.events.clone()), move || lane.run(&closing)))
+        self.spawn(name, move || lane.run(&closing))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -498,14 +517,14 @@ impl Threads<'_> {
         inbox: Receiver<Box<Chunk>>,
         parking: Parking,
         name: &str,
-        core: Option<usize>,
+        place: Place,
         context: LoopContext,
     ) -> Result<Thread, EngineError> {
         let config = &self.engine.config;
         let topics = config.topics.iter().map(TopicWriting::new).collect();
         let limits = BatchLimits::new(&config.engine);
         let worker = Worker::new(writer, index, inbox, limits, topics, parking, context);
-        started(Thread::spawn(name, core, Some(self.events.clone()), move || worker.run()))
+        started(Thread::spawn(name, place, Some(self.events.clone()), move || worker.run()))
     }
 }
 

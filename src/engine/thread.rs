@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use core_affinity::CoreId;
 use crossbeam_channel::Sender;
 
+use crate::cpus::Place;
 use crate::engine::event::Event;
 
 /// What the kernel keeps of a thread's name.
@@ -21,20 +21,19 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// Starts one. The name is cut to what the kernel shows; `core` pins it.
+    /// Starts one. The name is cut to what the kernel shows; `place` says where it runs.
     pub fn spawn(
         name: &str,
-        core: Option<usize>,
+        place: Place,
         events: Option<Sender<Event>>,
         body: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<Thread> {
         let name: String = name.chars().take(NAME_BYTES_MAX).collect();
         let (inner, thread) = (name.clone(), name.clone());
         let guarded = move || {
-            if let Some(id) = core
-                && !core_affinity::set_for_current(CoreId { id })
-            {
-                tracing::warn!("{inner} could not be pinned to core {id}");
+            let cpus = place.own.clone();
+            if let (Err(error), Some(cpus)) = (place.enter(), cpus) {
+                tracing::warn!("{inner} could not be pinned to CPU {cpus}: {error}");
             }
             if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
                 // What it said, and where, is in the log already: the panic's hook sees to that.
@@ -75,7 +74,8 @@ mod tests {
     #[test]
     fn a_panic_reaches_the_poller() {
         let (events, inbox) = crossbeam_channel::bounded(1);
-        let thread = Thread::spawn("a-name-that-is-too-long", None, Some(events), || panic!("broken")).unwrap();
+        let thread =
+            Thread::spawn("a-name-that-is-too-long", Place::default(), Some(events), || panic!("broken")).unwrap();
         match inbox.recv().unwrap() {
             Event::Panicked { thread, message } => {
                 assert_eq!((thread.as_str(), message.as_str()), ("a-name-that-is-", "broken"));

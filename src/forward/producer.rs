@@ -12,6 +12,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig};
 
 use crate::config;
+use crate::cpus::{self, CpuSet};
 use crate::forward::message::Message;
 use crate::forward::{Publisher, Trouble, Verdict};
 use crate::source::client;
@@ -86,6 +87,8 @@ pub fn producer_config(kafka: &config::Kafka) -> ClientConfig {
 /// See the module's text. Its client is made when it is needed, and again after librdkafka gave it up.
 pub struct KafkaPublisher {
     config: ClientConfig,
+    /// Where librdkafka's threads run.
+    cpus: Option<CpuSet>,
     live: Option<BaseProducer<Answers>>,
     /// When the client was used last.
     used: Instant,
@@ -95,7 +98,12 @@ pub struct KafkaPublisher {
 
 impl KafkaPublisher {
     pub fn new(kafka: &config::Kafka) -> KafkaPublisher {
-        KafkaPublisher { config: producer_config(kafka), live: None, used: Instant::now(), call: 0 }
+        KafkaPublisher { config: producer_config(kafka), cpus: None, live: None, used: Instant::now(), call: 0 }
+    }
+
+    /// With the client's threads there.
+    pub fn pinned(self, cpus: Option<CpuSet>) -> KafkaPublisher {
+        KafkaPublisher { cpus, ..self }
     }
 
     fn open(&mut self) -> Result<&BaseProducer<Answers>, Trouble> {
@@ -105,7 +113,8 @@ impl KafkaPublisher {
             self.live = None;
         }
         if self.live.is_none() {
-            let created = self.config.create_with_context(Answers::default());
+            let config = &self.config;
+            let created = cpus::inherited_from(self.cpus.as_ref(), || config.create_with_context(Answers::default()));
             // The configuration was accepted property by property; what does not fit together shows here.
             let producer = created.map_err(|error| Trouble { text: error.to_string(), needs_a_person: true })?;
             self.live = Some(producer);

@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::dsn::{self, Tls};
 use crate::config::{self, Pooler};
+use crate::cpus;
 use crate::sink::bounds::{self, Bounded};
 use crate::sink::watch::{Mark, Watch};
 use crate::sink::{Failure, Reason, sqlstate};
@@ -202,7 +203,7 @@ impl Connector {
             // Nobody waits any more: the client is dropped here.
             let _ = sender.send(result);
         };
-        if let Err(error) = std::thread::Builder::new().name("pg-connect".into()).spawn(attempt) {
+        if let Err(error) = cpus::spawn("pg-connect", attempt) {
             tracing::warn!("cannot start a thread to connect: {error}");
         }
         Attempt { mark, cut: false, result }
@@ -221,7 +222,7 @@ impl Opened {
             watch.begin();
         }
         // Where no thread can be had the closure, and the client with it, is dropped here.
-        let _ = std::thread::Builder::new().name("pg-close".into()).spawn(move || {
+        let _ = cpus::spawn("pg-close", move || {
             drop(client);
             drop(watch);
         });

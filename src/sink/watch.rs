@@ -18,6 +18,8 @@ use parking_lot::Mutex;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::sockopt;
 
+use crate::cpus;
+
 /// How often the thread looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -159,7 +161,7 @@ fn start(all: &mut Vec<Weak<Watched>>) {
             }
         }
     };
-    if let Err(error) = thread::Builder::new().name("forebay-watch".into()).spawn(watch) {
+    if let Err(error) = cpus::spawn("forebay-watch", watch) {
         tracing::warn!("connections are not watched: no thread can be started: {error}");
         // The next one tries again.
         all.clear();

@@ -2,7 +2,7 @@
 //! callback, reported by the next poll, and answered whenever the poller says so; until then librdkafka keeps the group
 //! waiting and goes on with its heartbeats.
 //!
-//! Create it before pinning the thread: librdkafka's threads inherit the creator's CPU mask.
+//! librdkafka's threads inherit the CPUs of the one that creates it ([`crate::cpus`]).
 
 mod end;
 mod group;

@@ -38,6 +38,8 @@ fn a_configuration_that_works_and_what_was_looked_at() {
     );
     let report = report(&text);
     assert_eq!(said(&report, ""), [""; 0]);
+    let [allowed, pinned] = &report.cpus[..] else { panic!("{:?}", report.cpus) };
+    assert!(allowed.starts_with("this process may use CPU") && pinned == "no thread is pinned", "{:?}", report.cpus);
     let checked = report.checked.join("\n");
     for expected in [
         "configuration f: 1 shard, 1 topic, 4 workers and 16 lanes a shard",

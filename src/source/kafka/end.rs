@@ -7,6 +7,7 @@ use rdkafka::consumer::Consumer;
 
 use super::KafkaSource;
 use super::group::Unanswered;
+use crate::cpus;
 use crate::source::{Intake, Source, SourceEvent};
 use crate::state::chunk::RawRecord;
 use crate::types::TopicPartition;
@@ -69,7 +70,7 @@ impl Drop for KafkaSource {
             consumer.context().answer_by_yourself();
         }
         let (done, ended) = mpsc::channel();
-        let end = std::thread::Builder::new().name("kafka-end".to_owned()).spawn(move || {
+        let end = cpus::spawn("kafka-end", move || {
             drop(consumer);
             let _ = done.send(());
         });

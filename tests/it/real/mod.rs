@@ -15,6 +15,7 @@ mod maps;
 mod pace;
 mod parked_commands;
 mod parking;
+mod pinning;
 mod seeing;
 mod shards;
 mod tenants;

@@ -344,6 +344,8 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
             affinity: Affinity::Late,
             cores: Vec::new(),
             poller_core: None,
+            kafka_cores: None,
+            other_cores: None,
             commit_interval: COMMIT_INTERVAL,
             manage_schema: true,
             partition_records_max: 1,

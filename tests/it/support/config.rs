@@ -63,6 +63,8 @@ fn engine() -> Engine {
         affinity: Affinity::Late,
         cores: Vec::new(),
         poller_core: None,
+        kafka_cores: None,
+        other_cores: None,
         commit_interval: Duration::from_millis(200),
         manage_schema: true,
         partition_records_max: 10_000,

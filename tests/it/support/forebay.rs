@@ -228,6 +228,18 @@ impl Forebay {
         Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 
+    /// The name of each thread, and the CPUs that it may use, as the kernel lists them.
+    pub fn threads(&self) -> Vec<(String, String)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process that runs");
+        // One may end meanwhile.
+        let statuses = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+        let field = |status: &str, name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.map(|value| value.trim().to_owned())
+        };
+        statuses.filter_map(|status| Some((field(&status, "Name")?, field(&status, "Cpus_allowed_list")?))).collect()
+    }
+
     /// Whether it runs still (a stopped one does).
     pub fn is_running(&mut self) -> bool {
         if self.code.is_none()
