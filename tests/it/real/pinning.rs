@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{LEDGER, count, ledger_topic, publish_all, shard};
+use super::{LEDGER, ledger_topic, publish_all, shard};
 use crate::support::{Database, PATIENCE, Rig, Server, Topic, wait_until};
 
 /// What must be there before it can be said that every thread is where it should be; those of librdkafka are of three clients.
@@ -67,10 +67,7 @@ fn check(engine: &str, expected: &Expected<'_>) {
         ),
     );
     let forebay = rig.start();
-    let mut client = database.connect();
-    wait_until(PATIENCE, "the dead letter to be forwarded", || {
-        count(&mut client, "forebay.dead_letter WHERE forwarded_at IS NOT NULL") == 1
-    });
+    wait_until(PATIENCE, "the dead letter to be forwarded", || letters.watermarks(0).1 > 0);
     let mut last = String::new();
     wait_until(PATIENCE, "every thread where it belongs", || {
         let threads = forebay.threads();
