@@ -78,9 +78,7 @@ fn counted() -> Result<bool, String> {
     for problem in &verdict.problems {
         eprintln!("{problem}");
     }
-    eprintln!(
-        "at most {GROWTH_PERCENT_MAX} % more is taken for noise. If it is meant: {UPDATE}=1 bin/instructions"
-    );
+    eprintln!("at most {GROWTH_PERCENT_MAX} % more is taken for noise. If it is meant: {UPDATE}=1 bin/instructions");
     Ok(false)
 }
 
