@@ -187,7 +187,10 @@ fn services_need_less_than_tests() {
     };
     assert_eq!(missing("demo"), Ok("postgresql".into()));
     assert_eq!(missing("services"), Ok("postgresql java maven".into()));
-    assert!(missing("test").is_ok_and(|all| all.starts_with("postgresql java maven ") && all.ends_with("chromium valgrind")));
+    assert!(
+        missing("test")
+            .is_ok_and(|all| all.starts_with("postgresql java maven ") && all.ends_with("chromium valgrind"))
+    );
 }
 
 /// Its package starts a service that listens for everybody; nobody asked for that.
