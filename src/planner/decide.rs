@@ -15,6 +15,8 @@
 mod break_first;
 mod refuse;
 mod size;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use crate::check::budget;

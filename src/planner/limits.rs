@@ -50,8 +50,6 @@ pub struct Limits {
     pub rates_from: String,
     /// Measured; none where nothing was.
     pub wal_bytes_per_row: Option<f64>,
-    /// Of the configuration: how long stored progress, and Kafka's commit, come behind.
-    pub commit_interval_s: f64,
 }
 
 /// One PostgreSQL, and how many of the shards it has.

@@ -4,8 +4,8 @@
 //!
 //! What is written is what a worker writes: JSON records, decoded and folded, one statement that moves the fences of their lanes and
 //! upserts the rows, one transaction. Connections share lanes, and so rows, as workers do: none has a row of another. Sizes of batches
-//! and numbers of connections are those of [`BATCHES`] and the powers of two; for each size, connections are doubled until that gains
-//! less than a tenth: that is the knee.
+//! and numbers of connections are those of [`BATCHES`] and the powers of two; for each size, connections are doubled until two doublings
+//! in a row gain less than a tenth: behind the knee, which one point alone, on a machine with others on it, might feign.
 //!
 //! Not measured: indexes, triggers and foreign keys of your tables, checkpoints and vacuums of a longer run, and others in the database.
 
@@ -33,8 +33,8 @@ pub const BATCHES: [usize; 4] = [1, 50, 500, 2000];
 const CONNECTIONS_MAX: usize = 64;
 /// Each point's part of the time: shorter ones are noise.
 const POINT_MIN: Duration = Duration::from_millis(300);
-/// Points that the time is dealt out over; where a knee comes early, each is longer than it had to be.
-const POINTS: u32 = 20;
+/// Points of one batch size that the time left is dealt out over, if its knee is not found before.
+const POINTS_OF_A_BATCH: u32 = 6;
 /// Before a point counts: statements are planned, and connections have found their pace.
 const WARM_UP: f64 = 0.2;
 
@@ -162,15 +162,14 @@ impl<'a> Course<'a> {
     }
 
     fn run(&mut self, shard: &str) -> Result<Measured, PlanError> {
-        let each = (self.bounds.time / POINTS).max(POINT_MIN);
         let mut progress = Progress::new("measuring", self.bounds.time.as_secs(), "s");
         self.fill()?;
         let mut wal_bytes_per_row = 0.0;
         // The largest first: where time or bytes are used up early, the small ones, which say least, are missing. A COMMIT by itself is
         // wanted in any case.
-        self.point(1, 1, each)?;
-        for batch in [500, 2000, 50, 1] {
-            let mut before = 0.0;
+        self.point(1, 1, self.time_of(4, 0))?;
+        for (done, batch) in [500, 2000, 50, 1].into_iter().enumerate() {
+            let (mut best, mut in_vain) = (0.0, 0);
             for doubling in 0..=CONNECTIONS_MAX.ilog2() {
                 let connections = 1 << doubling;
                 if connections > self.bounds.connections || self.is_over() {
@@ -180,15 +179,16 @@ impl<'a> Course<'a> {
                 let known = self.points.iter().find(|p| p.batch == batch && p.connections == connections).copied();
                 let (rows_per_s, wal_per_row) = match known {
                     Some(point) => (point.rows_per_s, 0.0),
-                    None => self.point(batch, connections, each)?,
+                    None => self.point(batch, connections, self.time_of(4 - done as u32, doubling))?,
                 };
-                if batch == 500 {
+                if batch == 500 && connections == 1 {
                     wal_bytes_per_row = wal_per_row;
                 }
-                if rows_per_s < before * KNEE_GAIN {
+                in_vain = if rows_per_s < best * KNEE_GAIN { in_vain + 1 } else { 0 };
+                best = rows_per_s.max(best);
+                if in_vain == 2 {
                     break;
                 }
-                before = rows_per_s;
             }
         }
         let commit = self.points.iter().find(|point| point.batch == 1 && point.connections == 1);
@@ -204,6 +204,13 @@ impl<'a> Course<'a> {
             cut_short: self.is_over() || BATCHES.iter().any(|batch| !self.points.iter().any(|p| p.batch == *batch)),
             points: self.points.clone(),
         })
+    }
+
+    /// What a point may take: its part of what is left, with so many sizes to go and so many of this one's points measured.
+    fn time_of(&self, sizes: u32, measured: u32) -> Duration {
+        let points = (sizes * POINTS_OF_A_BATCH).saturating_sub(measured).max(1);
+        let left = self.bounds.time.saturating_sub(self.began.elapsed());
+        (left / points).div_f64(1.0 + WARM_UP).max(POINT_MIN)
     }
 
     /// Every row is there before anything counts: inserts and updates are not the same.

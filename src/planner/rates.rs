@@ -38,7 +38,7 @@ struct Curve {
     times: Vec<(f64, f64)>,
 }
 
-/// More connections are worth it while twice as many gain so much.
+/// More connections are worth it while they gain so much.
 pub const KNEE_GAIN: f64 = 1.10;
 /// A larger batch is worth it while the largest of those that come into question gains more than so much.
 pub const BATCH_GAIN: f64 = 1.05;
@@ -77,6 +77,11 @@ impl Curve {
         let (most, longest) = self.times[self.times.len() - 1];
         if connections >= most { longest * connections / most } else { along(&self.times, connections) }
     }
+}
+
+/// 1, 2, 4, … up to so many.
+fn doublings(at_most: usize) -> impl Iterator<Item = usize> {
+    (0..usize::BITS).map(|n| 1 << n).take_while(move |c| *c <= at_most.max(1))
 }
 
 /// Along straight lines through points in order; before the first one as there, behind the last one on as the last line went, but
@@ -126,22 +131,17 @@ impl Rates {
         }
     }
 
-    /// The fewest connections, one or a doubling of it, of which twice as many gain less than a tenth; at most so many.
+    /// The fewest connections, one or a doubling of it, to which all more of them together, up to so many, add less than a tenth.
     pub fn knee(&self, batch: f64, at_most: usize) -> usize {
-        let mut connections = 1;
-        while connections * 2 <= at_most {
-            let (these, twice) = (self.most(batch, connections), self.most(batch, connections * 2));
-            if twice < these * KNEE_GAIN {
-                break;
-            }
-            connections *= 2;
-        }
-        connections
+        let best = self.most(batch, at_most);
+        doublings(at_most).find(|c| self.most(batch, *c) * KNEE_GAIN > best).unwrap_or(1)
     }
 
-    /// The most rows a second that up to so many connections take: nobody has to use all of them.
+    /// The most rows a second that up to so many connections take: nobody has to use all of them. (Between two doublings, where the
+    /// measured points are, rows a second rise or fall all the way.)
     pub fn most(&self, batch: f64, connections: usize) -> f64 {
-        (1..=connections.max(1)).map(|c| self.rows_per_s(batch, c as f64)).fold(0.0, f64::max)
+        let last = std::iter::once(connections.max(1));
+        doublings(connections).chain(last).map(|c| self.rows_per_s(batch, c as f64)).fold(0.0, f64::max)
     }
 
     /// The fewest connections that take so many rows a second, of at most so many.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use crate::config::load::{self, Loaded};
-use crate::config::{Config, Shard};
+use crate::config::{Config, Pooler, Shard};
 use crate::console;
 use crate::engine::Stopper;
 use crate::planner::decide::decide;
@@ -69,7 +69,6 @@ const CONNECTIONS_OF_A_DATABASE: f64 = 4.0;
 /// The settings' defaults, where there is no configuration.
 const SLOW_LANES: usize = 1;
 const BESIDES: usize = 2;
-const COMMIT_INTERVAL_S: f64 = 1.0;
 /// Of a shard that is measured.
 const PROBE_PARTITIONS: usize = 8;
 const LANES: u16 = 16;
@@ -98,7 +97,6 @@ pub fn run(options: &Options, stopper: &Stopper) -> Result<(), PlanError> {
         rates,
         rates_from,
         wal_bytes_per_row: measured.as_ref().map(|measured| measured.wal_bytes_per_row).filter(|bytes| *bytes > 0.0),
-        commit_interval_s: config.map_or(COMMIT_INTERVAL_S, |config| config.engine.commit_interval.as_secs_f64()),
     };
     let decision = decide(&wish, &limits);
     let plan = decision.plan.clone();
@@ -206,6 +204,12 @@ impl Known {
             return Err(PlanError::Usage(expected.to_owned()));
         };
         let shard = chosen(config, probing.shard.as_deref())?;
+        if shard.pooler != Pooler::None {
+            return Err(PlanError::Configuration(format!(
+                "shard {}: found a pooler, expected the server itself to measure at: --dsn",
+                shard.name
+            )));
+        }
         let room = servers.iter().map(ServerLimits::room_per_shard).min().unwrap_or(1);
         let bounds = Bounds {
             time: probing.time,

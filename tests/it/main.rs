@@ -17,6 +17,7 @@ mod kafka;
 mod logs;
 mod mock;
 mod page;
+mod plan;
 mod pooler;
 mod profile;
 mod real;

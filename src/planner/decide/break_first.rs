@@ -25,15 +25,6 @@ impl Course<'_> {
         let partitions = sized.partitions() as f64;
         let at = partitions * wish.partition_bytes_per_s / wish.record_bytes / wish.busiest_shard;
         add("the busiest partitions take in no more".to_owned(), at);
-        if let Some((server, at)) = self.wal_limit(sized) {
-            add(
-                format!(
-                    "WAL fills max_wal_size of the server of shard {server} before checkpoint_timeout: checkpoints come more often, \
-                     and rows/s fall"
-                ),
-                at,
-            );
-        }
         breaks.sort_by(|a, b| a.at_per_s.total_cmp(&b.at_per_s));
         for each in &breaks {
             self.decision.steps.push(crate::planner::plan::Step {
@@ -44,19 +35,30 @@ impl Course<'_> {
         breaks
     }
 
-    /// The rate at which a server's WAL, and not time, brings its checkpoints. PostgreSQL begins one when so much has been written since
-    /// the last: CalculateCheckpointSegments in src/backend/access/transam/xlog.c.
-    fn wal_limit(&self, sized: &Sized) -> Option<(String, f64)> {
-        let wal_bytes_per_row = self.limits.wal_bytes_per_row?;
-        let at = |server: &ServerLimits| {
-            let size = server.setting("max_wal_size")?;
-            let timeout = server.setting("checkpoint_timeout")?;
-            let spread = server.setting("checkpoint_completion_target").unwrap_or(0.9);
-            let rows_per_s = size / (1.0 + spread) / timeout / wal_bytes_per_row;
-            let shards = server.shards.max(1) as f64;
-            Some((server.name.clone(), rows_per_s / shards * sized.shards as f64 / self.wish.busiest_shard))
-        };
-        self.limits.servers.iter().filter_map(at).min_by(|a, b| a.1.total_cmp(&b.1))
+    /// Whether WAL, and not time, brings a server's checkpoints. PostgreSQL begins one when so much has been written since the last:
+    /// CalculateCheckpointSegments in src/backend/access/transam/xlog.c.
+    fn warn_of_checkpoints(&self, server: &ServerLimits) -> Option<String> {
+        let (plan, per_row) = (self.decision.plan.as_ref()?, self.limits.wal_bytes_per_row?);
+        let size = server.setting("max_wal_size")?;
+        let timeout = server.setting("checkpoint_timeout")?;
+        let spread = server.setting("checkpoint_completion_target").unwrap_or(0.9);
+        let rows = plan.at_peak.shard_per_s.min(plan.shard_rows_per_s) * server.shards.max(1) as f64;
+        let fills_s = size / (1.0 + spread) / (rows * per_row);
+        let wanted = rows * per_row * timeout * (1.0 + spread);
+        (fills_s < timeout).then(|| {
+            format!(
+                "server of shard {}: at a peak, {} rows/s × {per_row:.0} bytes of WAL fill max_wal_size ({}) ÷ {} in {}, before checkpoint_timeout \
+                 ({}): checkpoints come so often, each page is written to WAL whole after each, and rows/s are fewer than measured; \
+                 max_wal_size = {:.0} GB would do",
+                server.name,
+                rate(rows),
+                server.settings["max_wal_size"],
+                1.0 + spread,
+                seconds(fills_s.round()),
+                server.settings["checkpoint_timeout"],
+                (wanted / 1_073_741_824.0).ceil()
+            )
+        })
     }
 
     /// Settings that figures should not be believed with, or that they hide something behind.
@@ -65,6 +67,7 @@ impl Course<'_> {
         for server in &self.limits.servers {
             let is = |name: &str, value: &str| server.settings.get(name).is_some_and(|found| found == value);
             let name = &server.name;
+            warnings.extend(self.warn_of_checkpoints(server));
             if is("fsync", "off") {
                 warnings.push(format!(
                     "server of shard {name}: fsync is off: it is faster than one that survives a power cut, and so are figures measured here"

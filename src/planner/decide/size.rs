@@ -1,6 +1,6 @@
 //! How many of everything: workers, lanes, partitions, windows.
 
-use super::{Choice, Course};
+use super::{Choice, Course, processes};
 use crate::check::budget;
 use crate::planner::plan::Plan;
 use crate::words::{counted, grouped, rate};
@@ -41,14 +41,14 @@ impl Course<'_> {
         let workers = at_work.div_ceil(choice.alive);
         let shard_rows_per_s = rates.most(batch, workers * choice.alive);
         let text = format!(
-            "{}/s × {} ÷ {} ÷ {:.0} % = {} rows/s of the busiest one take {}; ÷ {} processes that are left = {}",
+            "{}/s × {} ÷ {} ÷ {:.0} % = {} rows/s of the busiest one take {}; ÷ {} left = {}",
             rate(needed),
             wish.busiest_shard,
             counted(shards as u64, "shard"),
             wish.used * 100.0,
             rate(share / wish.used),
             counted(at_work as u64, "connection"),
-            choice.alive,
+            processes(choice.alive as u64),
             counted(workers as u64, "worker")
         );
         self.say("workers", format!("{text} a process and shard"));
@@ -57,8 +57,8 @@ impl Course<'_> {
         self.say(
             "workers",
             format!(
-                "{} processes × ({workers} + {} + {}) = {} connections to each shard, of {} there are",
-                choice.processes,
+                "{} × ({workers} + {} + {}) = {} connections to each shard, of {} there are",
+                processes(choice.processes as u64),
                 self.limits.slow_lanes,
                 self.limits.besides,
                 choice.processes as i64 * each,
@@ -123,10 +123,10 @@ impl Course<'_> {
         self.say(
             "memory",
             format!(
-                "{} ÷ {} processes that are left = {} partitions × {:.1} MiB of window = at most {:.0} MiB a process{}",
+                "{} ÷ {} left = {} × {:.1} MiB of window = at most {:.0} MiB a process{}",
                 counted(partitions as u64, "partition"),
-                choice.alive,
-                grouped(of_process),
+                processes(choice.alive as u64),
+                counted(of_process, "partition"),
                 filled as f64 / MIB,
                 memory as f64 / MIB,
                 if window < PARTITION_BYTES_MAX { " (partition_bytes_max is made smaller for it)" } else { "" }

@@ -1,6 +1,7 @@
 //! The schema of a measurement: made, looked at, and removed, whatever happens in between.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use postgres::Client;
 
@@ -26,9 +27,11 @@ pub struct Scratch {
     shard: Shard,
     group: String,
     name: String,
-    /// For looking, and for removing.
+    /// For looking, and for removing: taken when that is done.
     client: RefCell<Option<Opened>>,
-    plan: std::sync::Arc<TablePlan>,
+    /// Of the table; none before there is one.
+    plan: Option<Arc<TablePlan>>,
+    /// Whose the fences are.
     pub source: i32,
     pub token: i64,
 }
@@ -36,43 +39,51 @@ pub struct Scratch {
 impl Scratch {
     pub fn create(shard: &Shard, group: &str, bounds: &Bounds) -> Result<Scratch, PlanError> {
         let failed = |failure: Failure| PlanError::of_shard(&shard.name, &failure);
-        let mut opened = Connector::new(shard, group, PURPOSE).and_then(|mut c| c.connect()).map_err(failed)?;
+        let mut opened = Connector::new(shard, group, PURPOSE).and_then(|mut c| c.open()).map_err(failed)?;
         let name = format!("forebay_probe_{:x}", fastrand::u64(..));
-        left_behind(&mut opened.client, &shard.name);
-        if let Err(error) = opened.client.batch_execute(&format!("CREATE SCHEMA {name}")) {
-            let reason = sqlstate::failure(&error);
-            let refused = error.code().is_some_and(|code| code.code() == NO_PRIVILEGE);
+        let made =
+            takes_writes(&mut opened.client, &shard.name).and_then(|()| make(&mut opened.client, &shard.name, &name));
+        if let Err(error) = made {
             opened.discard();
-            return Err(match refused {
-                true => PlanError::Configuration(format!(
-                    "shard {}: this role may not make a schema to measure in: GRANT CREATE ON DATABASE … TO …, or measure with another role \
-                     (dsn), or give --shard-rows-per-second instead",
-                    shard.name
-                )),
-                false => PlanError::of_shard(&shard.name, &reason),
-            });
+            return Err(error);
         }
-        // From here on it is removed.
-        let (table, token) = (format!("{name}.{TABLE}"), i64::from(fastrand::i32(1..)));
-        let placeholder =
-            Made { shard: shard.clone(), group: group.to_owned(), name: name.clone(), client: Some(opened) };
-        let (client, plan) = placeholder.fill(&table, token, bounds)?;
-        Ok(Scratch {
+        // From here on it is removed, whatever happens.
+        let mut scratch = Scratch {
             shard: shard.clone(),
             group: group.to_owned(),
             name,
-            client: RefCell::new(Some(client)),
-            plan,
+            client: RefCell::new(Some(opened)),
+            plan: None,
             source: 1,
-            token,
-        })
+            token: i64::from(fastrand::i32(1..)),
+        };
+        scratch.fill(bounds)?;
+        Ok(scratch)
+    }
+
+    /// The tables: of records, and the fences'.
+    fn fill(&mut self, bounds: &Bounds) -> Result<(), PlanError> {
+        let Scratch { name, source, token, .. } = self;
+        let (table, fences) = (format!("{name}.{TABLE}"), schema::fences_in(name));
+        let Bounds { partitions, lanes, .. } = bounds;
+        let sql = format!(
+            "CREATE TABLE {table} ({COLUMNS});{fences}\
+             INSERT INTO {name}.fence (source, partition, lane, next_offset, token) \
+             SELECT {source}, p, l, 0, {token} FROM generate_series(0, {partitions} - 1) p, generate_series(0, {lanes} - 1) l"
+        );
+        self.ask(|client| client.batch_execute(&sql))?;
+        let mut client = self.client.borrow_mut();
+        let opened = client.as_mut().expect("it was just asked");
+        self.plan = Some(Arc::new(table_plan(&mut opened.client, &table)?));
+        Ok(())
     }
 
     /// A connection that writes, with everything prepared.
     pub fn probe(&self, bounds: &Bounds, number: usize) -> Result<Probe, PlanError> {
         let connected = Connector::new(&self.shard, &self.group, PURPOSE).and_then(|mut c| c.connect());
         let opened = connected.map_err(|failure| PlanError::of_shard(&self.shard.name, &failure))?;
-        Probe::new(self, opened, std::sync::Arc::clone(&self.plan), bounds, number)
+        let plan = self.plan.as_ref().expect("it was filled");
+        Probe::new(self, opened, Arc::clone(plan), bounds, number)
     }
 
     pub fn shard(&self) -> &str {
@@ -119,47 +130,15 @@ impl Drop for Scratch {
     }
 }
 
-/// A schema that is made and not filled yet.
-struct Made {
-    shard: Shard,
-    group: String,
-    name: String,
-    client: Option<Opened>,
-}
-
-impl Made {
-    fn fill(
-        mut self,
-        table: &str,
-        token: i64,
-        bounds: &Bounds,
-    ) -> Result<(Opened, std::sync::Arc<TablePlan>), PlanError> {
-        let (fences, schema) = (schema::fences_in(&self.name), &self.name);
-        let lanes = bounds.lanes;
-        let sql = format!(
-            "CREATE TABLE {table} ({COLUMNS});{fences}\
-             INSERT INTO {schema}.fence (source, partition, lane, next_offset, token) \
-             SELECT 1, p, l, 0, {token} FROM generate_series(0, {} - 1) p, generate_series(0, {lanes} - 1) l",
-            bounds.partitions
-        );
-        let shard = self.shard.name.clone();
-        let Some(opened) = self.client.as_mut() else { unreachable!("taken only at the end") };
-        let made = opened.client.batch_execute(&sql);
-        made.map_err(|error| PlanError::of_shard(&shard, &sqlstate::failure(&error)))?;
-        let plan = table_plan(&mut opened.client, table)?;
-        let opened = self.client.take().expect("it was there");
-        Ok((opened, std::sync::Arc::new(plan)))
-    }
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        if let Some(opened) = self.client.take()
-            && let Err(error) = removed(&self.shard, &self.group, &self.name, Some(opened))
-        {
-            crate::console::err(error);
-        }
-    }
+fn make(client: &mut Client, shard: &str, name: &str) -> Result<(), PlanError> {
+    left_behind(client, shard);
+    client.batch_execute(&format!("CREATE SCHEMA {name}")).map_err(|error| match error.code() {
+        Some(code) if code.code() == NO_PRIVILEGE => PlanError::Configuration(format!(
+            "shard {shard}: this role may not make a schema to measure in: GRANT CREATE ON DATABASE … TO …, or measure with another role (dsn), or \
+             give --shard-rows-per-second instead"
+        )),
+        _ => PlanError::of_shard(shard, &sqlstate::failure(&error)),
+    })
 }
 
 /// By the connection that there is, or, where that one is broken, by a new one.
@@ -184,6 +163,21 @@ fn removed(shard: &Shard, group: &str, name: &str, opened: Option<Opened>) -> Re
             failure.reason()
         ))
     })
+}
+
+/// Nothing is measured at a replica, and nobody waits for it to become something else.
+fn takes_writes(client: &mut Client, shard: &str) -> Result<(), PlanError> {
+    let sql = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'";
+    let row = client.query_typed_one(sql, &[]);
+    let row = row.map_err(|error| PlanError::of_shard(shard, &sqlstate::failure(&error)))?;
+    let what = match (row.get(0), row.get(1)) {
+        (true, _) => "a replica (in recovery)",
+        (_, true) => "a database that is read-only",
+        _ => return Ok(()),
+    };
+    Err(PlanError::Configuration(format!(
+        "shard {shard}: found {what}, expected a primary to measure at: nothing was written"
+    )))
 }
 
 /// Schemas of measurements that were killed. Another one may be running, so nothing is done about them.

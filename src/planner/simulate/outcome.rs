@@ -78,7 +78,7 @@ pub fn table(simulated: &Simulated, busiest_planned: f64) -> String {
             seconds(tidy(of.time_lag_worst_s)),
             seconds(tidy(of.time_lag_median_s)),
             grouped(of.message_lag_max),
-            of.calm_after_s.map_or("not by the end".to_owned(), |s| seconds(tidy(s))),
+            calm(of.calm_after_s),
             rate(of.batch_records),
             format!("{:.2}", of.connections_at_work),
         ]
@@ -115,6 +115,14 @@ pub fn table(simulated: &Simulated, busiest_planned: f64) -> String {
         text.push_str("CUT SHORT: it was ended early\n");
     }
     text
+}
+
+fn calm(after_s: Option<f64>) -> String {
+    match after_s {
+        None => "not by the end".to_owned(),
+        Some(s) if s < 1.0 => "at once".to_owned(),
+        Some(s) => seconds(tidy(s)),
+    }
 }
 
 /// No more digits than a simulation has.

@@ -8,9 +8,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use crate::config::load::parse;
 use crate::engine::worker::BatchLimits;
 use crate::planner::PlanError;
+use crate::planner::plan::Plan;
 use crate::planner::rates::Rates;
 use crate::planner::simulate::Setup;
 use crate::planner::simulate::outcome::Outcome;
@@ -72,6 +72,9 @@ pub struct World {
     weight: u64,
     rng: fastrand::Rng,
     senders: Senders,
+    /// The producers' side: a tenant's shard, among those of the plan.
+    placing: Router,
+    /// The other side: where databases were split, a partition's shard is another one.
     router: Router,
     now_us: u64,
     /// When the next record comes.
@@ -80,6 +83,8 @@ pub struct World {
     /// Of events of one moment, the first to be planned is the first to happen.
     planned: u64,
     partitions: Vec<Part>,
+    /// Partitions of each shard, as producers know it.
+    placed: usize,
     /// By process, then by shard.
     nodes: Vec<Node>,
     databases: Vec<Database>,
@@ -107,7 +112,9 @@ impl World {
             weight,
             rng: fastrand::Rng::with_seed(setup.seed),
             senders: Senders::new(setup.tenants, setup.skew, scenario.hot_share),
-            router: router(setup, scenario)?,
+            placing: placing(setup)?,
+            router: routing(setup, scenario)?,
+            placed: setup.plan.partitions_per_shard,
             now_us: 0,
             next_us: 0,
             events: BinaryHeap::new(),
@@ -200,15 +207,12 @@ impl World {
         let raw =
             RawRecord { offset: Offset(0), timestamp_ms: -1, key: Some(key.as_bytes()), value: None, headers: &[] };
         let hash = raw.key_hash();
-        let shard = match self.router.route(0, &raw) {
-            Ok(shard) => usize::from(shard.0),
-            Err(error) => unreachable!("every key names its tenant: {error}"),
-        };
-        let each = self.scenario.partitions_per_shard;
+        let Ok(home) = self.placing.route(0, &raw) else { unreachable!("every key names its tenant") };
         // Not what the lane is made of.
-        let partition = shard * each + (hash as u64 >> 32) as usize % each;
-        let aligned = self.router.is_aligned(partition as i32, crate::types::ShardIx(shard as u16));
-        self.watch.came(shard, partition, aligned, self.in_trouble());
+        let partition = usize::from(home.0) * self.placed + (hash as u64 >> 32) as usize % self.placed;
+        let aligned = self.placing.is_aligned(partition as i32, home);
+        let Ok(shard) = self.router.route(partition as i32, &raw) else { unreachable!("every partition is declared") };
+        self.watch.came(usize::from(shard.0), partition, aligned, self.in_trouble());
         self.partitions[partition].append(self.now_us, hash);
         self.key = key;
         self.fetch(partition);
@@ -277,8 +281,7 @@ impl World {
         self.watch.transaction(records);
         let touched = self.nodes[node].end(worker, &mut self.partitions, self.now_us);
         for partition in touched {
-            let durable = self.partitions[partition].forget();
-            self.watch.durable(durable);
+            self.partitions[partition].forget();
             self.fetch(partition);
         }
         self.start(node);
@@ -339,13 +342,17 @@ impl World {
 }
 
 /// The plan's own sharding: tenants by their hash, partitions as they are declared.
-fn router(setup: &Setup<'_>, scenario: &Scenario) -> Result<Router, PlanError> {
-    let plan = crate::planner::plan::Plan {
-        shards: scenario.shards,
-        partitions_per_shard: scenario.partitions_per_shard,
-        ..setup.plan.clone()
-    };
+fn placing(setup: &Setup<'_>) -> Result<Router, PlanError> {
+    let text = write::configuration(&write::Present::default(), setup.plan)?;
+    Ok(Router::new(&write::parse(&text)?.config))
+}
+
+/// The same partitions, next to each other, dealt out over the databases that there are.
+fn routing(setup: &Setup<'_>, scenario: &Scenario) -> Result<Router, PlanError> {
+    let (shards, partitions_per_shard) = (scenario.shards, scenario.partitions_per_shard);
+    let plan = Plan { shards, partitions_per_shard, ..setup.plan.clone() };
     let text = write::configuration(&write::Present::default(), &plan)?;
-    let loaded = parse(std::path::Path::new("simulation"), &text, &|_| None)?;
-    Ok(Router::new(&loaded.config))
+    // Without a function of tenants, the partition decides.
+    let by_partition = text.replace("by = \"hash\"", "by = \"partition\"").replace("tenant = \"key:0\"\n", "");
+    Ok(Router::new(&write::parse(&by_partition)?.config))
 }

@@ -77,17 +77,11 @@ impl Part {
         self.tracker.unfinished()
     }
 
-    /// What is durable, without a gap, leaves the log: how many that are.
-    pub fn forget(&mut self) -> usize {
+    /// What is durable, without a gap, leaves the log.
+    pub fn forget(&mut self) {
         let durable = (self.tracker.committable().0 - self.first).max(0) as usize;
         self.log.drain(..durable);
         self.first += durable as i64;
-        durable
-    }
-
-    /// Records that are not durable, or come behind one that is not.
-    pub fn lag(&self) -> usize {
-        self.log.len()
     }
 
     pub fn oldest_us(&self) -> Option<u64> {

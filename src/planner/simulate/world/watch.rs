@@ -13,7 +13,6 @@ const SETTLED_S: f64 = 5.0;
 pub struct Watch {
     weight: u64,
     came: u64,
-    durable: u64,
     /// At the last look.
     before: (u64, u64, u64),
     /// While there was trouble.
@@ -34,7 +33,6 @@ impl Watch {
         Watch {
             weight,
             came: 0,
-            durable: 0,
             before: (0, 0, 0),
             of_shard: vec![0; shards],
             of_partition: vec![0; partitions],
@@ -57,10 +55,6 @@ impl Watch {
         }
     }
 
-    pub fn durable(&mut self, units: usize) {
-        self.durable += units as u64;
-    }
-
     pub fn transaction(&mut self, units: usize) {
         self.transactions += 1;
         self.written += units as u64;
@@ -68,26 +62,24 @@ impl Watch {
 
     pub fn look(&mut self, partitions: &[Part], now_us: u64, at_work: usize) {
         let mut ages = vec![0f64; self.worst.len()];
-        let mut lag = 0;
         for part in partitions {
-            lag += part.lag() as u64;
             let age = part.oldest_us().map_or(0.0, |at| (now_us - at) as f64 / 1e6);
             ages[part.shard] = ages[part.shard].max(age);
         }
         self.worst.iter_mut().zip(&ages).for_each(|(worst, age)| *worst = worst.max(*age));
         ages.sort_by(f64::total_cmp);
-        let (at, came, durable) = self.before;
+        let (at, came, written) = self.before;
         let seconds = ((now_us - at) as f64 / 1e6).max(1e-6);
         let per_s = |now: u64, before: u64| (now - before) as f64 * self.weight as f64 / seconds;
         self.samples.push(Sample {
             seconds: now_us as f64 / 1e6,
             came_per_s: per_s(self.came, came),
-            durable_per_s: per_s(self.durable, durable),
-            message_lag: lag * self.weight,
+            durable_per_s: per_s(self.written, written),
+            message_lag: (self.came - self.written) * self.weight,
             worst_s: ages.last().copied().unwrap_or_default(),
             median_s: ages[ages.len() / 2],
         });
-        self.before = (now_us, self.came, self.durable);
+        self.before = (now_us, self.came, self.written);
         self.at_work += at_work as u64;
         self.looks += 1;
     }
