@@ -72,8 +72,9 @@ pub fn text(report: &Report) -> String {
             let _ = writeln!(text, "  - {nearest}");
         }
     }
-    for file in &report.written {
-        let _ = writeln!(text, "\nwritten: {file}");
+    let written = report.written.iter().map(|file| format!("written: {file}\n")).collect::<String>();
+    if !written.is_empty() {
+        let _ = write!(text, "\n{written}");
     }
     text
 }
