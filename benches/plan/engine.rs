@@ -93,7 +93,9 @@ impl Job {
                        FROM UNNEST($1::text[], $2::text[]) AS u(a, s)";
             rows.execute(sql, &[&apps, &subscriptions])?;
         }
-        rows.batch_execute("VACUUM ANALYZE records; CHECKPOINT")?;
+        // Each by itself: VACUUM wants no transaction around it.
+        rows.batch_execute("VACUUM ANALYZE records")?;
+        rows.batch_execute("CHECKPOINT")?;
         Ok(())
     }
 

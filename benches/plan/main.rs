@@ -26,7 +26,7 @@ use forebay::planner::decide::decide;
 use forebay::planner::limits::{Limits, ServerLimits};
 use forebay::planner::measure::{Bounds, measure};
 use forebay::planner::rates::Rates;
-use forebay::planner::simulate::{Setup, World, scenarios};
+use forebay::planner::simulate::{Lost, Setup, World, scenarios};
 use forebay::planner::wish::{Asked, Wish};
 use support::{Database, Server};
 
@@ -154,7 +154,8 @@ fn simulated(rates: &Rates, workers: usize, batch: usize, mean: f64, waits: f64)
     let setup = Setup { plan: &plan, wish: &wish, rates, seed: 0, tenants: 1000, skew: 0.0, units_max: 2_000_000 };
     let mut scenario = scenarios(&setup).into_iter().find(|s| s.name == "shard lost").ok_or("no such scenario")?;
     let away = waits / mean;
-    scenario.lost = Some((30.0, 30.0 + away));
+    // Here it is found at once: the engine is started then.
+    scenario.lost = Some(Lost { from_s: 30.0, to_s: 30.0 + away, backoff_max: Duration::ZERO });
     (scenario.trouble_ends, scenario.seconds_max) = (30.0 + away, 600.0 + away);
     let mut world = World::new(&setup, &scenario)?;
     while world.step() {}

@@ -233,7 +233,7 @@ proptest! {
     fn every_plan_keeps_what_it_promises(asked in any_asked(), limits in any_limits()) {
         let wish = wish(&asked);
         let decision = decide(&wish, &limits);
-        prop_assert!(decision.plan.is_some() != !decision.refusals.is_empty());
+        prop_assert!(decision.plan.is_some() == decision.refusals.is_empty());
         let Some(plan) = decision.plan else {
             prop_assert!(decision.refusals.iter().all(|refusal| !refusal.nearest.is_empty()));
             return Ok(());

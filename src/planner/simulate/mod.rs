@@ -33,7 +33,7 @@ use crate::planner::rates::Rates;
 use crate::planner::wish::Wish;
 
 pub use outcome::{Outcome, Sample, table};
-pub use scenario::{REBALANCE_S, Scenario, scenarios};
+pub use scenario::{Lost, REBALANCE_S, Scenario, scenarios};
 pub use svg::write as write_svg;
 pub use world::World;
 

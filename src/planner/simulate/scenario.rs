@@ -1,5 +1,7 @@
 //! What happens in a simulation, and when.
 
+use std::time::Duration;
+
 use super::Setup;
 
 /// A rebalance of the group: for so long nobody fetches a partition that moves.
@@ -9,6 +11,8 @@ const RESTART_S: f64 = 10.0;
 /// From one process's restart to the next.
 const ROLLING_S: f64 = 30.0;
 const OUTAGE_S: f64 = 600.0;
+/// The setting's default.
+const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// Traffic as it is before, so that there is something to compare with.
 const BEFORE_S: f64 = 30.0;
 /// A peak, in a simulation, is no longer.
@@ -20,6 +24,15 @@ const HOT_SHARE: f64 = 0.2;
 pub const GROWTH: usize = 10;
 /// Simulated records of one batch, at the least: or batches would be no batches.
 const UNITS_OF_A_BATCH: u64 = 5;
+
+/// The first shard is away.
+#[derive(Debug, Clone, Copy)]
+pub struct Lost {
+    pub from_s: f64,
+    pub to_s: f64,
+    /// Whoever probes it waits between two tries, longer and longer, at most so long.
+    pub backoff_max: Duration,
+}
 
 /// See the module's text.
 #[derive(Debug, Clone)]
@@ -33,8 +46,7 @@ pub struct Scenario {
     pub trouble_ends: f64,
     /// One tenant has this part of all records.
     pub hot_share: f64,
-    /// The first shard is away between these times.
-    pub lost: Option<(f64, f64)>,
+    pub lost: Option<Lost>,
     /// Each process is restarted, one after the other: when, and for how long.
     pub restarts: Vec<(f64, f64)>,
     pub shards: usize,
@@ -81,7 +93,8 @@ pub fn scenarios(setup: &Setup<'_>) -> Vec<Scenario> {
     all.push(Scenario { restarts, ..rolling });
     let lost =
         base("shard lost", format!("one database is away for {OUTAGE_S:.0} s"), mean, OUTAGE_S, 2.0 * AFTER_MAX_S);
-    all.push(Scenario { lost: Some((BEFORE_S, BEFORE_S + OUTAGE_S)), ..lost });
+    let away = Lost { from_s: BEFORE_S, to_s: BEFORE_S + OUTAGE_S, backoff_max: RETRY_BACKOFF_MAX };
+    all.push(Scenario { lost: Some(away), ..lost });
     let grown = |name, what: String| base(name, what, mean * GROWTH as f64, 60.0, 120.0);
     all.push(grown("growth", format!("{GROWTH} times the mean for 60 s, on the same databases")));
     if plan.partitions_per_shard > 1 {

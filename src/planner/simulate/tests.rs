@@ -73,7 +73,7 @@ fn a_lost_shard_is_caught_up_with_as_the_arithmetic_says_and_others_do_not_notic
     let setup = Setup { skew: 0.0, ..setup(&plan, &wish) };
     let away = 120.0;
     let found = run(&setup, "shard lost", |scenario| {
-        scenario.lost = Some((30.0, 30.0 + away));
+        scenario.lost = scenario.lost.map(|lost| Lost { to_s: 30.0 + away, ..lost });
         (scenario.trouble_ends, scenario.seconds_max) = (30.0 + away, 900.0);
         scenario.rates = vec![(30.0, wish.mean_per_s), (f64::MAX, wish.mean_per_s)];
     });

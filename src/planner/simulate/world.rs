@@ -14,7 +14,7 @@ use crate::planner::plan::Plan;
 use crate::planner::rates::Rates;
 use crate::planner::simulate::Setup;
 use crate::planner::simulate::outcome::Outcome;
-use crate::planner::simulate::scenario::{REBALANCE_S, Scenario};
+use crate::planner::simulate::scenario::{Lost, REBALANCE_S, Scenario};
 use crate::planner::simulate::shares::Senders;
 use crate::planner::write;
 use crate::state::chunk::RawRecord;
@@ -33,7 +33,6 @@ const ASK_AGAIN_US: u64 = 50_000;
 /// The settings' defaults.
 const PARTITION_RECORDS_MAX: u64 = 20_000;
 const RETRY_MIN: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -175,14 +174,14 @@ impl World {
 
     fn plan_trouble(&mut self) {
         let us = |s: f64| (s * 1e6) as u64;
-        if let Some((from, to)) = self.scenario.lost {
-            // It is found again by whoever probes it, later and later.
-            let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
-            let mut found = from;
-            while found < to {
+        if let Some(Lost { from_s, to_s, backoff_max }) = self.scenario.lost {
+            // It is found again by whoever probes it.
+            let mut backoff = Backoff::new(RETRY_MIN, backoff_max);
+            let mut found = from_s;
+            while found < to_s {
                 found += backoff.next(self.rng.f64()).as_secs_f64();
             }
-            self.plan(us(from), Event::ShardLost);
+            self.plan(us(from_s), Event::ShardLost);
             self.plan(us(found), Event::ShardBack);
         }
         let restarts = self.scenario.restarts.clone();
@@ -196,7 +195,7 @@ impl World {
     fn next_arrival(&mut self) -> u64 {
         let per_s = self.scenario.rate(self.seconds()) / self.weight as f64;
         let wait = -(1.0 - self.rng.f64()).ln() / per_s.max(1e-9);
-        self.now_us + ((wait * 1e6) as u64).max(1).min(3_600_000_000)
+        self.now_us + ((wait * 1e6) as u64).clamp(1, 3_600_000_000)
     }
 
     /// A record comes.
