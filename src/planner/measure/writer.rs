@@ -20,6 +20,7 @@ use crate::sink::writer::FenceArrays;
 use crate::state::batch::{Batch, LaneMove};
 use crate::state::chunk::{Chunk, RawRecord};
 use crate::state::router::{key_hash, lane_of};
+use crate::state::spares::Spares;
 use crate::types::{Generation, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
 /// Records for other connections are passed over; so many in a row say that there are none for this one.
@@ -69,7 +70,7 @@ pub struct Probe {
     next_record: u64,
     table: TableWriter,
     batch: Batch,
-    chunk: Option<Box<Chunk>>,
+    spares: Spares,
     moves: Vec<LaneMove>,
     fences: FenceArrays,
     /// By partition and lane.
@@ -110,7 +111,7 @@ impl Probe {
             next_record: number as u64 * 1_000_000_007,
             table: TableWriter::new(plan),
             batch: Batch::new(),
-            chunk: Some(Box::new(Chunk::new(TopicIx(0)))),
+            spares: Spares::default(),
             moves: Vec::new(),
             fences: FenceArrays::default(),
             fence_at: Vec::new(),
@@ -152,7 +153,7 @@ impl Probe {
 
     /// These rows, once each.
     pub fn write(&mut self, keys: Range<u64>) -> Result<(), PlanError> {
-        let mut chunk = self.begin_chunk();
+        let mut chunk = self.spares.take(TopicIx(0));
         let plain = Workload { skew: None, ..self.workload.clone() };
         let mut runs = Vec::new();
         for key in keys {
@@ -168,15 +169,9 @@ impl Probe {
         self.write_batch()
     }
 
-    fn begin_chunk(&mut self) -> Box<Chunk> {
-        let mut chunk = self.chunk.take().unwrap_or_else(|| Box::new(Chunk::new(TopicIx(0))));
-        chunk.reset(TopicIx(0));
-        chunk
-    }
-
     /// A batch of records of its own lanes.
     fn fill(&mut self, records: usize) -> Result<(), PlanError> {
-        let mut chunk = self.begin_chunk();
+        let mut chunk = self.spares.take(TopicIx(0));
         let mut runs = Vec::new();
         let mut passed = 0;
         while chunk.len() < records {
@@ -228,7 +223,8 @@ impl Probe {
         };
         let offset = Offset(chunk.runs[run as usize].next.0);
         let (key, value) = (Some(self.key.as_bytes()), Some(self.value.as_bytes()));
-        chunk.push(run, 0, 0, &RawRecord { offset, timestamp_ms: -1, key, value, headers: &[] });
+        let record = RawRecord { offset, timestamp_ms: -1, key, value, headers: &[] };
+        chunk.push_hashed(run, 0, 0, record.key_hash(), &record, &mut self.spares.blocks);
         Ok(())
     }
 
@@ -276,7 +272,8 @@ impl Probe {
         for each in &self.moves {
             self.fence_at[each.partition as usize * usize::from(self.lanes) + usize::from(each.lane)] = each.next;
         }
-        self.chunk = self.batch.take_chunks().pop();
+        let (batch, spares) = (&mut self.batch, &mut self.spares);
+        batch.take_chunks().into_iter().for_each(|chunk| spares.keep(chunk));
         Ok(())
     }
 }
