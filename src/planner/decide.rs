@@ -32,6 +32,8 @@ const WORKERS_MAX: usize = 256;
 const PROCESSES_MAX: usize = 256;
 /// The settings' defaults.
 const BATCH_BYTES_MAX: f64 = 4_194_304.0;
+/// Beyond it, a plan is a mistake in what was asked, and a shard's number no number of forebay's.
+const SHARDS_MAX: usize = 10_000;
 /// What a pooler lets in is not known here.
 const ROOM_OF_A_POOLER: i64 = 100_000;
 
@@ -264,6 +266,10 @@ impl Course<'_> {
         match given {
             Some(given) if given < choice.shards => {
                 self.refuse_shards(given, choice, needed);
+                None
+            }
+            None if choice.shards > SHARDS_MAX => {
+                self.refuse_shards(SHARDS_MAX, choice, needed);
                 None
             }
             _ => Some(given.unwrap_or(choice.shards)),

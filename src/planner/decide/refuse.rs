@@ -1,6 +1,6 @@
 //! What cannot be: why, and the nearest things that can.
 
-use super::{Choice, Course, processes};
+use super::{Choice, Course, SHARDS_MAX, processes};
 use crate::check::budget;
 use crate::planner::plan::{Refusal, Traffic};
 use crate::planner::wish::{Wish, seconds};
@@ -74,14 +74,15 @@ impl Course<'_> {
             wish.busiest_shard,
             rate(needed)
         );
-        let mut nearest = vec![
-            counted(choice.shards as u64, "shard"),
-            format!(
-                "databases that take {} rows/s each, instead of {}",
-                rate(needed * wish.busiest_shard / given as f64 / wish.used),
-                rate(choice.rows_per_s)
-            ),
-        ];
+        let mut nearest = Vec::new();
+        if choice.shards <= SHARDS_MAX {
+            nearest.push(counted(choice.shards as u64, "shard"));
+        }
+        nearest.push(format!(
+            "databases that take {} rows/s each, instead of {}",
+            rate(needed * wish.busiest_shard / given as f64 / wish.used),
+            rate(choice.rows_per_s)
+        ));
         if bears > wish.mean_per_s {
             // Which of the two wishes is in the way, or both of them.
             let catch_up = wish.outage_s / (bears / wish.mean_per_s - 1.0);
