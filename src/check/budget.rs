@@ -16,6 +16,32 @@ use super::{Notes, Report};
 /// How long a start waits for the databases' numbers. One that is silent may be down, and is waited for elsewhere.
 const ASK_DEADLINE: Duration = Duration::from_secs(1);
 
+/// What one process opens to so many shards of a server.
+pub fn needed(shards: i64, writers: usize, besides: usize) -> i64 {
+    shards * (writers + besides) as i64
+}
+
+/// What a server has for the processes of a group, all of them together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Less what others have, and what is reserved.
+    pub left: i64,
+    /// `connections_share_percent` of what the server offers.
+    pub share: i64,
+}
+
+impl Room {
+    pub fn of(this: &Connections, percent: usize) -> Room {
+        let offered = i64::from(this.max - this.reserved);
+        Room { left: offered - i64::from(this.others), share: offered * percent as i64 / 100 }
+    }
+
+    /// As many as there are under each of its limits, the role's included.
+    pub fn all(&self, this: &Connections) -> i64 {
+        self.left.min(self.share).min(this.role_max.map_or(i64::MAX, i64::from)).max(0)
+    }
+}
+
 /// Whether the servers that answer at once have enough connections for a process that is about to start.
 pub fn at_start(config: &Config, places: &Places) -> Report {
     let (answers_in, answers) = bounded(config.shards.len());
@@ -71,7 +97,7 @@ pub(super) fn pooler(config: &Config, index: usize, is_direct: bool, notes: &mut
 /// `starting`: a process that is about to come beside those that run; otherwise it may be one of them that is looked at.
 pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], starting: bool, notes: &mut Notes<'_>) {
     let (writers, besides) = (config.engine.writers_per_shard(), config.connections_besides_writers());
-    let each = (writers + besides) as i64;
+    let each = needed(1, writers, besides);
     let direct = known.iter().copied().filter(|(i, _)| config.shards[*i].pooler == Pooler::None);
     let known = &direct.collect::<Vec<_>>()[..];
     for (at, &(i, this)) in known.iter().enumerate() {
@@ -84,10 +110,9 @@ pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], starting
             continue;
         }
         let shards = known.iter().filter(|(_, other)| other.server == this.server).count();
-        let needed = shards as i64 * each;
+        let needed = needed(shards as i64, writers, besides);
         let shards = counted(shards as u64, "shard");
         let need = format!("{needed} ({shards} × ({writers} workers and slow lanes + {besides}))");
-        let left = i64::from(this.max - this.reserved - this.others);
         let limits = format!(
             "max_connections {}, {} of them reserved, {} in use by others",
             this.max, this.reserved, this.others
@@ -95,7 +120,7 @@ pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], starting
         let group = i64::from(this.group);
         let of_server = known.iter().filter(|(_, other)| other.server == this.server);
         let percent = of_server.map(|(i, _)| config.shards[*i].connections_share_percent).min().unwrap_or(100);
-        let share = i64::from(this.max - this.reserved) * percent as i64 / 100;
+        let Room { left, share } = Room::of(this, percent);
         let share_text = || {
             format!(
                 "{share}: {percent} % of what the server offers (max_connections {}, {} of them reserved)",

@@ -10,6 +10,7 @@ mod letters;
 pub mod log;
 pub mod memory;
 mod parking;
+mod plan;
 mod run;
 mod top;
 
@@ -30,7 +31,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", default_value = "forebay.toml", global = true)]
     config: PathBuf,
     /// What to log to stderr: error, warn, info, debug, trace, or directives such as `info,forebay::sink=debug`
-    /// [default: info; demo and bench: warn].
+    /// [default: info; demo, bench and plan: warn].
     #[arg(long, value_name = "LEVEL", env = "FOREBAY_LOG", global = true)]
     log_level: Option<log::Level>,
     #[command(subcommand)]
@@ -74,6 +75,10 @@ enum Command {
     /// and the latency of records that are sent at a rate. Brokers, shards and the engine's settings are the configuration's, whose
     /// topics are left alone; without one, --brokers and --dsn say enough.
     Bench(bench::Bench),
+    /// How many databases, processes, workers and partitions it takes, for how many records and which time lag: with the arithmetic
+    /// written out, from what the databases say, or from what one of them bears (--measure). Refuses what cannot be, and says
+    /// what can.
+    Plan(plan::Plan),
     /// The engine that `bench` measures.
     #[command(hide = true)]
     BenchEngine,
@@ -83,9 +88,9 @@ enum Command {
 }
 
 impl Command {
-    /// What is logged unless something else is asked for: the demonstration and the benchmark speak for themselves.
+    /// What is logged unless something else is asked for: the demonstration, the benchmark and the plan speak for themselves.
     fn log_level(&self) -> log::Level {
-        let speaks = matches!(self, Command::Demo(_) | Command::Bench(_) | Command::BenchEngine);
+        let speaks = matches!(self, Command::Demo(_) | Command::Bench(_) | Command::BenchEngine | Command::Plan(_));
         log::Level::of(if speaks { "warn" } else { "info" })
     }
 }
@@ -157,6 +162,7 @@ pub fn main() -> std::process::ExitCode {
         Command::Parked(listing) => parking::parked(config, &listing),
         Command::Top(arguments) => top::run(config, arguments),
         Command::Bench(arguments) => bench::run(config, arguments),
+        Command::Plan(arguments) => plan::run(config, arguments),
         Command::BenchEngine => bench::engine(),
         Command::Demo(arguments) => demo::run(&arguments),
     };

@@ -160,6 +160,11 @@ CREATE INDEX IF NOT EXISTS dead_letter_to_forward ON forebay.dead_letter (grp, t
   WHERE forwarded_at IS NULL AND forward_error IS NULL AND resolution IS NULL;
 "#;
 
+/// The fences' tables, in another schema: for who measures what moving them costs.
+pub fn fences_in(schema: &str) -> String {
+    V1_0.replace("forebay.", &format!("{schema}."))
+}
+
 /// Notes the version; a newer one stays.
 fn store_version() -> String {
     format!(

@@ -242,7 +242,7 @@ impl Live<Name> {
 
 /// The fence statement's parameters, filled anew for each batch.
 #[derive(Debug, Default)]
-pub(super) struct FenceArrays {
+pub(crate) struct FenceArrays {
     source: i32,
     partitions: Vec<i32>,
     lanes: Vec<i16>,
@@ -256,7 +256,7 @@ pub(super) struct FenceArrays {
 }
 
 impl FenceArrays {
-    fn fill(&mut self, source: i32, moves: &[LaneMove]) {
+    pub(crate) fn fill(&mut self, source: i32, moves: &[LaneMove]) {
         debug_assert!(moves.is_sorted_by_key(|m| (m.partition, m.lane)), "locks are taken in this order");
         self.source = source;
         for column in [&mut self.tokens, &mut self.expected, &mut self.next] {
@@ -293,7 +293,7 @@ impl FenceArrays {
     }
 
     /// What the fence statement says: whether everything happened.
-    pub(super) fn answer(&self, row: &Row) -> bool {
+    pub(crate) fn answer(&self, row: &Row) -> bool {
         let places: Option<Vec<Place>> = row.get(1);
         *self.moved.borrow_mut() = places.unwrap_or_default();
         row.get(0)
@@ -303,7 +303,7 @@ impl FenceArrays {
         self.source
     }
 
-    pub(super) fn params(&self) -> [&(dyn ToSql + Sync); fence::BATCH_PARAMS] {
+    pub(crate) fn params(&self) -> [&(dyn ToSql + Sync); fence::BATCH_PARAMS] {
         [&self.source, &self.partitions, &self.lanes, &self.tokens, &self.expected, &self.next, &self.places]
     }
 }

@@ -18,6 +18,7 @@ mod kafka;
 mod logs;
 mod mock;
 mod page;
+mod plan;
 mod pooler;
 mod profile;
 mod real;

@@ -176,7 +176,7 @@ fn cell(value: Option<&Value>, per: f64, decimals: usize) -> String {
 }
 
 /// Columns that nobody has a figure for are left out. Names are to the left, figures to the right.
-fn aligned(heads: Vec<String>, rows: Vec<Vec<String>>) -> String {
+pub fn aligned(heads: Vec<String>, rows: Vec<Vec<String>>) -> String {
     let used: Vec<usize> = (0..heads.len()).filter(|i| *i == 0 || rows.iter().any(|row| row[*i] != "-")).collect();
     let width = |i: usize| rows.iter().chain([&heads]).map(|row| row[i].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = used.iter().map(|i| width(*i)).collect();

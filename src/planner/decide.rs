@@ -1,0 +1,278 @@
+//! From a wish and the limits to a plan, or to why there is none. Pure: the same in, the same out; every number on the way is a line
+//! that a person can check.
+//!
+//! Which way it goes, and why that way:
+//!
+//! 1. *What is needed.* A peak need not be borne as it comes: what waits at its end is applied within the time lag that is allowed. So
+//!    peak × burst ÷ (burst + time lag) is enough; beside it, what an outage leaves must be caught up with.
+//! 2. *What a database takes*, at the knee of its connections, with the batch from which on a larger one gains little; of that, a part.
+//! 3. *How many databases* that makes, the busiest one being the measure.
+//! 4. *How many processes*: as many as take it in when some fail, and not more than leave each database's connections to enough workers.
+//!    Of all numbers of processes, those with the fewest databases come into question, and of these the least.
+//! 5. *Partitions* by databases, a power of two for each, so that databases can be split without other partitions.
+//! 6. *Time*: lag at a peak's end, catching up, and how long Kafka must keep records.
+
+mod break_first;
+mod refuse;
+mod size;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use crate::check::budget;
+use crate::planner::limits::Limits;
+use crate::planner::plan::{Decision, Plan, Step};
+use crate::planner::rates::Rates;
+use crate::planner::wish::{Wish, seconds};
+use crate::words::{counted, grouped, rate};
+
+/// `workers_per_shard` takes no more.
+const WORKERS_MAX: usize = 256;
+/// More processes than this are not considered.
+const PROCESSES_MAX: usize = 256;
+/// The settings' defaults.
+const BATCH_BYTES_MAX: f64 = 4_194_304.0;
+/// Beyond it, a plan is a mistake in what was asked, and a shard's number no number of forebay's.
+const SHARDS_MAX: usize = 10_000;
+/// What a pooler lets in is not known here.
+const ROOM_OF_A_POOLER: i64 = 100_000;
+
+/// See the module's text.
+pub fn decide(wish: &Wish, limits: &Limits) -> Decision {
+    let mut course = Course { wish, limits, decision: Decision::default() };
+    course.decision.plan = course.plan();
+    course.warn();
+    course.decision
+}
+
+/// `1 process`, `8 processes`.
+fn processes(number: u64) -> String {
+    format!("{} process{}", grouped(number), if number == 1 { "" } else { "es" })
+}
+
+/// What is decided so far.
+struct Course<'a> {
+    wish: &'a Wish,
+    limits: &'a Limits,
+    decision: Decision,
+}
+
+/// What one number of processes makes of a database.
+#[derive(Debug, Clone, Copy)]
+struct Choice {
+    processes: usize,
+    /// Those that are left.
+    alive: usize,
+    workers_max: usize,
+    batch: usize,
+    knee: usize,
+    /// Rows a second of a database at the knee, and the part of them that is planned with.
+    rows_per_s: f64,
+    usable: f64,
+    shards: usize,
+}
+
+impl Course<'_> {
+    fn say(&mut self, of: &'static str, text: String) {
+        self.decision.steps.push(Step { of, text });
+    }
+
+    fn plan(&mut self) -> Option<Plan> {
+        let needed = self.needed();
+        let choice = self.choice(needed)?;
+        let shards = self.shards(needed, &choice)?;
+        let sized = self.sized(needed, shards, &choice);
+        let plan = self.timed(sized)?;
+        let checked = budget::needed(1, plan.workers_per_shard + plan.slow_lanes_per_shard, self.limits.besides);
+        assert!(plan.processes as i64 * checked <= plan.connections_room, "a plan exceeds the connection budget");
+        Some(plan)
+    }
+
+    /// Records a second that must be applied, at the least.
+    fn needed(&mut self) -> f64 {
+        let Wish { peak_per_s, mean_per_s, burst_s, time_lag_s, outage_s, catch_up_s, .. } = *self.wish;
+        let burst = if burst_s > 0.0 { peak_per_s * burst_s / (burst_s + time_lag_s) } else { mean_per_s };
+        let after = mean_per_s * (1.0 + outage_s / catch_up_s.max(1e-3));
+        self.say(
+            "demand",
+            format!(
+                "peak {}/s for {}, time lag of {} allowed at its end: {} × {} ÷ ({} + {}) = {}/s",
+                rate(peak_per_s),
+                seconds(burst_s),
+                seconds(time_lag_s),
+                rate(peak_per_s),
+                seconds(burst_s),
+                seconds(burst_s),
+                seconds(time_lag_s),
+                rate(burst)
+            ),
+        );
+        self.say(
+            "demand",
+            format!(
+                "after {} of outage caught up within {}, beside the mean of {}/s: {} × (1 + {} ÷ {}) = {}/s",
+                seconds(outage_s),
+                seconds(catch_up_s),
+                rate(mean_per_s),
+                rate(mean_per_s),
+                seconds(outage_s),
+                seconds(catch_up_s),
+                rate(after)
+            ),
+        );
+        let needed = burst.max(after).max(mean_per_s);
+        self.say("demand", format!("needed: the larger of both, {}/s", rate(needed)));
+        needed
+    }
+
+    fn room(&self) -> i64 {
+        let tightest = self.limits.tightest();
+        if tightest.pooled { ROOM_OF_A_POOLER } else { tightest.room_per_shard() }
+    }
+
+    /// How many processes, and what is left of each database for their workers. None where that is refused.
+    fn choice(&mut self, needed: f64) -> Option<Choice> {
+        let spare = self.wish.spare_processes as usize;
+        let least = (needed / self.wish.process_rows_per_s).ceil().max(1.0) as usize + spare;
+        let given = self.wish.processes.map(|n| n as usize);
+        if let Some(given) = given.filter(|given| *given < least) {
+            self.refuse_processes(given, least, needed);
+            return None;
+        }
+        let (from, to) = given.map_or((least, PROCESSES_MAX.max(least)), |given| (given, given));
+        let choices: Vec<Choice> = (from..=to).filter_map(|processes| self.with(processes, needed)).collect();
+        let Some(best) = self.best(&choices) else {
+            self.refuse_connections(from);
+            return None;
+        };
+        self.say(
+            "processes",
+            format!(
+                "{}/s ÷ {}/s a process = {:.1}, so {} and {} that may fail: {}{}",
+                rate(needed),
+                rate(self.wish.process_rows_per_s),
+                needed / self.wish.process_rows_per_s,
+                least - spare,
+                spare,
+                best.processes,
+                match (given, best.processes > least) {
+                    (Some(_), _) => " (given)".to_owned(),
+                    (None, true) => format!(
+                        " ({} more: fewer would have fewer connections at work when {spare} fail)",
+                        best.processes - least
+                    ),
+                    (None, false) => String::new(),
+                }
+            ),
+        );
+        self.say_database(&best);
+        Some(best)
+    }
+
+    /// The fewest databases, or no more than there are; then the fewest processes.
+    fn best(&self, choices: &[Choice]) -> Option<Choice> {
+        let given = self.wish.shards.map_or(0, |n| n as usize);
+        choices.iter().copied().min_by_key(|choice| (choice.shards.max(given), choice.processes))
+    }
+
+    fn with(&self, processes: usize, needed: f64) -> Option<Choice> {
+        let Limits { slow_lanes, besides, rates, .. } = self.limits;
+        let fixed = budget::needed(1, *slow_lanes, *besides);
+        let workers_max = usize::try_from(self.room() / processes as i64 - fixed).ok()?.min(WORKERS_MAX);
+        let alive = processes - self.wish.spare_processes as usize;
+        if workers_max == 0 {
+            return None;
+        }
+        let at_most = workers_max * alive;
+        let batch = self.batch(rates, at_most);
+        let knee = rates.knee(batch as f64, at_most);
+        let rows_per_s = rates.most(batch as f64, knee);
+        let usable = rows_per_s * self.wish.used;
+        let shards = (needed * self.wish.busiest_shard / usable - 1e-9).ceil().max(1.0) as usize;
+        Some(Choice { processes, alive, workers_max, batch, knee, rows_per_s, usable, shards })
+    }
+
+    /// No larger than `batch_bytes_max` lets it become.
+    fn batch(&self, rates: &Rates, at_most: usize) -> usize {
+        let fits = (BATCH_BYTES_MAX / self.wish.record_bytes).floor().max(1.0) as usize;
+        rates.batch(at_most).min(fits)
+    }
+
+    fn say_database(&mut self, choice: &Choice) {
+        let Limits { slow_lanes, besides, rates_from, .. } = self.limits;
+        let server = self.limits.tightest();
+        let each = budget::needed(1, choice.workers_max + slow_lanes, *besides);
+        let (room, of) = match server.shards {
+            0 | 1 => (server.room, String::new()),
+            n => (server.room_per_shard(), format!(" ÷ {n} shards")),
+        };
+        let whose =
+            if server.shards == 0 { "each database".to_owned() } else { format!("server of shard {}", server.name) };
+        let text = match server.pooled {
+            true => format!("{whose}: behind a pooler, whose limits decide; they are not known here"),
+            false => format!(
+                "{whose}: max_connections {} − {} reserved − {} in use by others{}{of} = {}",
+                server.max_connections,
+                server.reserved,
+                server.others,
+                if server.room < server.max_connections - server.reserved - server.others {
+                    ", and no more than the share or a role's or database's limit"
+                } else {
+                    ""
+                },
+                grouped(room.max(0) as u64)
+            ),
+        };
+        self.say("connections", text);
+        self.say(
+            "connections",
+            format!(
+                "{} ÷ {} = {} a process and shard − {slow_lanes} (slow lanes) − {besides} (control, sampling{}) = at most {} ({each} in all)",
+                grouped(self.room().max(0) as u64),
+                processes(choice.processes as u64),
+                self.room() / choice.processes as i64,
+                if *besides > 2 { ", forwarding" } else { "" },
+                counted(choice.workers_max as u64, "worker"),
+            ),
+        );
+        self.say(
+            "a database",
+            format!(
+                "batches of {}, {}: {} rows/s ({rates_from}); more connections gain less than a tenth, larger batches less than a twentieth",
+                grouped(choice.batch as u64),
+                counted(choice.knee as u64, "connection"),
+                rate(choice.rows_per_s)
+            ),
+        );
+        self.say("a database", format!("{:.0} % of it: {} rows/s", self.wish.used * 100.0, rate(choice.usable)));
+    }
+
+    /// None where there are too few.
+    fn shards(&mut self, needed: f64, choice: &Choice) -> Option<usize> {
+        let exact = needed * self.wish.busiest_shard / choice.usable;
+        let given = self.wish.shards.map(|n| n as usize);
+        let text = format!(
+            "{}/s × {} (the busiest one's part) ÷ {} rows/s a shard = {exact:.1}, so {}",
+            rate(needed),
+            self.wish.busiest_shard,
+            rate(choice.usable),
+            match given {
+                None => counted(choice.shards as u64, "shard"),
+                Some(given) if given >= choice.shards => format!("{} (given)", counted(given as u64, "shard")),
+                Some(given) => format!("{}, and there are {given}", counted(choice.shards as u64, "shard")),
+            }
+        );
+        self.say("shards", text);
+        match given {
+            Some(given) if given < choice.shards => {
+                self.refuse_shards(given, choice, needed);
+                None
+            }
+            None if choice.shards > SHARDS_MAX => {
+                self.refuse_shards(SHARDS_MAX, choice, needed);
+                None
+            }
+            _ => Some(given.unwrap_or(choice.shards)),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What gives way first when traffic grows, at which rate of all topics together; and what is to be looked at before.
+
+use super::size::Sized;
+use super::{Course, processes};
+use crate::planner::limits::ServerLimits;
+use crate::planner::plan::Break;
+use crate::planner::wish::seconds;
+use crate::words::{grouped, rate};
+
+impl Course<'_> {
+    /// In the order in which they happen.
+    pub(super) fn breaks(&mut self, sized: &Sized, capacity_per_s: f64) -> Vec<Break> {
+        let wish = self.wish;
+        let mut breaks = Vec::new();
+        let mut add = |what: String, at_per_s: f64| breaks.push(Break { what, at_per_s });
+        add("the busiest database takes no more: records begin to wait".to_owned(), capacity_per_s);
+        if wish.burst_s > 0.0 {
+            let at = capacity_per_s * (wish.burst_s + wish.time_lag_s) / wish.burst_s;
+            let (burst, lag) = (seconds(wish.burst_s), seconds(wish.time_lag_s));
+            add(format!("a peak of {burst} at it ends with a time lag of {lag}"), at);
+        }
+        let alive = sized.choice.alive as f64;
+        let failed = processes(wish.spare_processes);
+        add(format!("processes take in no more, with {failed} failed"), alive * wish.process_rows_per_s);
+        let partitions = sized.partitions() as f64;
+        let at = partitions * wish.partition_bytes_per_s / wish.record_bytes / wish.busiest_shard;
+        add("the busiest partitions take in no more".to_owned(), at);
+        breaks.sort_by(|a, b| a.at_per_s.total_cmp(&b.at_per_s));
+        for each in &breaks {
+            self.decision.steps.push(crate::planner::plan::Step {
+                of: "breaks first",
+                text: format!("at {}/s: {}", rate(each.at_per_s), each.what),
+            });
+        }
+        breaks
+    }
+
+    /// Whether WAL, and not time, brings a server's checkpoints. PostgreSQL begins one when so much has been written since the last:
+    /// CalculateCheckpointSegments in src/backend/access/transam/xlog.c.
+    fn warn_of_checkpoints(&self, server: &ServerLimits) -> Option<String> {
+        let (plan, per_row) = (self.decision.plan.as_ref()?, self.limits.wal_bytes_per_row?);
+        let size = server.setting("max_wal_size")?;
+        let timeout = server.setting("checkpoint_timeout")?;
+        let spread = server.setting("checkpoint_completion_target").unwrap_or(0.9);
+        let rows = plan.at_peak.shard_per_s.min(plan.shard_rows_per_s) * server.shards.max(1) as f64;
+        let fills_s = size / (1.0 + spread) / (rows * per_row);
+        let wanted = rows * per_row * timeout * (1.0 + spread);
+        (fills_s < timeout).then(|| {
+            format!(
+                "server of shard {}: at a peak, {} rows/s × {per_row:.0} bytes of WAL fill max_wal_size ({}) ÷ {} in {}, before checkpoint_timeout \
+                 ({}): checkpoints come so often, each page is written to WAL whole after each, and rows/s are fewer than measured; \
+                 max_wal_size = {:.0} GB would do",
+                server.name,
+                rate(rows),
+                server.settings["max_wal_size"],
+                1.0 + spread,
+                seconds(fills_s.round()),
+                server.settings["checkpoint_timeout"],
+                (wanted / 1_073_741_824.0).ceil()
+            )
+        })
+    }
+
+    /// Settings that figures should not be believed with, or that they hide something behind.
+    pub(super) fn warn(&mut self) {
+        let mut warnings = Vec::new();
+        for server in &self.limits.servers {
+            let is = |name: &str, value: &str| server.settings.get(name).is_some_and(|found| found == value);
+            let name = &server.name;
+            warnings.extend(self.warn_of_checkpoints(server));
+            if is("fsync", "off") {
+                warnings.push(format!(
+                    "server of shard {name}: fsync is off: it is faster than one that survives a power cut, and so are figures measured here"
+                ));
+            }
+            if is("full_page_writes", "off") {
+                warnings.push(format!(
+                    "server of shard {name}: full_page_writes is off, which is safe on few file systems only, and flatters figures"
+                ));
+            }
+            if is("synchronous_commit", "off") || is("synchronous_commit", "local") {
+                warnings.push(format!(
+                    "server of shard {name}: synchronous_commit is {}: a failover may lose what was acknowledged; forebay applies it again \
+                     as long as Kafka holds it, so keep retention well above how long that takes to be noticed",
+                    server.settings["synchronous_commit"]
+                ));
+            }
+            let standbys = server.settings.get("synchronous_standby_names").filter(|names| !names.is_empty());
+            if let Some(names) = standbys {
+                warnings.push(format!(
+                    "server of shard {name}: every COMMIT waits for synchronous standbys ({names}); while they are away nothing is written, \
+                     and nothing here plans for that"
+                ));
+            }
+            if let Some(plan) = &self.decision.plan
+                && !server.pooled
+                && plan.connections_per_shard as i64 * server.shards.max(1) as i64 * 2 > server.room
+                && plan.processes > 1
+            {
+                let (all, room) = (plan.connections_per_shard * server.shards.max(1), server.room.max(0));
+                warnings.push(format!(
+                    "server of shard {name}: {all} of {} connections are forebay's then; a second set of processes beside the first (another \
+                     consumer group, a deployment that starts new ones before it stops old ones) does not fit",
+                    grouped(room as u64)
+                ));
+            }
+        }
+        self.decision.warnings.extend(warnings);
+    }
+}
