@@ -1,0 +1,27 @@
+//! The gateway: HTTP requests that write become records of Kafka, and are answered once the brokers have them. Never before: a 202 is a
+//! promise. What a table could not take is refused at the door, so that it becomes no dead letter.
+//!
+//! In reading order: [`paths`] (which route), [`door`] (is it a record, which key, which partition; pure), [`rules`] (what the door knows: tables,
+//! partitions, tenants), [`queue`] (what is on its way, and who waits for it), [`producer`], [`service`] (a request's way, on a listener's
+//! thread), [`catalog`] and [`watch`] (who asks databases and brokers), [`admin`] (what the gateway says of itself), [`server`] (threads, start, end).
+//!
+//! # Threads
+//!
+//! `fb-i0`, `fb-i1`, … read, check and answer, each with a listener of its own on the same port. They hand records to one idempotent
+//! producer, whose answers `fb-acks` takes and hands back. `fb-tables` asks the databases, `fb-topics` the brokers; neither keeps anybody waiting.
+//! No thread waits for a request, and no request for a database.
+
+pub mod admin;
+pub mod catalog;
+pub mod door;
+pub mod paths;
+pub mod problem;
+pub mod producer;
+pub mod queue;
+pub mod rules;
+pub mod server;
+pub mod service;
+pub mod watch;
+
+#[cfg(test)]
+pub mod samples;
