@@ -2,23 +2,19 @@
 //! against it.
 
 use std::path::Path;
-use std::time::Duration;
 
 use clap::Args;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::{Map, Value, json};
 
 use crate::config::{Config, RouteBy, Tenant};
 use crate::console;
-use crate::source::client::client_config;
+use crate::ingest::check::partitions_of;
 use crate::state::chunk::{Headers, RawRecord};
 use crate::state::placement::{Misplaced, Placement, murmur2};
 use crate::state::router::{Router, key_hash, lane_of};
 use crate::types::Offset;
 
 use super::ExitCode;
-
-const ASK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What to route.
 #[derive(Debug, Args)]
@@ -68,7 +64,7 @@ pub fn run(config: &Path, arguments: &Route) -> ExitCode {
             return ExitCode::Usage;
         }
     };
-    let partitions = match arguments.partitions.map_or_else(|| ask(config, topic), Ok) {
+    let partitions = match arguments.partitions.map_or_else(|| partitions_of(config, topic), Ok) {
         Ok(partitions) => partitions,
         Err(why) => {
             console::err(format_args!("topic {topic}: {why}; --partitions N says it without asking"));
@@ -179,15 +175,4 @@ fn object(fields: &[String]) -> Option<Option<Vec<u8>>> {
         object.insert(name.to_owned(), value.parse::<i64>().map_or_else(|_| Value::from(value), Value::from));
     }
     Some(Some(Value::Object(object).to_string().into_bytes()))
-}
-
-fn ask(config: &Config, topic: &str) -> Result<i32, String> {
-    let consumer: BaseConsumer = client_config(&config.kafka).create().map_err(|error| error.to_string())?;
-    let metadata = consumer.fetch_metadata(Some(topic), ASK_DEADLINE).map_err(|error| error.to_string())?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    match found.map(|found| (found.error(), found.partitions().len())) {
-        Some((None, count)) if count > 0 => Ok(count as i32),
-        Some((Some(error), _)) => Err(rdkafka::types::RDKafkaErrorCode::from(error).to_string()),
-        _ => Err("the brokers do not know it".to_owned()),
-    }
 }

@@ -3,7 +3,8 @@
 //!
 //! In reading order: [`paths`] (which route), [`door`] (is it a record, which key, which partition; pure), [`rules`] (what the door knows: tables,
 //! partitions, tenants), [`queue`] (what is on its way, and who waits for it), [`producer`], [`service`] (a request's way, on a listener's
-//! thread), [`catalog`] and [`watch`] (who asks databases and brokers), [`admin`] (what the gateway says of itself), [`server`] (threads, start, end).
+//! thread), [`catalog`] and [`watch`] (who asks databases and brokers), [`admin`] (what the gateway says of itself), [`server`] (threads, start, end); [`check`] (the same
+//! questions before anything runs).
 //!
 //! # Threads
 //!
@@ -13,6 +14,7 @@
 
 pub mod admin;
 pub mod catalog;
+pub mod check;
 pub mod door;
 pub mod paths;
 pub mod problem;

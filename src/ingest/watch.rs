@@ -269,7 +269,7 @@ impl Found {
 }
 
 /// The tables of a shard, by topic; or why it does not say.
-fn tables_of(config: &Config, shard: usize) -> Result<Vec<(usize, Catalog)>, String> {
+pub fn tables_of(config: &Config, shard: usize) -> Result<Vec<(usize, Catalog)>, String> {
     let said = |failure: Failure| failure.reason().to_string();
     let pool = Pool::new(&config.shards[shard], &config.kafka.group_id, PURPOSE, 1).map_err(said)?;
     let mut client = pool.get().map_err(said)?;

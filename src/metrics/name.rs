@@ -114,6 +114,11 @@ impl Name {
     pub fn is_alias(self) -> bool {
         self.family().name.starts_with("kafka_")
     }
+
+    /// Whether the gateway says it, and not the engine.
+    pub fn is_of_gateway(self) -> bool {
+        self.family().name.starts_with("forebay_ingest_")
+    }
 }
 
 /// Every family in Markdown.
