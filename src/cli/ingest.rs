@@ -6,8 +6,8 @@ use std::sync::Arc;
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
-use crate::engine::Stopper;
 use crate::engine::Reloader;
+use crate::engine::Stopper;
 use crate::ingest::server::Running;
 use crate::ingest::watch::Watch;
 

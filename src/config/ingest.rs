@@ -29,6 +29,9 @@ pub struct Ingest {
     pub queue_bytes_max: usize,
     pub deadline: Duration,
     pub drain_deadline: Duration,
+    /// Connections to each shard for routes that write rows themselves, and how long a request waits for one.
+    pub pool_size: usize,
+    pub pool_wait: Duration,
     /// Headers that travel, as their records' headers are named; those that tenants and columns need included.
     pub headers: Vec<String>,
     pub catalog_file: PathBuf,
@@ -126,6 +129,8 @@ pub const METHODS_EXPECTED: &str = "a list of \"PUT\", \"POST\", \"PATCH\" and \
 pub enum Mode {
     /// 202 once the brokers have it.
     Async,
+    /// 200 once the row is written.
+    Sync,
 }
 
 /// `/apps/{app_id}/state`: each parameter a whole segment, each name once.
@@ -220,6 +225,8 @@ pub fn read(
         queue_bytes_max: section.get(&s::QUEUE_BYTES_MAX),
         deadline: section.get(&s::DEADLINE),
         drain_deadline: section.get(&s::DRAIN_DEADLINE),
+        pool_size: section.get(&s::POOL_SIZE),
+        pool_wait: section.get(&s::POOL_WAIT),
         headers,
         catalog_file: section.report.path(&catalog_file),
         catalog_interval: section.get(&s::CATALOG_INTERVAL),
@@ -269,7 +276,11 @@ fn route(section: &Section<'_>, topics: &[Topic], tenant: Option<&Tenant>) -> Op
         return None;
     };
     let Target::Table(table) = &topics[topic].target else {
-        section.problem(s::ROUTE_TOPIC.name, shown(&name), "a topic with a table: bodies are checked against its columns");
+        section.problem(
+            s::ROUTE_TOPIC.name,
+            shown(&name),
+            "a topic with a table: bodies are checked against its columns",
+        );
         return None;
     };
     if section.is_written(s::ROUTE_KEY.name) && written.is_none() {
@@ -286,6 +297,11 @@ fn route(section: &Section<'_>, topics: &[Topic], tenant: Option<&Tenant>) -> Op
     }
     let route = Route { path, methods, topic, key, mode, unknown_fields };
     one_key_for_a_row(section, &route, table);
+    let of_kafka = |source: &&ColumnSource| matches!(source, ColumnSource::Offset | ColumnSource::Partition);
+    if mode == Mode::Sync && table.columns.values().any(|source| of_kafka(&source)) {
+        let expected = "\"async\": the topic's table has columns of @offset or @partition, and a row that is written at once has none";
+        section.problem(s::ROUTE_MODE.name, "\"sync\"", expected);
+    }
     if route.methods.contains(&Method::Delete) {
         deletes(section, &route, table, tenant);
     }
@@ -365,12 +381,19 @@ fn deletes(section: &Section<'_>, route: &Route, table: &Table, tenant: Option<&
                 let found = format!("another form than the topic's key_format ({format})");
                 section.problem(s::ROUTE_KEY.name, found, "the same for DELETE, or no key here");
             }
-            parts.iter().filter_map(|part| if let Part::Field(name) = part { Some(name.clone()) } else { None }).collect()
+            parts
+                .iter()
+                .filter_map(|part| if let Part::Field(name) = part { Some(name.clone()) } else { None })
+                .collect()
         }
     };
     if let Some(name) = needed.iter().find(|name| !route.parameters().any(|parameter| parameter == *name)) {
         let found = format!("{:?} with DELETE", route.template());
-        section.problem(s::ROUTE_PATH.name, found, format!("{{{name}}} in it: the key of a null value is made of the path"));
+        section.problem(
+            s::ROUTE_PATH.name,
+            found,
+            format!("{{{name}}} in it: the key of a null value is made of the path"),
+        );
     }
 }
 

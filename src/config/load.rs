@@ -9,7 +9,8 @@ use super::secret::{Secret, is_secret_property, shown};
 use super::settings::{self as s, By, Described, Kind};
 use super::{
     ADMIN_LISTEN, Admin, CommitGate, Config, Delivery, Engine, HotKeyRule, Pace, ParkingLimits, Pooler, Replica,
-    RouteBy, Routing, Shard, Target, Tenant, TenantCeilings, Topic, connections_besides_writers, dsn, ingest, kafka, topic,
+    RouteBy, Routing, Shard, Target, Tenant, TenantCeilings, Topic, connections_besides_writers, dsn, ingest, kafka,
+    topic,
 };
 
 /// A configuration that may be run, and what else there is to say about it.

@@ -117,6 +117,8 @@ pub static ALL: &[&dyn Described] = &[
     &ingest::QUEUE_BYTES_MAX,
     &ingest::DEADLINE,
     &ingest::DRAIN_DEADLINE,
+    &ingest::POOL_SIZE,
+    &ingest::POOL_WAIT,
     &ingest::HEADERS,
     &ingest::CATALOG_FILE,
     &ingest::CATALOG_INTERVAL,

@@ -135,13 +135,14 @@ mod tests {
         let engine = Engine::new(load(&file).expect("valid").config);
         let (reloader, live) = (engine.reloader(), Arc::clone(&engine.reloader().live));
         assert_eq!(reloader.reload(), Ok(vec![]));
+        let gateway =
+            "[ingest]\n[[ingest.route]]\npath = \"/t\"\nmethods = [\"POST\"]\ntopic = \"t\"\nkey = \"{id}\"\n";
+        write("forebay.toml", &format!("{TEXT}{gateway}"));
+        assert_eq!(reloader.reload(), Ok(vec![]), "the gateway is another process");
         write("m", "x = \"a\"\ny = \"a\"");
         write("forebay.toml", &TEXT.replace("[[topic]]", "[engine]\nlanes = 64\ncommit_interval_ms = 20\n[[topic]]"));
         let refused = reloader.reload().expect_err("a restart is needed").to_string();
         assert_eq!(refused, "a change of engine.commit_interval_ms, engine.lanes needs a restart");
-        let gateway = "[ingest]\n[[ingest.route]]\npath = \"/t\"\nmethods = [\"POST\"]\ntopic = \"t\"\nkey = \"{id}\"\n";
-        write("forebay.toml", &format!("{TEXT}{gateway}"));
-        assert_eq!(reloader.reload(), Ok(vec![]), "the gateway is another process");
         write("forebay.toml", "[kafka");
         assert!(matches!(reloader.reload(), Err(ReloadError::Broken(_))));
         write("forebay.toml", TEXT);

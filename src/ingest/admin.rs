@@ -168,11 +168,13 @@ impl Pages {
             json!({ "path": route.template(), "requests": { "2xx": ok, "4xx": client, "5xx": server } })
         });
         let routes: Vec<_> = routes.collect();
-        let shards = report.shards.iter().map(|(name, seen, why)| {
-            json!({ "name": name, "catalog_seen_at_ms": seen, "away": why })
-        });
+        let shards = report
+            .shards
+            .iter()
+            .map(|(name, seen, why)| json!({ "name": name, "catalog_seen_at_ms": seen, "away": why }));
         let topics = report.topics.iter().map(|(name, partitions)| json!({ "name": name, "partitions": partitions }));
         let acknowledged = shared.counts.acknowledged_us.lock().summary();
+        let committed = shared.counts.committed_us.lock().summary();
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started_at_ms": self.started_at_ms,
@@ -180,6 +182,7 @@ impl Pages {
             "connections": shared.servers().connections,
             "queue": { "records": shared.queue.records(), "bytes": shared.queue.bytes() },
             "acknowledged_us": { "count": acknowledged.count, "p50": acknowledged.p50, "p99": acknowledged.p99, "max": acknowledged.max },
+            "committed_us": { "count": committed.count, "p50": committed.p50, "p99": committed.p99, "max": committed.max },
             "late": shared.counts.late.get(),
             "routes": routes,
             "shards": shards.collect::<Vec<_>>(),
@@ -199,7 +202,11 @@ impl Pages {
         families.add(Name::Ready, &[], f64::from(report.missing.is_empty() && report.brokers.is_none()));
         usage(&mut families, &(self.logs.lines)());
         for (index, route) in shared.ingest.routes.iter().enumerate() {
-            let label = format!("{} {}", route.methods.iter().map(|m| m.name()).collect::<Vec<_>>().join(","), route.template());
+            let label = format!(
+                "{} {}",
+                route.methods.iter().map(|m| m.name()).collect::<Vec<_>>().join(","),
+                route.template()
+            );
             for (class, count) in CLASSES.iter().zip(shared.counts.requests(index)) {
                 families.add(Name::IngestRequests, &[&label, class], count as f64);
             }
@@ -207,8 +214,10 @@ impl Pages {
         for refused in Refused::ALL {
             families.add(Name::IngestRefused, &[refused.label()], shared.counts.refused(*refused) as f64);
         }
-        let acknowledged = shared.counts.acknowledged_us.lock().clone();
-        families.histogram(Name::IngestAcknowledged, &[], &acknowledged, &seconds_bounds(), 1e6);
+        for (mode, times) in [("async", &shared.counts.acknowledged_us), ("sync", &shared.counts.committed_us)] {
+            let times = times.lock().clone();
+            families.histogram(Name::IngestAcknowledged, &[mode], &times, &seconds_bounds(), 1e6);
+        }
         families.add(Name::IngestLate, &[], shared.counts.late.get() as f64);
         families.add(Name::IngestQueueRecords, &[], shared.queue.records() as f64);
         families.add(Name::IngestQueueBytes, &[], shared.queue.bytes() as f64);

@@ -48,8 +48,13 @@ pub fn check(loaded: &Loaded, report: &mut Report) {
         let Some(placement) = &rules.placements[topic] else { continue };
         for shard in placement.without_partition() {
             let (shard, name) = (&config.shards[usize::from(shard.0)].name, &config.topics[topic].name);
-            let found = format!("shard {shard:?} without a partition of topic {name}, which has {}", placement.partitions());
-            report.problems.push(finding("ingest", found, "at least one of each topic in the `partitions` of each shard"));
+            let found =
+                format!("shard {shard:?} without a partition of topic {name}, which has {}", placement.partitions());
+            report.problems.push(finding(
+                "ingest",
+                found,
+                "at least one of each topic in the `partitions` of each shard",
+            ));
         }
     }
     let routes = ingest.routes.len() as u64;

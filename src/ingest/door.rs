@@ -1,15 +1,16 @@
 //! Is a request a record that its table can take, and which record is it: value, key, partition. Value in, value out: it waits for nobody,
 //! knows no connection and asks no clock. Types and fields are judged by the consumer's own decoder, so that the two cannot disagree.
 //!
-//! What only the database can tell passes: unique and foreign keys, CHECK and exclusion constraints, what triggers refuse, and the texts of types
-//! that PostgreSQL reads itself (interval, citext, macaddr). Then it is a dead letter, as of any other producer.
+//! What only the database can tell passes: unique and foreign keys, CHECK and exclusion constraints, what triggers refuse, the texts of types
+//! that PostgreSQL reads itself (interval, citext, macaddr), and whether the row of a partial PATCH is there. Then it is a dead letter, as of any
+//! other producer.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 
-use crate::config::ingest::Method;
+use crate::config::ingest::{Method, Mode};
 use crate::config::problem::did_you_mean;
 use crate::ingest::problem::Problem;
 use crate::ingest::rules::{KeyRule, Parameter, Piece, RouteRules, Rules, Variant, has_one_text};
@@ -19,6 +20,7 @@ use crate::sink::encode::{Kind, Scratch};
 use crate::sink::fault::{Fault, Place, What};
 use crate::sink::fold::Op;
 use crate::sink::json;
+use crate::sink::plan::TablePlan;
 use crate::sink::table::TableWriter;
 use crate::state::chunk::{Headers, RawRecord, RecordRef};
 use crate::state::placement::Misplaced;
@@ -43,13 +45,15 @@ pub struct Asked<'r> {
 }
 
 /// A record that its table can take, as far as anybody knows here.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Passed<'d> {
     pub topic: usize,
     pub shard: ShardIx,
     pub partition: i32,
     pub key: &'d [u8],
     pub value: Option<&'d [u8]>,
+    /// What it was judged by.
+    pub plan: Arc<TablePlan>,
 }
 
 /// One thread's: rules, and buffers that are used again.
@@ -97,8 +101,10 @@ impl Door {
         let rules = Arc::clone(&self.rules);
         let unknown = |why: &str| Problem::new(Refused::Unknown, why.to_owned());
         let route = rules.routes[asked.route].as_ref().map_err(|why| unknown(why))?;
-        let partitions = rules.placements[route.topic].as_ref();
-        let placement = partitions.ok_or_else(|| unknown("the brokers have not said yet how many partitions the topic has"))?;
+        let placement = rules.placements[route.topic].as_ref();
+        if placement.is_none() && (route.mode == Mode::Async || rules.router.asks_partitions()) {
+            return Err(unknown("the brokers have not said yet how many partitions the topic has"));
+        }
         let writers = &mut self.writers[asked.route];
         let mut refusal = None;
         for (index, (variant, writer)) in route.variants.iter().zip(writers).enumerate() {
@@ -122,16 +128,22 @@ impl Door {
                 value,
                 headers: asked.headers,
             };
-            let place = placement.place(&rules.router, &record).map_err(misplaced)?;
+            let place = match placement {
+                Some(placement) => placement.place(&rules.router, &record).map(|place| (place.shard, place.partition)),
+                // Its row needs no partition, and no broker.
+                None => rules.router.route(0, &record).map(|shard| (shard, 0)).map_err(Misplaced::Route),
+            };
+            let (shard, partition) = place.map_err(misplaced)?;
             // It fits another form of the table than its own shard has.
-            if route.of_shard[usize::from(place.shard.0)] != index {
+            if route.of_shard[usize::from(shard.0)] != index {
                 continue;
             }
             // Borrowed again, because a borrow that is returned would last through the loop.
-            let (partition, shard, topic) = (place.partition, place.shard, route.topic);
+            let topic = route.topic;
             let made = matches!(published, Published::Made);
             let value = if made { Some(self.work.value.as_bytes()) } else { value.map(|_| asked.body) };
-            return Ok(Passed { topic, shard, partition, key: self.work.key.as_bytes(), value });
+            let plan = Arc::clone(&variant.plan);
+            return Ok(Passed { topic, shard, partition, key: self.work.key.as_bytes(), value, plan });
         }
         Err(refusal.unwrap_or_else(|| unknown("the shards' tables differ, and this fits none of them as a whole")))
     }
@@ -158,9 +170,9 @@ impl Work {
         self.key(variant, writer)?;
         let record = self.record(asked, Some(self.document.as_bytes()));
         let op = writer.check_only(&record).map_err(|fault| self.fault(variant, &fault, asked.body))?;
-        if matches!(op, Op::Insert | Op::Upsert)
-            && let Some(missing) = variant.required.without(&writer.checked_mask()).iter().next()
-        {
+        // A PATCH may be of a row that is there, and leaves alone what it does not name.
+        let is_new = matches!((op, asked.method), (Op::Insert, _) | (Op::Upsert, Method::Put | Method::Post));
+        if is_new && let Some(missing) = variant.required.without(&writer.checked_mask()).iter().next() {
             let expected = format!("a value: {}, NOT NULL without a default", variant.plan.columns[missing].type_name);
             return Err(Problem::differs(Refused::Unfit, Some(&variant.fields[missing]), "nothing", expected));
         }
@@ -312,7 +324,12 @@ impl Work {
         let of = &variant.plan.columns[column];
         let field = Some(variant.fields[column].as_str());
         let refuse = |found: &'static str| {
-            Err(Problem::differs(Refused::Unfit, field, found, format!("{}: it is part of the key", expected(&of.kind, &of.type_name))))
+            Err(Problem::differs(
+                Refused::Unfit,
+                field,
+                found,
+                format!("{}: it is part of the key", expected(&of.kind, &of.type_name)),
+            ))
         };
         let (from, to) = match writer.located(column) {
             Found::Absent => return refuse("nothing"),
@@ -327,7 +344,9 @@ impl Work {
         of.kind.write_element(&self.bytes, &mut self.text);
         match of.kind {
             // PostgreSQL would cut the blanks off, and the row would be another one than the key says.
-            Kind::Text { chars_max: Some(max) } if self.text.chars().count() > max => refuse("a string that is too long"),
+            Kind::Text { chars_max: Some(max) } if self.text.chars().count() > max => {
+                refuse("a string that is too long")
+            }
             _ => Ok(()),
         }
     }
@@ -356,7 +375,9 @@ impl Work {
 
     fn fault(&self, variant: &Variant, fault: &Fault, body: &[u8]) -> Problem {
         let what = |field: Option<&str>| match fault.what() {
-            What::Differs { expected, found } => Problem::differs(Refused::Unfit, field, found.clone(), expected.clone()),
+            What::Differs { expected, found } => {
+                Problem::differs(Refused::Unfit, field, found.clone(), expected.clone())
+            }
             what => Problem::new(Refused::Unfit, what.to_string()),
         };
         match (fault.place(), fault.what()) {

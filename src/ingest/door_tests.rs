@@ -7,7 +7,6 @@ use crate::config::Config;
 use crate::http::Status;
 use crate::ingest::samples;
 use crate::sink::catalog::Catalog;
-use crate::sink::plan::TablePlan;
 use crate::state::batch::Batch;
 use crate::state::chunk::Chunk;
 use crate::types::{Generation, NextOffset, Token, TopicIx, TopicPartition};
@@ -70,10 +69,20 @@ fn parameters_of_the_path_become_fields() {
     passes(&["a", "7"], " {\n\"state\" : \"on\" } ", "a:7", "{\"app\":\"a\",\"sub\":7,\n\"state\" : \"on\" } ");
     // One form for all who mean the same.
     passes(&["a", "007"], r#"{"state":"on"}"#, "a:7", r#"{"app":"a","sub":7,"state":"on"}"#);
-    passes(&["ü/\"\\\u{1}", "-0"], r#"{"state":"on"}"#, "ü/\"\\\u{1}:0", "{\"app\":\"ü/\\\"\\\\\\u0001\",\"sub\":0,\"state\":\"on\"}");
+    passes(
+        &["ü/\"\\\u{1}", "-0"],
+        r#"{"state":"on"}"#,
+        "ü/\"\\\u{1}:0",
+        "{\"app\":\"ü/\\\"\\\\\\u0001\",\"sub\":0,\"state\":\"on\"}",
+    );
     // What the body says, too, is said once.
     passes(&["a", "7"], r#"{"sub":7,"state":"on"}"#, "a:7", r#"{"app":"a","sub":7,"state":"on"}"#);
-    passes(&["a", "7"], r#"{"app":"\u0061","sub":"7.0","state":"on"}"#, "a:7", r#"{"app":"\u0061","sub":"7.0","state":"on"}"#);
+    passes(
+        &["a", "7"],
+        r#"{"app":"\u0061","sub":"7.0","state":"on"}"#,
+        "a:7",
+        r#"{"app":"\u0061","sub":"7.0","state":"on"}"#,
+    );
     passes(&["a", "7"], r#"{"state":"on","app":"a"}"#, "a:7", r#"{"sub":7,"state":"on","app":"a"}"#);
 }
 
@@ -110,7 +119,14 @@ fn a_body_is_a_json_object() {
         refused(&["a", "7"], body, 400, "", found, object);
     }
     let mut door = door();
-    let asked = Asked { route: 0, method: Method::Put, values: &["a".into(), "7".into()], body: b"{\"\xff\":1}", headers: &[], now_ms: 0 };
+    let asked = Asked {
+        route: 0,
+        method: Method::Put,
+        values: &["a".into(), "7".into()],
+        body: b"{\"\xff\":1}",
+        headers: &[],
+        now_ms: 0,
+    };
     assert_eq!(door.check(&asked).expect_err("no text").status(), Status::BAD_REQUEST);
 }
 
@@ -133,7 +149,11 @@ fn fields_are_judged_by_their_columns() {
     check("note", "\"12345\"", None);
     check("note", "\"123456\"", Some(("a string that is too long", "character varying(5)")));
     check("since", "\"2024-02-30T00:00:00Z\"", Some(("a string that is not ISO 8601", "timestamp with time zone")));
-    check("since", "1700000000", Some(("a number (seconds or milliseconds? only ISO 8601 strings are read)", "timestamp with time zone")));
+    check(
+        "since",
+        "1700000000",
+        Some(("a number (seconds or milliseconds? only ISO 8601 strings are read)", "timestamp with time zone")),
+    );
     check("doc", "{\"a\":[1,{\"b\":null}]}", None);
     check("doc", "\"\\u0000\"", Some(("a string with \\u0000", "jsonb")));
     check("ok", "1", Some(("a number", "boolean")));
@@ -149,7 +169,14 @@ fn required_columns() {
     let missing = "a value: text, NOT NULL without a default";
     refused(&["a", "7"], "{}", 422, "state", "nothing", missing);
     refused(&["a", "7"], r#"{"note":"x"}"#, 422, "state", "nothing", missing);
-    // Its default, a trigger, or a row that is there already.
+    // A part of a row that is there already; but an insert is a whole one.
+    assert!(ask(&mut door(), Method::Patch, &["a", "7"], r#"{"note":"x"}"#).is_ok());
+    let mut insert = samples::with_route("", "", "");
+    let crate::config::Target::Table(table) = &mut insert.topics[0].target else { panic!("a table") };
+    table.insert_mode = crate::config::InsertMode::Insert;
+    let seen = ask(&mut door_over(&insert, &[samples::catalog()]), Method::Patch, &["a", "7"], r#"{"note":"x"}"#);
+    assert_eq!(seen, Err((422, "state".into(), "nothing".into(), missing.into())));
+    // Its default, a trigger, or a mode that writes no new rows.
     let mut with_default = samples::catalog();
     with_default.columns[2].has_default = true;
     let mut with_trigger = samples::catalog();
@@ -161,7 +188,7 @@ fn required_columns() {
     for (config, catalog) in
         [(samples::config(""), with_default), (samples::config(""), with_trigger), (update, samples::catalog())]
     {
-        let seen = ask(&mut door_over(&config, &[catalog]), Method::Patch, &["a", "7"], r#"{"note":"x"}"#);
+        let seen = ask(&mut door_over(&config, &[catalog]), Method::Put, &["a", "7"], r#"{"note":"x"}"#);
         assert!(seen.is_ok(), "{seen:?}");
     }
 }
@@ -240,7 +267,8 @@ fn tenants_decide_and_must_be_there() {
     let values = ["a".into(), "7".into()];
     let mut packed = Vec::new();
     Headers::pack(&mut packed, "Tenant", Some(b"5"));
-    let asked = Asked { route: 0, method: Method::Put, values: &values, body: body.as_bytes(), headers: &packed, now_ms: 0 };
+    let asked =
+        Asked { route: 0, method: Method::Put, values: &values, body: body.as_bytes(), headers: &packed, now_ms: 0 };
     let passed = door.check(&asked).expect("a record");
     assert!(passed.shard == ShardIx(1) && (4..8).contains(&passed.partition), "{passed:?}");
 }
@@ -292,7 +320,10 @@ fn a_route_that_its_table_cannot_serve_says_so() {
     };
     check("path = \"/{colour}\"\nmethods = [\"PUT\"]\nkey = \"{app}\"\n", "{colour}: found no column");
     check("path = \"/{doc}\"\nmethods = [\"PUT\"]\nkey = \"{app}\"\n", "found a column of type jsonb");
-    check("path = \"/x\"\nmethods = [\"PUT\"]\nkey = \"{price}\"\n", "column \"price\" in the key: found type numeric(6,2)");
+    check(
+        "path = \"/x\"\nmethods = [\"PUT\"]\nkey = \"{price}\"\n",
+        "column \"price\" in the key: found type numeric(6,2)",
+    );
     check("path = \"/x\"\nmethods = [\"PUT\"]\nkey = \"{nothing}\"\n", "{nothing}: found no column");
 }
 
@@ -305,15 +336,18 @@ fn value() -> impl Strategy<Value = String> {
         any::<f64>().prop_filter("JSON has no others", |n| n.is_finite()).prop_map(|n| format!("{n:e}")),
         "[a-z0-9:]{0,7}".prop_map(|text| format!("{text:?}")),
         "\\PC{0,6}".prop_map(|text| serde_json::Value::from(text).to_string()),
-        prop_oneof![Just("2024-01-02"), Just("2024-01-02T03:04:05Z"), Just("free"), Just("12345  ")].prop_map(|t| format!("{t:?}")),
+        prop_oneof![Just("2024-01-02"), Just("2024-01-02T03:04:05Z"), Just("free"), Just("12345  ")]
+            .prop_map(|t| format!("{t:?}")),
         Just("\"\\ud83d\"".to_owned()),
         Just("\"\\u0000\"".to_owned()),
     ];
     plain.prop_recursive(2, 8, 3, |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..3).prop_map(|items| format!("[{}]", items.join(","))),
-            proptest::collection::vec(("[a-c]", inner), 0..3)
-                .prop_map(|fields| format!("{{{}}}", fields.iter().map(|(n, v)| format!("{n:?}:{v}")).collect::<Vec<_>>().join(","))),
+            proptest::collection::vec(("[a-c]", inner), 0..3).prop_map(|fields| format!(
+                "{{{}}}",
+                fields.iter().map(|(n, v)| format!("{n:?}:{v}")).collect::<Vec<_>>().join(",")
+            )),
         ]
     })
 }

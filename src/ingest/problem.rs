@@ -89,7 +89,9 @@ pub fn status(refused: Refused) -> Status {
         Refused::TooLarge => Status::CONTENT_TOO_LARGE,
         Refused::NotJson => Status::BAD_REQUEST,
         Refused::Unfit | Refused::Contradiction | Refused::Tenant => Status::UNPROCESSABLE_CONTENT,
+        Refused::Conflict => Status::CONFLICT,
         Refused::QueueFull | Refused::Deadline | Refused::Brokers | Refused::Unknown => Status::SERVICE_UNAVAILABLE,
+        Refused::NoConnection | Refused::Database => Status::SERVICE_UNAVAILABLE,
     }
 }
 

@@ -52,7 +52,9 @@ pub fn producer_config(kafka: &config::Kafka, ingest: &Ingest) -> ClientConfig {
     let bounds = ["queue.buffering.max.messages", "queue.buffering.max.kbytes"];
     let owned = |name: &str| {
         let of_batches = name == "batch.size";
-        (LEFT_OUT.contains(&name) && !of_batches) || bounds.contains(&name) || OURS.iter().any(|(names, _)| names.contains(&name))
+        (LEFT_OUT.contains(&name) && !of_batches)
+            || bounds.contains(&name)
+            || OURS.iter().any(|(names, _)| names.contains(&name))
     };
     for (name, value) in kafka.producer_properties().filter(|(name, _)| !owned(name)) {
         config.set(name, value);
@@ -269,14 +271,14 @@ pub fn send(
     outgoing: &Outgoing<'_>,
     pending: Arc<Pending>,
 ) -> Result<(), RDKafkaErrorCode> {
-    let mut record = BaseRecord::with_opaque_to(outgoing.topic, pending).partition(outgoing.partition).key(outgoing.key);
+    let mut record =
+        BaseRecord::with_opaque_to(outgoing.topic, pending).partition(outgoing.partition).key(outgoing.key);
     record.payload = outgoing.value;
     if !outgoing.headers.is_empty() {
         let all = Headers(outgoing.headers).iter();
         record.headers = Some(all.fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value })));
     }
-    let sent: Result<(), (KafkaError, BaseRecord<'_, [u8], [u8], Arc<Pending>>)> = producer.send(record);
-    sent.map_err(|(error, _)| {
+    producer.send(record).map_err(|(error, _)| {
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
         if code == RDKafkaErrorCode::Fatal {
             producer.context().fatal.store(true, Ordering::Relaxed);

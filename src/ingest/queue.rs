@@ -77,6 +77,8 @@ pub struct Counts {
     pub late: Counter,
     /// From a record's handing over to its acknowledgement, in microseconds.
     pub acknowledged_us: Mutex<Histogram>,
+    /// From a row's handing over to its COMMIT, likewise.
+    pub committed_us: Mutex<Histogram>,
 }
 
 /// As the metric has them.
@@ -89,6 +91,7 @@ impl Counts {
             refused: Refused::ALL.iter().map(|_| Counter::default()).collect(),
             late: Counter::default(),
             acknowledged_us: Mutex::default(),
+            committed_us: Mutex::default(),
         }
     }
 
@@ -120,10 +123,11 @@ impl Counts {
     }
 }
 
-/// A request whose record is on its way. librdkafka keeps it until the brokers have answered, and its listener until it was answered.
+/// A request that is under way. librdkafka, or the line in front of a database, keeps it until the outcome is known, and its listener until it
+/// was answered.
 #[derive(Debug)]
 pub struct Pending {
-    ticket: Mutex<Option<Ticket>>,
+    state: Mutex<State>,
     pub route: usize,
     pub bytes: usize,
     pub sent: Instant,
@@ -133,17 +137,37 @@ pub struct Pending {
 
 impl Pending {
     pub fn new(ticket: Ticket, route: usize, bytes: usize, sent: Instant, listener: usize) -> Arc<Pending> {
-        Arc::new(Pending { ticket: Mutex::new(Some(ticket)), route, bytes, sent, listener })
+        let state = Mutex::new(State { ticket: Some(ticket), begun: false });
+        Arc::new(Pending { state, route, bytes, sent, listener })
+    }
+
+    /// Marks it as begun: from now on it may have been done. False if it was answered before: then it must not be.
+    pub fn begin(&self) -> bool {
+        let mut state = self.state.lock();
+        state.begun |= state.ticket.is_some();
+        state.begun
+    }
+
+    /// The right to say that it was not done.
+    pub fn take_unbegun(&self) -> Option<Ticket> {
+        let mut state = self.state.lock();
+        if state.begun { None } else { state.ticket.take() }
     }
 
     /// The right to answer it, for whoever comes first.
     pub fn take(&self) -> Option<Ticket> {
-        self.ticket.lock().take()
+        self.state.lock().ticket.take()
     }
 
     fn is_answered(&self) -> bool {
-        self.ticket.lock().is_none()
+        self.state.lock().ticket.is_none()
     }
+}
+
+#[derive(Debug)]
+struct State {
+    ticket: Option<Ticket>,
+    begun: bool,
 }
 
 /// One listener's requests, in the order in which their deadlines come.
@@ -168,8 +192,8 @@ impl Waiting {
         }
     }
 
-    /// Takes out those that are answered, as far as they are first, and those whose deadline has come; the latter with their tickets.
-    pub fn expired(&mut self, now: Instant) -> Vec<(Arc<Pending>, Ticket)> {
+    /// Takes out those that are answered, as far as they are first, and those whose deadline has come; the latter are returned.
+    pub fn expired(&mut self, now: Instant) -> Vec<Arc<Pending>> {
         let mut expired = Vec::new();
         while let Some(first) = self.line.front() {
             let is_due = now.saturating_duration_since(first.sent) >= self.deadline;
@@ -177,8 +201,8 @@ impl Waiting {
                 break;
             }
             let Some(first) = self.line.pop_front() else { break };
-            if let Some(ticket) = first.take() {
-                expired.push((first, ticket));
+            if !first.is_answered() {
+                expired.push(first);
             }
         }
         expired

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::ingest::{Key, Part, Route};
+use crate::config::ingest::{Key, Mode, Part, Route};
 use crate::config::{Config, Table, Target, UnknownFields};
 use crate::sink::catalog::{Catalog, Column};
 use crate::sink::encode::Kind;
@@ -30,6 +30,7 @@ pub struct Rules {
 #[derive(Debug)]
 pub struct RouteRules {
     pub topic: usize,
+    pub mode: Mode,
     /// The table as the shards have it: usually all alike.
     pub variants: Vec<Variant>,
     /// By shard; one that nobody has seen yet is taken to be as the first.
@@ -92,12 +93,15 @@ impl Rules {
     /// Why requests are refused that are not at fault, a sentence each.
     pub fn missing(&self, config: &Config) -> Vec<String> {
         let Some(ingest) = &config.ingest else { return Vec::new() };
-        let of_routes = self.routes.iter().zip(&ingest.routes).filter_map(|(rules, route)| {
-            rules.as_ref().err().map(|why| format!("route {}: {why}", route.template()))
-        });
+        let of_routes =
+            self.routes.iter().zip(&ingest.routes).filter_map(|(rules, route)| {
+                rules.as_ref().err().map(|why| format!("route {}: {why}", route.template()))
+            });
         let mut missing: Vec<String> = of_routes.collect();
         for (topic, placement) in self.placements.iter().enumerate() {
-            if !ingest.routes.iter().any(|route| route.topic == topic) {
+            let needs =
+                |route: &Route| route.topic == topic && (route.mode == Mode::Async || self.router.asks_partitions());
+            if !ingest.routes.iter().any(needs) {
                 continue;
             }
             let name = &self.topics[topic];
@@ -136,7 +140,7 @@ fn compile(config: &Config, route: &Route, tables: &Tables) -> Result<RouteRules
         return Err(format!("no database has said yet what the columns of {} are", table.name));
     }
     let variants = variants.into_iter().map(|(_, variant)| variant).collect();
-    Ok(RouteRules { topic: route.topic, variants, of_shard })
+    Ok(RouteRules { topic: route.topic, mode: route.mode, variants, of_shard })
 }
 
 fn variant(route: &Route, table: &Table, catalog: &Catalog, mut plan: TablePlan) -> Result<Variant, String> {
@@ -166,7 +170,9 @@ fn parameter(plan: &TablePlan, name: &str) -> Result<Parameter, String> {
     let column = column_of(plan, name)?;
     let PlanColumn { kind, type_name, .. } = &plan.columns[column];
     if !kind.reads_text() {
-        return Err(format!("{{{name}}} of the path: found a column of type {type_name}, expected one that text can be"));
+        return Err(format!(
+            "{{{name}}} of the path: found a column of type {type_name}, expected one that text can be"
+        ));
     }
     Ok(Parameter { name: name.to_owned(), json: label(name), column })
 }
@@ -184,7 +190,8 @@ fn keyed(plan: &TablePlan, catalog: &Catalog, column: usize) -> Result<usize, St
     if has_one_text(kind) && catalog.column(name).is_some_and(|column: &Column| column.exact) {
         return Ok(column);
     }
-    let expected = "text, varchar, integer, uuid, date, boolean or an enum: equal values of others may be written in several ways";
+    let expected =
+        "text, varchar, integer, uuid, date, boolean or an enum: equal values of others may be written in several ways";
     Err(format!("column {name:?} in the key: found type {type_name}, expected {expected}"))
 }
 

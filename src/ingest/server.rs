@@ -4,13 +4,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender as Channel, bounded};
 
 use crate::admin::routes::Logs;
 use crate::config::Config;
-use crate::config::ingest::Ingest;
+use crate::config::ingest::{Ingest, Mode};
 use crate::config::live::Live;
 use crate::engine::Reloader;
 use crate::engine::thread::Thread;
@@ -21,6 +22,7 @@ use crate::ingest::producer::{Sender, producer_config};
 use crate::ingest::queue::{Counts, Queue, Repliers};
 use crate::ingest::rules::Rules;
 use crate::ingest::service::{Gateway, Shared};
+use crate::ingest::sync;
 use crate::ingest::watch::Watch;
 
 /// Requests that a connection may have under way: what it sends beyond is read when some are answered.
@@ -46,6 +48,8 @@ pub struct Running {
     stops: Vec<Stop>,
     listeners: Vec<Thread>,
     acks: Option<Thread>,
+    writers: Vec<Thread>,
+    writers_over: Arc<AtomicBool>,
     watchers: Vec<Thread>,
     _end_watchers: Channel<()>,
     ended: Receiver<&'static str>,
@@ -69,8 +73,18 @@ impl Running {
         let properties = producer_config(&config.kafka, &ingest);
         let sender = Sender::new(properties, Arc::clone(&counts), Arc::clone(&queue), repliers.clone())
             .map_err(|error| EngineError::Configuration(format!("[kafka]: {error}")))?;
+        let over = Arc::new(AtomicBool::new(false));
+        let context = sync::Context {
+            counts: Arc::clone(&counts),
+            queue: Arc::clone(&queue),
+            repliers: repliers.clone(),
+            over: Arc::clone(&over),
+        };
+        let is_sync = ingest.routes.iter().any(|route| route.mode == Mode::Sync);
+        let connections = if is_sync { ingest.pool_size } else { 0 };
+        let (lines, writers) = sync::start(&config, connections, &context).map_err(unavailable)?;
         let nothing = Rules::new(&config, &Default::default(), &vec![None; config.topics.len()]);
-        let shared = Arc::new(Shared::new(&ingest, counts, queue, sender, nothing));
+        let shared = Arc::new(Shared::new(&ingest, counts, queue, sender, lines, nothing));
         let watch = Arc::new(Watch::new(Arc::clone(&live), Arc::clone(&shared)));
         let (alive, ended) = bounded(ingest.threads + 3);
         let (end_watchers, watchers_end) = bounded(0);
@@ -83,7 +97,9 @@ impl Running {
             })?
         };
         let mut watchers = Vec::new();
-        for (name, follow) in [("fb-tables", Watch::follow_tables as fn(&Watch, &Receiver<()>)), ("fb-topics", Watch::follow_topics)] {
+        for (name, follow) in
+            [("fb-tables", Watch::follow_tables as fn(&Watch, &Receiver<()>)), ("fb-topics", Watch::follow_topics)]
+        {
             let (watch, end, alive) = (Arc::clone(&watch), watchers_end.clone(), Alive(alive.clone(), name));
             watchers.push(spawn(name, None, move || {
                 let _alive = alive;
@@ -94,7 +110,8 @@ impl Running {
         while !watch.is_complete() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let admin = Admin::start(&config, &ingest, Arc::clone(&shared), Arc::clone(&watch), logs).map_err(unavailable)?;
+        let admin =
+            Admin::start(&config, &ingest, Arc::clone(&shared), Arc::clone(&watch), logs).map_err(unavailable)?;
 
         let mut running = Running {
             address: ingest.listen,
@@ -105,6 +122,8 @@ impl Running {
             stops: Vec::new(),
             listeners: Vec::new(),
             acks: Some(acks),
+            writers,
+            writers_over: over,
             watchers,
             _end_watchers: end_watchers,
             ended,
@@ -114,7 +133,12 @@ impl Running {
         Ok(running)
     }
 
-    fn listen(&mut self, ingest: &Ingest, repliers: &Repliers, alive: &Channel<&'static str>) -> Result<(), EngineError> {
+    fn listen(
+        &mut self,
+        ingest: &Ingest,
+        repliers: &Repliers,
+        alive: &Channel<&'static str>,
+    ) -> Result<(), EngineError> {
         let at = |error: io::Error| EngineError::Unavailable(format!("[ingest] listen {}: {error}", ingest.listen));
         let (mut servers, mut given) = (Vec::new(), Vec::new());
         for number in 0..ingest.threads {
@@ -138,7 +162,10 @@ impl Running {
                 let _alive = alive;
                 match server.run() {
                     Ok(drained) if drained.cut > 0 => {
-                        tracing::warn!("{} connections were cut: their requests were not answered in time", drained.cut);
+                        tracing::warn!(
+                            "{} connections were cut: their requests were not answered in time",
+                            drained.cut
+                        );
                     }
                     Ok(_) => {}
                     Err(error) => tracing::error!("a listener is gone: {error}"),
@@ -185,6 +212,8 @@ impl Running {
             let left = self.shared.queue.records();
             tracing::warn!("{left} records were still on their way: nobody was told that they arrived");
         }
+        self.writers_over.store(true, Ordering::Release);
+        self.writers.drain(..).for_each(|thread| thread.join(Instant::now() + JOIN_DEADLINE));
         self.shared.sender.end();
         self.acks.take().into_iter().for_each(|thread| thread.join(Instant::now() + JOIN_DEADLINE));
         let (end, _) = bounded(0);
@@ -220,7 +249,7 @@ fn limits(ingest: &Ingest) -> Limits {
         in_flight_max: PIPELINED_MAX,
         all_unsent_bytes_max: 64 << 20,
         idle_deadline: ingest.idle_timeout,
-        answer_deadline: ingest.deadline + DEADLINE_EXTRA,
+        answer_deadline: ingest.deadline.max(ingest.pool_wait) + DEADLINE_EXTRA,
         drain_deadline: ingest.drain_deadline,
         ..Limits::default()
     }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rdkafka::producer::BaseProducer;
 
 use crate::admin::token;
-use crate::config::ingest::{Ingest, Method};
+use crate::config::ingest::{Ingest, Method, Mode};
 use crate::http::{self, Request, Response, Served, Service, Status, Ticket};
 use crate::ingest::door::{Asked, Door};
 use crate::ingest::paths::{Found, Paths};
@@ -17,6 +17,7 @@ use crate::ingest::problem::Problem;
 use crate::ingest::producer::{Answers, Outgoing, Sender, send, undelivered};
 use crate::ingest::queue::{Counts, Pending, Queue, Waiting};
 use crate::ingest::rules::Rules;
+use crate::ingest::sync::{Job, Lines, no_connection};
 use crate::metrics::labelled::Refused;
 use crate::state::chunk::Headers;
 
@@ -27,6 +28,7 @@ pub struct Shared {
     pub counts: Arc<Counts>,
     pub queue: Arc<Queue>,
     pub sender: Sender,
+    pub lines: Lines,
     rules: Mutex<Arc<Rules>>,
     /// Rises with each change of the rules: a look at it is one load.
     version: AtomicU64,
@@ -35,12 +37,20 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(ingest: &Ingest, counts: Arc<Counts>, queue: Arc<Queue>, sender: Sender, rules: Rules) -> Shared {
+    pub fn new(
+        ingest: &Ingest,
+        counts: Arc<Counts>,
+        queue: Arc<Queue>,
+        sender: Sender,
+        lines: Lines,
+        rules: Rules,
+    ) -> Shared {
         Shared {
             paths: Paths::new(&ingest.routes),
             counts,
             queue,
             sender,
+            lines,
             rules: Mutex::new(Arc::new(rules)),
             version: AtomicU64::new(0),
             servers: (0..ingest.threads).map(|_| Mutex::default()).collect(),
@@ -81,6 +91,9 @@ pub struct Gateway {
     producer: Arc<BaseProducer<Answers>>,
     producer_version: u64,
     waiting: Waiting,
+    /// Rows that wait for a connection, and rows that have one.
+    for_connection: Waiting,
+    writing: Waiting,
     /// Its number.
     listener: usize,
     headers: Vec<u8>,
@@ -95,6 +108,8 @@ impl Gateway {
             producer: shared.sender.current(),
             producer_version: 0,
             waiting: Waiting::new(shared.ingest.deadline),
+            for_connection: Waiting::new(shared.ingest.pool_wait),
+            writing: Waiting::new(shared.ingest.deadline),
             listener,
             headers: Vec::new(),
             shared,
@@ -130,6 +145,22 @@ impl Gateway {
             return Err(refuse(&full()));
         }
         let pending = Pending::new(ticket, route, bytes, Instant::now(), self.listener);
+        if shared.ingest.routes[route].mode == Mode::Sync {
+            let job = Job {
+                pending: Arc::clone(&pending),
+                plan: passed.plan,
+                key: passed.key.to_vec(),
+                value: passed.value.map(<[u8]>::to_vec),
+                headers: self.headers.clone(),
+                now_ms,
+            };
+            if let Err(problem) = shared.lines.put(passed.shard, job) {
+                shared.queue.leave(bytes);
+                return Err(refuse(&problem));
+            }
+            self.for_connection.push(pending);
+            return Ok(());
+        }
         let outgoing = Outgoing {
             topic: &rules.topics[passed.topic],
             partition: passed.partition,
@@ -146,6 +177,12 @@ impl Gateway {
         Ok(())
     }
 
+    fn expire(&self, pending: &Pending, ticket: Ticket, problem: &Problem) {
+        let response = self.shared.counts.refuse(Some(pending.route), problem);
+        // Through the same line as all late answers.
+        self.shared.sender.answer(self.listener, ticket, response);
+    }
+
     /// The headers that travel; of several of a name the first.
     fn pack(&mut self, request: &Request<'_>) {
         self.headers.clear();
@@ -160,7 +197,8 @@ impl Gateway {
 impl Service for Gateway {
     fn admit(&mut self, head: &Request<'_>) -> Result<(), Response> {
         let (route, ..) = let_in(&self.shared, head)?;
-        let length: Option<usize> = head.header("content-length").and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok());
+        let length: Option<usize> =
+            head.header("content-length").and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok());
         let problem = match length {
             Some(length) if length > self.shared.ingest.body_bytes_max => Some(too_large(&self.shared.ingest)),
             _ if self.shared.queue.is_full() => Some(full()),
@@ -182,14 +220,19 @@ impl Service for Gateway {
 
     fn tick(&mut self, now: Instant, counts: &http::Counts) {
         *self.shared.servers[self.listener].lock() = *counts;
-        if self.waiting.is_empty() {
-            return;
+        for pending in self.for_connection.expired(now) {
+            match pending.take_unbegun() {
+                Some(ticket) => self.expire(&pending, ticket, &no_connection()),
+                None => self.writing.push(pending),
+            }
         }
-        for (pending, ticket) in self.waiting.expired(now) {
-            let detail = "the brokers have not answered in time; whether they have the record is not known";
-            let response = self.shared.counts.refuse(Some(pending.route), &Problem::new(Refused::Deadline, detail));
-            // Through the same line as the brokers' answers.
-            self.shared.sender.answer(self.listener, ticket, response);
+        let mut late = self.waiting.expired(now);
+        late.append(&mut self.writing.expired(now));
+        for pending in late {
+            if let Some(ticket) = pending.take() {
+                let detail = "found no answer of brokers or database in time; whether it was done is not known";
+                self.expire(&pending, ticket, &Problem::new(Refused::Deadline, detail));
+            }
         }
     }
 }
@@ -202,7 +245,8 @@ fn let_in<'r>(shared: &Shared, head: &Request<'r>) -> Result<LetIn<'r>, Response
     if let Some(token) = &shared.ingest.token
         && !token::brings(head, token)
     {
-        let problem = Problem::new(Refused::Token, "expected the token of [ingest] token_file: Authorization: Bearer …");
+        let problem =
+            Problem::new(Refused::Token, "expected the token of [ingest] token_file: Authorization: Bearer …");
         return Err(refuse(None, problem));
     }
     match shared.paths.find(head.method(), head.segments()) {

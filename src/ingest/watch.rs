@@ -176,7 +176,10 @@ impl Watch {
                             Some(at) => format!("what it said {} ago holds", crate::words::age(now.saturating_sub(at))),
                             None => "nothing is known of its tables".to_owned(),
                         };
-                        tracing::warn!(shard = name, "shard {name} does not say what its tables are like: {why}; {since}");
+                        tracing::warn!(
+                            shard = name,
+                            "shard {name} does not say what its tables are like: {why}; {since}"
+                        );
                     }
                 }
             }

@@ -64,6 +64,12 @@ labels! {
         Brokers = "brokers",
         /// What the table or the topic is like is not known yet.
         Unknown = "unknown",
+        /// `sync` only, from here on: another row has it, or none that it refers to.
+        Conflict = "conflict",
+        /// No connection was free in time.
+        NoConnection = "no_connection",
+        /// The database is away, or did not do it.
+        Database = "database",
     }
 }
 

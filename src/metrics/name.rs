@@ -87,7 +87,7 @@ families! {
     Checkpoints: Counter "forebay_checkpoints_total" ["shard", "kind"] "Its checkpoints since then: timed, or requested because the WAL was full.";
     IngestRequests: Counter "forebay_ingest_requests_total" ["route", "class"] "Requests of the gateway's routes, by class of the answer: 2xx, 4xx, 5xx.";
     IngestRefused: Counter "forebay_ingest_refused_total" ["reason"] "Requests that the gateway did not answer with success, by reason.";
-    IngestAcknowledged: Histogram "forebay_ingest_acknowledged_seconds" [] "From a record's handing over to the producer to the brokers' acknowledgement.";
+    IngestAcknowledged: Histogram "forebay_ingest_acknowledged_seconds" ["mode"] "From a record's handing over to the brokers' acknowledgement (async), or of a row's to its COMMIT (sync).";
     IngestLate: Counter "forebay_ingest_late_total" [] "Acknowledgements of records whose requests had been answered with 503 already.";
     IngestQueueRecords: Gauge "forebay_ingest_queue_records" [] "Records on their way to the brokers.";
     IngestQueueBytes: Gauge "forebay_ingest_queue_bytes" [] "Their bytes.";

@@ -41,7 +41,9 @@ impl fmt::Display for Misplaced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Misplaced::Route(error) => error.fmt(f),
-            Misplaced::NoPartition(_) => f.write_str("the topic has no partition that is declared for this record's shard"),
+            Misplaced::NoPartition(_) => {
+                f.write_str("the topic has no partition that is declared for this record's shard")
+            }
         }
     }
 }

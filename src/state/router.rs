@@ -140,6 +140,11 @@ impl Router {
         self.shards
     }
 
+    /// Whether a record's shard follows from its partition.
+    pub fn asks_partitions(&self) -> bool {
+        self.shards > 1 && matches!(self.by, By::Partition)
+    }
+
     /// Whether tenants have shards, and these partitions of their own: whoever produces can keep them together.
     pub fn tells_tenants_apart(&self) -> bool {
         self.shards > 1 && self.declared.is_some() && !matches!(self.by, By::Partition)

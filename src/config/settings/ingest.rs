@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Choice, Listen, Millis, Number, Optional, Setting, Text, TextList, cores, listen, millis, number, path, text};
+use super::{
+    Choice, Listen, Millis, Number, Optional, Setting, Text, TextList, cores, listen, millis, number, path, text,
+};
 use super::{MIB, UnknownFields};
 use crate::config::ingest::{self, Mode, Part, Segment};
 
@@ -99,10 +101,26 @@ pub static DRAIN_DEADLINE: Setting<Millis> = Setting {
     kind: millis(15_000, 100..=600_000),
     prose: "On SIGTERM and SIGINT: how long to answer what is under way. More than `deadline_ms` answers everything.",
 };
+pub static POOL_SIZE: Setting<Number> = Setting {
+    section: "ingest",
+    name: "pool_size",
+    kind: number("connections", 8, 1..=256),
+    prose: "For routes with `mode = \"sync\"`: connections to each shard, and threads that wait for them. They come on top of those that `check` \
+            counts.",
+};
+pub static POOL_WAIT: Setting<Millis> = Setting {
+    section: "ingest",
+    name: "pool_wait_ms",
+    kind: millis(1000, 1..=60_000),
+    prose: "Likewise: how long a request waits for one of them before it is answered with 503, and not done.",
+};
 pub static HEADERS: Setting<Optional<TextList>> = Setting {
     section: "ingest",
     name: "headers",
-    kind: Optional(TextList { expected: "a list of names of HTTP headers" }, "`[\"traceparent\", \"Idempotency-Key\"]`"),
+    kind: Optional(
+        TextList { expected: "a list of names of HTTP headers" },
+        "`[\"traceparent\", \"Idempotency-Key\"]`",
+    ),
     prose: "Headers of requests that become headers of records, under the name as it is written here. The one that names the tenant \
             (`[shards] tenant = \"header:…\"`), and those that columns take, always do.",
 };
@@ -163,8 +181,9 @@ pub static ROUTE_KEY: Setting<Text<Vec<Part>>> = Setting {
 pub static ROUTE_MODE: Setting<Choice<Mode>> = Setting {
     section: "ingest.route",
     name: "mode",
-    kind: Choice { default: Mode::Async, words: &[("async", Mode::Async)] },
-    prose: "`async`: 202 once the brokers have the record.",
+    kind: Choice { default: Mode::Async, words: &[("async", Mode::Async), ("sync", Mode::Sync)] },
+    prose: "`async`: 202 once the brokers have the record. `sync`: the row is written at once, as the engine would write it, and answered with \
+            200 after its COMMIT: what an endpoint was like before, to move it by one word.",
 };
 pub static ROUTE_UNKNOWN_FIELDS: Setting<Choice<UnknownFields>> = Setting {
     section: "ingest.route",

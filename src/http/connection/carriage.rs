@@ -2,11 +2,11 @@
 
 use std::io::{self, IoSlice};
 
+use super::super::Service;
 use super::super::output::SLICES;
 use super::super::refusal::Refusal;
 use super::super::response::Status;
 use super::super::stream::Carrier;
-use super::super::Service;
 use super::{Connection, Context, TURN_READS, Turn};
 
 impl<C: Carrier> Connection<C> {

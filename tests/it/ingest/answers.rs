@@ -21,7 +21,9 @@ fn what_is_accepted_ends_in_the_table_in_order_and_once() {
     let mut accepted = 0;
     for round in 0..20 {
         let requests: Vec<String> = (0..50)
-            .map(|n| request("PUT", "blog", &n.to_string(), &format!("{{\"state\":\"round {round}\",\"price\":{round}.5}}")))
+            .map(|n| {
+                request("PUT", "blog", &n.to_string(), &format!("{{\"state\":\"round {round}\",\"price\":{round}.5}}"))
+            })
             .collect();
         client.send(requests.concat());
         for _ in 0..50 {
@@ -29,7 +31,10 @@ fn what_is_accepted_ends_in_the_table_in_order_and_once() {
             assert_eq!(answer.status, 202, "{}", answer.text());
             let said = json(&answer);
             assert_eq!(said["topic"], topic.name());
-            assert!(said["partition"].as_i64().is_some_and(|p| (0..4).contains(&p)) && said["offset"].is_i64(), "{said}");
+            assert!(
+                said["partition"].as_i64().is_some_and(|p| (0..4).contains(&p)) && said["offset"].is_i64(),
+                "{said}"
+            );
             accepted += 1;
         }
     }
@@ -51,10 +56,16 @@ fn what_is_accepted_ends_in_the_table_in_order_and_once() {
     assert_eq!(patched.header("traceparent").as_deref(), Some("00-ab-cd-01"));
     assert_eq!(patched.headers.len(), 2);
     let value = patched.value.as_deref().expect("a value");
-    assert_eq!(serde_json::from_slice::<serde_json::Value>(value).expect("JSON"), json!({"app_id": "blog", "subscription_id": 0, "state": "patched"}));
+    assert_eq!(
+        serde_json::from_slice::<serde_json::Value>(value).expect("JSON"),
+        json!({"app_id": "blog", "subscription_id": 0, "state": "patched"})
+    );
     assert!(records.iter().any(|r| r.key.as_deref() == Some(b"blog:1") && r.value.is_none()));
     let odd = records.iter().find(|r| r.key.as_deref() == Some("sl/ash ü:7".as_bytes())).expect("the odd one");
-    assert_eq!(odd.value.as_deref(), Some("{\"app_id\":\"sl/ash ü\",\"subscription_id\":7,\"state\":\"x\"}".as_bytes()));
+    assert_eq!(
+        odd.value.as_deref(),
+        Some("{\"app_id\":\"sl/ash ü\",\"subscription_id\":7,\"state\":\"x\"}".as_bytes())
+    );
 
     rig.until_end().expect(0);
     let mut connection = database.connect();
@@ -65,7 +76,7 @@ fn what_is_accepted_ends_in_the_table_in_order_and_once() {
     );
     assert_eq!(found, ["1 blog patched 00-ab-cd-01 19.50", "48 blog round 19 - 19.50"]);
     assert_eq!(gate.metric(&counted("2xx")), accepted as f64);
-    assert_eq!(gate.metric("forebay_ingest_acknowledged_seconds_count"), accepted as f64);
+    assert_eq!(gate.metric("forebay_ingest_acknowledged_seconds_count{mode=\"async\"}"), accepted as f64);
     assert_eq!(gate.metric("forebay_ingest_queue_records") + gate.metric("forebay_ingest_late_total"), 0.0);
     drop(client);
     gate.process.terminate().expect(0);
@@ -87,7 +98,8 @@ fn what_no_table_could_take_is_refused_with_a_reason() {
     rig.configure(&[], &format!("{}{}", shard("main", database.dsn(), ""), gateway(topic.name(), more)));
     let gate = Gate::start(&rig);
     let good = request("PUT", "a", "1", "{\"state\":\"on\"}");
-    let known = |text: &str| text.replace("Host: gateway\r\n", "Host: gateway\r\nAuthorization: Bearer 0123456789abcdef\r\n");
+    let known =
+        |text: &str| text.replace("Host: gateway\r\n", "Host: gateway\r\nAuthorization: Bearer 0123456789abcdef\r\n");
     let check = |text: &str, status: u16, members: serde_json::Value| {
         let mut client = gate.client();
         client.send(text);
@@ -104,23 +116,44 @@ fn what_no_table_could_take_is_refused_with_a_reason() {
     let none = json!({});
     let answer = check(&good, 401, none.clone());
     assert!(answer.head.contains("WWW-Authenticate: Bearer\r\n"), "{}", answer.head);
-    check(&good.replace("Host: gateway\r\n", "Host: gateway\r\nAuthorization: Bearer 0123456789abcdeX\r\n"), 401, none.clone());
+    check(
+        &good.replace("Host: gateway\r\n", "Host: gateway\r\nAuthorization: Bearer 0123456789abcdeX\r\n"),
+        401,
+        none.clone(),
+    );
     let good = known(&good);
     check(&good.replace("/apps/a", "/app/a"), 404, none.clone());
     let answer = check(&good.replace("PUT", "POST"), 405, none.clone());
     assert!(answer.head.contains("Allow: PUT, PATCH, DELETE\r\n"), "{}", answer.head);
-    check(&good.replace("application/json", "text/plain"), 415, json!({"found": "Content-Type: text/plain", "expected": "application/json"}));
+    check(
+        &good.replace("application/json", "text/plain"),
+        415,
+        json!({"found": "Content-Type: text/plain", "expected": "application/json"}),
+    );
     check(&good.replace("Content-Type: application/json\r\n", ""), 415, none.clone());
     let put = |body: &str| known(&request("PUT", "a", "1", body));
     check(&put("{\"state\":"), 400, json!({"found": "no valid JSON at line 1, column 9", "expected": "a JSON object"}));
     check(&put("[]"), 400, json!({"found": "an array"}));
-    let unfit = |field: &str, found: &str, expected: &str| json!({"field": field, "found": found, "expected": expected});
+    let unfit =
+        |field: &str, found: &str, expected: &str| json!({"field": field, "found": found, "expected": expected});
     check(&put("{\"state\":1}"), 422, unfit("state", "a number", "character varying(20)"));
-    check(&put("{\"state\":\"123456789012345678901\"}"), 422, unfit("state", "a string that is too long", "character varying(20)"));
+    check(
+        &put("{\"state\":\"123456789012345678901\"}"),
+        422,
+        unfit("state", "a string that is too long", "character varying(20)"),
+    );
     check(&put("{\"state\":\"x\",\"price\":12345}"), 422, unfit("price", "a number out of range", "numeric(6,2)"));
     check(&put("{}"), 422, unfit("state", "nothing", "a value: character varying(20), NOT NULL without a default"));
-    check(&put("{\"stat\":\"x\"}"), 422, unfit("stat", "an unknown field", "a field that a column takes; did you mean \"state\"?"));
-    check(&put("{\"state\":\"x\",\"app_id\":\"b\"}"), 422, unfit("app_id", "another value in the body", "what the path says, or nothing"));
+    check(
+        &put("{\"stat\":\"x\"}"),
+        422,
+        unfit("stat", "an unknown field", "a field that a column takes; did you mean \"state\"?"),
+    );
+    check(
+        &put("{\"state\":\"x\",\"app_id\":\"b\"}"),
+        422,
+        unfit("app_id", "another value in the body", "what the path says, or nothing"),
+    );
     check(&known(&request("PUT", "a", "x", "{\"state\":\"x\"}")), 422, json!({"field": "subscription_id"}));
     check(&known(&request("PUT", "a:b", "1", "{\"state\":\"x\"}")), 422, json!({"field": "app_id"}));
     check(&known(&request("DELETE", "a", "1", "{}")), 400, none.clone());
@@ -132,7 +165,10 @@ fn what_no_table_could_take_is_refused_with_a_reason() {
     check(&good.replace("Content-Length: 14", "Content-Length: 14\r\nContent-Length: 15"), 400, none);
     assert_eq!(topic.records(), [], "nothing of all that was published");
     let refused = |reason: &str| gate.metric(&format!("forebay_ingest_refused_total{{reason=\"{reason}\"}}"));
-    assert_eq!([refused("token"), refused("method"), refused("contradiction"), refused("no_route")], [2.0, 1.0, 1.0, 1.0]);
+    assert_eq!(
+        [refused("token"), refused("method"), refused("contradiction"), refused("no_route")],
+        [2.0, 1.0, 1.0, 1.0]
+    );
 
     let mut client = gate.client();
     client.send(&good);
@@ -175,12 +211,15 @@ fn topics_are_aligned_by_construction() {
     gate.process.terminate().expect(0);
 
     // The consumer has each row where the route says, and found none of them elsewhere.
-    rig.configure(&[], &format!(
-        "[shards]\nby = \"hash\"\ntenant = \"key:0\"\n{}{}[admin]\nlisten = \"127.0.0.1:0\"\n{}",
-        shard("a", a.dsn(), "0,3-4"),
-        shard("b", b.dsn(), "1-2,5"),
-        gateway(topic.name(), "")
-    ));
+    rig.configure(
+        &[],
+        &format!(
+            "[shards]\nby = \"hash\"\ntenant = \"key:0\"\n{}{}[admin]\nlisten = \"127.0.0.1:0\"\n{}",
+            shard("a", a.dsn(), "0,3-4"),
+            shard("b", b.dsn(), "1-2,5"),
+            gateway(topic.name(), "")
+        ),
+    );
     let process = rig.start();
     let count = |database: &Database| {
         texts(&mut database.connect(), "SELECT count(*)::text FROM subscriptions")[0].parse::<i64>().expect("a number")

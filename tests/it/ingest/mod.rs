@@ -4,6 +4,7 @@
 mod answers;
 mod clients;
 mod ends;
+mod sync;
 mod trouble;
 
 use std::net::SocketAddr;

@@ -28,7 +28,8 @@ fn a_broker_that_is_away_is_a_503_in_bounded_time_and_memory() {
     let start = Instant::now();
     let mut clients: Vec<_> = (0..20).map(|_| gate.client()).collect();
     for (n, client) in clients.iter_mut().enumerate() {
-        let many: Vec<String> = (0..50).map(|m| request("PUT", &format!("c{n}"), &m.to_string(), "{\"state\":\"during\"}")).collect();
+        let many: Vec<String> =
+            (0..50).map(|m| request("PUT", &format!("c{n}"), &m.to_string(), "{\"state\":\"during\"}")).collect();
         client.send(many.concat());
     }
     let mut reasons = std::collections::BTreeMap::new();
@@ -79,7 +80,8 @@ fn a_broker_that_is_away_is_a_503_in_bounded_time_and_memory() {
 fn it_starts_and_serves_with_every_database_away() {
     let topic = Topic::create("ingest", 2);
     let rig = Rig::empty(topic.bootstrap());
-    let toml = |dsn: &str| format!("{}{}", shard("main", dsn, ""), gateway(topic.name(), "catalog_interval_ms = 1000\n"));
+    let toml =
+        |dsn: &str| format!("{}{}", shard("main", dsn, ""), gateway(topic.name(), "catalog_interval_ms = 1000\n"));
     let nowhere = "host=127.0.0.1 port=1 user=nobody dbname=none connect_timeout=1";
     // Nothing is known, and nobody says anything.
     rig.configure(&[], &toml(nowhere));
