@@ -56,7 +56,9 @@ fn what_the_database_refuses_is_the_client_s_and_what_it_cannot_is_not() {
     ));
     let topic = Topic::create("ingest", 1);
     let more = "deadline_ms = 3000\npool_size = 1\npool_wait_ms = 300\n";
-    let rig = Rig::new(&format!("{}{}", shard("main", database.dsn(), ""), sync(topic.name(), more)));
+    // Locks are waited for longer than requests are.
+    let main = format!("{}lock_timeout_ms = 20000\n", shard("main", database.dsn(), ""));
+    let rig = Rig::new(&format!("{main}{}", sync(topic.name(), more)));
     let gate = Gate::start(&rig);
     let mut client = gate.client();
     assert_eq!(put(&mut client, "a", 1, "one").status, 200);
