@@ -4,9 +4,10 @@
 //!
 //! `bin/services up && eval "$(bin/services env)" && cargo bench --bench ingest`
 
+use std::collections::VecDeque;
 use std::fs;
 use std::future::Future;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
 use std::process::{Child, Command, Stdio};
@@ -39,9 +40,10 @@ fn main() {
         let alone = without_kafka();
         let gateway = Gateway::start(&setup);
         load(gateway.address, CONNECTIONS, Duration::from_secs(1));
-        let (before, start) = (gateway.cpu(), Instant::now());
+        let (there, before, start) = (setup.records(), gateway.cpu(), Instant::now());
         let accepted = load(gateway.address, CONNECTIONS, ROUND);
         let (cpu, took) = (gateway.cpu() - before, start.elapsed());
+        assert_eq!(setup.records() - there, accepted, "what was acknowledged is there");
         let rate = accepted as f64 / took.as_secs_f64();
         println!(
             "{CONNECTIONS} connections: {rate:.0} acknowledged requests/s, {:.1} µs of CPU each; the server alone {alone:.0} requests/s: {:.2} of it; {} MB",
@@ -112,6 +114,17 @@ impl Setup {
         );
         fs::write(directory.path().join("forebay.toml"), toml).expect("writable");
         Setup { directory, topic: name.clone(), table: name, dsn, admin }
+    }
+}
+
+impl Setup {
+    /// In the topic, all in all.
+    fn records(&self) -> u64 {
+        let highs = (0..PARTITIONS).map(|partition| {
+            let asked = self.admin.inner().fetch_watermarks(&self.topic, partition, Duration::from_secs(10));
+            asked.expect("a partition").1 as u64
+        });
+        highs.sum()
     }
 }
 
@@ -269,32 +282,92 @@ fn load(address: SocketAddr, connections: usize, time: Duration) -> u64 {
     answered.load(Ordering::Relaxed)
 }
 
-/// An open loop: who is late does not move the times at which the next ones should be sent. In µs.
+/// An open loop: whoever is late does not move the times at which the next ones should be sent, and nobody waits for an answer before
+/// sending. In µs from those times.
 fn paced(address: SocketAddr, connections: usize, rate: f64, time: Duration) -> Histogram<u64> {
     let interval = Duration::from_secs_f64(connections as f64 / rate);
     let start = Instant::now() + Duration::from_millis(200);
-    let threads: Vec<_> = (0..connections)
-        .map(|number| {
+    let threads: Vec<_> = (0..CLIENTS)
+        .map(|client| {
             thread::spawn(move || {
-                let (mut stream, mut buffer) = (connect(address), vec![0; 64 << 10]);
-                let mut found = Histogram::<u64>::new_with_max(60_000_000, 3).expect("a minute to three digits");
-                let mut due = start + interval.mul_f64(number as f64 / connections as f64);
-                let mut n = 0;
-                while due < start + time {
-                    thread::sleep(due.saturating_duration_since(Instant::now()));
-                    stream.write_all(&request(number, n)).expect("the server takes it");
-                    answer(&mut stream, &mut buffer);
-                    found.saturating_record(due.elapsed().as_micros() as u64);
-                    due += interval;
-                    n += 1;
+                let mine = (client..connections).step_by(CLIENTS);
+                let mut clients: Vec<Paced> = mine
+                    .map(|number| {
+                        Paced::new(address, number, start + interval.mul_f64(number as f64 / connections as f64))
+                    })
+                    .collect();
+                let mut found = histogram();
+                while !clients.iter().all(|client| client.is_done(start + time)) {
+                    let moved = clients
+                        .iter_mut()
+                        .fold(false, |moved, client| client.turn(start + time, interval, &mut found) | moved);
+                    if !moved {
+                        thread::sleep(PACE);
+                    }
                 }
                 found
             })
         })
         .collect();
-    let mut all = Histogram::<u64>::new_with_max(60_000_000, 3).expect("a minute to three digits");
+    let mut all = histogram();
     threads.into_iter().for_each(|thread| all.add(thread.join().expect("a client")).expect("the same range"));
     all
+}
+
+/// It looks so often what is due.
+const PACE: Duration = Duration::from_micros(200);
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_max(60_000_000, 3).expect("a minute to three digits")
+}
+
+/// A connection that sends by the clock.
+struct Paced {
+    stream: TcpStream,
+    number: usize,
+    next: Instant,
+    sent: u64,
+    /// When those that are not answered should have been sent.
+    due: VecDeque<Instant>,
+    buffer: Vec<u8>,
+}
+
+impl Paced {
+    fn new(address: SocketAddr, number: usize, next: Instant) -> Paced {
+        let stream = connect(address);
+        stream.set_nonblocking(true).expect("an option");
+        Paced { stream, number, next, sent: 0, due: VecDeque::new(), buffer: vec![0; 64 << 10] }
+    }
+
+    fn is_done(&self, end: Instant) -> bool {
+        self.next >= end && self.due.is_empty()
+    }
+
+    fn turn(&mut self, end: Instant, interval: Duration, found: &mut Histogram<u64>) -> bool {
+        let mut moved = false;
+        while self.next < end && self.next <= Instant::now() {
+            // The server reads on as long as few are under way, and requests are small: it fits the socket's buffer.
+            self.stream.write_all(&request(self.number, self.sent)).expect("the server takes it");
+            self.due.push_back(self.next);
+            self.next += interval;
+            self.sent += 1;
+            moved = true;
+        }
+        match self.stream.read(&mut self.buffer) {
+            Ok(0) => panic!("the server closed"),
+            Ok(length) => {
+                assert!(!self.buffer[..length].windows(5).any(|five| five == b" 503 "), "it was refused");
+                // Each answer ends with its body, which is a flat object.
+                for _ in self.buffer[..length].iter().filter(|byte| **byte == b'}') {
+                    let due = self.due.pop_front().expect("a request for each answer");
+                    found.saturating_record(due.elapsed().as_micros() as u64);
+                }
+                moved = true;
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+        }
+        moved
+    }
 }
 
 /// As many as may be: the clients' side of the idle connections is here.
