@@ -26,10 +26,10 @@ const RECORDS_TO: u32 = 16;
 
 /// Metrics by family.
 #[derive(Default)]
-struct Families(BTreeMap<Name, Vec<Metric>>);
+pub struct Families(BTreeMap<Name, Vec<Metric>>);
 
 impl Families {
-    fn add(&mut self, name: Name, labels: &[&str], value: impl Into<f64>) {
+    pub fn add(&mut self, name: Name, labels: &[&str], value: impl Into<f64>) {
         let mut metric = labelled(name, labels);
         match name.family().kind {
             Kind::Counter => {
@@ -48,14 +48,14 @@ impl Families {
     }
 
     /// Where it is known.
-    fn maybe(&mut self, name: Name, labels: &[&str], value: Option<f64>) {
+    pub fn maybe(&mut self, name: Name, labels: &[&str], value: Option<f64>) {
         if let Some(value) = value {
             self.add(name, labels, value);
         }
     }
 
     /// `unit`: what of the histogram's numbers makes one of the metric's.
-    fn histogram(&mut self, name: Name, labels: &[&str], of: &Histogram, bounds: &[f64], unit: f64) {
+    pub fn histogram(&mut self, name: Name, labels: &[&str], of: &Histogram, bounds: &[f64], unit: f64) {
         let whole: Vec<u64> = bounds.iter().map(|bound| (bound * unit) as u64).collect();
         let bucket = |(bound, count): (&f64, u64)| {
             let mut bucket = Bucket::default();
@@ -72,7 +72,7 @@ impl Families {
         self.0.entry(name).or_default().push(metric);
     }
 
-    fn text(self) -> String {
+    pub fn text(self) -> String {
         let family = |(name, metrics): (Name, Vec<Metric>)| {
             let family = name.family();
             let mut proto = MetricFamily::default();
@@ -139,6 +139,11 @@ fn process(families: &mut Families, status: &Status, lines: &LogLines) {
     families.add(Name::ProcessStart, &[], started);
     families.add(Name::Ready, &[], f64::from(status.ready.ready));
     families.add(Name::PollAge, &[], seconds(of.poll_age_ms));
+    usage(families, lines);
+}
+
+/// Of any process of forebay.
+pub fn usage(families: &mut Families, lines: &LogLines) {
     for (level, count) in lines {
         families.add(Name::LogLines, &[level], *count as f64);
     }
@@ -148,6 +153,11 @@ fn process(families: &mut Families, status: &Status, lines: &LogLines) {
     families.maybe(Name::ProcessFds, &[], usage.open_fds.map(|n| n as f64));
     families.maybe(Name::ProcessFdsMax, &[], usage.max_fds.map(|n| n as f64));
     families.maybe(Name::ProcessThreads, &[], usage.threads.map(|n| n as f64));
+}
+
+/// The bounds of every histogram of times.
+pub fn seconds_bounds() -> Vec<f64> {
+    (SECONDS_FROM..=SECONDS_TO).map(|power| 2f64.powi(power)).collect()
 }
 
 fn totals(families: &mut Families, collector: &Collector) {
@@ -203,7 +213,7 @@ fn lag_exporters(families: &mut Families, status: &Status) {
 }
 
 fn topics(families: &mut Families, collector: &Collector, status: &Status) {
-    let bounds: Vec<f64> = (SECONDS_FROM..=SECONDS_TO).map(|power| 2f64.powi(power)).collect();
+    let bounds = seconds_bounds();
     for (index, topic) in status.topics.iter().enumerate() {
         let name = topic.name.as_str();
         let assigned = status.partitions.iter().filter(|p| p.topic == name).count();

@@ -11,6 +11,7 @@ pub mod process;
 pub mod routes;
 pub mod server;
 pub mod status;
+pub mod token;
 
 #[cfg(test)]
 pub mod samples;

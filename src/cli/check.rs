@@ -10,7 +10,8 @@ pub fn run(config: &Path) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let report = crate::check::check(&loaded);
+    let mut report = crate::check::check(&loaded);
+    crate::ingest::check::check(&loaded, &mut report);
     console::out(&report);
     match (report.problems.is_empty(), report.unavailable.is_empty()) {
         (true, true) => ExitCode::Ok,

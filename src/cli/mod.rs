@@ -5,12 +5,14 @@ mod bench;
 mod check;
 mod demo;
 mod fences;
+mod ingest;
 mod init;
 mod letters;
 pub mod log;
 pub mod memory;
 mod parking;
 mod plan;
+mod route;
 mod run;
 mod top;
 
@@ -46,6 +48,9 @@ enum Command {
         #[arg(long)]
         until_end: bool,
     },
+    /// Serve the routes of `[ingest]`: requests become records, and are answered with 202 once the brokers have them. SIGTERM and SIGINT
+    /// answer what is under way and end with exit code 0.
+    Ingest,
     /// Look at everything the configuration names (brokers, topics, shards, tables, privileges, cores) and report every
     /// problem at once. Changes nothing.
     Check,
@@ -68,6 +73,8 @@ enum Command {
     Unpark(parking::What),
     /// What is held, and which keys are parked, for how long and why. Changes nothing.
     Parked(parking::Listing),
+    /// Say which tenant, shard, partition and lane keys go to: what a producer of your own has to reproduce. Changes nothing.
+    Route(route::Route),
     /// Watch a running forebay in a terminal: how far behind it is and because of whom, and pause topics or park keys. Asks
     /// its admin interface, here or on another machine.
     Top(top::Top),
@@ -153,6 +160,7 @@ pub fn main() -> std::process::ExitCode {
     let config = &arguments.config;
     let code = match arguments.command {
         Command::Run { until_end } => run::run(config, until_end),
+        Command::Ingest => ingest::run(config),
         Command::Check => check::run(config),
         Command::Init { print } => init::run(config, print),
         Command::Fences(command) => fences::run(config, &command),
@@ -160,6 +168,7 @@ pub fn main() -> std::process::ExitCode {
         Command::Park(what) => parking::park(config, &what),
         Command::Unpark(what) => parking::unpark(config, &what),
         Command::Parked(listing) => parking::parked(config, &listing),
+        Command::Route(arguments) => route::run(config, &arguments),
         Command::Top(arguments) => top::run(config, arguments),
         Command::Bench(arguments) => bench::run(config, arguments),
         Command::Plan(arguments) => plan::run(config, arguments),

@@ -84,7 +84,7 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
 
 /// Connections to databases and brokers, and those who look, take file descriptors. The soft limit is low for the sake of programs that
 /// call `select`, which nothing here does; the hard one is what the administrator means.
-fn raise_descriptors() {
+pub fn raise_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
         return;
@@ -98,7 +98,7 @@ fn raise_descriptors() {
 }
 
 /// What the admin interface may ask of this process's logging.
-fn logs() -> Logs {
+pub fn logs() -> Logs {
     Logs {
         level: Box::new(log::level),
         set_level: Box::new(log::set_level),

@@ -9,7 +9,8 @@ use super::secret::{Secret, is_secret_property, shown};
 use super::settings::{self as s, By, Described, Kind};
 use super::{
     ADMIN_LISTEN, Admin, CommitGate, Config, Delivery, Engine, HotKeyRule, Pace, ParkingLimits, Pooler, Replica,
-    RouteBy, Routing, Shard, Target, Tenant, TenantCeilings, Topic, connections_besides_writers, dsn, kafka, topic,
+    RouteBy, Routing, Shard, Target, Tenant, TenantCeilings, Topic, connections_besides_writers, dsn, ingest, kafka,
+    topic,
 };
 
 /// A configuration that may be run, and what else there is to say about it.
@@ -75,9 +76,6 @@ pub fn parse(file: &Path, text: &str, environment: Environment<'_>) -> Result<Lo
 
 fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> Option<Config> {
     let root = Section::root(report, document, &["kafka", "engine", "admin", "shards", "shard", "topic", "ingest"]);
-    if root.is_written("ingest") {
-        root.problem("ingest", "a table", "no such table: this version has no HTTP gateway yet");
-    }
     let kafka = kafka::read(&root.open_table("kafka", "kafka"));
     let engine_section = root.table("engine", "engine", &[]);
     let engine = engine(&engine_section);
@@ -89,11 +87,14 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
     let section = root.table("shards", "shards", &[TENANT_CEILINGS]);
     let tenant_ceilings = tenant_ceilings(&section, topics.as_deref().unwrap_or_default());
     let routing = routing(&section, &shards);
+    let of_topics = topics.as_deref().unwrap_or_default();
+    let ingest = ingest::read(&root, of_topics, routing.as_ref(), shards.len(), admin.token.is_some());
     Some(Config {
         file: file.to_owned(),
         kafka: kafka?,
         engine,
         admin,
+        ingest,
         shards: shards.into_iter().collect::<Option<Vec<_>>>()?,
         routing: routing?,
         tenant_ceilings,
@@ -105,15 +106,7 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
 fn admin(section: &Section<'_>) -> Admin {
     let written = section.get(&s::ADMIN_LISTEN);
     let listen = written.unwrap_or(Some(ADMIN_LISTEN));
-    let token = section.get(&s::ADMIN_TOKEN_FILE).and_then(|file| {
-        let token = section.report.secret_file(&section.key(s::ADMIN_TOKEN_FILE.name), &file)?;
-        if !TOKEN_BYTES.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let (least, most) = (TOKEN_BYTES.start(), TOKEN_BYTES.end());
-            let expected = format!("at least {least} and at most {most} printable characters without blanks in it");
-            section.problem(s::ADMIN_TOKEN_FILE.name, "a text that is not shown", expected);
-        }
-        Some(Secret(token))
-    });
+    let token = section.get(&s::ADMIN_TOKEN_FILE).and_then(|file| token(section, s::ADMIN_TOKEN_FILE.name, &file));
     if let Some(address) = listen.filter(|address| !address.ip().is_loopback())
         && !section.is_written(s::ADMIN_TOKEN_FILE.name)
     {
@@ -130,6 +123,17 @@ fn admin(section: &Section<'_>) -> Admin {
         token,
         lag_exporter_names: section.get(&s::ADMIN_LAG_EXPORTER_NAMES),
     }
+}
+
+/// The token in a file that the setting `name` names.
+pub fn token(section: &Section<'_>, name: &str, file: &Path) -> Option<Secret> {
+    let token = section.report.secret_file(&section.key(name), file)?;
+    if !TOKEN_BYTES.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let (least, most) = (TOKEN_BYTES.start(), TOKEN_BYTES.end());
+        let expected = format!("at least {least} and at most {most} printable characters without blanks in it");
+        section.problem(name, "a text that is not shown", expected);
+    }
+    Some(Secret(token))
 }
 
 /// What can be guessed is no token, and what fits no request's head is none either.

@@ -2,6 +2,7 @@
 //! other and reports every problem at once.
 
 pub mod dsn;
+pub mod ingest;
 pub mod kafka;
 pub mod live;
 pub mod load;
@@ -31,6 +32,8 @@ pub struct Config {
     pub kafka: Kafka,
     pub engine: Engine,
     pub admin: Admin,
+    /// The gateway, where there is one.
+    pub ingest: Option<ingest::Ingest>,
     pub shards: Vec<Shard>,
     pub routing: Routing,
     pub tenant_ceilings: TenantCeilings,

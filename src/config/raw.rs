@@ -137,6 +137,11 @@ impl<'a> Report<'a> {
         Err(Problems(problems))
     }
 
+    /// The file that is read.
+    pub fn file(&self) -> &Path {
+        self.file
+    }
+
     /// A file that the configuration names, relative to the configuration's own directory.
     pub fn path(&self, named: &Path) -> PathBuf {
         self.file.parent().unwrap_or(Path::new("")).join(named)
@@ -247,9 +252,14 @@ impl<'d> Section<'d> {
 
     /// The tables of `[[name]]`.
     pub fn tables(&self, name: &'static str, tables: &[&str]) -> Vec<Section<'d>> {
+        self.tables_of(name, name, tables)
+    }
+
+    /// Likewise inside this one; `definitions` is their name in [`ALL`].
+    pub fn tables_of(&self, name: &str, definitions: &'static str, tables: &[&str]) -> Vec<Section<'d>> {
         let key = self.key(name);
         let Some((_, value)) = self.find(name) else { return Vec::new() };
-        let expected = format!("[[{name}]], one table for each");
+        let expected = format!("[[{definitions}]], one table for each");
         let DeValue::Array(array) = value else {
             self.report.problem(&key, describe(&key, value), expected);
             return Vec::new();
@@ -266,7 +276,7 @@ impl<'d> Section<'d> {
                 self.report.problem(&path, describe(&path, item.get_ref()), expected.as_str());
                 continue;
             };
-            let section = Section { report: self.report, path, name, table: Some(table) };
+            let section = Section { report: self.report, path, name: definitions, table: Some(table) };
             section.note_places();
             section.refuse_unknown(tables);
             sections.push(section);

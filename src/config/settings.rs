@@ -2,6 +2,7 @@
 //! keys and the table in tuning.md all come from here.
 
 mod cpus;
+pub mod ingest;
 mod kind;
 mod table;
 
@@ -108,6 +109,29 @@ pub static ALL: &[&dyn Described] = &[
     &ADMIN_SOCKET,
     &ADMIN_TOKEN_FILE,
     &ADMIN_LAG_EXPORTER_NAMES,
+    &ingest::LISTEN,
+    &ingest::TOKEN_FILE,
+    &ingest::ADMIN_LISTEN,
+    &ingest::THREADS,
+    &ingest::CORES,
+    &ingest::CONNECTIONS_MAX,
+    &ingest::IDLE_TIMEOUT,
+    &ingest::BODY_BYTES_MAX,
+    &ingest::QUEUE_RECORDS_MAX,
+    &ingest::QUEUE_BYTES_MAX,
+    &ingest::DEADLINE,
+    &ingest::DRAIN_DEADLINE,
+    &ingest::POOL_SIZE,
+    &ingest::POOL_WAIT,
+    &ingest::HEADERS,
+    &ingest::CATALOG_FILE,
+    &ingest::CATALOG_INTERVAL,
+    &ingest::ROUTE_PATH,
+    &ingest::ROUTE_METHODS,
+    &ingest::ROUTE_TOPIC,
+    &ingest::ROUTE_KEY,
+    &ingest::ROUTE_MODE,
+    &ingest::ROUTE_UNKNOWN_FIELDS,
 ];
 
 const MIB: usize = 1024 * 1024;

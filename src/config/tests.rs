@@ -479,12 +479,113 @@ fn what_serves_no_topic_is_warned_about() {
     );
 }
 
+/// `[ingest]` with one route, whose lines may be others, over a topic that deletes.
+fn gateway(ingest: &str, route: &str) -> String {
+    let route = match route {
+        "" => "path = \"/a/{x}/{y}\"\nmethods = [\"PUT\", \"DELETE\"]\ntopic = \"t\"\n",
+        other => other,
+    };
+    format!(
+        "[kafka]\nbootstrap.servers = \"b\"\ngroup.id = \"g\"\n[[shard]]\nname = \"m\"\ndsn = \"host=h\"\n[[topic]]\nname = \"t\"\n\
+         table = \"t\"\ninsert_mode = \"upsert\"\npk_fields = [\"x\", \"y\"]\ndelete_enabled = true\nkey_format = \"{{x}}:{{y}}\"\n[ingest]\n\
+         {ingest}\n[[ingest.route]]\n{route}"
+    )
+}
+
+#[track_caller]
+fn check_gateway(ingest: &str, route: &str, expected: &[&str]) {
+    let found: Vec<String> = match parse(Path::new("f.toml"), &gateway(ingest, route), &|_| None) {
+        Ok(loaded) => loaded.warnings.iter().map(ToString::to_string).collect(),
+        Err(problems) => problems.0.iter().map(ToString::to_string).collect(),
+    };
+    let found: Vec<&str> = found.iter().filter_map(|line| line.split_once(": ")).map(|(_, text)| text).collect();
+    assert_eq!(found, expected);
+}
+
 #[test]
-fn what_this_version_does_not_have_is_said() {
-    check(
-        KAFKA,
-        "[ingest]\nlisten = \"x\"\n[kafka]",
-        &["forebay.toml:2: ingest: found a table, expected no such table: this version has no HTTP gateway yet"],
+fn a_gateway_s_routes_fit_their_topics() {
+    check_gateway("", "", &[]);
+    let route = |lines: &str| format!("topic = \"t\"\n{lines}\n");
+    let put = |path: &str, more: &str| route(&format!("path = \"{path}\"\nmethods = [\"PUT\"]\n{more}"));
+    let delete = |path: &str, more: &str| route(&format!("path = \"{path}\"\nmethods = [\"DELETE\"]\n{more}"));
+    check_gateway("", &put("/a", ""), &[]);
+    check_gateway(
+        "",
+        &put("/a/{x", ""),
+        &[
+            "ingest.route[0].path: found \"/a/{x\", expected a path such as \"/apps/{app_id}/subscriptions/{subscription_id}\", each parameter once and a whole segment",
+        ],
+    );
+    check_gateway(
+        "",
+        &route("path = \"/a\"\nmethods = [\"GET\"]"),
+        &[
+            "ingest.route[0].methods: found \"GET\", expected a list of \"PUT\", \"POST\", \"PATCH\" and \"DELETE\", at least one",
+        ],
+    );
+    check_gateway(
+        "",
+        "path = \"/a\"\nmethods = [\"PUT\"]\ntopic = \"u\"\n",
+        &["ingest.route[0].topic: found \"u\", expected the name of a [[topic]]"],
+    );
+    check_gateway(
+        "",
+        &put("/a", "mode = \"magic\""),
+        &["ingest.route[0].mode: found \"magic\", expected one of async, sync"],
+    );
+    check_gateway(
+        "",
+        &put("/a", "key = \"{x}:{z}\""),
+        &[
+            "ingest.route[0].key: found {z}, expected fields of pk_fields only: records of one row would get several keys, and have no order",
+        ],
+    );
+    check_gateway(
+        "",
+        &delete("/a/{x}", ""),
+        &[
+            "ingest.route[0].path: found \"/a/{x}\" with DELETE, expected {y} in it: the key of a null value is made of the path",
+        ],
+    );
+    check_gateway(
+        "",
+        &delete("/a/{x}/{y}", "key = \"{y}:{x}\""),
+        &[
+            "ingest.route[0].key: found another form than the topic's key_format ({x}:{y}), expected the same for DELETE, or no key here",
+        ],
+    );
+    let two = format!("{}[[ingest.route]]\n{}", put("/a/{x}/{y}", ""), put("/a/b/{z}", "key = \"{x}\""));
+    check_gateway(
+        "",
+        &two,
+        &[
+            "ingest.route[1].path: found \"/a/b/{z}\" with PUT, beside \"/a/{x}/{y}\", expected paths of which no request can mean both",
+        ],
+    );
+    let methods = format!("{}[[ingest.route]]\n{}", put("/a/{x}/{y}", ""), delete("/a/{x}/{y}", ""));
+    check_gateway("", &methods, &[]);
+}
+
+#[test]
+fn what_a_gateway_shows_to_others() {
+    check_gateway(
+        "listen = \"0.0.0.0:8080\"",
+        "",
+        &[
+            "ingest.listen: found 0.0.0.0:8080, expected token_file beside it, a loopback address, or something in front of it that knows who asks",
+        ],
+    );
+    check_gateway(
+        "admin_listen = \"0.0.0.0:9465\"",
+        "",
+        &[
+            "ingest.admin_listen: found 0.0.0.0:9465, expected [admin] token_file, or a loopback address: others can reach this one",
+        ],
+    );
+    check_gateway(
+        "headers = [\"a b\"]",
+        "",
+        &["ingest.headers: found a text that is not shown, expected a list of names of HTTP headers"],
     );
 }
 

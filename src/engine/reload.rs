@@ -16,7 +16,11 @@ use crate::types::ShardIx;
 
 /// Makes a running engine read its configuration again. Cheap to clone; for any thread, but not for a signal's handler.
 #[derive(Debug, Clone)]
-pub struct Reloader(Arc<Live>);
+pub struct Reloader {
+    live: Arc<Live>,
+    /// Of settings whose changes need a restart: whether this process has anything to do with them.
+    concerns: fn(&str) -> bool,
+}
 
 /// Why a configuration was not taken over. What was in force still is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +52,9 @@ impl fmt::Display for ReloadError {
 impl std::error::Error for ReloadError {}
 
 impl Reloader {
-    pub(super) fn new(live: Arc<Live>) -> Reloader {
-        Reloader(live)
+    /// `concerns`: of the key of a setting whose change needs a restart, whether this process has anything to do with it.
+    pub fn new(live: Arc<Live>, concerns: fn(&str) -> bool) -> Reloader {
+        Reloader { live, concerns }
     }
 
     /// Reads the file again, and with it those that it names. Returns the keys of what changed.
@@ -57,12 +62,13 @@ impl Reloader {
     /// # Errors
     /// See [`ReloadError`]; then nothing changed.
     pub fn reload(&self) -> Result<Vec<String>, ReloadError> {
-        let old = self.0.get();
+        let old = self.live.get();
         let mut new = load(&old.file).map_err(ReloadError::Broken)?.config;
         if let RouteBy::Function { .. } = old.routing.by {
             new.routing.by = old.routing.by.clone();
         }
-        let changes = Changes::between(&old, &new);
+        let mut changes = Changes::between(&old, &new);
+        changes.restart.retain(|key| (self.concerns)(key));
         if !changes.restart.is_empty() {
             return Err(ReloadError::NeedsRestart(changes.restart.into_iter().collect()));
         }
@@ -73,7 +79,7 @@ impl Reloader {
             ask_shards(&new)?;
         }
         if !changes.reload.is_empty() {
-            self.0.replace(Arc::new(new));
+            self.live.replace(Arc::new(new));
         }
         Ok(changes.reload.into_iter().collect())
     }
@@ -127,8 +133,12 @@ mod tests {
         write("m", "x = \"a\"");
         write("forebay.toml", TEXT);
         let engine = Engine::new(load(&file).expect("valid").config);
-        let (reloader, live) = (engine.reloader(), Arc::clone(&engine.reloader().0));
+        let (reloader, live) = (engine.reloader(), Arc::clone(&engine.reloader().live));
         assert_eq!(reloader.reload(), Ok(vec![]));
+        let gateway =
+            "[ingest]\n[[ingest.route]]\npath = \"/t\"\nmethods = [\"POST\"]\ntopic = \"t\"\nkey = \"{id}\"\n";
+        write("forebay.toml", &format!("{TEXT}{gateway}"));
+        assert_eq!(reloader.reload(), Ok(vec![]), "the gateway is another process");
         write("m", "x = \"a\"\ny = \"a\"");
         write("forebay.toml", &TEXT.replace("[[topic]]", "[engine]\nlanes = 64\ncommit_interval_ms = 20\n[[topic]]"));
         let refused = reloader.reload().expect_err("a restart is needed").to_string();

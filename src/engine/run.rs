@@ -186,7 +186,8 @@ impl Engine {
 
     /// What makes it read its configuration again while it runs.
     pub fn reloader(&self) -> Reloader {
-        Reloader::new(Arc::clone(&self.live))
+        // The gateway is another process over the same file.
+        Reloader::new(Arc::clone(&self.live), |key| !key.starts_with("ingest."))
     }
 
     /// What looks at it, and may tell it something, while it runs.

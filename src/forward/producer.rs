@@ -41,7 +41,7 @@ const OURS: &[(&[&str], &str)] = &[
 ];
 
 /// Not handed through: an idempotent producer cannot be made with some of their values, or sends what nobody may read.
-const LEFT_OUT: &[&str] = &[
+pub const LEFT_OUT: &[&str] = &[
     "batch.size",
     "delivery.timeout.ms",
     "enable.gapless.guarantee",

@@ -317,9 +317,14 @@ impl<C: Carrier> Connection<C> {
         }
     }
 
-    fn refuse<V>(&mut self, refusal: Refusal, cx: &mut Context<'_, V>) {
+    fn refuse<V: Service>(&mut self, refusal: Refusal, cx: &mut Context<'_, V>) {
         cx.counts.refusals += 1;
-        self.end_with(refusal.response(), cx);
+        let response = cx.service.refuse(refusal.status, &refusal.reason);
+        let response = match refusal.status {
+            Status::SERVICE_UNAVAILABLE => response.header("Retry-After", "1"),
+            _ => response,
+        };
+        self.end_with(response, cx);
     }
 
     /// The last answer, behind those that are waited for.

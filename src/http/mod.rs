@@ -55,6 +55,12 @@ pub trait Service {
     /// Answers, or keeps the ticket and what it needs of the request, and answers later by a [`Replier`].
     fn serve(&mut self, request: &Request<'_>, ticket: Ticket) -> Served;
 
+    /// The answer to what the server itself refuses, because it was not understood, or is too large, too late or too much. The connection
+    /// ends with it.
+    fn refuse(&mut self, status: Status, reason: &str) -> Response {
+        Response::text(status, format!("{reason}\n"))
+    }
+
     /// Once in each step of the server's loop, at least four times a second.
     fn tick(&mut self, _now: Instant, _counts: &Counts) {}
 }

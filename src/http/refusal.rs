@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::response::{Response, Status};
+use super::response::Status;
 
 /// As much of what was found as a reason quotes.
 const QUOTED_BYTES_MAX: usize = 40;
@@ -23,14 +23,6 @@ impl Refusal {
     /// 400.
     pub fn bad(reason: impl Into<Cow<'static, str>>) -> Refusal {
         Refusal::new(Status::BAD_REQUEST, reason)
-    }
-
-    pub fn response(&self) -> Response {
-        let response = Response::text(self.status, format!("{}\n", self.reason));
-        match self.status {
-            Status::SERVICE_UNAVAILABLE => response.header("Retry-After", "1"),
-            _ => response,
-        }
     }
 }
 

@@ -41,6 +41,39 @@ labels! {
 }
 
 labels! {
+    /// Why the gateway did not answer a request with success.
+    Refused {
+        Token = "token",
+        NoRoute = "no_route",
+        Method = "method",
+        MediaType = "media_type",
+        TooLarge = "too_large",
+        /// No JSON object at all.
+        NotJson = "not_json",
+        /// The table cannot take it.
+        Unfit = "unfit",
+        /// The body says something else than the path.
+        Contradiction = "contradiction",
+        /// It has no tenant, or one without a shard.
+        Tenant = "tenant",
+        /// As much is on its way as may be.
+        QueueFull = "queue_full",
+        /// The brokers did not answer in time.
+        Deadline = "deadline",
+        /// The brokers refused it, or were given up.
+        Brokers = "brokers",
+        /// What the table or the topic is like is not known yet.
+        Unknown = "unknown",
+        /// `sync` only, from here on: another row has it, or none that it refers to.
+        Conflict = "conflict",
+        /// No connection was free in time.
+        NoConnection = "no_connection",
+        /// The database is away, or did not do it.
+        Database = "database",
+    }
+}
+
+labels! {
     /// The way of a record: how long it took to come this far from the stage before.
     Stage {
         /// From the record's own timestamp to the poller.

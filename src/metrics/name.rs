@@ -85,6 +85,15 @@ families! {
     TableDeadRows: Gauge "forebay_table_dead_rows" ["shard", "table"] "Likewise: what VACUUM is to remove.";
     WalBytes: Counter "forebay_wal_bytes_total" ["shard"] "WAL that the shard's server wrote, for anybody, since the sampler began.";
     Checkpoints: Counter "forebay_checkpoints_total" ["shard", "kind"] "Its checkpoints since then: timed, or requested because the WAL was full.";
+    IngestRequests: Counter "forebay_ingest_requests_total" ["route", "class"] "Requests of the gateway's routes, by class of the answer: 2xx, 4xx, 5xx.";
+    IngestRefused: Counter "forebay_ingest_refused_total" ["reason"] "Requests that the gateway did not answer with success, by reason.";
+    IngestAcknowledged: Histogram "forebay_ingest_acknowledged_seconds" ["mode"] "From a record's handing over to the brokers' acknowledgement (async), or of a row's to its COMMIT (sync).";
+    IngestLate: Counter "forebay_ingest_late_total" [] "Acknowledgements of records whose requests had been answered with 503 already.";
+    IngestQueueRecords: Gauge "forebay_ingest_queue_records" [] "Records on their way to the brokers.";
+    IngestQueueBytes: Gauge "forebay_ingest_queue_bytes" [] "Their bytes.";
+    IngestConnections: Gauge "forebay_ingest_connections" [] "Connections of the gateway's clients.";
+    IngestRefusals: Counter "forebay_ingest_malformed_total" [] "Requests that were no HTTP, too large, too slow or too many.";
+    IngestCatalogAge: Gauge "forebay_ingest_catalog_age_seconds" ["shard"] "Since the gateway learned from the shard what its tables are like.";
     LogLines: Counter "forebay_log_lines_total" ["level"] "Lines logged, those that were left out included.";
     ProcessCpu: Counter "process_cpu_seconds_total" [] "CPU time of all threads.";
     ProcessMemory: Gauge "process_resident_memory_bytes" [] "Resident memory.";
@@ -104,6 +113,11 @@ impl Name {
     /// Whether it goes out only where `lag_exporter_names` is set.
     pub fn is_alias(self) -> bool {
         self.family().name.starts_with("kafka_")
+    }
+
+    /// Whether the gateway says it, and not the engine.
+    pub fn is_of_gateway(self) -> bool {
+        self.family().name.starts_with("forebay_ingest_")
     }
 }
 

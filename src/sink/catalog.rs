@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use postgres::types::Type;
 use postgres::{Client, GenericClient, Row};
+use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::sink::encode::Kind;
 
 /// A table as it is now.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Catalog {
     pub oid: u32,
     pub schema: String,
@@ -30,7 +31,7 @@ pub struct Catalog {
 }
 
 /// A column of a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     pub name: String,
     /// The type as people write it: `numeric(10,2)`, `text[]`.

@@ -9,6 +9,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::sink::fault::{Fault, Place, What};
+
 /// What a field is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
@@ -52,6 +54,11 @@ impl FieldTree {
         }
     }
 
+    /// The cells that a field of the object itself goes into; none for one that is not known. Parts of it may be wanted, too.
+    pub fn cells(&self, name: &str) -> Option<&[usize]> {
+        self.find(name).ok().map(|at| self.fields[at].1.cells.as_slice())
+    }
+
     fn find(&self, name: &str) -> Result<usize, usize> {
         self.fields.binary_search_by(|(known, _)| (known.len(), known.as_bytes()).cmp(&(name.len(), name.as_bytes())))
     }
@@ -80,9 +87,6 @@ pub enum Found {
     At(u32, u32),
 }
 
-/// Why a document was refused. Never says what a value was.
-pub type Fault = String;
-
 /// Fills `cells` with where the tree's fields are in `document`.
 pub fn find(tree: &FieldTree, document: &str, unknown_is_error: bool, cells: &mut [Found]) -> Result<(), Fault> {
     cells.fill(Found::Absent);
@@ -93,7 +97,9 @@ pub fn find(tree: &FieldTree, document: &str, unknown_is_error: bool, cells: &mu
     match (search.fault, result) {
         (Some(fault), _) => Err(fault),
         (None, Ok(())) => Ok(()),
-        (None, Err(error)) => Err(format!("not valid JSON at line {}, column {}", error.line(), error.column())),
+        (None, Err(error)) => {
+            Err(Fault::new(Place::Payload, What::Syntax { line: error.line(), column: error.column() }))
+        }
     }
 }
 
@@ -128,10 +134,10 @@ struct Object<'t, 's, 'd> {
 }
 
 impl Object<'_, '_, '_> {
-    fn refuse<E: Error>(self, found: &str) -> E {
+    fn refuse<E: Error>(self, found: &'static str) -> E {
         let fault = match self.path {
-            None => format!("the payload: expected a JSON object, found {found}"),
-            Some(name) => format!("field {name:?}: expected an object, found {found}"),
+            None => Fault::differs(Place::Payload, "a JSON object", found),
+            Some(name) => Fault::differs(Place::Field(name.to_owned()), "an object", found),
         };
         self.search.fail(fault)
     }
@@ -160,7 +166,7 @@ impl<'de> Visitor<'de> for Object<'_, '_, '_> {
                     self.search.field(name, node, &mut map)?;
                 }
                 Err(Unknown(name)) if self.search.unknown_is_error => {
-                    return Err(self.search.fail(format!("field {name:?}: no column of that name")));
+                    return Err(self.search.fail(Fault::said(Place::Field(name), "no column of that name")));
                 }
                 Err(_) => drop(map.next_value::<IgnoredAny>()?),
             }
@@ -279,7 +285,8 @@ mod tests {
             Found::Null => "null",
             Found::At(from, to) => &document[from as usize..to as usize],
         });
-        assert_eq!(result.map(|()| found), expected.map_err(str::to_owned), "{document}");
+        let result = result.map(|()| found).map_err(|fault| fault.to_string());
+        assert_eq!(result, expected.map_err(str::to_owned), "{document}");
     }
 
     #[test]
@@ -306,10 +313,10 @@ mod tests {
         check(r#"{"geo":"secret"}"#, false, Err(r#"field "geo": expected an object, found a string"#));
         check(r#"{"geo":{"continent":"secret"}}"#, true, Err(r#"field "continent": no column of that name"#));
         check(r#"{"other":"secret"}"#, true, Err(r#"field "other": no column of that name"#));
-        check(r#"{"id":secret}"#, true, Err("not valid JSON at line 1, column 7"));
-        check(r#"{"id":1}{}"#, true, Err("not valid JSON at line 1, column 9"));
+        check(r#"{"id":secret}"#, true, Err("the payload: not valid JSON at line 1, column 7"));
+        check(r#"{"id":1}{}"#, true, Err("the payload: not valid JSON at line 1, column 9"));
         check("[1]", true, Err("the payload: expected a JSON object, found an array"));
-        check("1e400", true, Err("not valid JSON at line 1, column 5"));
+        check("1e400", true, Err("the payload: not valid JSON at line 1, column 5"));
     }
 
     #[test]

@@ -8,12 +8,13 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use postgres::types::Type;
+use serde::{Deserialize, Serialize};
 
 use crate::sink::number::{self, Number};
 use crate::sink::{array, json, moment};
 
 /// What a column can be, as far as encoding is concerned. Domains are what they are made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     Bool,
     Int2,
@@ -220,8 +221,8 @@ impl Kind {
         written
     }
 
-    /// What [`Kind::encode`] wrote, as the text that PostgreSQL's input functions read.
-    fn write_element(&self, bytes: &[u8], into: &mut String) {
+    /// What [`Kind::encode`] wrote, as the text that PostgreSQL's input functions read: one for each value.
+    pub fn write_element(&self, bytes: &[u8], into: &mut String) {
         let int8 = || bytes.try_into().map(i64::from_be_bytes).unwrap_or_default();
         let written = match self {
             Kind::Bool => write!(into, "{}", bytes == [1]),

@@ -14,6 +14,7 @@ pub mod dead_letter;
 pub mod decode;
 mod drain;
 pub mod encode;
+pub mod fault;
 pub mod fence;
 pub mod fold;
 pub mod handler;

@@ -37,6 +37,7 @@ use postgres::types::{IsNull, ToSql, Type};
 use crate::config::InsertMode;
 use crate::sink::decode::{self, Found};
 use crate::sink::encode::{Kind, Scratch};
+use crate::sink::fault::{Fault, Place};
 use crate::sink::fold::{Cell, Fold, Op, Row, Rows, Rules, Step};
 pub use crate::sink::plan::TablePlan;
 use crate::sink::plan::{Mask, PlanColumn, Source};
@@ -120,9 +121,9 @@ impl TableWriter {
         for index in records {
             match self.record(&batch.record(index)) {
                 Ok(()) => self.records.push(index),
-                Err(text) => {
+                Err(fault) => {
                     self.rows.drop_open();
-                    bad.push(BadRecord { index, reason: Reason::new(text) });
+                    bad.push(BadRecord { index, reason: Reason::new(fault.to_string()) });
                 }
             }
         }
@@ -203,24 +204,58 @@ impl TableWriter {
         self.counts = RowCounts::default();
     }
 
-    fn record(&mut self, record: &RecordRef<'_>) -> Result<(), String> {
+    fn record(&mut self, record: &RecordRef<'_>) -> Result<(), Fault> {
         let Some(value) = record.value else { return self.tombstone(record) };
+        let document = document(value)?;
+        self.locate(document)?;
+        self.row(document, record)
+    }
+
+    /// Begins with a payload: finds its fields.
+    pub fn locate(&mut self, document: &str) -> Result<(), Fault> {
+        let plan = &self.plan;
+        decode::find(&plan.fields, document, plan.unknown_is_error, &mut self.found)
+    }
+
+    /// Where [`locate`](TableWriter::locate) found a column's value; only for those that the payload feeds.
+    pub fn located(&self, column: usize) -> Found {
+        self.found[column]
+    }
+
+    /// Whether the payload whose fields were located last, or else the null value, can be this table's row or delete: the first half of
+    /// [`load`](TableWriter::load), for whoever wants to know before it is a record of a batch. What else was loaded is gone.
+    ///
+    /// # Errors
+    /// What `load` would refuse it for.
+    pub fn check_only(&mut self, record: &RecordRef<'_>) -> Result<Op, Fault> {
+        self.clear();
+        match record.value {
+            None => self.tombstone(record)?,
+            Some(value) => self.row(document(value)?, record)?,
+        }
+        Ok(self.rows.rows[0].op)
+    }
+
+    /// The columns that the record which was checked last writes.
+    pub fn checked_mask(&self) -> Mask {
+        self.rows.rows[0].mask
+    }
+
+    /// A column's value in that record, encoded; none if it is absent or null.
+    pub fn checked_cell(&self, column: usize) -> Option<&[u8]> {
+        let cell = self.rows.cell(0, column);
+        (cell != Cell::ABSENT && !cell.is_null()).then(|| cell.bytes(&self.arena))
+    }
+
+    /// The row of a payload whose fields are located.
+    fn row(&mut self, document: &str, record: &RecordRef<'_>) -> Result<(), Fault> {
         let plan = self.plan.clone();
-        let document = std::str::from_utf8(value).map_err(|_| "the payload: not UTF-8".to_owned())?;
-        decode::find(&plan.fields, document, plan.unknown_is_error, &mut self.found).map_err(|fault| {
-            if fault.starts_with("not valid JSON") { format!("the payload: {fault}") } else { fault }
-        })?;
         let deletes = match plan.delete_slot.map(|slot| self.found[slot]) {
             None | Some(Found::Absent | Found::Null) => false,
             Some(Found::At(from, to)) => match &document[from as usize..to as usize] {
                 "true" => true,
                 "false" => false,
-                other => {
-                    return Err(format!(
-                        "the delete field: expected a boolean, found {}",
-                        crate::sink::json::kind(other)
-                    ));
-                }
+                other => return Err(Fault::differs(Place::DeleteField, "a boolean", crate::sink::json::kind(other))),
             },
         };
         let (op, columns) = match (deletes, plan.mode) {
@@ -239,23 +274,23 @@ impl TableWriter {
             self.rows.cells.push(cell);
         }
         if mask.is_empty() {
-            return Err("the payload: none of its fields has a column".to_owned());
+            return Err(Fault::said(Place::Payload, "none of its fields has a column"));
         }
         self.push(op, mask);
         Ok(())
     }
 
     /// A null value: its key says which row goes.
-    fn tombstone(&mut self, record: &RecordRef<'_>) -> Result<(), String> {
+    fn tombstone(&mut self, record: &RecordRef<'_>) -> Result<(), Fault> {
         let plan = self.plan.clone();
         if !plan.deletes {
-            return Err("a null value, which would delete, while delete_enabled is off".to_owned());
+            return Err(Fault::said(Place::Record, "a null value, which would delete, while delete_enabled is off"));
         }
         self.found.fill(Found::Absent);
         let key = match record.key {
-            Some(key) => std::str::from_utf8(key).map_err(|_| "the key of a null value: not UTF-8".to_owned())?,
+            Some(key) => std::str::from_utf8(key).map_err(|_| Fault::said(Place::Key, "not UTF-8"))?,
             None if plan.pk_columns().iter().any(|column| column.source.is_payload()) => {
-                return Err("a null value without a key: nothing says which row to delete".to_owned());
+                return Err(Fault::said(Place::Record, "a null value without a key: nothing says which row to delete"));
             }
             None => "",
         };
@@ -266,7 +301,7 @@ impl TableWriter {
                 self.found[column] = Found::At(at as u32, (at + text.len()) as u32);
             });
             if !fits {
-                return Err("the key of a null value: not as key_format says".to_owned());
+                return Err(Fault::said(Place::Key, "not as key_format says"));
             }
         } else if record.key.is_some() && plan.pk_columns().iter().any(|column| column.source.is_payload()) {
             self.json_key(&plan, key)?;
@@ -288,12 +323,14 @@ impl TableWriter {
         Ok(())
     }
 
-    fn json_key(&mut self, plan: &TablePlan, key: &str) -> Result<(), String> {
+    fn json_key(&mut self, plan: &TablePlan, key: &str) -> Result<(), Fault> {
         let first = key.trim_start_matches([' ', '\t', '\r', '\n']);
         let hint = "expected JSON with the pk_fields (or key_format, to say how else to read it)";
         if first.starts_with('{') {
-            return decode::find(&plan.key_fields, key, false, &mut self.found)
-                .map_err(|fault| format!("the key of a null value: {fault}; {hint}"));
+            return decode::find(&plan.key_fields, key, false, &mut self.found).map_err(|fault| match fault.place() {
+                Place::Payload => Fault::said(Place::Key, format!("{}; {hint}", fault.what())),
+                _ => Fault::said(Place::Key, format!("{fault}; {hint}")),
+            });
         }
         let payload: Vec<usize> = (0..plan.pk).filter(|index| plan.columns[*index].source.is_payload()).collect();
         let scalar = serde_json::from_str::<&serde_json::value::RawValue>(key);
@@ -305,9 +342,9 @@ impl TableWriter {
                 Ok(())
             }
             (_, Ok(raw)) => {
-                Err(format!("the key of a null value: found {}, {hint}", crate::sink::json::kind(raw.get())))
+                Err(Fault::said(Place::Key, format!("found {}, {hint}", crate::sink::json::kind(raw.get()))))
             }
-            (_, Err(_)) => Err(format!("the key of a null value: not JSON, {hint}")),
+            (_, Err(_)) => Err(Fault::said(Place::Key, format!("not JSON, {hint}"))),
         }
     }
 
@@ -318,7 +355,7 @@ impl TableWriter {
         column: &PlanColumn,
         document: &str,
         record: &RecordRef<'_>,
-    ) -> Result<Cell, String> {
+    ) -> Result<Cell, Fault> {
         let at = self.arena.len();
         let text = match &column.source {
             Source::Payload => {
@@ -364,7 +401,7 @@ impl TableWriter {
         }
     }
 
-    fn number(&mut self, column: &PlanColumn, value: i64) -> Result<Cell, String> {
+    fn number(&mut self, column: &PlanColumn, value: i64) -> Result<Cell, Fault> {
         let at = self.arena.len();
         match column.kind {
             Kind::Int8 => self.arena.extend_from_slice(&value.to_be_bytes()),
@@ -380,7 +417,7 @@ impl TableWriter {
         Cell { at: at as u32, len: (self.arena.len() - at) as u32 }
     }
 
-    fn check(&self, index: usize, column: &PlanColumn, cell: Cell, op: Op) -> Result<(), String> {
+    fn check(&self, index: usize, column: &PlanColumn, cell: Cell, op: Op) -> Result<(), Fault> {
         let found = match cell {
             Cell::NULL => "null",
             Cell::ABSENT => "nothing",
@@ -395,7 +432,7 @@ impl TableWriter {
         } else {
             return Ok(());
         };
-        Err(format!("column {:?}: expected {needed}, found {found}", column.name))
+        Err(Fault::differs(Place::Column(column.name.clone()), needed, found))
     }
 
     /// Closes the row whose cells were pushed last.
@@ -473,8 +510,12 @@ impl TableWriter {
     }
 }
 
-fn unfit(column: &PlanColumn, found: &str) -> String {
-    format!("column {:?}: expected {}, found {found}", column.name, column.type_name)
+fn unfit(column: &PlanColumn, found: &'static str) -> Fault {
+    Fault::differs(Place::Column(column.name.clone()), column.type_name.clone(), found)
+}
+
+fn document(value: &[u8]) -> Result<&str, Fault> {
+    std::str::from_utf8(value).map_err(|_| Fault::said(Place::Payload, "not UTF-8"))
 }
 
 /// A parameter: an array in PostgreSQL's binary form (`array_recv`), laid out before it is asked for.

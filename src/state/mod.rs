@@ -16,6 +16,7 @@ pub mod hot_key;
 pub mod lane;
 pub mod pace;
 pub mod parked;
+pub mod placement;
 pub mod replica;
 pub mod retry;
 pub mod router;

@@ -136,6 +136,29 @@ impl Router {
         self.declared.is_none() || self.declared(partition).is_none_or(|declared| declared == shard)
     }
 
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    /// Whether a record's shard follows from its partition.
+    pub fn asks_partitions(&self) -> bool {
+        self.shards > 1 && matches!(self.by, By::Partition)
+    }
+
+    /// Whether tenants have shards, and these partitions of their own: whoever produces can keep them together.
+    pub fn tells_tenants_apart(&self) -> bool {
+        self.shards > 1 && self.declared.is_some() && !matches!(self.by, By::Partition)
+    }
+
+    /// Whether a shard's tenants may be in this partition: it is declared for the shard or, where the shard declares none, for nobody.
+    pub fn is_candidate(&self, partition: i32, shard: ShardIx) -> bool {
+        let declares = self.declared.iter().flatten().any(|(_, declared)| *declared == shard);
+        match self.declared(partition) {
+            Some(declared) => declared == shard,
+            None => !declares,
+        }
+    }
+
     /// The shards that records of a partition can reach.
     pub fn shards_of(&self, partition: i32) -> Vec<ShardIx> {
         match (&self.by, self.declared(partition)) {

@@ -28,7 +28,9 @@ fn configurations(document: &str) -> Vec<Config> {
 
 #[test]
 fn configurations_in_the_documents_are_valid() {
-    assert_eq!(configurations("README.md").len(), 1);
+    let readme = configurations("README.md");
+    assert_eq!(readme.len(), 2);
+    assert_eq!(readme[1].ingest.as_ref().expect("a gateway").routes.len(), 1);
     let tuning = configurations("tuning.md");
     assert_eq!(tuning.len(), 1);
     let Target::Table(places) = &tuning[0].topics[0].target else { panic!("not a table") };

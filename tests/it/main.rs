@@ -13,6 +13,7 @@ mod docs;
 mod examples;
 mod fences;
 mod http;
+mod ingest;
 mod instructions;
 mod kafka;
 mod logs;

@@ -41,6 +41,8 @@ fn heading(section: &str) -> String {
     match section {
         "shard" => "`[[shard]]`, one for each database".to_owned(),
         "topic" => "`[[topic]]`, one for each topic".to_owned(),
+        "ingest" => "`[ingest]`, the gateway".to_owned(),
+        "ingest.route" => "`[[ingest.route]]`, one for each route".to_owned(),
         other => format!("`[{other}]`"),
     }
 }

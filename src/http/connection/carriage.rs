@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 
+use super::super::Service;
 use super::super::output::SLICES;
 use super::super::refusal::Refusal;
 use super::super::response::Status;
@@ -35,7 +36,7 @@ impl<C: Carrier> Connection<C> {
         Ok(true)
     }
 
-    pub(super) fn read<V>(&mut self, cx: &mut Context<'_, V>) -> io::Result<()> {
+    pub(super) fn read<V: Service>(&mut self, cx: &mut Context<'_, V>) -> io::Result<()> {
         if !cx.pool.make_room(&mut self.input) {
             let max = cx.limits.buffered_bytes_max;
             let reason = format!("found {max} bytes of unfinished requests already; expected no more at a time");
@@ -60,7 +61,7 @@ impl<C: Carrier> Connection<C> {
     }
 
     /// Drops what still comes, so that closing does not become a reset.
-    pub(super) fn linger<V>(&mut self, cx: &mut Context<'_, V>) -> io::Result<Turn> {
+    pub(super) fn linger<V: Service>(&mut self, cx: &mut Context<'_, V>) -> io::Result<Turn> {
         for _ in 0..TURN_READS {
             cx.pool.take_input(&mut self.input);
             if !self.readable {

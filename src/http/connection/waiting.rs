@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::Service;
 use super::super::limits::Limits;
 use super::super::patience::Awaited;
 use super::super::refusal::Refusal;
@@ -44,7 +45,7 @@ impl<C: Carrier> Connection<C> {
     }
 
     /// Looks at the deadlines. [`Turn::Again`] means that there is something to say.
-    pub fn expire<V>(&mut self, cx: &mut Context<'_, V>) -> Turn {
+    pub fn expire<V: Service>(&mut self, cx: &mut Context<'_, V>) -> Turn {
         if let Phase::Lingering { until } = self.phase {
             return if until <= cx.now { Turn::Close } else { Turn::Wait };
         }

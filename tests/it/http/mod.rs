@@ -1,6 +1,6 @@
 //! The HTTP server, over real sockets: what it does with peers that are slow, many, rude or gone.
 
-mod client;
+pub mod client;
 mod descriptors;
 mod drain;
 mod limits;

@@ -364,6 +364,7 @@ pub fn config(routing: ShardOf, shards: usize) -> Config {
         admin: config::Admin::default(),
         shards: (0..shards).map(shard).collect(),
         routing: Routing { by, tenant, delimiter: ":".into() },
+        ingest: None,
         tenant_ceilings: TenantCeilings::default(),
         topics: vec![topic(OnBadRecord::Stop)],
         readings: Readings::default(),

@@ -20,6 +20,7 @@ pub fn handler_config(group: &str, dsns: &[&str], topics: &[&str]) -> Config {
         admin: Admin::default(),
         shards: dsns.iter().enumerate().map(|(n, dsn)| shard(&format!("s{n}"), dsn)).collect(),
         routing: Routing { by: RouteBy::Partition, tenant: Tenant::Key, delimiter: ":".to_owned() },
+        ingest: None,
         tenant_ceilings: Default::default(),
         topics: topics
             .iter()

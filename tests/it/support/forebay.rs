@@ -92,10 +92,15 @@ impl Rig {
 
     /// Starts `forebay run` with another configuration file and more arguments.
     pub fn start_with(&self, file: &str, more: &[&str]) -> Forebay {
+        self.start_command("run", file, more)
+    }
+
+    /// Starts any command that goes on.
+    pub fn start_command(&self, command: &str, file: &str, more: &[&str]) -> Forebay {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let log = self.directory.path().join(format!("{number}.log"));
         let child = Command::new(env!("CARGO_BIN_EXE_forebay"))
-            .arg("run")
+            .arg(command)
             .args(["--config", file])
             .args(more)
             .current_dir(self.directory.path())
@@ -209,6 +214,10 @@ impl Forebay {
         wait_until(PATIENCE, &format!("a line of the log with {parts:?}"), || {
             self.log().lines().any(|line| parts.iter().all(|part| line.contains(part)))
         });
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn signal(&self, signal: Signal) {

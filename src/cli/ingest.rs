@@ -1,0 +1,69 @@
+//! `forebay ingest`: the gateway in the foreground, and signals.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use signal_hook::consts::SIGHUP;
+use signal_hook::iterator::Signals;
+
+use crate::engine::Reloader;
+use crate::engine::Stopper;
+use crate::ingest::server::Running;
+use crate::ingest::watch::Watch;
+
+use super::{ExitCode, run};
+
+pub fn run(config: &Path) -> ExitCode {
+    // Before anything that may take time: whoever is told to end ends in order.
+    let stopper = Stopper::default();
+    if let Err(error) = run::on_signals(&stopper) {
+        tracing::error!("no handlers for signals: {error}");
+        return ExitCode::Internal;
+    }
+    run::raise_descriptors();
+    let loaded = match super::load_to_work(config) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let running = match Running::start(loaded.config, run::logs()) {
+        Ok(running) => running,
+        Err(error) => {
+            tracing::error!("{error}");
+            return ExitCode::from(&error);
+        }
+    };
+    let (reloader, watch) = running.reloader();
+    if let Err(error) = reload_on_signal(reloader, watch) {
+        tracing::error!("no handler for SIGHUP: {error}");
+        return ExitCode::Internal;
+    }
+    tracing::info!("gateway: http://{}/", running.address);
+    if let Some(address) = running.admin {
+        tracing::info!("gateway's admin side: http://{address}/readyz");
+    }
+    match running.run(&stopper) {
+        Ok(()) => ExitCode::Ok,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(&error)
+        }
+    }
+}
+
+/// Each SIGHUP reads the configuration again, on a thread of its own, which lasts as long as the process.
+fn reload_on_signal(reloader: Reloader, watch: Arc<Watch>) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGHUP])?;
+    let body = move || {
+        for _ in signals.forever() {
+            match reloader.reload() {
+                Ok(changed) if changed.is_empty() => tracing::info!("reload: nothing changed"),
+                Ok(changed) => {
+                    watch.rebuild();
+                    tracing::info!("reloaded: {}", changed.join(", "));
+                }
+                Err(error) => tracing::error!("reload refused, nothing changed: {error}"),
+            }
+        }
+    };
+    std::thread::Builder::new().name("forebay-reload".into()).spawn(body).map(drop)
+}

@@ -1,0 +1,400 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::Config;
+use crate::http::Status;
+use crate::ingest::samples;
+use crate::sink::catalog::Catalog;
+use crate::state::batch::Batch;
+use crate::state::chunk::Chunk;
+use crate::types::{Generation, NextOffset, Token, TopicIx, TopicPartition};
+
+const NOW_MS: i64 = 1_700_000_000_000;
+
+fn door_over(config: &Config, catalogs: &[Catalog]) -> Door {
+    let tables = catalogs.iter().enumerate().map(|(shard, catalog)| ((shard, 0), catalog.clone())).collect();
+    let rules = Rules::new(config, &tables, &[Some(8)]);
+    Door::new(Arc::new(rules))
+}
+
+fn door() -> Door {
+    door_over(&samples::config(""), &[samples::catalog()])
+}
+
+/// Key, value and partition; or status, field, found and expected.
+type Seen = Result<(String, Option<String>), (u16, String, String, String)>;
+
+fn ask(door: &mut Door, method: Method, values: &[&str], body: &str) -> Seen {
+    ask_with(door, method, values, body, &[])
+}
+
+fn ask_with(door: &mut Door, method: Method, values: &[&str], body: &str, headers: &[(&str, &str)]) -> Seen {
+    let values: Vec<Cow<'_, str>> = values.iter().map(|value| Cow::Borrowed(*value)).collect();
+    let mut packed = Vec::new();
+    headers.iter().for_each(|(name, value)| Headers::pack(&mut packed, name, Some(value.as_bytes())));
+    let asked = Asked { route: 0, method, values: &values, body: body.as_bytes(), headers: &packed, now_ms: NOW_MS };
+    match door.check(&asked) {
+        Ok(passed) => {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+            Ok((text(passed.key), passed.value.map(text)))
+        }
+        Err(problem) => {
+            let response = problem.response();
+            let json: serde_json::Value = serde_json::from_slice(response.body()).expect("JSON");
+            let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+            let found = if json["found"].is_null() { text("detail") } else { text("found") };
+            Err((problem.status().0, text("field"), found, text("expected")))
+        }
+    }
+}
+
+#[track_caller]
+fn passes(values: &[&str], body: &str, key: &str, value: &str) {
+    let found = ask(&mut door(), Method::Put, values, body);
+    assert_eq!(found, Ok((key.to_owned(), Some(value.to_owned()))), "{body}");
+    serde_json::from_str::<serde_json::Value>(value).expect("what is published is JSON");
+}
+
+#[track_caller]
+fn refused(values: &[&str], body: &str, status: u16, field: &str, found: &str, expected: &str) {
+    let seen = ask(&mut door(), Method::Put, values, body);
+    assert_eq!(seen, Err((status, field.to_owned(), found.to_owned(), expected.to_owned())), "{body}");
+}
+
+#[test]
+fn parameters_of_the_path_become_fields() {
+    passes(&["a", "7"], r#"{"state":"on"}"#, "a:7", r#"{"app":"a","sub":7,"state":"on"}"#);
+    passes(&["a", "7"], " {\n\"state\" : \"on\" } ", "a:7", "{\"app\":\"a\",\"sub\":7,\n\"state\" : \"on\" } ");
+    // One form for all who mean the same.
+    passes(&["a", "007"], r#"{"state":"on"}"#, "a:7", r#"{"app":"a","sub":7,"state":"on"}"#);
+    passes(
+        &["ü/\"\\\u{1}", "-0"],
+        r#"{"state":"on"}"#,
+        "ü/\"\\\u{1}:0",
+        "{\"app\":\"ü/\\\"\\\\\\u0001\",\"sub\":0,\"state\":\"on\"}",
+    );
+    // What the body says, too, is said once.
+    passes(&["a", "7"], r#"{"sub":7,"state":"on"}"#, "a:7", r#"{"app":"a","sub":7,"state":"on"}"#);
+    passes(
+        &["a", "7"],
+        r#"{"app":"\u0061","sub":"7.0","state":"on"}"#,
+        "a:7",
+        r#"{"app":"\u0061","sub":"7.0","state":"on"}"#,
+    );
+    passes(&["a", "7"], r#"{"state":"on","app":"a"}"#, "a:7", r#"{"sub":7,"state":"on","app":"a"}"#);
+}
+
+#[test]
+fn what_contradicts_the_path_is_refused() {
+    let expected = "what the path says, or nothing";
+    refused(&["a", "7"], r#"{"app":"b","state":"on"}"#, 422, "app", "another value in the body", expected);
+    refused(&["a", "7"], r#"{"sub":8,"state":"on"}"#, 422, "sub", "another value in the body", expected);
+    refused(&["a", "7"], r#"{"sub":null,"state":"on"}"#, 422, "sub", "null in the body", expected);
+    // The last one of a name counts, as everywhere.
+    refused(&["a", "7"], r#"{"sub":7,"state":"on","sub":8}"#, 422, "sub", "another value in the body", expected);
+    refused(&["a", "7"], r#"{"app":5,"state":"on"}"#, 422, "app", "a number", "text: it is part of the key");
+    refused(&["a", "x"], r#"{"state":"on"}"#, 422, "sub", "a string that is not a number, in the path", "integer");
+    refused(&["a", "3000000000"], "{}", 422, "sub", "a number out of range, in the path", "integer");
+    refused(&["a\0", "1"], "{}", 422, "app", "a string with a zero byte, in the path", "text");
+}
+
+#[test]
+fn a_body_is_a_json_object() {
+    let object = "a JSON object";
+    for (body, found) in [
+        ("", "nothing"),
+        (" ", "nothing"),
+        ("[1]", "an array"),
+        ("null", "null"),
+        ("7", "a number"),
+        ("x", "no valid JSON at line 1, column 1"),
+        ("{\"state\":\"on\"", "no valid JSON at line 1, column 13"),
+        ("{\"state\":\"on\"} x", "no valid JSON at line 1, column 16"),
+        ("{\n\"state\":on}", "no valid JSON at line 2, column 9"),
+        ("{,\"state\":\"on\"}", "no valid JSON at line 1, column 2"),
+        ("{\"state\":\"on\",}", "no valid JSON at line 1, column 15"),
+    ] {
+        refused(&["a", "7"], body, 400, "", found, object);
+    }
+    let mut door = door();
+    let asked = Asked {
+        route: 0,
+        method: Method::Put,
+        values: &["a".into(), "7".into()],
+        body: b"{\"\xff\":1}",
+        headers: &[],
+        now_ms: 0,
+    };
+    assert_eq!(door.check(&asked).expect_err("no text").status(), Status::BAD_REQUEST);
+}
+
+#[test]
+fn fields_are_judged_by_their_columns() {
+    let check = |field: &str, value: &str, expected: Option<(&str, &str)>| {
+        let body = format!("{{\"state\":\"on\",\"{field}\":{value}}}");
+        match expected {
+            None => assert!(ask(&mut door(), Method::Patch, &["a", "7"], &body).is_ok(), "{body}"),
+            Some((found, expected)) => refused(&["a", "7"], &body, 422, field, found, expected),
+        }
+    };
+    check("price", "9999.99", None);
+    check("price", "\"1.5\"", None);
+    check("price", "10000", Some(("a number out of range", "numeric(6,2)")));
+    check("price", "\"much\"", Some(("a string that is not a number", "numeric(6,2)")));
+    check("price", "true", Some(("a boolean", "numeric(6,2)")));
+    check("tier", "\"paid\"", None);
+    check("tier", "\"gold\"", Some(("a string that is not one of its labels", "one of \"free\", \"paid\"")));
+    check("note", "\"12345\"", None);
+    check("note", "\"123456\"", Some(("a string that is too long", "character varying(5)")));
+    check("since", "\"2024-02-30T00:00:00Z\"", Some(("a string that is not ISO 8601", "timestamp with time zone")));
+    check(
+        "since",
+        "1700000000",
+        Some(("a number (seconds or milliseconds? only ISO 8601 strings are read)", "timestamp with time zone")),
+    );
+    check("doc", "{\"a\":[1,{\"b\":null}]}", None);
+    check("doc", "\"\\u0000\"", Some(("a string with \\u0000", "jsonb")));
+    check("ok", "1", Some(("a number", "boolean")));
+    check("id", "9223372036854775808", Some(("a number out of range", "bigint")));
+    check("note", "null", None);
+    check("state", "null", Some(("null", "a value (NOT NULL)")));
+    check("stat", "1", Some(("an unknown field", "a field that a column takes; did you mean \"state\"?")));
+    check("colour", "1", Some(("an unknown field", "a field that a column takes")));
+}
+
+#[test]
+fn required_columns() {
+    let missing = "a value: text, NOT NULL without a default";
+    refused(&["a", "7"], "{}", 422, "state", "nothing", missing);
+    refused(&["a", "7"], r#"{"note":"x"}"#, 422, "state", "nothing", missing);
+    // A part of a row that is there already; but an insert is a whole one.
+    assert!(ask(&mut door(), Method::Patch, &["a", "7"], r#"{"note":"x"}"#).is_ok());
+    let mut insert = samples::with_route("", "", "");
+    let crate::config::Target::Table(table) = &mut insert.topics[0].target else { panic!("a table") };
+    table.insert_mode = crate::config::InsertMode::Insert;
+    let seen = ask(&mut door_over(&insert, &[samples::catalog()]), Method::Patch, &["a", "7"], r#"{"note":"x"}"#);
+    assert_eq!(seen, Err((422, "state".into(), "nothing".into(), missing.into())));
+    // Its default, a trigger, or a mode that writes no new rows.
+    let mut with_default = samples::catalog();
+    with_default.columns[2].has_default = true;
+    let mut with_trigger = samples::catalog();
+    with_trigger.has_before_triggers = true;
+    let update = samples::with_route("", "", "");
+    let mut update = update;
+    let crate::config::Target::Table(table) = &mut update.topics[0].target else { panic!("a table") };
+    table.insert_mode = crate::config::InsertMode::Update;
+    for (config, catalog) in
+        [(samples::config(""), with_default), (samples::config(""), with_trigger), (update, samples::catalog())]
+    {
+        let seen = ask(&mut door_over(&config, &[catalog]), Method::Put, &["a", "7"], r#"{"note":"x"}"#);
+        assert!(seen.is_ok(), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_delete_is_a_null_under_the_row_s_key() {
+    let mut door = door();
+    let deleted = |key: &str| Ok((key.to_owned(), None));
+    assert_eq!(ask(&mut door, Method::Delete, &["a", "007"], ""), deleted("a:7"));
+    assert_eq!(ask(&mut door, Method::Delete, &["ü b", "-3"], ""), deleted("ü b:-3"));
+    let seen = ask(&mut door, Method::Delete, &["a", "7"], "{}");
+    assert_eq!(seen, Err((400, "".into(), "a body".into(), "none with DELETE".into())));
+    // Read back from "a:b:7" it would be the row of "a".
+    for method in [Method::Delete, Method::Put] {
+        let body = if method == Method::Put { r#"{"state":"on"}"# } else { "" };
+        let seen = ask(&mut door, method, &["a:b", "7"], body);
+        let found = "\":\" in it, which ends it in the key";
+        assert_eq!(seen, Err((422, "app".into(), found.into(), "a value without it".into())));
+    }
+    // Without a key_format the key is JSON, and a colon is nothing special.
+    let json = samples::with_route("", "delete_enabled = true\n", "");
+    let mut json = door_over(&json, &[samples::catalog()]);
+    assert_eq!(ask(&mut json, Method::Delete, &["a:\"b", "7"], ""), deleted(r#"{"app":"a:\"b","sub":7}"#));
+    let seen = ask(&mut json, Method::Put, &["a:\"b", "7"], r#"{"state":"on"}"#);
+    assert_eq!(seen.expect("a record").0, r#"{"app":"a:\"b","sub":7}"#);
+}
+
+#[test]
+fn keys_may_come_from_the_body_and_have_one_form() {
+    let route = "path = \"/subs\"\nmethods = [\"POST\"]\nkey = \"{sub}/{app}\"\n";
+    let config = samples::with_route("", "delete_enabled = false\n", route);
+    let mut door = door_over(&config, &[samples::catalog()]);
+    for sub in ["7", "\"7\"", "7.0", "70e-1"] {
+        let seen = ask(&mut door, Method::Post, &[], &format!("{{\"app\":\"a/b\",\"state\":\"on\",\"sub\":{sub}}}"));
+        assert_eq!(seen.expect("a record").0, "7/a/b", "{sub}");
+    }
+    for (body, field, found, expected) in [
+        (r#"{"app":"a","state":"on"}"#, "sub", "nothing", "integer: it is part of the key"),
+        (r#"{"app":null,"sub":1,"state":"on"}"#, "app", "null", "text: it is part of the key"),
+        (r#"{"app":"a","sub":1.5,"state":"on"}"#, "sub", "a number with a fraction", "integer: it is part of the key"),
+    ] {
+        let seen = ask(&mut door, Method::Post, &[], body);
+        assert_eq!(seen, Err((422, field.into(), found.into(), expected.into())), "{body}");
+    }
+}
+
+#[test]
+fn what_an_unknown_field_is() {
+    let route = "path = \"/apps/{app}/subs/{sub}\"\nmethods = [\"PUT\"]\nunknown_fields = \"ignore\"\n";
+    let body = r#"{"state":"on","colour":{"x":1}}"#;
+    let lenient = samples::with_route("", "", route);
+    let seen = ask(&mut door_over(&lenient, &[samples::catalog()]), Method::Put, &["a", "7"], body);
+    assert_eq!(seen.expect("a record").1.as_deref(), Some(r#"{"app":"a","sub":7,"state":"on","colour":{"x":1}}"#));
+    // What the topic refuses is refused all the same.
+    let strict = samples::with_route("", "unknown_fields = \"error\"\n", route);
+    assert!(ask(&mut door_over(&strict, &[samples::catalog()]), Method::Put, &["a", "7"], body).is_err());
+}
+
+#[test]
+fn tenants_decide_and_must_be_there() {
+    let shards = "[shards]\nby = \"modulo\"\ntenant = \"header:Tenant\"\n[[shard]]\nname = \"a\"\ndsn = \"host=a\"\npartitions = \"0-3\"\n\
+                  [[shard]]\nname = \"b\"\ndsn = \"host=b\"\npartitions = \"4-7\"\n";
+    let config = samples::config(shards);
+    let catalogs = [samples::catalog(), samples::catalog()];
+    let mut door = door_over(&config, &catalogs);
+    assert_eq!(config.ingest.as_ref().expect("a gateway").headers.last().map(String::as_str), Some("Tenant"));
+    let body = r#"{"state":"on"}"#;
+    assert!(ask_with(&mut door, Method::Put, &["a", "7"], body, &[("Tenant", "5")]).is_ok());
+    for (headers, why) in [
+        (&[][..], "the tenant cannot be read: the record has no header \"Tenant\""),
+        (&[("Tenant", "x")][..], "the tenant cannot be read: it is not an integer"),
+    ] {
+        let seen = ask_with(&mut door, Method::Put, &["a", "7"], body, headers);
+        assert_eq!(seen, Err((422, "".into(), why.into(), "".into())));
+    }
+    let values = ["a".into(), "7".into()];
+    let mut packed = Vec::new();
+    Headers::pack(&mut packed, "Tenant", Some(b"5"));
+    let asked =
+        Asked { route: 0, method: Method::Put, values: &values, body: body.as_bytes(), headers: &packed, now_ms: 0 };
+    let passed = door.check(&asked).expect("a record");
+    assert!(passed.shard == ShardIx(1) && (4..8).contains(&passed.partition), "{passed:?}");
+}
+
+/// During a migration each shard's own table decides.
+#[test]
+fn tables_that_differ_from_shard_to_shard() {
+    let shards = "[shards]\nby = \"modulo\"\ntenant = \"key:0\"\n[[shard]]\nname = \"a\"\ndsn = \"host=a\"\n[[shard]]\nname = \"b\"\ndsn = \"host=b\"\n";
+    let config = samples::config(shards);
+    let mut newer = samples::catalog();
+    let mut added = samples::column("colour", "text", Kind::Text { chars_max: None });
+    added.not_null = true;
+    newer.columns.push(added);
+    let (old, new) = (r#"{"state":"on"}"#, r#"{"state":"on","colour":"red"}"#);
+    for catalogs in [[samples::catalog(), newer.clone()], [newer.clone(), samples::catalog()]] {
+        let b_is_newer = catalogs[1] == newer;
+        let mut door = door_over(&config, &catalogs);
+        for app in ["2", "3"] {
+            let is_newer = (app == "3") == b_is_newer;
+            let fits = |seen: Seen| seen.is_ok();
+            assert_eq!(fits(ask(&mut door, Method::Put, &[app, "7"], old)), !is_newer, "{app} {b_is_newer}");
+            assert_eq!(fits(ask(&mut door, Method::Put, &[app, "7"], new)), is_newer, "{app} {b_is_newer}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_known_yet_is_said() {
+    let config = samples::config("");
+    let tables = BTreeMap::from([((0, 0), samples::catalog())]);
+    let seen = |rules: Rules| ask(&mut Door::new(Arc::new(rules)), Method::Put, &["a", "7"], r#"{"state":"on"}"#);
+    let why = seen(Rules::new(&config, &BTreeMap::new(), &[Some(8)])).expect_err("no table");
+    assert_eq!((why.0, why.2.as_str()), (503, "no database has said yet what the columns of subs are"));
+    let why = seen(Rules::new(&config, &tables, &[None])).expect_err("no partitions");
+    assert_eq!(why.0, 503);
+    assert_eq!(Rules::new(&config, &tables, &[Some(8)]).missing(&config), Vec::<String>::new());
+    let missing = Rules::new(&config, &BTreeMap::new(), &[None]).missing(&config);
+    assert!(missing.len() == 2 && missing[0].starts_with("route /apps/{app}/subs/{sub}: "), "{missing:?}");
+}
+
+#[test]
+fn a_route_that_its_table_cannot_serve_says_so() {
+    let route = |lines: &str| samples::with_route("", "delete_enabled = false\n", lines);
+    let check = |lines: &str, expected: &str| {
+        let tables = BTreeMap::from([((0, 0), samples::catalog())]);
+        let rules = Rules::new(&route(lines), &tables, &[Some(8)]);
+        let why = rules.routes[0].as_ref().expect_err("it cannot be served");
+        assert!(why.contains(expected), "{why}");
+    };
+    check("path = \"/{colour}\"\nmethods = [\"PUT\"]\nkey = \"{app}\"\n", "{colour}: found no column");
+    check("path = \"/{doc}\"\nmethods = [\"PUT\"]\nkey = \"{app}\"\n", "found a column of type jsonb");
+    check(
+        "path = \"/x\"\nmethods = [\"PUT\"]\nkey = \"{price}\"\n",
+        "column \"price\" in the key: found type numeric(6,2)",
+    );
+    check("path = \"/x\"\nmethods = [\"PUT\"]\nkey = \"{nothing}\"\n", "{nothing}: found no column");
+}
+
+fn value() -> impl Strategy<Value = String> {
+    let plain = prop_oneof![
+        Just("null".to_owned()),
+        Just("true".to_owned()),
+        any::<i64>().prop_map(|n| n.to_string()),
+        (-9999..9999i32).prop_map(|n| n.to_string()),
+        any::<f64>().prop_filter("JSON has no others", |n| n.is_finite()).prop_map(|n| format!("{n:e}")),
+        "[a-z0-9:]{0,7}".prop_map(|text| format!("{text:?}")),
+        "\\PC{0,6}".prop_map(|text| serde_json::Value::from(text).to_string()),
+        prop_oneof![Just("2024-01-02"), Just("2024-01-02T03:04:05Z"), Just("free"), Just("12345  ")]
+            .prop_map(|t| format!("{t:?}")),
+        Just("\"\\ud83d\"".to_owned()),
+        Just("\"\\u0000\"".to_owned()),
+    ];
+    plain.prop_recursive(2, 8, 3, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..3).prop_map(|items| format!("[{}]", items.join(","))),
+            proptest::collection::vec(("[a-c]", inner), 0..3).prop_map(|fields| format!(
+                "{{{}}}",
+                fields.iter().map(|(n, v)| format!("{n:?}:{v}")).collect::<Vec<_>>().join(",")
+            )),
+        ]
+    })
+}
+
+fn field() -> impl Strategy<Value = (String, String)> {
+    let names = ["app", "sub", "state", "price", "tier", "note", "since", "doc", "ok", "id", "day", "other"];
+    (proptest::sample::select(names.to_vec()), value()).prop_map(|(name, value)| (name.to_owned(), value))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+
+    /// Whatever the door lets in, the consumer's decoder takes; and it is the row that the path says.
+    #[test]
+    fn what_the_door_lets_in_the_consumer_takes(
+        fields in proptest::collection::vec(field(), 0..6),
+        app in "\\PC{1,5}",
+        sub in prop_oneof![any::<i32>().prop_map(|n| n.to_string()), "[0-9.e-]{1,4}"],
+        deletes in any::<bool>(),
+        state in any::<bool>(),
+    ) {
+        let mut fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name:?}:{value}")).collect();
+        if state {
+            fields.push("\"state\":\"on\"".to_owned());
+        }
+        let body = format!("{{{}}}", fields.join(" , "));
+        let (method, body) = if deletes { (Method::Delete, String::new()) } else { (Method::Put, body) };
+        let config = samples::config("");
+        let mut door = door_over(&config, &[samples::catalog()]);
+        let Ok((key, value)) = ask(&mut door, method, &[&app, &sub], &body) else { return Ok(()) };
+        let crate::config::Target::Table(table) = &config.topics[0].target else { panic!("a table") };
+        let plan = TablePlan::new(&config.topics[0], table, &samples::catalog()).expect("a plan");
+        let mut writer = TableWriter::new(Arc::new(plan));
+        let mut chunk = Box::new(Chunk::new(TopicIx(0)));
+        let at = TopicPartition { topic: TopicIx(0), partition: 0 };
+        let run = chunk.open_run(at, 0, Generation(1), Token(1), NextOffset(0));
+        let (key, value) = (key.as_bytes(), value.as_deref().map(str::as_bytes));
+        chunk.push(run, 0, 0, &RawRecord { offset: Offset(0), timestamp_ms: NOW_MS, key: Some(key), value, headers: &[] });
+        let mut batch = Batch::new();
+        batch.push(chunk);
+        let mut bad = Vec::new();
+        writer.load(&batch, 0..1, &mut bad);
+        prop_assert!(bad.is_empty(), "{bad:?}");
+        let of = |column: usize| writer.checked_cell(column).map(<[u8]>::to_vec);
+        prop_assert_eq!(of(0), Some(app.as_bytes().to_vec()));
+        let mut encoded = Vec::new();
+        Kind::Int4.encode_text(&sub, &mut encoded).expect("it was let in");
+        prop_assert_eq!(of(1), Some(encoded));
+    }
+}

@@ -1,0 +1,293 @@
+//! Who asks the databases what their tables are like, and the brokers how many partitions topics have: at the start, and every so often. What
+//! comes of it are new rules. Whoever is away keeps nobody waiting: what was known of it holds, however old.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use parking_lot::Mutex;
+use rdkafka::producer::Producer;
+
+use crate::config::live::Live;
+use crate::config::{Config, Target};
+use crate::ingest::catalog::{Known, topics};
+use crate::ingest::rules::Rules;
+use crate::ingest::service::Shared;
+use crate::sink::Failure;
+use crate::sink::catalog::{Catalog, CatalogError};
+use crate::sink::pool::Pool;
+use crate::sink::sqlstate;
+
+/// What its connections call themselves.
+const PURPOSE: &str = "ingest";
+/// Longest wait for one answer of the brokers.
+const ASK_DEADLINE: Duration = Duration::from_secs(3);
+/// How soon is asked again while something is missing, or somebody is away.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// See the module's text.
+pub struct Watch {
+    live: Arc<Live>,
+    shared: Arc<Shared>,
+    file: PathBuf,
+    found: Mutex<Found>,
+}
+
+#[derive(Default)]
+struct Found {
+    known: Known,
+    /// By topic.
+    partitions: Vec<Option<i32>>,
+    /// Of shards and brokers that said nothing when they were asked last, and why.
+    shards: BTreeMap<usize, String>,
+    brokers: Option<String>,
+    /// Of topics that the brokers do not know.
+    topics: BTreeMap<usize, String>,
+    /// What was said of what is missing.
+    missing: Vec<String>,
+    saved: Option<Known>,
+    save_failed: bool,
+}
+
+/// What is known, and what is not.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Why requests are refused that are not at fault.
+    pub missing: Vec<String>,
+    /// By shard: its name, when its tables were last seen (ms since the Unix epoch), and why it says nothing now.
+    pub shards: Vec<(String, Option<u64>, Option<String>)>,
+    /// The topics and their partitions.
+    pub topics: Vec<(String, Option<i32>)>,
+    pub brokers: Option<String>,
+}
+
+impl Watch {
+    /// With what the file has, and rules made of it.
+    pub fn new(live: Arc<Live>, shared: Arc<Shared>) -> Watch {
+        let config = live.get();
+        let file = shared.ingest.catalog_file.clone();
+        let known = Known::load(&file).unwrap_or_else(|error| {
+            tracing::warn!("what the tables are like is asked anew: {}: {error}", file.display());
+            Known::default()
+        });
+        let partitions = vec![None; config.topics.len()];
+        let found = Found { saved: Some(known.clone()), known, partitions, ..Found::default() };
+        let watch = Watch { live, shared, file, found: Mutex::new(found) };
+        watch.rebuild();
+        watch
+    }
+
+    /// Rules made of what is known and configured now.
+    pub fn rebuild(&self) {
+        let config = self.live.get();
+        let mut found = self.found.lock();
+        let rules = Rules::new(&config, &found.known.tables(&config), &found.partitions);
+        let missing = rules.missing(&config);
+        for new in missing.iter().filter(|line| !found.missing.contains(line)) {
+            tracing::warn!("requests are refused: {new}");
+        }
+        if missing.is_empty() && !found.missing.is_empty() {
+            tracing::info!("tables and partitions of all routes are known");
+        }
+        found.missing = missing;
+        self.shared.set_rules(rules);
+    }
+
+    pub fn report(&self) -> Report {
+        let config = self.live.get();
+        let found = self.found.lock();
+        let shard = |(index, shard): (usize, &crate::config::Shard)| {
+            (shard.name.clone(), found.known.seen_at_ms(&config, index), found.shards.get(&index).cloned())
+        };
+        let mut missing = found.missing.clone();
+        missing.extend(found.topics.values().cloned());
+        Report {
+            missing,
+            shards: config.shards.iter().enumerate().map(shard).collect(),
+            topics: topics(&config).into_iter().map(|t| (config.topics[t].name.clone(), found.partitions[t])).collect(),
+            brokers: found.brokers.clone(),
+        }
+    }
+
+    /// Whether requests can be served.
+    pub fn is_complete(&self) -> bool {
+        self.found.lock().missing.is_empty()
+    }
+
+    /// Asks the shards until it is told to end, by the channel's other end.
+    pub fn follow_tables(&self, end: &Receiver<()>) {
+        self.follow(end, || {
+            self.look_at_tables();
+            let found = self.found.lock();
+            found.shards.is_empty() && found.missing.is_empty()
+        });
+    }
+
+    /// Likewise the brokers.
+    pub fn follow_topics(&self, end: &Receiver<()>) {
+        self.follow(end, || {
+            self.look_at_topics();
+            let found = self.found.lock();
+            found.brokers.is_none() && found.topics.is_empty() && found.partitions_are_known(&self.live.get())
+        });
+    }
+
+    fn follow(&self, end: &Receiver<()>, look: impl Fn() -> bool) {
+        let interval = self.shared.ingest.catalog_interval;
+        loop {
+            let wait = if look() { interval } else { interval.min(AGAIN) };
+            if end.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+
+    /// Asks every shard, all at the same time.
+    pub fn look_at_tables(&self) {
+        let config = self.live.get();
+        let answers: Vec<Result<Vec<(usize, Catalog)>, String>> = std::thread::scope(|scope| {
+            let config = &config;
+            let ask = |shard| scope.spawn(move || tables_of(config, shard));
+            let asked: Vec<_> = (0..config.shards.len()).map(ask).collect();
+            let died = |_| Err("its thread has died".to_owned());
+            asked.into_iter().map(|asked| asked.join().unwrap_or_else(died)).collect()
+        });
+        let now = now_ms();
+        let mut changed = false;
+        let mut found = self.found.lock();
+        for (shard, answer) in answers.into_iter().enumerate() {
+            let name = &config.shards[shard].name;
+            match answer {
+                Ok(catalogs) => {
+                    if found.shards.remove(&shard).is_some() {
+                        tracing::info!(shard = name, "shard {name} says again what its tables are like");
+                    }
+                    for (topic, catalog) in catalogs {
+                        let Target::Table(table) = &config.topics[topic].target else { continue };
+                        changed |= found.known.learn_table(name, table, catalog, now);
+                    }
+                }
+                Err(why) => {
+                    let seen = found.known.seen_at_ms(&config, shard);
+                    if found.shards.insert(shard, why.clone()).is_none() {
+                        let since = match seen {
+                            Some(at) => format!("what it said {} ago holds", crate::words::age(now.saturating_sub(at))),
+                            None => "nothing is known of its tables".to_owned(),
+                        };
+                        tracing::warn!(
+                            shard = name,
+                            "shard {name} does not say what its tables are like: {why}; {since}"
+                        );
+                    }
+                }
+            }
+        }
+        drop(found);
+        if changed {
+            self.rebuild();
+        }
+        self.save();
+    }
+
+    /// Asks the brokers.
+    pub fn look_at_topics(&self) {
+        let config = self.live.get();
+        let producer = self.shared.sender.current();
+        let mut changed = false;
+        for topic in topics(&config) {
+            let name = &config.topics[topic].name;
+            let answer = producer.client().fetch_metadata(Some(name), ASK_DEADLINE);
+            let mut found = self.found.lock();
+            let metadata = match answer {
+                Ok(metadata) => metadata,
+                Err(error) => {
+                    let why = producer.context().last().map(|why| format!(" ({why})")).unwrap_or_default();
+                    let why = format!("the brokers do not answer: {error}{why}");
+                    if found.brokers.replace(why.clone()).is_none() {
+                        tracing::warn!("{why}");
+                    }
+                    return;
+                }
+            };
+            if found.brokers.take().is_some() {
+                tracing::info!("the brokers answer again");
+            }
+            let described = metadata.topics().iter().find(|found| found.name() == name);
+            let count = described.filter(|topic| topic.error().is_none()).map_or(0, |topic| topic.partitions().len());
+            if count == 0 {
+                let why = described.and_then(|topic| topic.error());
+                let why = why.map_or_else(String::new, |e| format!(": {}", rdkafka::types::RDKafkaErrorCode::from(e)));
+                let line = format!("topic {name}: the brokers do not know it{why}");
+                if found.topics.insert(topic, line.clone()).is_none() {
+                    tracing::warn!("{line}");
+                }
+                continue;
+            }
+            found.topics.remove(&topic);
+            let count = count as i32;
+            let before = found.known.learn_topic(name, count);
+            if let Some(before) = before.filter(|before| *before != count) {
+                tracing::warn!(
+                    topic = name,
+                    "topic {name} has {count} partitions, and had {before}: keys move to other partitions, and records of a key \
+                     that were published before may be applied after those that are published from now on"
+                );
+            }
+            changed |= found.partitions[topic].replace(count) != Some(count);
+        }
+        if changed {
+            self.rebuild();
+        }
+        self.save();
+    }
+
+    /// Writes the file, where there is something new.
+    fn save(&self) {
+        let (known, failed) = {
+            let found = self.found.lock();
+            if found.saved.as_ref() == Some(&found.known) {
+                return;
+            }
+            (found.known.clone(), found.save_failed)
+        };
+        let saved = known.save(&self.file);
+        if let Err(error) = &saved
+            && !failed
+        {
+            let file = self.file.display();
+            tracing::warn!("{file}: {error}; without it a gateway does not start while its databases are away");
+        }
+        let mut found = self.found.lock();
+        found.save_failed = saved.is_err();
+        found.saved = Some(known);
+    }
+}
+
+impl Found {
+    fn partitions_are_known(&self, config: &Config) -> bool {
+        topics(config).into_iter().all(|topic| self.partitions[topic].is_some())
+    }
+}
+
+/// The tables of a shard, by topic; or why it does not say.
+pub fn tables_of(config: &Config, shard: usize) -> Result<Vec<(usize, Catalog)>, String> {
+    let said = |failure: Failure| failure.reason().to_string();
+    let pool = Pool::new(&config.shards[shard], &config.kafka.group_id, PURPOSE, 1).map_err(said)?;
+    let mut client = pool.get().map_err(said)?;
+    let mut catalogs = Vec::new();
+    for topic in topics(config) {
+        let Target::Table(table) = &config.topics[topic].target else { continue };
+        let catalog = Catalog::read(&mut client, table).map_err(|error| match error {
+            CatalogError::Database(error) => sqlstate::failure(&error).reason().to_string(),
+            error => error.to_string(),
+        })?;
+        catalogs.push((topic, catalog));
+    }
+    Ok(catalogs)
+}
+
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
