@@ -5,11 +5,10 @@ use std::cell::RefCell;
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
-use super::{CPUS_MAX, CpuSet};
+use rustix::io::Errno;
+use rustix::thread::{Pid, sched_setaffinity};
 
-/// The kernel takes, and gives, masks as words of the machine.
-const WORD_BITS: usize = libc::c_ulong::BITS as usize;
-const WORDS: usize = CPUS_MAX / WORD_BITS;
+use super::CpuSet;
 
 /// Where a thread runs; the default is that of whoever starts it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,7 +29,7 @@ impl Place {
     /// If none of these CPUs is there and allowed; it stays where it is.
     pub fn enter(self) -> io::Result<()> {
         HELPERS.set(self.helpers);
-        self.own.map_or(Ok(()), |own| set(0, &own))
+        self.own.map_or(Ok(()), |own| Ok(set(None, &own)?))
     }
 }
 
@@ -39,22 +38,15 @@ impl Place {
 /// # Errors
 /// What the kernel says.
 pub fn allowed() -> io::Result<CpuSet> {
-    let mut mask = [0 as libc::c_ulong; WORDS];
-    // SAFETY: the kernel writes at most as many bytes as `mask` has; `cpu_set_t` is such words, of which it may use more.
-    let got = unsafe { libc::sched_getaffinity(0, size_of_val(&mask), mask.as_mut_ptr().cast()) };
-    if got < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok((0..CPUS_MAX).filter(|cpu| mask[cpu / WORD_BITS] >> (cpu % WORD_BITS) & 1 == 1).collect())
+    let cpus = core_affinity::get_core_ids().ok_or_else(io::Error::last_os_error)?;
+    Ok(cpus.into_iter().map(|cpu| cpu.id).collect())
 }
 
-/// Of a thread of this process; 0: the calling one.
-fn set(thread: libc::pid_t, cpus: &CpuSet) -> io::Result<()> {
-    let mut mask = [0 as libc::c_ulong; WORDS];
-    cpus.iter().for_each(|cpu| mask[cpu / WORD_BITS] |= 1 << (cpu % WORD_BITS));
-    // SAFETY: the kernel reads as many bytes as `mask` has.
-    let set = unsafe { libc::sched_setaffinity(thread, size_of_val(&mask), mask.as_ptr().cast()) };
-    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// Of a thread of this process; none: the calling one. (core_affinity knows no masks, and no other threads.)
+fn set(thread: Option<Pid>, cpus: &CpuSet) -> Result<(), Errno> {
+    let mut mask = rustix::thread::CpuSet::new();
+    cpus.iter().for_each(|cpu| mask.set(cpu));
+    sched_setaffinity(thread, &mask)
 }
 
 /// Moves the calling thread, and all that this process has by now.
@@ -63,12 +55,13 @@ fn set(thread: libc::pid_t, cpus: &CpuSet) -> io::Result<()> {
 /// If none of these CPUs is there and allowed, or the process's threads cannot be seen.
 pub fn confine_all(cpus: &CpuSet) -> io::Result<()> {
     // First: what it starts from now on is there already.
-    set(0, cpus)?;
+    set(None, cpus)?;
     for thread in std::fs::read_dir("/proc/self/task")?.flatten() {
-        let Some(thread) = thread.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        match set(thread, cpus) {
+        let number = thread.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(thread) = number.and_then(Pid::from_raw) else { continue };
+        match set(Some(thread), cpus) {
             // It has ended meanwhile.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(Errno::SRCH) => {}
             done => done?,
         }
     }
@@ -80,13 +73,13 @@ pub fn inherited_from<T>(cpus: Option<&CpuSet>, start: impl FnOnce() -> T) -> T 
     struct Back(CpuSet);
     impl Drop for Back {
         fn drop(&mut self) {
-            if let Err(error) = set(0, &self.0) {
+            if let Err(error) = set(None, &self.0) {
                 tracing::warn!("a thread stays where it went to start others: {error}");
             }
         }
     }
     let Some(cpus) = cpus else { return start() };
-    let moved = allowed().and_then(|before| set(0, cpus).map(|()| Back(before)));
+    let moved = allowed().and_then(|before| Ok(set(None, cpus).map(|()| Back(before))?));
     let _back = moved.inspect_err(|error| tracing::warn!("threads could not be pinned to CPU {cpus}: {error}"));
     start()
 }
@@ -100,7 +93,7 @@ pub fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 's
     Builder::new().name(name.to_owned()).spawn(move || {
         if let Some(helpers) = helpers {
             // Where that fails it runs all the same, beside the one that started it.
-            let _ = set(0, &helpers);
+            let _ = set(None, &helpers);
         }
         body()
     })
@@ -146,9 +139,9 @@ mod tests {
             })
         };
         assert_eq!(started, (last, all.clone()));
-        let nowhere = CpuSet::of(CPUS_MAX - 1);
-        assert_eq!(in_a_thread(move || (set(0, &nowhere).is_err(), allowed().unwrap())), (true, all.clone()));
-        let nowhere = CpuSet::of(CPUS_MAX - 1);
+        let nowhere = CpuSet::of(crate::cpus::CPUS_MAX - 1);
+        assert_eq!(in_a_thread(move || (set(None, &nowhere).is_err(), allowed().unwrap())), (true, all.clone()));
+        let nowhere = CpuSet::of(crate::cpus::CPUS_MAX - 1);
         assert_eq!(
             in_a_thread(move || inherited_from(Some(&nowhere), || allowed().unwrap())),
             all,

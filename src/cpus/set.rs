@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// Numbers are smaller: more than any kernel is built for (`CONFIG_NR_CPUS`).
-pub const CPUS_MAX: usize = 4096;
+/// Numbers are smaller: as many as a `cpu_set_t` of the C library holds.
+pub const CPUS_MAX: usize = rustix::thread::CpuSet::MAX_CPU;
 
 /// The kernel writes masks in groups of so many digits.
 const MASK_GROUP: usize = 8;
@@ -183,7 +183,7 @@ mod tests {
             "+1",
             "1,,2",
             "1,",
-            "4096",
+            "1024",
             "0-1000000",
             "99999999999999999999",
             "0-4:0",
