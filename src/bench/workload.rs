@@ -114,7 +114,11 @@ impl Workload {
 
     /// The key of record `n` in Kafka, instead of what `text` holds.
     pub fn write_key(&self, n: u64, text: &mut String) {
-        let key = self.key(n);
+        self.write_key_of(self.key(n), text);
+    }
+
+    /// That of a row's records.
+    pub fn write_key_of(&self, key: u64, text: &mut String) {
         text.clear();
         // Writing to a String cannot fail.
         let _ = write!(
@@ -131,10 +135,10 @@ impl Workload {
         match self.operation(n) {
             Operation::Delete => return false,
             Operation::Partial => {
-                self.write_ids(n, text);
+                self.write_ids(self.key(n), text);
                 write_changes(n, text);
             }
-            Operation::Upsert => self.write_row(n, text),
+            Operation::Upsert => self.write_row(self.key(n), n, text),
         }
         text.push('}');
         true
@@ -143,17 +147,24 @@ impl Workload {
     /// A whole row, whatever the mix says, with its number and the time at which it is to be sent, in µs since the Unix epoch.
     pub fn write_sent(&self, n: u64, sent_us: u64, text: &mut String) {
         text.clear();
-        self.write_row(n, text);
+        self.write_row(self.key(n), n, text);
         let _ = write!(text, ",\"n\":{n},\"sent_us\":{sent_us}}}");
     }
 
-    fn write_ids(&self, n: u64, text: &mut String) {
-        let (tenant, row) = self.ids(self.key(n));
+    /// A whole row, named by its key, with what record `n` says, which may be another row's.
+    pub fn write_row_of(&self, key: u64, n: u64, text: &mut String) {
+        text.clear();
+        self.write_row(key, n, text);
+        text.push('}');
+    }
+
+    fn write_ids(&self, key: u64, text: &mut String) {
+        let (tenant, row) = self.ids(key);
         let _ = write!(text, "{{\"app_id\":\"{tenant}\",\"subscription_id\":\"{row}\",");
     }
 
-    fn write_row(&self, n: u64, text: &mut String) {
-        self.write_ids(n, text);
+    fn write_row(&self, key: u64, n: u64, text: &mut String) {
+        self.write_ids(key, text);
         let (country, device) = (COUNTRIES[n as usize % COUNTRIES.len()], DEVICES[n as usize % DEVICES.len()]);
         let _ = write!(text, "\"country\":\"{country}\",\"device\":\"{device}\",");
         let pad_at = text.len() - "\",".len();

@@ -23,9 +23,6 @@ use crate::state::router::{key_hash, lane_of};
 use crate::state::spares::Spares;
 use crate::types::{Generation, NextOffset, Offset, Token, TopicIx, TopicPartition};
 
-/// Records for other connections are passed over; so many in a row say that there are none for this one.
-const LOOK_MAX: u64 = 1_000_000;
-
 /// What is to be done at a point.
 #[derive(Debug, Clone, Copy)]
 pub struct Work {
@@ -67,7 +64,12 @@ pub struct Probe {
     lanes: u16,
     /// Which of the lanes are its own: those whose number, modulo so many connections, is its.
     mine: (usize, usize),
+    /// The rows in these lanes, by partition; empty until they are looked for.
+    rows: Vec<Vec<u64>>,
+    /// The partition that the last batch was of.
+    partition: usize,
     next_record: u64,
+    rng: fastrand::Rng,
     table: TableWriter,
     batch: Batch,
     spares: Spares,
@@ -108,7 +110,10 @@ impl Probe {
             partitions: bounds.partitions,
             lanes: bounds.lanes,
             mine: (0, 1),
+            rows: Vec::new(),
+            partition: number,
             next_record: number as u64 * 1_000_000_007,
+            rng: fastrand::Rng::with_seed(number as u64),
             table: TableWriter::new(plan),
             batch: Batch::new(),
             spares: Spares::default(),
@@ -123,6 +128,7 @@ impl Probe {
     /// Which part of the lanes is its own from now on: fences are read anew, because others may have moved them.
     pub fn share(&mut self, number: usize, of: usize) {
         self.mine = (number, of);
+        self.rows.clear();
         self.fence_at.clear();
     }
 
@@ -154,43 +160,46 @@ impl Probe {
     /// These rows, once each.
     pub fn write(&mut self, keys: Range<u64>) -> Result<(), PlanError> {
         let mut chunk = self.spares.take(TopicIx(0));
-        let plain = Workload { skew: None, ..self.workload.clone() };
         let mut runs = Vec::new();
         for key in keys {
-            let (tenant, row) = plain.ids(key);
-            self.key = format!("{tenant}:{row}");
-            plain.write_value(key, &mut self.value);
-            // The value names another row: what is written is this one.
-            let Some(rest) = self.value.split_once("\"country\"").map(|(_, rest)| rest.to_owned()) else { continue };
-            self.value = format!("{{\"app_id\":\"{tenant}\",\"subscription_id\":\"{row}\",\"country\"{rest}");
-            self.push(&mut chunk, &mut runs)?;
+            self.push(key, key, &mut chunk, &mut runs)?;
         }
         self.batch.push(chunk);
         self.write_batch()
     }
 
-    /// A batch of records of its own lanes.
+    /// A batch of records of its own lanes, all of one partition, the next one: an engine with a backlog gets records as they lie
+    /// in the log, many of one partition before any of the next, and so has few fences to move in a transaction.
     fn fill(&mut self, records: usize) -> Result<(), PlanError> {
+        if self.rows.is_empty() {
+            self.find_rows();
+        }
+        let mut others = (1..=self.partitions).map(|step| (self.partition + step) % self.partitions);
+        let Some(partition) = others.find(|partition| !self.rows[*partition].is_empty()) else {
+            return Err(PlanError::Failed("too few rows for so many connections: --probe-rows".to_owned()));
+        };
+        self.partition = partition;
         let mut chunk = self.spares.take(TopicIx(0));
         let mut runs = Vec::new();
-        let mut passed = 0;
-        while chunk.len() < records {
-            let n = self.next_record;
+        for _ in 0..records {
+            let rows = &self.rows[partition];
+            let (key, n) = (rows[self.rng.usize(..rows.len())], self.next_record);
             self.next_record += 1;
-            self.workload.write_key(n, &mut self.key);
-            if !self.is_mine() {
-                passed += 1;
-                if passed > LOOK_MAX {
-                    return Err(PlanError::Failed("too few rows for so many connections: --probe-rows".to_owned()));
-                }
-                continue;
-            }
-            passed = 0;
-            self.workload.write_value(n, &mut self.value);
-            self.push(&mut chunk, &mut runs)?;
+            self.push(key, n, &mut chunk, &mut runs)?;
         }
         self.batch.push(chunk);
         Ok(())
+    }
+
+    fn find_rows(&mut self) {
+        self.rows = vec![Vec::new(); self.partitions];
+        for key in 0..self.workload.keys {
+            self.workload.write_key_of(key, &mut self.key);
+            let place = self.place();
+            if place % self.mine.1 == self.mine.0 {
+                self.rows[place / usize::from(self.lanes)].push(key);
+            }
+        }
     }
 
     fn place(&self) -> usize {
@@ -201,12 +210,10 @@ impl Probe {
         partition * usize::from(self.lanes) + lane
     }
 
-    fn is_mine(&self) -> bool {
-        self.place() % self.mine.1 == self.mine.0
-    }
-
-    /// The record of `key` and `value` behind those of its lane.
-    fn push(&mut self, chunk: &mut Chunk, runs: &mut Vec<(usize, u32)>) -> Result<(), PlanError> {
+    /// Record `n`, made one of a row, behind those of its lane.
+    fn push(&mut self, row: u64, n: u64, chunk: &mut Chunk, runs: &mut Vec<(usize, u32)>) -> Result<(), PlanError> {
+        self.workload.write_key_of(row, &mut self.key);
+        self.workload.write_row_of(row, n, &mut self.value);
         if self.fence_at.is_empty() {
             self.read_fences()?;
         }
