@@ -107,13 +107,11 @@ pub fn records(a: &Arguments) -> Vec<Vec<Vec<Row>>> {
             tags: Raw(format!("\u{1}{{\"plan\":\"p{}\",\"n\":{},\"beta\":true}}", n % 7, n % 10).into_bytes()),
         });
     }
-    let batches = |mut rows: Vec<Row>| {
-        let mut batches = Vec::new();
-        while !rows.is_empty() {
-            let rest = rows.split_off(rows.len().min(a.batch));
-            batches.push(std::mem::replace(&mut rows, rest));
-        }
-        batches
+    let batches = |rows: Vec<Row>| {
+        let mut rows = rows.into_iter();
+        // Each as large as it is: one split off from the whole would keep the whole's memory.
+        let batch = || Some(rows.by_ref().take(a.batch).collect()).filter(|batch: &Vec<Row>| !batch.is_empty());
+        std::iter::from_fn(batch).collect()
     };
     of_connection.into_iter().map(batches).collect()
 }
