@@ -53,7 +53,7 @@ struct Outlet {
     now_us: u64,
 }
 
-/// A chunk being filled, and its serial number.
+/// A chunk being filled, and its serial number. Until it goes out, `sent_us` says when it was opened.
 type Open = (u64, Box<Chunk>);
 
 /// Whose record it is.
@@ -226,7 +226,9 @@ impl Dispatcher {
         let outlet = &mut self.outlets[usize::from(owner.shard.0)];
         let (serial, chunk) = outlet.open[worker][usize::from(topic.0)].get_or_insert_with(|| {
             self.serial += 1;
-            (self.serial, self.spares.take(topic))
+            let mut chunk = self.spares.take(topic);
+            chunk.sent_us = outlet.now_us;
+            (self.serial, chunk)
         });
         if lane.run.0 != *serial {
             let run = chunk.open_run(owner.at, index, owner.generation, owner.token, expected);
@@ -259,9 +261,12 @@ impl Dispatcher {
         let gate = &outlet.gates[usize::from(topic.0)];
         let piece = gate.piece(self.limits.records_max);
         let last = chunks.pop_if(|last| gate.is_open() && !self.limits.reached(last));
+        // One that passes by must not pass one of its own lane that waits.
+        let mut passes = true;
         for chunk in chunks {
             lane.in_flight += chunk.len() as u32;
-            outlet.let_released(worker, chunk, piece);
+            passes &= chunk.len() > piece;
+            outlet.let_released(worker, chunk, passes);
         }
         if let Some(last) = last {
             self.fill_with(owner, index, lane, last);
@@ -270,7 +275,7 @@ impl Dispatcher {
     }
 
     /// What a lane without an open run was held with and does not make a batch: it is filled further, or fills what is open.
-    fn fill_with(&mut self, owner: Owner, index: u16, lane: &mut Lane, chunk: Box<Chunk>) {
+    fn fill_with(&mut self, owner: Owner, index: u16, lane: &mut Lane, mut chunk: Box<Chunk>) {
         let outlet = &mut self.outlets[usize::from(owner.shard.0)];
         let open = &mut outlet.open[usize::from(lane.worker)][usize::from(owner.at.topic.0)];
         if open.is_none() {
@@ -278,6 +283,7 @@ impl Dispatcher {
             lane.run = (self.serial, 0);
             lane.in_flight += chunk.len() as u32;
             outlet.loads.add(usize::from(lane.worker), chunk.len());
+            chunk.sent_us = outlet.now_us;
             *open = Some((self.serial, chunk));
             outlet.dirty = true;
             return;
@@ -379,6 +385,9 @@ const BATCHES_QUEUED: usize = 3;
 /// Batches: the one that a worker writes, and the one that it takes next.
 const ENOUGH: usize = 2;
 
+/// So long a chunk may stay open, in microseconds: other topics' records, or one lane's, may keep its worker busy without an end.
+const OPEN_MAX_US: u64 = 100_000;
+
 impl Outlet {
     /// Records that are as much as is good for its workers.
     fn enough(&self, batch: usize) -> usize {
@@ -409,12 +418,16 @@ impl Outlet {
     }
 
     /// A worker that has a batch in hand and another one waiting gets nothing but full chunks: smaller ones would become
-    /// smaller batches, and cost the database more. What stays open is looked at again when the worker gives a batch back.
+    /// smaller batches, and cost the database more. What stays open is looked at again when the worker gives a batch back, and
+    /// goes out in any case once it is old.
     fn close_wanted(&mut self, batch: usize) {
         if std::mem::take(&mut self.dirty) {
             for worker in 0..self.inboxes.len() {
                 let open: usize = self.open[worker].iter().flatten().map(|(_, chunk)| chunk.len()).sum();
-                match self.loads.each()[worker].saturating_sub(open) >= ENOUGH * batch {
+                let old = |(_, chunk): &Open| self.now_us.saturating_sub(chunk.sent_us) >= OPEN_MAX_US;
+                let waits = self.loads.each()[worker].saturating_sub(open) >= ENOUGH * batch
+                    && !self.open[worker].iter().flatten().any(old);
+                match waits {
                     true => self.dirty |= open > 0,
                     false => self.close_all(worker),
                 }
@@ -433,9 +446,10 @@ impl Outlet {
     }
 
     /// A chunk whose records were not counted. One that is larger than a piece was held before the topic had its ceiling: like what
-    /// is at the workers then, it is on its way already. At the gate it would keep the topic waiting until all of it is paid off.
-    fn let_released(&mut self, worker: usize, chunk: Box<Chunk>, piece: usize) {
-        if chunk.len() > piece {
+    /// is at the workers then, it is on its way already, and `passes`. At the gate it would keep the topic waiting until all of it is
+    /// paid off.
+    fn let_released(&mut self, worker: usize, chunk: Box<Chunk>, passes: bool) {
+        if passes {
             self.loads.add(worker, chunk.len());
             self.deliver(worker, chunk);
         } else {
@@ -649,6 +663,43 @@ mod tests {
             assert_eq!(runs.last().map(|r| r.next), Some(bench.owned.lanes[1].sent));
             assert_eq!(bench.owned.lanes[1].in_flight as usize, held + 2);
         }
+    }
+
+    #[test]
+    fn a_chunk_that_is_old_goes_out_although_its_worker_has_enough_to_do() {
+        let mut bench = bench();
+        bench.send(&key_of(0), 30);
+        assert_eq!(bench.got(0).len(), 3);
+        bench.send(&key_of(0), 4);
+        bench.dispatcher.set_now(OPEN_MAX_US - 1);
+        assert!(bench.got(0).is_empty());
+        bench.dispatcher.set_now(OPEN_MAX_US);
+        assert_eq!(bench.got(0).iter().map(|c| c.len()).collect::<Vec<_>>(), [4]);
+    }
+
+    /// While it was held its topic had a ceiling, then none, then one again.
+    #[test]
+    fn no_chunk_of_a_released_lane_passes_one_that_waits() {
+        let mut bench = bench();
+        let (hot, other) = (key_of(0), key_of(1));
+        bench.send(&other, 1);
+        bench.send(&hot, 29);
+        assert_eq!(bench.send(&other, 1), [Dispatched::Held]);
+        let (first, pace) = (bench.got(0), Arc::clone(&bench.dispatcher.outlets[0].pace));
+        let ceiling = |bench: &mut Bench, rows: Option<usize>| {
+            pace.set(Limits { topics: vec![rows], ..Limits::default() });
+            bench.dispatcher.set_gates(Duration::ZERO);
+        };
+        ceiling(&mut bench, Some(10));
+        bench.send(&other, 2);
+        ceiling(&mut bench, None);
+        bench.send(&other, 5);
+        ceiling(&mut bench, Some(10));
+        let held: Vec<usize> = bench.owned.held.iter().flatten().map(|chunk| chunk.len()).collect();
+        assert_eq!(held, [1, 1, 6], "of which a piece is one record");
+        bench.dispatcher.returned(ShardIx(0), 0, &first, 0, 0);
+        assert_eq!(bench.release(1), 8);
+        assert!(bench.inboxes.iter().all(|inbox| inbox.is_empty()), "the second one would be overtaken");
     }
 
     #[test]

@@ -40,9 +40,16 @@ const DEFAULTS: [(&str, &str); 8] = [
     (FETCH_MAX, "2097152"),
 ];
 
-/// librdkafka refuses it where it is less than the other one, which says what brokers take; unset, it follows that.
+/// librdkafka wants it to be no less than `message.max.bytes`, and less than `receive.message.max.bytes`; unset, it follows these
+/// and the queue's size.
 const FETCH_MAX: &str = "fetch.max.bytes";
-const MESSAGE_MAX: &str = "message.max.bytes";
+
+/// What is not ours to set where the user sets one of these: limits that must fit each other, or the same one by another name (of two
+/// names for one property a client takes either).
+const NOT_BESIDE: [(&str, &[&str]); 2] = [
+    (FETCH_MAX, &["message.max.bytes", "receive.message.max.bytes", "queued.max.messages.kbytes"]),
+    ("fetch.message.max.bytes", &["max.partition.fetch.bytes"]),
+];
 
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -53,7 +60,8 @@ const NOTICES_MAX: usize = 64;
 pub fn client_config(kafka: &config::Kafka) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (name, value) in DEFAULTS {
-        if name != FETCH_MAX || !kafka.properties.contains_key(MESSAGE_MAX) {
+        let others = NOT_BESIDE.iter().find(|(ours, _)| *ours == name).map_or(&[][..], |(_, others)| others);
+        if !others.iter().any(|other| kafka.properties.contains_key(*other)) {
             config.set(name, value);
         }
     }
@@ -247,6 +255,10 @@ mod tests {
         assert_eq!(created("").unwrap().get(FETCH_MAX), Some("2097152"));
         assert_eq!(created("\"message.max.bytes\" = \"10000000\"").unwrap().get(FETCH_MAX), None);
         assert_eq!(created("\"fetch.max.bytes\" = \"5000000\"").unwrap().get(FETCH_MAX), Some("5000000"));
+        let sizes = "\"queued.max.messages.kbytes\" = \"1024\"\n\"receive.message.max.bytes\" = \"1500000\"";
+        assert_eq!(created(sizes).unwrap().get(FETCH_MAX), None);
+        let alias = created("\"max.partition.fetch.bytes\" = \"10485760\"").unwrap();
+        assert_eq!(alias.get("fetch.message.max.bytes"), None, "it would be whichever comes last");
         let contradicting = "\"message.max.bytes\" = \"10000000\"\n\"fetch.max.bytes\" = \"5000000\"";
         assert!(created(contradicting).unwrap_err().contains("fetch.max.bytes"));
     }
