@@ -31,13 +31,27 @@ impl Default for SystemClock {
     }
 }
 
+/// The wall clock: milliseconds since the Unix epoch; 0 before it.
+pub fn unix_ms() -> i64 {
+    since_epoch().as_millis() as i64
+}
+
+/// The same in microseconds.
+pub fn unix_us() -> u64 {
+    since_epoch().as_micros() as u64
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 impl Clock for SystemClock {
     fn now(&self) -> Duration {
         self.start.elapsed()
     }
 
     fn wall_ms(&self) -> i64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+        unix_ms()
     }
 
     fn sleep(&self, for_how_long: Duration) {

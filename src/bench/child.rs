@@ -4,7 +4,7 @@
 use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
@@ -13,6 +13,7 @@ use crate::bench::discard;
 use crate::bench::protocol::{Class, End, Line, Order, Quantiles, Sample, Spec, Spread, Work};
 use crate::bench::settings;
 use crate::bench::slow::Slow;
+use crate::clock::unix_us;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::engine::observed::Observed;
@@ -252,7 +253,7 @@ fn watch(watched: &Watched, orders: &Orders, stopper: &Stopper) -> End {
 
 fn sample(watched: &Watched, begun_at: Duration) -> Sample {
     Sample {
-        at_us: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64),
+        at_us: unix_us(),
         fetched: watched.counters().fetched.get(),
         durable: watched.durable(),
         time_lag_ms: watched.time_lag_ms(begun_at),

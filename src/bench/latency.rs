@@ -10,8 +10,8 @@ use postgres::types::Type;
 use crate::bench::BenchError;
 use crate::bench::database::Databases;
 use crate::bench::protocol::Quantiles;
-use crate::bench::publisher::now_us;
 use crate::bench::workload::Expected;
+use crate::clock::unix_us;
 
 /// Questions about the time; the quickest answer counts.
 const TRIES: usize = 20;
@@ -64,7 +64,7 @@ pub fn skews(databases: &Databases) -> Result<Vec<Skew>, BenchError> {
 }
 
 fn skew(client: &mut Client) -> Result<Skew, postgres::Error> {
-    let (began, began_us) = (Instant::now(), now_us());
+    let (began, began_us) = (Instant::now(), unix_us());
     let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
     let theirs: i64 = client.query_typed_one(sql, &[])?.get(0);
     let took = began.elapsed();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use crate::bench::BenchError;
 use crate::bench::protocol::Quantiles;
 use crate::bench::topics::{client, is_full};
 use crate::bench::workload::Workload;
+use crate::clock::unix_us;
 use crate::config;
 use crate::engine::Stopper;
 use crate::source::client as log;
@@ -52,7 +53,7 @@ impl ProducerContext for Answers {
     fn delivery(&self, result: &DeliveryResult<'_>, sent_us: usize) {
         match result {
             Ok(_) if sent_us == 0 => {}
-            Ok(_) => self.acknowledged.lock().saturating_record(now_us().saturating_sub(sent_us as u64)),
+            Ok(_) => self.acknowledged.lock().saturating_record(unix_us().saturating_sub(sent_us as u64)),
             Err((error, _)) => drop(self.failure.lock().get_or_insert(error.to_string())),
         }
     }
@@ -229,7 +230,7 @@ fn steadily(
     first: u64,
     shared: &Shared,
 ) -> Result<Published, BenchError> {
-    let (begin, begin_us) = (Instant::now(), now_us());
+    let (begin, begin_us) = (Instant::now(), unix_us());
     // In nanoseconds since the begin.
     let mut due = 0.0;
     let (mut n, mut late) = (first, histogram());
@@ -281,8 +282,4 @@ fn quantiles(histogram: &Histogram<u64>) -> Quantiles {
     let ms = |us: u64| us as f64 / 1000.0;
     let at = |q| ms(histogram.value_at_quantile(q));
     Quantiles { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: ms(histogram.max()) }
-}
-
-pub fn now_us() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
 }

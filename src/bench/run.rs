@@ -19,6 +19,7 @@ use crate::bench::topics::Topics;
 use crate::bench::workload::Workload;
 use crate::bench::{BenchError, modes};
 use crate::check::budget;
+use crate::clock::unix_us;
 use crate::config::Config;
 use crate::console;
 use crate::engine::Stopper;
@@ -81,7 +82,7 @@ impl<'a> Bench<'a> {
         mut topics: Topics,
         stopper: &'a Stopper,
     ) -> Result<Bench<'a>, BenchError> {
-        let id = format!("{:x}{:x}", publisher::now_us() / 1_000_000, std::process::id());
+        let id = format!("{:x}{:x}", unix_us() / 1_000_000, std::process::id());
         let schema = format!("forebay_bench_{id}");
         let group = format!("forebay-bench-{id}");
         let job = Job { group: &group, topic: &group, schema: &schema, target: Target::Upsert };

@@ -3,10 +3,11 @@
 
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
+use crate::clock::unix_ms;
 use crate::demo::DemoError;
 use crate::demo::broker::Broker;
 use crate::demo::options::Phase;
@@ -42,7 +43,7 @@ impl Publisher<'_> {
     }
 
     fn phase(&self, index: usize, phase: &Phase, workload: &mut Workload) -> Result<(), DemoError> {
-        let (start, mut now_ms, mut value) = (Instant::now(), wall_ms(), String::new());
+        let (start, mut now_ms, mut value) = (Instant::now(), unix_ms(), String::new());
         for count in 0..phase.records {
             let mut at = Instant::now();
             if let Some(rate) = phase.rate {
@@ -50,7 +51,7 @@ impl Publisher<'_> {
                 self.wait_until(|| Instant::now() >= at)?;
             }
             if count % SERVE_EVERY == 0 {
-                now_ms = wall_ms();
+                now_ms = unix_ms();
                 self.broker.serve(Duration::ZERO)?;
             }
             let Some(update) = workload.next(now_ms, &mut value) else { return Ok(()) };
@@ -73,8 +74,4 @@ impl Publisher<'_> {
         }
         Ok(())
     }
-}
-
-fn wall_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }

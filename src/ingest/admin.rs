@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::admin::exposition::{Families, seconds_bounds, usage};
 use crate::admin::routes::{EXPOSITION, Logs, guarded, is_address};
 use crate::admin::token;
+use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::config::ingest::Ingest;
 use crate::config::secret::Secret;
@@ -20,7 +21,7 @@ use crate::engine::thread::Thread;
 use crate::http::{Limits, Listener, Request, Response, Served, Server, Service, Status, Stop, Ticket};
 use crate::ingest::queue::CLASSES;
 use crate::ingest::service::Shared;
-use crate::ingest::watch::{Watch, now_ms};
+use crate::ingest::watch::Watch;
 use crate::metrics::labelled::Refused;
 use crate::metrics::name::Name;
 
@@ -63,7 +64,7 @@ impl Admin {
             logs,
             token: config.admin.token.clone(),
             group: config.kafka.group_id.clone(),
-            started_at_ms: now_ms(),
+            started_at_ms: unix_ms() as u64,
         };
         let limits = Limits {
             body_bytes_max: 1024,
@@ -225,7 +226,7 @@ impl Pages {
         let servers = shared.servers();
         families.add(Name::IngestConnections, &[], servers.connections as f64);
         families.add(Name::IngestRefusals, &[], servers.refusals as f64);
-        let now = now_ms();
+        let now = unix_ms() as u64;
         for (shard, seen, _) in &report.shards {
             let age = seen.map(|at| now.saturating_sub(at) as f64 / 1000.0);
             families.maybe(Name::IngestCatalogAge, &[shard], age);

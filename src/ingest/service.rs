@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rdkafka::producer::BaseProducer;
 
 use crate::admin::token;
+use crate::clock::unix_ms;
 use crate::config::ingest::{Ingest, Method, Mode};
 use crate::http::{self, Request, Response, Served, Service, Status, Ticket};
 use crate::ingest::door::{Asked, Door};
@@ -136,7 +137,7 @@ impl Gateway {
         self.refresh();
         let refuse = |problem: &Problem| shared.counts.refuse(Some(route), problem);
         self.pack(request);
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+        let now_ms = unix_ms();
         let asked = Asked { route, method, values: &values, body: request.body(), headers: &self.headers, now_ms };
         let rules = Arc::clone(self.door.rules());
         let passed = self.door.check(&asked).map_err(|problem| refuse(&problem))?;

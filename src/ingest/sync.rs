@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
-use postgres::Client;
-use postgres::types::{ToSql, Type};
 use r2d2::PooledConnection;
 
 use crate::config::Config;
@@ -25,8 +23,8 @@ use crate::sink::pool::{Manager, Pool};
 use crate::sink::table::TableWriter;
 use crate::sink::{Failure, Reason, sqlstate};
 use crate::state::batch::Batch;
-use crate::state::chunk::{Chunk, RawRecord};
-use crate::types::{Generation, NextOffset, Offset, ShardIx, Token, TopicIx, TopicPartition};
+use crate::state::chunk::RawRecord;
+use crate::types::{Offset, ShardIx};
 
 /// Requests of a shard that wait for a thread.
 const LINE_MAX: usize = 4096;
@@ -181,27 +179,14 @@ impl Worker {
                 Problem::new(Refused::Database, format!("the database is away: {why}; nothing was done"))
             })?,
         };
-        let written = rows(writer, &mut client);
+        // Each statement is a transaction of its own, and of one record there is one at most.
+        let written = writer.write(&mut **client);
         self.connection = Some(client);
         written.map_err(|error| refused(&sqlstate::failure(&error)))
     }
 }
 
-/// Each statement is a transaction of its own, and of one record there is one at most.
-fn rows(writer: &TableWriter, client: &mut Client) -> Result<(), postgres::Error> {
-    for group in 0..writer.groups() {
-        let sql = writer.sql(group, 1, None);
-        let types = writer.param_types(group);
-        let params: Vec<(&(dyn ToSql + Sync), Type)> = writer.params(group).into_iter().zip(types).collect();
-        client.query_typed(&sql, &params)?;
-    }
-    Ok(())
-}
-
 fn batch(job: &Job) -> Batch {
-    let mut chunk = Box::new(Chunk::new(TopicIx(0)));
-    let at = TopicPartition { topic: TopicIx(0), partition: 0 };
-    let run = chunk.open_run(at, 0, Generation(0), Token(0), NextOffset(0));
     let record = RawRecord {
         offset: Offset(0),
         timestamp_ms: job.now_ms,
@@ -209,10 +194,7 @@ fn batch(job: &Job) -> Batch {
         value: job.value.as_deref(),
         headers: &job.headers,
     };
-    chunk.push(run, 0, 0, &record);
-    let mut batch = Batch::new();
-    batch.push(chunk);
-    batch
+    Batch::of_one(0, &record)
 }
 
 /// What a failure means to the client. Its words hold no values.

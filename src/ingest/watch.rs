@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 use rdkafka::producer::Producer;
 
+use crate::clock::unix_ms;
 use crate::config::live::Live;
 use crate::config::{Config, Target};
 use crate::ingest::catalog::{Known, topics};
@@ -154,7 +155,7 @@ impl Watch {
             let died = |_| Err("its thread has died".to_owned());
             asked.into_iter().map(|asked| asked.join().unwrap_or_else(died)).collect()
         });
-        let now = now_ms();
+        let now = unix_ms() as u64;
         let mut changed = false;
         let mut found = self.found.lock();
         for (shard, answer) in answers.into_iter().enumerate() {
@@ -286,8 +287,4 @@ pub fn tables_of(config: &Config, shard: usize) -> Result<Vec<(usize, Catalog)>,
         catalogs.push((topic, catalog));
     }
     Ok(catalogs)
-}
-
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

@@ -19,13 +19,12 @@ use crate::config::{self, Config, RouteBy, Table, Target};
 use crate::letters::{Answer, Filter, IS_FOUND, MATCHES, SKIPPED, each, found, with_params};
 use crate::sink::catalog::{Catalog, CatalogError};
 use crate::sink::parked::TELL;
-use crate::sink::session::{Ready, Text};
 use crate::sink::table::{TablePlan, TableWriter};
 use crate::sink::{Failure, Reason, schema, sqlstate};
 use crate::state::batch::Batch;
-use crate::state::chunk::{Chunk, RawRecord};
+use crate::state::chunk::RawRecord;
 use crate::state::router::{RouteError, Router};
-use crate::types::{Generation, NextOffset, Offset, Token, TopicIx, TopicPartition};
+use crate::types::Offset;
 
 /// What became of a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,14 +148,11 @@ fn replay_one(client: &mut Client, router: &Router, writer: &mut TableWriter, id
         return Err(Failure::Record(None, Reason::new(text)));
     }
     let mut bad = Vec::new();
-    writer.load(&batch(partition, &record), 0..1, &mut bad);
+    writer.load(&Batch::of_one(partition, &record), 0..1, &mut bad);
     if let Some(bad) = bad.into_iter().next() {
         return Err(Failure::Record(None, bad.reason));
     }
-    for group in 0..writer.groups() {
-        let text = Text { sql: writer.sql(group, 1, None), types: writer.param_types(group) };
-        Ready::unnamed(text).execute(&mut transaction, &writer.params(group)).map_err(failed)?;
-    }
+    writer.write(&mut transaction).map_err(failed)?;
     let mark = "UPDATE forebay.dead_letter SET resolution = 'replayed' WHERE id = $1";
     transaction.execute_typed(mark, &[(&id, Type::INT8)]).map_err(failed)?;
     // What is deferred to COMMIT may refuse it as well.
@@ -173,14 +169,4 @@ fn record(row: &Row) -> RawRecord<'_> {
         value: row.get(4),
         headers: row.get::<_, Option<&[u8]>>(5).unwrap_or_default(),
     }
-}
-
-fn batch(partition: i32, record: &RawRecord<'_>) -> Batch {
-    let at = TopicPartition { topic: TopicIx(0), partition };
-    let mut chunk = Chunk::new(at.topic);
-    let run = chunk.open_run(at, 0, Generation(0), Token(0), NextOffset(record.offset.0));
-    chunk.push(run, 0, 0, record);
-    let mut batch = Batch::new();
-    batch.push(Box::new(chunk));
-    batch
 }

@@ -31,6 +31,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use postgres::GenericClient;
 use postgres::types::private::BytesMut;
 use postgres::types::{IsNull, ToSql, Type};
 
@@ -41,6 +42,7 @@ use crate::sink::fault::{Fault, Place};
 use crate::sink::fold::{Cell, Fold, Op, Row, Rows, Rules, Step};
 pub use crate::sink::plan::TablePlan;
 use crate::sink::plan::{Mask, PlanColumn, Source};
+use crate::sink::session::{Ready, Text};
 pub use crate::sink::statement::Shape;
 use crate::sink::{BadRecord, Reason, RowCounts, moment, statement};
 use crate::state::batch::Batch;
@@ -185,6 +187,15 @@ impl TableWriter {
         let deletes = self.rows.rows.iter().any(|row| row.op == Op::Delete);
         let sql = statement::probe(&self.plan, deletes);
         Some(Probe { sql, parameters, records: records.into_values().map(|(_, records)| records).collect() })
+    }
+
+    /// Writes what was loaded, group by group, each by a statement that is not prepared.
+    pub fn write(&self, on: &mut impl GenericClient) -> Result<(), postgres::Error> {
+        for group in 0..self.groups() {
+            let text = Text { sql: self.sql(group, 1, None), types: self.param_types(group) };
+            Ready::unnamed(text).execute(on, &self.params(group))?;
+        }
+        Ok(())
     }
 
     /// Rows that are sent; updates of rows that are not there, and rows that a guard holds back, are among them.

@@ -1,8 +1,8 @@
 //! What a worker writes: the records of some chunks of one topic, and the fence moves they make. Records leave the batch from
 //! the front as they are written; its chunks stay until the completion takes them.
 
-use crate::state::chunk::{Chunk, LaneRun, RecordMeta, RecordRef};
-use crate::types::{Generation, Lane, NextOffset, Token, TopicIx};
+use crate::state::chunk::{Chunk, LaneRun, RawRecord, RecordMeta, RecordRef};
+use crate::types::{Generation, Lane, NextOffset, Token, TopicIx, TopicPartition};
 
 /// One fence of a transaction: from `expected` to `next`, only while the token is still ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,17 @@ pub struct Batch {
 impl Batch {
     pub fn new() -> Batch {
         Batch::default()
+    }
+
+    /// A record by itself, for whoever moves no fences.
+    pub fn of_one(partition: i32, record: &RawRecord<'_>) -> Batch {
+        let at = TopicPartition { topic: TopicIx(0), partition };
+        let mut chunk = Box::new(Chunk::new(at.topic));
+        let run = chunk.open_run(at, 0, Generation(0), Token(0), NextOffset(record.offset.0));
+        chunk.push(run, 0, 0, record);
+        let mut batch = Batch::new();
+        batch.push(chunk);
+        batch
     }
 
     /// The topic; none without chunks.
@@ -187,8 +198,7 @@ fn lane_move(run: &LaneRun, next: NextOffset) -> LaneMove {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::chunk::RawRecord;
-    use crate::types::{Offset, TopicPartition};
+    use crate::types::Offset;
 
     /// Chunks written as lists of (lane, offset) of one partition; fences start at 0 or behind the chunk before.
     fn batch(chunks: &[&[(Lane, i64)]]) -> Batch {

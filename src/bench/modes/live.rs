@@ -10,10 +10,11 @@ use crate::bench::latency::{Latency, Range, each_once, latency};
 use crate::bench::machine;
 use crate::bench::progress::Progress;
 use crate::bench::protocol::{Sample, Work};
-use crate::bench::publisher::{Publisher, Steady, now_us};
+use crate::bench::publisher::{Publisher, Steady};
 use crate::bench::run::Bench;
 use crate::bench::settings::Target;
 use crate::bench::workload::Workload;
+use crate::clock::unix_us;
 use crate::words::grouped;
 
 /// Sent before, not counted: takeovers, the first connection, plans.
@@ -94,7 +95,7 @@ pub fn live(
     warmed_up(bench, &mut running, traffic.warm_up)?;
     running.mark()?;
     running.samples.clear();
-    let began_us = now_us();
+    let began_us = unix_us();
     let steady = Steady::start(publisher, traffic.workload.clone(), traffic.warm_up, traffic.rate)?;
     let mut under_way =
         UnderWay { running, traffic: &traffic, began: Instant::now(), published: Vec::new(), counted: None };
@@ -171,7 +172,7 @@ impl UnderWay<'_> {
 
     /// How many there were at the samples that have come since they were counted last: the engine looks at other moments than we do.
     fn count(&mut self, all: u64) {
-        let now = (now_us(), all);
+        let now = (unix_us(), all);
         let before = self.counted.replace(now).unwrap_or((now.0, self.traffic.warm_up));
         let new = self.running.samples.iter().skip(self.published.len());
         self.published.extend(new.map(|sample| between(before, now, sample.at_us)));
