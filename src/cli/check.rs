@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use super::ExitCode;
+use super::pinning::Pinning;
 use crate::console;
 
-pub fn run(config: &Path) -> ExitCode {
-    let loaded = match super::load(config) {
+pub fn run(config: &Path, pinning: Pinning) -> ExitCode {
+    let mut loaded = match super::load(config) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    pinning.overrule(&mut loaded);
     let mut report = crate::check::check(&loaded);
     crate::ingest::check::check(&loaded, &mut report);
     console::out(&report);

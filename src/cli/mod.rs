@@ -11,6 +11,7 @@ mod letters;
 pub mod log;
 pub mod memory;
 mod parking;
+mod pinning;
 mod plan;
 mod route;
 mod run;
@@ -47,13 +48,15 @@ enum Command {
         /// End once everything up to the end offsets seen at start is durable and committed.
         #[arg(long)]
         until_end: bool,
+        #[command(flatten)]
+        pinning: pinning::Pinning,
     },
     /// Serve the routes of `[ingest]`: requests become records, and are answered with 202 once the brokers have them. SIGTERM and SIGINT
     /// answer what is under way and end with exit code 0.
     Ingest,
     /// Look at everything the configuration names (brokers, topics, shards, tables, privileges, cores) and report every
     /// problem at once. Changes nothing.
-    Check,
+    Check(pinning::Pinning),
     /// Create or upgrade forebay's own tables, in schema `forebay` of each shard.
     Init {
         /// Only show the SQL. Needs neither a configuration nor a database.
@@ -159,9 +162,9 @@ pub fn main() -> std::process::ExitCode {
     log::start(&arguments.log_level.unwrap_or_else(|| arguments.command.log_level()));
     let config = &arguments.config;
     let code = match arguments.command {
-        Command::Run { until_end } => run::run(config, until_end),
+        Command::Run { until_end, pinning } => run::run(config, until_end, pinning),
         Command::Ingest => ingest::run(config),
-        Command::Check => check::run(config),
+        Command::Check(pinning) => check::run(config, pinning),
         Command::Init { print } => init::run(config, print),
         Command::Fences(command) => fences::run(config, &command),
         Command::DeadLetters(command) => letters::run(config, &command),

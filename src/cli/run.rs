@@ -20,11 +20,12 @@ use crate::check::budget;
 use crate::engine::{Engine, EngineError, Options, Outcome, Reloader, Stopper};
 use crate::metrics::Counters;
 
+use super::pinning::Pinning;
 use super::{ExitCode, log};
 
 const DRAW_EVERY: Duration = Duration::from_millis(200);
 
-pub fn run(config: &Path, until_end: bool) -> ExitCode {
+pub fn run(config: &Path, until_end: bool, pinning: Pinning) -> ExitCode {
     // Before anything that may take time: whoever is told to end ends in order.
     let stopper = Stopper::default();
     if let Err(error) = on_signals(&stopper) {
@@ -32,10 +33,11 @@ pub fn run(config: &Path, until_end: bool) -> ExitCode {
         return ExitCode::Internal;
     }
     raise_descriptors();
-    let loaded = match super::load_to_work(config) {
+    let mut loaded = match super::load_to_work(config) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    pinning.overrule(&mut loaded);
     let budget = budget::at_start(&loaded.config, &loaded.places);
     for warning in &budget.warnings {
         tracing::warn!("{warning}");

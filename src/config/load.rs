@@ -139,6 +139,10 @@ pub fn token(section: &Section<'_>, name: &str, file: &Path) -> Option<Secret> {
 /// What can be guessed is no token, and what fits no request's head is none either.
 const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=4096;
 
+/// A window that holds hardly more than is being written has nothing for whoever is done, and a partition that is paused loses what
+/// was fetched of it: four batches took three quarters of the rate of eight, which more did not raise.
+const WINDOW_BATCHES: usize = 8;
+
 fn engine(section: &Section<'_>) -> Engine {
     let workers_per_shard = section.get(&s::WORKERS_PER_SHARD);
     let lanes = section.get(&s::LANES).unwrap_or_else(|| workers_per_shard.next_power_of_two().max(16));
@@ -154,11 +158,17 @@ fn engine(section: &Section<'_>) -> Engine {
             "at least as many lanes as workers: the others idle when one partition is busy",
         );
     }
+    let (batch_records_max, batch_bytes_max) = (section.get(&s::BATCH_RECORDS_MAX), section.get(&s::BATCH_BYTES_MAX));
+    let records = section.get(&s::PARTITION_RECORDS_MAX).unwrap_or((WINDOW_BATCHES * batch_records_max).max(20_000));
+    let bytes =
+        section.get(&s::PARTITION_BYTES_MAX).unwrap_or((WINDOW_BATCHES * batch_bytes_max).clamp(8 << 20, 1 << 30));
+    section.report.reading(&section.key("partition_records_max"), s::PARTITION_RECORDS_MAX.reloads(), &records);
+    section.report.reading(&section.key("partition_bytes_max"), s::PARTITION_BYTES_MAX.reloads(), &bytes);
     let engine = Engine {
         workers_per_shard,
         lanes: lanes as u16,
-        batch_records_max: section.get(&s::BATCH_RECORDS_MAX),
-        batch_bytes_max: section.get(&s::BATCH_BYTES_MAX),
+        batch_records_max,
+        batch_bytes_max,
         delivery: section.get(&s::DELIVERY),
         affinity: section.get(&s::AFFINITY),
         cores: section.get(&s::CORES),
@@ -167,8 +177,8 @@ fn engine(section: &Section<'_>) -> Engine {
         other_cores: section.get(&s::OTHER_CORES),
         commit_interval: section.get(&s::COMMIT_INTERVAL),
         manage_schema: section.get(&s::MANAGE_SCHEMA),
-        partition_records_max: section.get(&s::PARTITION_RECORDS_MAX),
-        partition_bytes_max: section.get(&s::PARTITION_BYTES_MAX),
+        partition_records_max: records,
+        partition_bytes_max: bytes,
         drain_deadline: section.get(&s::DRAIN_DEADLINE),
         revoke_deadline: section.get(&s::REVOKE_DEADLINE),
         locate_deadline: section.get(&s::LOCATE_DEADLINE),

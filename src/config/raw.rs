@@ -24,6 +24,8 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 pub struct Places {
     file: PathBuf,
     lines: BTreeMap<String, usize>,
+    /// Keys whose values come from elsewhere, and from where.
+    overruled: BTreeMap<String, &'static str>,
 }
 
 impl Places {
@@ -41,11 +43,17 @@ impl Places {
         }
     }
 
+    /// From now on the key's value is somebody else's than the file's.
+    pub fn overruled(&mut self, key: &str, by: &'static str) {
+        self.overruled.insert(key.to_owned(), by);
+    }
+
     /// A problem at a key.
     pub fn problem(&self, key: &str, found: impl Into<String>, expected: impl Into<String>) -> Problem {
+        let overruled = self.overruled.get(key);
         Problem {
-            file: self.file.clone(),
-            line: self.line(key),
+            file: overruled.map_or_else(|| self.file.clone(), PathBuf::from),
+            line: if overruled.is_some() { 0 } else { self.line(key) },
             key: key.to_owned(),
             found: found.into(),
             expected: expected.into(),
@@ -71,7 +79,7 @@ impl<'a> Report<'a> {
             file,
             environment,
             line_starts,
-            places: RefCell::new(Places { file: file.to_owned(), lines: BTreeMap::new() }),
+            places: RefCell::new(Places { file: file.to_owned(), ..Places::default() }),
             readings: RefCell::default(),
             problems: RefCell::default(),
             warnings: RefCell::default(),

@@ -6,7 +6,7 @@ pub mod ingest;
 mod kind;
 mod table;
 
-pub use cpus::{Cpus, CpusInTurn};
+pub use cpus::{CPUS_EXPECTED, Cpus, CpusInTurn, cpus_in_turn};
 pub use kind::{Choice, Described, Flag, Kind, Millis, Number, Optional, Reloads, Setting, Text, TextList};
 pub use table::settings_table;
 
@@ -203,7 +203,7 @@ pub static BATCH_RECORDS_MAX: Setting<Number> = Setting {
 pub static BATCH_BYTES_MAX: Setting<Number> = Setting {
     section: "engine",
     name: "batch_bytes_max",
-    kind: number("bytes", 4 * MIB, 4096..=256 * MIB),
+    kind: number("bytes", MIB, 4096..=256 * MIB),
     prose: "Most bytes of keys and values in one transaction. A single larger record is a batch of its own.",
 };
 pub static DELIVERY: Setting<Choice<Delivery>> = Setting {
@@ -254,16 +254,16 @@ pub static MANAGE_SCHEMA: Setting<Flag> = Setting {
     kind: Flag { default: true },
     prose: "Whether `run` creates and upgrades the schema `forebay` in each shard; otherwise `forebay init` does.",
 };
-pub static PARTITION_RECORDS_MAX: Setting<Number> = Setting {
+pub static PARTITION_RECORDS_MAX: Setting<Optional<Number>> = Setting {
     section: "engine",
     name: "partition_records_max",
-    kind: number("records", 20_000, 1..=10_000_000),
+    kind: Optional(number("records", 20_000, 1..=10_000_000), "20000, or eight batches if that is more"),
     prose: "Most records of one partition between fetched and durable; beyond, the partition is paused.",
 };
-pub static PARTITION_BYTES_MAX: Setting<Number> = Setting {
+pub static PARTITION_BYTES_MAX: Setting<Optional<Number>> = Setting {
     section: "engine",
     name: "partition_bytes_max",
-    kind: number("bytes", 8 * MIB, 65_536..=1024 * MIB),
+    kind: Optional(number("bytes", 8 * MIB, 65_536..=1024 * MIB), "8388608, or eight batches if that is more"),
     prose: "Most bytes of one partition between fetched and durable; beyond, the partition is paused.",
 };
 pub static DRAIN_DEADLINE: Setting<Millis> = Setting {

@@ -68,9 +68,15 @@ fn the_smallest_configuration_and_its_defaults() {
     assert_eq!(config.kafka.first_start, FirstStart::Earliest);
     assert_eq!(config.kafka.properties.keys().collect::<Vec<_>>(), ["bootstrap.servers", "group.id"]);
     let e = &config.engine;
-    assert_eq!((e.workers_per_shard, e.lanes, e.batch_records_max, e.batch_bytes_max), (4, 16, 500, 4 << 20));
+    assert_eq!((e.workers_per_shard, e.lanes, e.batch_records_max, e.batch_bytes_max), (4, 16, 500, 1 << 20));
     assert_eq!((e.delivery, e.affinity, e.manage_schema), (Delivery::ExactlyOnce, Affinity::Late, true));
-    assert_eq!((e.partition_records_max, e.partition_bytes_max), (20_000, 8 << 20));
+    let windows = |engine: &str| {
+        let e = valid(&format!("{SMALLEST}[engine]\n{engine}\n")).config.engine;
+        (e.partition_records_max, e.partition_bytes_max)
+    };
+    assert_eq!(windows(""), (20_000, 8 << 20));
+    assert_eq!(windows("batch_records_max = 5000\nbatch_bytes_max = 2097152"), (40_000, 16 << 20));
+    assert_eq!(windows("batch_records_max = 5000\npartition_records_max = 5001"), (5_001, 8 << 20));
     assert_eq!((e.commit_interval, e.locate_deadline), (Duration::from_secs(1), Duration::from_secs(2)));
     assert_eq!((e.drain_deadline, e.revoke_deadline), (Duration::from_secs(30), Duration::from_secs(10)));
     assert_eq!((e.retry_backoff_min, e.retry_backoff_max), (Duration::from_millis(50), Duration::from_secs(10)));

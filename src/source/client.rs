@@ -24,18 +24,19 @@ const OURS: [(&str, &str); 4] = [
     ("enable.partition.eof", "true"),
 ];
 
-/// Used unless the user says otherwise. With its own default for the back-off (1,000 ms) librdkafka stops fetching for a
-/// second whenever its queue is full; with 2 ms a small queue is enough, and memory stays flat. Besides its bytes each
-/// queued message costs some 400 bytes of bookkeeping, hence the limit in messages. An answer is one block of memory until its
+/// Used unless the user says otherwise. Nothing is fetched while a message of any partition waits in the queue; librdkafka looks
+/// again after the back-off (with its own default, 1,000 ms, it would stop for a second). So steady traffic is fetched every few
+/// milliseconds rather than a thousand times a second, for which broker, client, and PostgreSQL (smaller transactions) would pay,
+/// and a backlog lies at the workers instead of in memory twice. An answer is one block of memory until its
 /// last message is done with, hence the limits in bytes (a batch that is larger is answered all the same, alone). A fetch that
 /// waits at the broker delays a partition that was just added or resumed, hence the short wait.
 const DEFAULTS: [(&str, &str); 8] = [
     ("client.id", "forebay"),
     ("isolation.level", "read_committed"),
-    ("fetch.queue.backoff.ms", "2"),
+    ("fetch.queue.backoff.ms", "1"),
     ("fetch.wait.max.ms", "100"),
     ("queued.max.messages.kbytes", "4096"),
-    ("queued.min.messages", "10000"),
+    ("queued.min.messages", "1"),
     ("fetch.message.max.bytes", "524288"),
     (FETCH_MAX, "2097152"),
 ];

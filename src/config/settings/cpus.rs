@@ -5,7 +5,8 @@ use toml::de::DeValue;
 use super::kind::Kind;
 use crate::cpus::CpuSet;
 
-const EXPECTED: &str = "CPU numbers such as 0 or \"0,2-5\", or a mask such as \"0x3d\"";
+/// For messages: how CPUs are written.
+pub const CPUS_EXPECTED: &str = "CPU numbers such as 0 or \"0,2-5\", or a mask such as \"0x3d\"";
 
 /// CPUs that a thread may use; none: not pinned.
 pub struct Cpus;
@@ -25,7 +26,7 @@ impl Kind for Cpus {
     }
 
     fn expected(&self) -> String {
-        EXPECTED.to_owned()
+        CPUS_EXPECTED.to_owned()
     }
 
     fn type_and_unit(&self) -> String {
@@ -48,7 +49,7 @@ impl Kind for CpusInTurn {
         match written {
             DeValue::Array(sets) if sets.is_empty() => None,
             DeValue::Array(sets) => sets.iter().map(|set| cpus(set.get_ref())).collect(),
-            one => cpus(one).map(|set| set.iter().map(CpuSet::of).collect()),
+            one => cpus(one).map(|set| cpus_in_turn(vec![set])),
         }
     }
 
@@ -57,7 +58,7 @@ impl Kind for CpusInTurn {
     }
 
     fn expected(&self) -> String {
-        format!("{EXPECTED}, or a list of these")
+        format!("{CPUS_EXPECTED}, or a list of these")
     }
 
     fn type_and_unit(&self) -> String {
@@ -70,6 +71,14 @@ impl Kind for CpusInTurn {
 
     fn is_text(&self) -> bool {
         true
+    }
+}
+
+/// One set alone is of single CPUs, several are of one thread each.
+pub fn cpus_in_turn(sets: Vec<CpuSet>) -> Vec<CpuSet> {
+    match &sets[..] {
+        [one] => one.iter().map(CpuSet::of).collect(),
+        _ => sets,
     }
 }
 

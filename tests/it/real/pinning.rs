@@ -48,7 +48,7 @@ impl Expected<'_> {
 
 /// One of each of its kind of thread is at work: also the forwarder's client, which is made for the first letter.
 #[track_caller]
-fn check(engine: &str, expected: &Expected<'_>) {
+fn check(engine: &str, flags: &[&str], expected: &Expected<'_>) {
     let database = Database::create(Server::A, "pinning");
     database.execute(LEDGER);
     let (topic, letters) = (Topic::create("pinning", 2), Topic::create("pinning_letters", 1));
@@ -66,7 +66,7 @@ fn check(engine: &str, expected: &Expected<'_>) {
             letters.name()
         ),
     );
-    let forebay = rig.start();
+    let forebay = rig.start_with("forebay.toml", flags);
     wait_until(PATIENCE, "the dead letter to be forwarded", || letters.watermarks(0).1 > 0);
     let mut last = String::new();
     wait_until(PATIENCE, "every thread where it belongs", || {
@@ -76,7 +76,9 @@ fn check(engine: &str, expected: &Expected<'_>) {
         let clients = threads.iter().filter(|(name, _)| name == "rdk:main").count();
         let brokers = threads.iter().filter(|(name, _)| name.starts_with("rdk:broker")).count();
         let wrong: Vec<_> = threads.iter().filter(|(name, cpus)| cpus != expected.of(name)).collect();
-        let said = format!("{engine}: wrong {wrong:?}, missing {missing:?}, {clients} clients, {brokers} of brokers");
+        let said = format!(
+            "{engine} {flags:?}: wrong {wrong:?}, missing {missing:?}, {clients} clients, {brokers} of brokers"
+        );
         // A thread that starts is beside its starter for a moment. What stays wrong is said last.
         if said != last {
             eprintln!("{said}");
@@ -100,10 +102,12 @@ fn every_thread_runs_where_it_was_put() {
     let (a, b) = (a.as_str(), b.as_str());
     check(
         &format!("poller_core = {a}\ncores = {b}\nkafka_cores = \"{b}\"\nother_cores = \"{a}\""),
+        &[],
         &Expected { poller: a, workers: [b; 3], kafka: b, others: a },
     );
     check(
         &format!("poller_core = {b}\ncores = [{a}, \"{b}\"]\nkafka_cores = {a}\nother_cores = {b}"),
+        &[],
         &Expected { poller: b, workers: [a, b, a], kafka: a, others: b },
     );
 }
@@ -112,7 +116,18 @@ fn every_thread_runs_where_it_was_put() {
 fn whoever_is_not_named_keeps_what_the_process_has() {
     let (all, a, b) = cpus();
     let all = all.as_str();
-    check("", &Expected { poller: all, workers: [all; 3], kafka: all, others: all });
-    check(&format!("other_cores = {b}"), &Expected { poller: all, workers: [all; 3], kafka: all, others: &b });
-    check(&format!("cores = {a}"), &Expected { poller: all, workers: [&a; 3], kafka: all, others: all });
+    check("", &[], &Expected { poller: all, workers: [all; 3], kafka: all, others: all });
+    check(&format!("other_cores = {b}"), &[], &Expected { poller: all, workers: [all; 3], kafka: all, others: &b });
+    check(&format!("cores = {a}"), &[], &Expected { poller: all, workers: [&a; 3], kafka: all, others: all });
+}
+
+#[test]
+fn the_command_line_goes_before_the_file() {
+    let (_, a, b) = cpus();
+    let (a, b) = (a.as_str(), b.as_str());
+    check(
+        &format!("poller_core = {a}\ncores = {a}\nkafka_cores = {a}\nother_cores = {a}"),
+        &["--cores", a, "--cores", b, "--kafka-cores", b, "--poller-core", b],
+        &Expected { poller: b, workers: [a, b, a], kafka: b, others: a },
+    );
 }
