@@ -16,7 +16,7 @@ struct Curve {
     set: fn(&mut Arguments, &str) -> Outcome<()>,
 }
 
-const CATCHING_UP: [Curve; 10] = [
+const CATCHING_UP: [Curve; 11] = [
     Curve {
         name: "batch_records_max",
         values: &["50", "100", "250", "500", "1000", "2000", "5000", "10000"],
@@ -54,9 +54,15 @@ const CATCHING_UP: [Curve; 10] = [
         set: |a, value| set(a, "kafka.fetch.message.max.bytes", value),
     },
     Curve {
+        name: "queued.min.messages",
+        values: &["1", "1000", "10000", "100000"],
+        default: "1",
+        set: |a, value| set(a, "kafka.queued.min.messages", value),
+    },
+    Curve {
         name: "fetch.queue.backoff.ms",
         values: &["1", "2", "10", "100", "1000"],
-        default: "2",
+        default: "1",
         set: |a, value| set(a, "kafka.fetch.queue.backoff.ms", value),
     },
     Curve {
@@ -79,7 +85,7 @@ const CATCHING_UP: [Curve; 10] = [
     },
 ];
 
-const STEADY: [Curve; 4] = [
+const STEADY: [Curve; 6] = [
     Curve {
         name: "workers_per_shard",
         values: &["1", "2", "4", "8", "16"],
@@ -91,6 +97,18 @@ const STEADY: [Curve; 4] = [
         values: &["10", "50", "500", "2000"],
         default: "500",
         set: |a, value| put(&mut a.batch, value),
+    },
+    Curve {
+        name: "queued.min.messages",
+        values: &["1", "10000"],
+        default: "1",
+        set: |a, value| set(a, "kafka.queued.min.messages", value),
+    },
+    Curve {
+        name: "fetch.queue.backoff.ms",
+        values: &["1", "2", "5"],
+        default: "1",
+        set: |a, value| set(a, "kafka.fetch.queue.backoff.ms", value),
     },
     Curve {
         name: "the producer's linger, ms",

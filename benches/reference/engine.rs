@@ -32,6 +32,8 @@ pub enum Target {
     Log,
     /// Nothing.
     Handler,
+    /// Nothing, but that takes its time for each.
+    Sleep,
     /// Upserts that note when they were made (a trigger of the benchmark's).
     Timed,
     /// Inserts as `Log`, one by one, by a handler that takes its time for each.
@@ -39,8 +41,8 @@ pub enum Target {
 }
 
 impl Target {
-    const ALL: [Target; 6] =
-        [Target::Table, Target::Checked, Target::Log, Target::Handler, Target::Timed, Target::Slow];
+    const ALL: [Target; 7] =
+        [Target::Table, Target::Checked, Target::Log, Target::Handler, Target::Sleep, Target::Timed, Target::Slow];
 
     /// By which processes call it.
     pub fn word(self) -> &'static str {
@@ -49,6 +51,7 @@ impl Target {
             Target::Checked => "checked",
             Target::Log => "log",
             Target::Handler => "handler",
+            Target::Sleep => "sleep",
             Target::Timed => "timed",
             Target::Slow => "slow",
         }
@@ -59,14 +62,14 @@ impl Target {
             Target::Table | Target::Checked | Target::Handler | Target::Timed => {
                 "table = \"reference\"\ninsert_mode = \"upsert\"\npk_fields = [\"app_id\", \"subscription_id\"]\n"
             }
-            Target::Slow => "handler = true\n",
+            Target::Sleep | Target::Slow => "handler = true\n",
             Target::Log => "table = \"reference\"\ninsert_mode = \"insert\"\n",
         }
     }
 
     fn more_columns(self) -> &'static str {
         match self {
-            Target::Table | Target::Handler => "PRIMARY KEY (app_id, subscription_id)",
+            Target::Table | Target::Handler | Target::Sleep => "PRIMARY KEY (app_id, subscription_id)",
             Target::Checked => "PRIMARY KEY (app_id, subscription_id), CHECK (sessions >= 0)",
             Target::Timed => {
                 "sent_us bigint, written timestamptz DEFAULT clock_timestamp(), PRIMARY KEY (app_id, subscription_id)"
@@ -224,6 +227,16 @@ impl Handler for Nothing {
     }
 }
 
+/// Takes its time for each record.
+struct Sleep(Duration);
+
+impl Handler for Sleep {
+    fn handle(&mut self, _: &mut Transaction<'_>, records: &[RecordRef<'_>]) -> Result<(), HandlerError> {
+        records.iter().for_each(|_| std::thread::sleep(self.0));
+        Ok(())
+    }
+}
+
 /// Takes its time for each record, and writes down when.
 struct Slow(Duration);
 
@@ -252,9 +265,11 @@ pub fn child(a: &Arguments) -> Outcome<()> {
     let level = if target == Target::Checked { tracing::Level::ERROR } else { tracing::Level::WARN };
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
     let mut config = config(a, target)?;
+    let takes = Duration::from_millis(a.slow_ms);
     let engine = if target == Target::Slow {
-        let takes = Duration::from_millis(a.slow_ms);
         Engine::new(config).handle(&a.topic, move || Slow(takes))?
+    } else if target == Target::Sleep {
+        Engine::new(config).handle(&a.topic, move || Sleep(takes))?
     } else if target == Target::Handler {
         config.topics[0].target = forebay::config::Target::Handler;
         Engine::new(config).handle(&a.topic, || Nothing)?
