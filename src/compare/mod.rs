@@ -1,0 +1,4 @@
+//! `forebay compare`: the same HTTP endpoint in `mode = "sync"` and in `mode = "async"`, under the same load, in turn, with the same
+//! disturbances, and what an operator sees of each.
+
+pub mod findings;
