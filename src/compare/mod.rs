@@ -2,3 +2,4 @@
 //! disturbances, and what an operator sees of each.
 
 pub mod findings;
+pub mod page;
