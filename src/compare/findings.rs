@@ -127,6 +127,16 @@ pub enum Mode {
     Async,
 }
 
+impl Mode {
+    /// As `[[ingest.route]] mode` has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::Sync => "sync",
+            Mode::Async => "async",
+        }
+    }
+}
+
 /// One mode at one rate, with all disturbances.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Run {
@@ -141,7 +151,7 @@ pub struct Run {
     pub drain_seconds: Option<f64>,
     pub cut_short: bool,
     pub totals: Totals,
-    /// What was due outside of all disturbances, and not in the seconds behind one that were no better.
+    /// What was due outside of all disturbances, and of a twelfth of the run behind each, in which it may recover.
     pub quiet: Effect,
     pub disturbances: Vec<Disturbance>,
     /// One for each second, the drain included; what a field has no value for in a second is null.
