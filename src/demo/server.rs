@@ -19,6 +19,8 @@ use crate::demo::directory::Directory;
 
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// With a checkpoint.
+const SHUT_DOWN_DEADLINE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What of its log an error shows.
 const LOG_LINES: usize = 15;
@@ -68,7 +70,7 @@ impl Server {
     /// An orderly stop, with a checkpoint, as before a restart: sessions end at once, and connections are refused from then on.
     pub fn shut_down(&mut self) -> Result<(), DemoError> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
-        match Server::end(&mut child, Signal::INT) {
+        match Server::end(&mut child, Signal::INT, SHUT_DOWN_DEADLINE) {
             true => Ok(()),
             false => Err(DemoError::Unavailable("PostgreSQL does not stop; it was killed".to_owned())),
         }
@@ -156,13 +158,13 @@ impl Server {
     }
 
     /// Whether it ended by itself.
-    fn end(child: &mut Child, signal: Signal) -> bool {
+    fn end(child: &mut Child, signal: Signal, deadline: Duration) -> bool {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         // An error means that it has ended already; the loop sees it.
         let _ = pid.map(|pid| kill_process(pid, signal));
         let start = Instant::now();
         while matches!(child.try_wait(), Ok(None)) {
-            if start.elapsed() > STOP_DEADLINE {
+            if start.elapsed() > deadline {
                 let _ = child.kill();
                 let _ = child.wait();
                 return false;
@@ -180,7 +182,7 @@ impl Drop for Server {
         }
         if let Some(child) = &mut self.child {
             // Without a checkpoint: nobody will read this data again.
-            Server::end(child, Signal::QUIT);
+            Server::end(child, Signal::QUIT, STOP_DEADLINE);
         }
         if let Err(error) = fs::remove_dir_all(self.directory()) {
             console::err(format_args!("{} stays behind: {error}", self.directory().display()));
