@@ -2,7 +2,7 @@
 //! favour of either mode; without figures there is none.
 
 use super::figures::{bytes, ms, number, part, percent, seconds};
-use super::pairs::{MODES, Pair, Trouble, name};
+use super::pairs::{MODES, Pair, Trouble};
 use crate::compare::findings::{Cpu, Effect, Mode, Run, Times};
 use crate::words::listed;
 
@@ -14,15 +14,15 @@ const LATE_FROM_S: f64 = 1.0;
 
 /// Which part of the requests failed, in the trouble where most did.
 pub fn requests(pair: &Pair<'_>) -> Option<String> {
-    let failed = |one: &Trouble<'_>, mode| one.effect(mode).map(|effect| effect.error_percent);
+    let failed = |one: &Trouble<'_>, mode: Mode| one.effect(mode).map(|effect| effect.error_percent);
     let most = |one: &Trouble<'_>| MODES.into_iter().filter_map(|mode| failed(one, mode)).fold(0.0, f64::max);
-    let troubles = pair.troubles();
+    let troubles = pair.compared();
     // Of equals the first, which is the calmest.
     let worst = troubles.iter().rev().max_by(|a, b| most(a).total_cmp(&most(b))).filter(|worst| most(worst) > 0.0);
     let Some(worst) = worst else {
         return sentence(pair, pair.runs().filter_map(|(mode, run)| accepted(mode, run)).collect());
     };
-    let said = |mode| Some(format!("{} of {}’s requests failed", part(failed(worst, mode)?), name(mode)));
+    let said = |mode: Mode| Some(format!("{} of {}’s requests failed", part(failed(worst, mode)?), mode.word()));
     let said: Vec<String> = MODES.into_iter().filter_map(said).collect();
     // What async did instead of failing.
     let instead =
@@ -33,7 +33,7 @@ pub fn requests(pair: &Pair<'_>) -> Option<String> {
 
 /// Of a whole run, where no time in particular stands out.
 fn accepted(mode: Mode, run: &Run) -> Option<String> {
-    let (totals, mode) = (&run.totals, name(mode));
+    let (totals, mode) = (&run.totals, mode.word());
     (totals.offered > 0).then(|| match totals.error_percent {
         failed if failed > 0.0 => format!("{} of {mode}’s requests failed", percent(failed)),
         _ => format!("{mode} accepted all of {} requests", number(totals.offered as f64)),
@@ -43,9 +43,9 @@ fn accepted(mode: Mode, run: &Run) -> Option<String> {
 /// How the slowest of a hundred requests fared, in the trouble that moved them most.
 pub fn latency(pair: &Pair<'_>) -> Option<String> {
     let times = |effect: &Effect| effect.request_ms;
-    let troubles = pair.troubles();
+    let troubles = pair.compared();
     let moves = Moves::most(&troubles, &MODES, times)?;
-    let said = |mode| Some(format!("{}’s p99 {}", name(mode), moves.of(mode)?));
+    let said = |mode: Mode| Some(format!("{}’s p99 {}", mode.word(), moves.of(mode)?));
     let said: Vec<String> = MODES.into_iter().filter_map(said).collect();
     Some(format!("{}, {}{}.", moves.worst.during, said.join("; "), unknown(pair, Some(moves.worst))))
 }
@@ -53,15 +53,15 @@ pub fn latency(pair: &Pair<'_>) -> Option<String> {
 /// How long rows took, in the trouble that moved async's most.
 pub fn durable(pair: &Pair<'_>) -> Option<String> {
     let times = |effect: &Effect| effect.durable_ms;
-    let troubles = pair.troubles();
+    let troubles = pair.compared();
     let moves = Moves::most(&troubles, &[Mode::Async], times).or_else(|| Moves::most(&troubles, &MODES, times))?;
-    let said = |mode| {
+    let said = |mode: Mode| {
         let (moved, effect) = (moves.of(mode)?, moves.worst.effect(mode)?);
         let accepted = 100.0 - effect.error_percent;
         let of = if accepted < 100.0 { format!(", for the {} accepted", percent(accepted)) } else { String::new() };
         let late = effect.caught_up_after_s.filter(|late| *late >= LATE_FROM_S);
         let late = late.map(|late| format!(", the last row {} after the end", seconds(late))).unwrap_or_default();
-        Some(format!("{moved} in {}{of}{late}", name(mode)))
+        Some(format!("{moved} in {}{of}{late}", mode.word()))
     };
     let said: Vec<String> = MODES.into_iter().filter_map(said).collect();
     let (during, unknown) = (&moves.worst.during, unknown(pair, Some(moves.worst)));
@@ -113,13 +113,14 @@ impl<'t, 'f> Moves<'t, 'f> {
 
 /// Where async's lag was largest, and who waits in sync.
 pub fn message_lag(pair: &Pair<'_>) -> Option<String> {
-    let troubles = pair.troubles();
+    let troubles = pair.compared();
     let size = |one: &Trouble<'_>| one.queued.and_then(|effect| effect.message_lag_max);
     let worst = troubles.iter().filter(|one| size(one).is_some()).max_by_key(|one| size(one));
     let grew = worst.and_then(|worst| Some(format!("{}, async’s lag {}", worst.during, lag(worst)?)));
     let most = pair.queued.and_then(|run| run.totals.message_lag_max);
     let grew = grew.or_else(|| Some(format!("async’s lag was at most {}", records(most?))));
-    let waiting = pair.sync.and_then(|run| run.samples.iter().map(|sample| sample.under_way).max());
+    let waiting =
+        pair.sync.and_then(|run| run.samples.iter().map(|sample| sample.under_way).max()).filter(|most| *most > 0);
     let waiting = waiting.map(|most| format!("in sync, up to {} requests waited for an answer", number(most as f64)));
     let behind = grew.as_ref().and_then(|_| behind(pair.queued?));
     sentence(pair, [grew, behind, waiting].into_iter().flatten().collect())
@@ -163,7 +164,7 @@ pub fn connections(pair: &Pair<'_>) -> Option<String> {
             Some(waits) => format!(", up to {waits} of them waiting for locks"),
             None => String::new(),
         };
-        Some(format!("{} had up to {used} connections{waited}", name(mode)))
+        Some(format!("{} had up to {used} connections{waited}", mode.word()))
     };
     sentence(pair, pair.runs().filter_map(of).collect())
 }
@@ -174,7 +175,7 @@ pub fn transactions(pair: &Pair<'_>) -> Option<String> {
         let transactions = run.totals.transactions_per_1000.map(|n| format!("{} transactions", number(n)));
         let wal = run.totals.wal_bytes_per_1000.map(|n| format!("{} of WAL", bytes(n)));
         let both: Vec<String> = [transactions, wal].into_iter().flatten().collect();
-        (!both.is_empty()).then(|| format!("{} in {}", both.join(" and "), name(mode)))
+        (!both.is_empty()).then(|| format!("{} in {}", both.join(" and "), mode.word()))
     };
     took(pair, pair.runs().filter_map(of).collect())
 }
@@ -186,7 +187,7 @@ pub fn cpu(pair: &Pair<'_>) -> Option<String> {
             parts(&run.totals.cpu_ms_per_1000).into_iter().filter_map(|(part, ms)| Some((part, ms?))).collect();
         let (most, share) = known.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
         let sum: f64 = known.iter().map(|(_, ms)| ms).sum();
-        Some(format!("{} of CPU in {}, {} of it in {most}", ms(sum), name(mode), ms(*share)))
+        Some(format!("{} of CPU in {}, {} of it in {most}", ms(sum), mode.word(), ms(*share)))
     };
     let claim = took(pair, pair.runs().filter_map(of).collect())?;
     // In sync neither engine nor Kafka has anything to do.
@@ -217,8 +218,8 @@ fn sentence(pair: &Pair<'_>, parts: Vec<String>) -> Option<String> {
 /// That a mode is missing, all of it or in a trouble: it belongs in every sentence that would compare.
 fn unknown(pair: &Pair<'_>, trouble: Option<&Trouble<'_>>) -> String {
     let missing = |mode: Mode| match trouble {
-        _ if pair.run(mode).is_none() => Some(format!("; {} was not measured", name(mode))),
-        Some(trouble) if trouble.effect(mode).is_none() => Some(format!("; {} did not have this trouble", name(mode))),
+        _ if pair.run(mode).is_none() => Some(format!("; {} was not measured", mode.word())),
+        Some(trouble) if trouble.effect(mode).is_none() => Some(format!("; {} did not have this trouble", mode.word())),
         _ => None,
     };
     MODES.into_iter().filter_map(missing).collect()

@@ -28,13 +28,6 @@ pub struct Trouble<'f> {
 /// From left to right.
 pub const MODES: [Mode; 2] = [Mode::Sync, Mode::Async];
 
-pub fn name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Sync => "sync",
-        Mode::Async => "async",
-    }
-}
-
 /// By rate, the lowest first.
 pub fn pairs(findings: &Findings) -> Vec<Pair<'_>> {
     let mut rates: Vec<(u64, u64)> = findings.runs.iter().map(|run| (run.rate, run.factor)).collect();
@@ -82,6 +75,13 @@ impl<'f> Pair<'f> {
             disturbed.chain([sampled]).collect::<Vec<_>>()
         });
         ends.fold(0.0, f64::max)
+    }
+
+    /// Those that both modes had, which alone compare; without any, or where only one mode ran, all of them.
+    pub fn compared(&self) -> Vec<Trouble<'f>> {
+        let (shared, others): (Vec<_>, Vec<_>) =
+            self.troubles().into_iter().partition(|one| one.sync.is_some() && one.queued.is_some());
+        if shared.is_empty() { others } else { shared }
     }
 
     /// Undisturbed first, then as they came in sync, or in async where that is all there is.
@@ -132,9 +132,7 @@ pub fn label(one: &Disturbance) -> String {
     match one.kind {
         Kind::RowLocked => "row locked".into(),
         Kind::Checkpoint => "checkpoint".into(),
-        Kind::ShardStopped => {
-            one.shard.as_ref().map_or("shard stopped".into(), |s| format!("shard {} stopped", harmless(s)))
-        }
+        Kind::ShardStopped => format!("{} stopped", shard(one, "shard")),
         Kind::Burst => "burst".into(),
     }
 }
@@ -143,11 +141,17 @@ fn during(one: &Disturbance) -> String {
     match one.kind {
         Kind::RowLocked => "While a row was locked".into(),
         Kind::Checkpoint => "During the checkpoint".into(),
-        Kind::ShardStopped => {
-            let which = one.shard.as_ref().map_or("a shard".into(), |shard| format!("shard {}", harmless(shard)));
-            format!("While {which} was stopped")
-        }
+        Kind::ShardStopped => format!("While {} was stopped", shard(one, "a shard")),
         Kind::Burst => "During the burst".into(),
+    }
+}
+
+/// Some names say what they are.
+fn shard(one: &Disturbance, unknown: &str) -> String {
+    match one.shard.as_deref().map(harmless) {
+        Some(name) if name.starts_with("shard") => name,
+        Some(name) => format!("shard {name}"),
+        None => unknown.to_owned(),
     }
 }
 
@@ -169,6 +173,21 @@ mod tests {
         findings.runs[0].factor = 1;
         let pairs = super::pairs(&findings);
         assert!(pairs[0].queued.is_none() && pairs[0].what.is_empty());
+    }
+
+    #[test]
+    fn a_shard_is_called_so_once() {
+        let called = |shard: Option<&str>| {
+            let one =
+                Disturbance { kind: Kind::ShardStopped, shard: shard.map(str::to_owned), ..Disturbance::default() };
+            (label(&one), during(&one))
+        };
+        for (name, expected) in
+            [(Some("b"), ["shard b", "shard b"]), (Some("shard-2"), ["shard-2"; 2]), (None, ["shard", "a shard"])]
+        {
+            let expected = (format!("{} stopped", expected[0]), format!("While {} was stopped", expected[1]));
+            assert_eq!(called(name), expected);
+        }
     }
 
     #[test]

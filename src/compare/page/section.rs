@@ -4,7 +4,7 @@ use super::chart::{Band, Chart, Line};
 use super::figures::{UNKNOWN, number};
 use super::markup::{Markup, classed, el, foreign, plain};
 use super::metrics::{Column, Metric, Panel, Series, Thinned, When};
-use super::pairs::{MODES, Pair, label, name};
+use super::pairs::{MODES, Pair, label};
 use super::scale::Scale;
 use crate::compare::findings::{Kind, Mode, Run, Sample};
 
@@ -50,7 +50,7 @@ fn charts(panel: &Panel, pair: &Pair<'_>) -> Markup {
     let end = pair.end();
     let figure = |(mode, lines): (Mode, Vec<Line>)| {
         let bands = pair.run(mode).map(|run| bands(run, end)).unwrap_or_default();
-        let name = format!("{}: {}", name(mode), panel.name);
+        let name = format!("{}: {}", mode.word(), panel.name);
         Chart { name: &name, lines, bands: &bands, scale, end, unit: panel.unit, unit_short: panel.unit_short }.figure()
     };
     MODES.into_iter().zip(all).map(figure).collect()
@@ -106,7 +106,7 @@ fn totals(metric: &Metric, pairs: &[Pair<'_>]) -> Markup {
             let value = pair.run(mode).and_then(column.value);
             classed("td", "number", value.unwrap_or_else(|| column.nothing(mode, pair.run(mode).is_some()).to_owned()))
         };
-        let what = format!("{}, {}/s", name(mode), number(pair.rate as f64));
+        let what = format!("{}, {}/s", mode.word(), number(pair.rate as f64));
         let what = el("th", &[("scope", &"row")], what);
         plain("tr", what.and(metric.totals.iter().map(cell).collect::<Markup>()))
     };

@@ -3,7 +3,7 @@
 
 use super::figures::{NOTHING, UNKNOWN, bytes, ms, number, or_unknown, percent, seconds};
 use super::markup::{Markup, el, foreign, plain};
-use super::pairs::{label, name};
+use super::pairs::label;
 use super::section::scrolling;
 use crate::compare::findings::{Findings, Run};
 
@@ -116,7 +116,7 @@ fn search(findings: &Findings) -> Vec<Vec<String>> {
 }
 
 fn of(run: &Run) -> String {
-    format!("{}, {}/s", name(run.mode), number(run.rate as f64))
+    format!("{}, {}/s", run.mode.word(), number(run.rate as f64))
 }
 
 fn disturbances(findings: &Findings) -> Vec<Vec<String>> {

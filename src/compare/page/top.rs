@@ -3,9 +3,9 @@
 use super::figures::{bytes, ms, number, seconds};
 use super::markup::{Markup, classed, el, foreign, plain};
 use super::metrics::METRICS;
-use super::pairs::{MODES, Pair, name};
+use super::pairs::{MODES, Pair, label};
 use crate::compare::findings::{Findings, Mode, Run, Search};
-use crate::words::{counted, harmless, listed};
+use crate::words::{counted, listed};
 
 /// A generator whose p99 is so late adds that to what it measures.
 const LATE_MS: f64 = 5.0;
@@ -21,7 +21,7 @@ enum Weight {
 pub fn header(findings: &Findings) -> Markup {
     let fact = |text: &str| plain("span", foreign(text));
     let facts = [
-        format!("forebay {}", findings.forebay),
+        if findings.forebay.is_empty() { String::new() } else { format!("forebay {}", findings.forebay) },
         findings.started_at.clone(),
         findings.machine.host.clone(),
         findings.id.clone(),
@@ -67,7 +67,7 @@ fn of_pair(pair: &Pair<'_>) -> Vec<(Weight, String)> {
     let at = format!("{}/s", number(pair.rate as f64));
     let mut said = Vec::new();
     for mode in MODES {
-        let name = name(mode);
+        let name = mode.word();
         let Some(run) = pair.run(mode) else {
             said.push((Weight::Warn, format!("At {at} {name} was not measured.")));
             continue;
@@ -78,7 +78,7 @@ fn of_pair(pair: &Pair<'_>) -> Vec<(Weight, String)> {
         }
         for one in &run.disturbances {
             let Some(why) = &one.skipped else { continue };
-            let label = super::pairs::label(one);
+            let label = label(one);
             let what = if one.effect.is_none() { "was left out" } else { "did not go as planned" };
             said.push((Weight::Warn, format!("{name} at {at}: “{label}” {what}: {why}")));
         }
@@ -114,7 +114,7 @@ fn lost(findings: &Findings) -> Vec<(Weight, String)> {
         let runs: Vec<&Run> = findings.runs.iter().filter(|run| run.mode == mode).collect();
         let sum = |of: fn(&Run) -> u64| runs.iter().map(|run| of(run)).sum::<u64>();
         let acknowledged = sum(|run| run.verification.acknowledged);
-        let (missing, name) = (sum(|run| run.verification.missing), name(mode));
+        let (missing, name) = (sum(|run| run.verification.missing), mode.word());
         let differs = runs.iter().any(|run| run.verification.acknowledged > 0 && !run.verification.equal);
         (acknowledged > 0).then(|| match (missing, differs) {
             (0, false) => (
@@ -179,16 +179,17 @@ pub fn method(findings: &Findings, pairs: &[Pair<'_>]) -> Markup {
     )
 }
 
-/// Each disturbance's sentence once.
+/// Each disturbance's sentence, as the first run has it; in others it may have taken a little longer.
 fn told(findings: &Findings) -> Vec<String> {
-    let mut told: Vec<String> = Vec::new();
-    for one in findings.runs.iter().flat_map(|run| &run.disturbances).filter(|one| one.effect.is_some()) {
-        let text = harmless(&one.told);
-        if !text.trim().is_empty() && !told.contains(&text) {
-            told.push(text);
+    let mut told: Vec<(String, String)> = Vec::new();
+    let came = findings.runs.iter().flat_map(|run| &run.disturbances).filter(|one| one.effect.is_some());
+    for one in came.filter(|one| !one.told.trim().is_empty()) {
+        let label = label(one);
+        if told.iter().all(|(other, _)| *other != label) {
+            told.push((label, one.told.clone()));
         }
     }
-    told
+    told.into_iter().map(|(_, told)| told).collect()
 }
 
 fn searched(search: &Search, p99_ms: f64) -> String {
