@@ -28,10 +28,10 @@ pub fn figures(observed: &Observed, script: &Script, rate: u64) -> Run {
     let end = seconds.max(last_s).ceil() as u32;
     let (samples, sums) = sample::assemble(seen, &ledger::by_second(ledger, &durable), &by_second(written), end);
     let all = ledger::sum_of(ledger, &durable, |at| at >= 0.0);
-    let mut disturbances: Vec<Disturbance> =
-        happened.iter().map(|one| disturbance(one, ledger, &durable, &samples)).collect();
-    disturbances.sort_by(|a, b| a.from_s.total_cmp(&b.from_s));
     let spans: Vec<Span> = happened.iter().filter_map(|one| one.outcome.as_ref().ok()).map(|(span, _)| *span).collect();
+    let mut disturbances: Vec<Disturbance> =
+        happened.iter().map(|one| disturbance(one, &spans, ledger, &durable, &samples)).collect();
+    disturbances.sort_by(|a, b| a.from_s.total_cmp(&b.from_s));
     let is_quiet = |at: f64| {
         let disturbed = |span: &Span| Span { to_s: span.to_s + script.recovery_s, ..*span }.holds(at);
         at >= 0.0 && !spans.iter().any(disturbed)
@@ -69,13 +69,19 @@ fn by_second(written: &[Written]) -> Vec<u64> {
     seconds
 }
 
-fn disturbance(one: &Happened, ledger: &Ledger, durable: &[Option<u64>], samples: &[Sample]) -> Disturbance {
+/// `spans`: of all that happened.
+fn disturbance(
+    one: &Happened,
+    spans: &[Span],
+    ledger: &Ledger,
+    durable: &[Option<u64>],
+    samples: &[Sample],
+) -> Disturbance {
     let blank = Disturbance { kind: one.kind, shard: one.shard.clone(), ..Disturbance::default() };
     match &one.outcome {
         Err(why) => Disturbance { skipped: Some(why.clone()), told: "left out".to_owned(), ..blank },
         Ok((span, told)) => {
-            // A moment is not without requests because it is short.
-            let seen = Span { to_s: span.to_s.max(span.from_s + 1.0), ..*span };
+            let seen = seen(span, spans);
             let sum = ledger::sum_of(ledger, durable, |at| seen.holds(at));
             let of = |sample: &&Sample| {
                 let second = f64::from(sample.second);
@@ -87,6 +93,12 @@ fn disturbance(one: &Happened, ledger: &Ledger, durable: &[Option<u64>], samples
             Disturbance { from_s: span.from_s, to_s: span.to_s, told: told.clone(), effect: Some(effect), ..blank }
         }
     }
+}
+
+/// A moment is not without requests because it is short, and what comes next is not its effect.
+fn seen(span: &Span, spans: &[Span]) -> Span {
+    let next = spans.iter().map(|other| other.from_s).filter(|from| *from > span.from_s).fold(f64::MAX, f64::min);
+    Span { to_s: span.to_s.max(span.from_s + 1.0).min(next), ..*span }
 }
 
 fn with_lag<'a>(effect: Effect, samples: impl Iterator<Item = &'a Sample> + Clone) -> Effect {
@@ -190,5 +202,16 @@ mod tests {
         assert!((after.totals.cpu_ms_per_1000.gateway.unwrap() - 62.0 * 0.2 * 1e6 / 600.0).abs() < 1.0);
         assert_eq!(after.drain_seconds.map(|s| s < 0.1), Some(true));
         assert_eq!((after.samples[36].written, after.samples[37].written), (10, 110));
+    }
+
+    #[test]
+    fn a_disturbance_ends_where_the_next_begins() {
+        let span = |from_s, to_s| Span { from_s, to_s };
+        let spans = [span(10.0, 15.0), span(21.0, 21.2), span(21.8, 30.0), span(40.0, 40.1)];
+        let check = |index: usize, to_s: f64| assert_eq!(seen(&spans[index], &spans).to_s, to_s);
+        check(0, 15.0);
+        check(1, 21.8);
+        check(2, 30.0);
+        check(3, 41.0);
     }
 }

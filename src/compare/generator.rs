@@ -371,7 +371,10 @@ mod tests {
         let ledger = load(address, 100.0, 1, 300);
         let [answered, timeouts, unsent] =
             [Outcome::Answered(200), Outcome::Timeout, Outcome::Unsent].map(|outcome| count(&ledger, outcome));
-        assert_eq!((answered + timeouts + unsent, timeouts), (50, 1), "{answered} {unsent}");
+        assert_eq!(answered + timeouts + unsent, 50);
+        // On a busy machine one of those that waited is sent so late that it is over, too.
+        assert!(timeouts > 0 && unsent > 5, "{answered} {timeouts} {unsent}");
+        assert_eq!(ledger.entries[0].outcome, Outcome::Timeout);
         assert!(answered > 10, "a new connection goes on: {answered}");
         assert_eq!(ledger.entries[0].took_us, 300_000);
     }
