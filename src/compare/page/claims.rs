@@ -40,11 +40,12 @@ fn accepted(mode: Mode, run: &Run) -> Option<String> {
     })
 }
 
-/// How the slowest of a hundred requests fared, in the trouble that moved them most.
+/// How the slowest of a hundred requests fared: in the trouble that moved them most, or undisturbed, where the modes are further apart
+/// than any trouble moves one of them.
 pub fn latency(pair: &Pair<'_>) -> Option<String> {
     let times = |effect: &Effect| effect.request_ms;
     let troubles = pair.compared();
-    let moves = Moves::most(&troubles, &MODES, times)?;
+    let moves = Moves::most(&troubles, &MODES, times)?.or_apart();
     let said = |mode: Mode| Some(format!("{}’s p99 {}", mode.word(), moves.of(mode)?));
     let said: Vec<String> = MODES.into_iter().filter_map(said).collect();
     Some(format!("{}, {}{}.", moves.worst.during, said.join("; "), unknown(pair, Some(moves.worst))))
@@ -89,6 +90,14 @@ impl<'t, 'f> Moves<'t, 'f> {
         let ratios = disturbed.filter_map(|one| Some((ratio(&one)?, one)));
         let worst = ratios.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, worst)| worst);
         worst.or_else(|| quiet.map(of).filter(|quiet| ratio(quiet).is_some()))
+    }
+
+    fn or_apart(self) -> Moves<'t, 'f> {
+        let ratio = |a: Option<f64>, b: Option<f64>| Some(a?.max(b?) / a?.min(b?).max(1e-3));
+        let apart = ratio(self.from(Mode::Sync), self.from(Mode::Async)).unwrap_or(0.0);
+        let moved = MODES.into_iter().filter_map(|mode| ratio(self.to(mode), self.from(mode))).fold(0.0, f64::max);
+        let worst = self.quiet.filter(|_| apart > moved).unwrap_or(self.worst);
+        Moves { worst, ..self }
     }
 
     fn to(&self, mode: Mode) -> Option<f64> {

@@ -179,7 +179,7 @@ pub fn method(findings: &Findings, pairs: &[Pair<'_>]) -> Markup {
     )
 }
 
-/// Each disturbance's sentence, as the first run has it; in others it may have taken a little longer.
+/// Each disturbance, as its bands are called, and its sentence, as the first run has it; in others it may have taken a little longer.
 fn told(findings: &Findings) -> Vec<String> {
     let mut told: Vec<(String, String)> = Vec::new();
     let came = findings.runs.iter().flat_map(|run| &run.disturbances).filter(|one| one.effect.is_some());
@@ -189,7 +189,7 @@ fn told(findings: &Findings) -> Vec<String> {
             told.push((label, one.told.clone()));
         }
     }
-    told.into_iter().map(|(_, told)| told).collect()
+    told.into_iter().map(|(label, told)| format!("{label}: {told}")).collect()
 }
 
 fn searched(search: &Search, p99_ms: f64) -> String {
