@@ -372,11 +372,11 @@ mod tests {
         let [answered, timeouts, unsent] =
             [Outcome::Answered(200), Outcome::Timeout, Outcome::Unsent].map(|outcome| count(&ledger, outcome));
         assert_eq!(answered + timeouts + unsent, 50);
-        // On a busy machine one of those that waited is sent so late that it is over, too.
-        assert!(timeouts > 0 && unsent > 5, "{answered} {timeouts} {unsent}");
         assert_eq!(ledger.entries[0].outcome, Outcome::Timeout);
         assert!(answered > 10, "a new connection goes on: {answered}");
         assert_eq!(ledger.entries[0].took_us, 300_000);
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(count(&load(nobody, 100.0, 2, 200), Outcome::Unsent), 50);
     }
 
     #[test]
