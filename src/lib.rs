@@ -46,7 +46,7 @@
 //! tracker, lanes, routing, batches, parked keys, where to start); [`source`] (Kafka); [`sink`] (PostgreSQL: decode, fold, encode,
 //! fences, parking); [`forward`] (dead letters on to a topic); [`engine`] (threads and loops); [`http`] (a server, which knows
 //! nothing of the others); [`check`], [`fences`], [`letters`] and [`parking`] (commands on the databases); [`admin`] (what a running
-//! process says of itself, and is told); [`ingest`] (the gateway: from HTTP to Kafka, another process over the same file); [`demo`], [`top`] (the same in a terminal), [`bench`] (what it takes), [`planner`] (how much of everything it needs) and [`cli`]. Each may use only those before it.
+//! process says of itself, and is told); [`ingest`] (the gateway: from HTTP to Kafka, another process over the same file); [`demo`], [`top`] (the same in a terminal), [`bench`] (what it takes), [`planner`] (how much of everything it needs), [`compare`] (an endpoint before and after) and [`cli`]. Each may use only those before it.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -95,6 +95,8 @@ pub mod top;
 pub mod bench;
 
 pub mod planner;
+
+pub mod compare;
 
 pub mod cli;
 

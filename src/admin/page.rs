@@ -10,9 +10,11 @@ const INDEX: &str = include_str!("page/index.html");
 
 use super::diagnosis::LATE_MS;
 
+/// By day and by night; for every page of ours.
+pub const COLOURS: &str = include_str!("page/colours.css");
+
 /// As the document names them, in its order.
-const STYLES: [(&str, &str); 2] =
-    [("colours.css", include_str!("page/colours.css")), ("page.css", include_str!("page/page.css"))];
+const STYLES: [(&str, &str); 2] = [("colours.css", COLOURS), ("page.css", include_str!("page/page.css"))];
 
 /// Likewise.
 const SCRIPTS: [(&str, &str); 11] = [
@@ -66,7 +68,8 @@ fn hashes(of: impl Iterator<Item = String>) -> String {
     of.collect::<Vec<String>>().join(" ")
 }
 
-fn hash(text: &str) -> String {
+/// Of a script or a style, as a policy names it.
+pub fn hash(text: &str) -> String {
     format!("'sha256-{}'", encode_block(&sha256(text.as_bytes())))
 }
 

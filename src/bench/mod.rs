@@ -12,11 +12,11 @@
 //! It touches nothing of anybody else: topics, consumer groups and a schema of its own, which are gone afterwards.
 
 mod child;
-mod database;
+pub mod database;
 pub mod discard;
 mod engine;
 mod figures;
-mod latency;
+pub mod latency;
 pub mod machine;
 mod modes;
 mod options;
@@ -25,9 +25,9 @@ mod protocol;
 mod publisher;
 pub mod report;
 mod run;
-mod settings;
+pub mod settings;
 mod slow;
-mod topics;
+pub mod topics;
 pub mod workload;
 pub mod zipf;
 

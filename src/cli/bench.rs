@@ -94,7 +94,7 @@ pub struct Bench {
     set: Vec<(String, String)>,
 }
 
-fn setting(text: &str) -> Result<(String, String), String> {
+pub fn setting(text: &str) -> Result<(String, String), String> {
     let (path, value) = text.split_once('=').ok_or("expected SETTING=VALUE")?;
     Ok((path.trim().to_owned(), value.trim().to_owned()))
 }

@@ -3,6 +3,7 @@
 mod answers;
 mod bench;
 mod check;
+mod compare;
 mod demo;
 mod fences;
 mod ingest;
@@ -34,7 +35,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", default_value = "forebay.toml", global = true)]
     config: PathBuf,
     /// What to log to stderr: error, warn, info, debug, trace, or directives such as `info,forebay::sink=debug`
-    /// [default: info; demo, bench and plan: warn].
+    /// [default: info; demo, bench, compare and plan: warn].
     #[arg(long, value_name = "LEVEL", env = "FOREBAY_LOG", global = true)]
     log_level: Option<log::Level>,
     #[command(subcommand)]
@@ -85,6 +86,10 @@ enum Command {
     /// and the latency of records that are sent at a rate. Brokers, shards and the engine's settings are the configuration's, whose
     /// topics are left alone; without one, --brokers and --dsn say enough.
     Bench(bench::Bench),
+    /// The same HTTP endpoint before and after: `mode = "sync"` and `mode = "async"` under the same load and the same trouble (a locked row, a
+    /// checkpoint, a database that is stopped, a burst), in turn, with every metric side by side as a table, JSON and a page. On PostgreSQL
+    /// servers of its own and a Kafka that is there; --brokers and --dsn name others. The configuration is left alone.
+    Compare(compare::Compare),
     /// How many databases, processes, workers and partitions it takes, for how many records and which time lag: with the arithmetic
     /// written out, from what the databases say, or from what one of them bears (--measure). Refuses what cannot be, and says
     /// what can.
@@ -98,9 +103,10 @@ enum Command {
 }
 
 impl Command {
-    /// What is logged unless something else is asked for: the demonstration, the benchmark and the plan speak for themselves.
+    /// What is logged unless something else is asked for: the demonstration, the measurements and the plan speak for themselves.
     fn log_level(&self) -> log::Level {
-        let speaks = matches!(self, Command::Demo(_) | Command::Bench(_) | Command::BenchEngine | Command::Plan(_));
+        let measures = matches!(self, Command::Bench(_) | Command::BenchEngine | Command::Compare(_));
+        let speaks = measures || matches!(self, Command::Demo(_) | Command::Plan(_));
         log::Level::of(if speaks { "warn" } else { "info" })
     }
 }
@@ -174,6 +180,7 @@ pub fn main() -> std::process::ExitCode {
         Command::Route(arguments) => route::run(config, &arguments),
         Command::Top(arguments) => top::run(config, arguments),
         Command::Bench(arguments) => bench::run(config, arguments),
+        Command::Compare(arguments) => compare::run(arguments),
         Command::Plan(arguments) => plan::run(config, arguments),
         Command::BenchEngine => bench::engine(),
         Command::Demo(arguments) => demo::run(&arguments),

@@ -13,7 +13,7 @@ mod progress;
 mod publisher;
 mod report;
 mod run;
-mod server;
+pub mod server;
 mod verify;
 mod watch;
 mod workload;

@@ -19,6 +19,8 @@ use crate::demo::directory::Directory;
 
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// With a checkpoint.
+const SHUT_DOWN_DEADLINE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What of its log an error shows.
 const LOG_LINES: usize = 15;
@@ -63,6 +65,23 @@ impl Server {
 
     pub fn connect(&self) -> Result<Client, DemoError> {
         Client::connect(&self.dsn(), NoTls).map_err(|e| DemoError::unavailable("PostgreSQL", e))
+    }
+
+    /// An orderly stop, with a checkpoint, as before a restart: sessions end at once, and connections are refused from then on.
+    pub fn shut_down(&mut self) -> Result<(), DemoError> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        match Server::end(&mut child, Signal::INT, SHUT_DOWN_DEADLINE) {
+            true => Ok(()),
+            false => Err(DemoError::Unavailable("PostgreSQL does not stop; it was killed".to_owned())),
+        }
+    }
+
+    /// Starts it again, with what it had, and waits until it answers. To be called in a thread that lives as long as it is to run.
+    pub fn start_again(&mut self) -> Result<(), DemoError> {
+        if self.child.is_none() {
+            self.spawn(false)?;
+        }
+        self.wait_for_answer().map(drop)
     }
 
     /// Lets it live on. Returns how to stop it and to remove what it leaves.
@@ -138,20 +157,21 @@ impl Server {
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
-    /// Without a checkpoint: nobody will read this data again.
-    fn stop(child: &mut Child) {
+    /// Whether it ended by itself.
+    fn end(child: &mut Child, signal: Signal, deadline: Duration) -> bool {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         // An error means that it has ended already; the loop sees it.
-        let _ = pid.map(|pid| kill_process(pid, Signal::QUIT));
+        let _ = pid.map(|pid| kill_process(pid, signal));
         let start = Instant::now();
         while matches!(child.try_wait(), Ok(None)) {
-            if start.elapsed() > STOP_DEADLINE {
+            if start.elapsed() > deadline {
                 let _ = child.kill();
                 let _ = child.wait();
-                return;
+                return false;
             }
             thread::sleep(LOOK_EVERY);
         }
+        true
     }
 }
 
@@ -161,7 +181,8 @@ impl Drop for Server {
             return;
         }
         if let Some(child) = &mut self.child {
-            Server::stop(child);
+            // Without a checkpoint: nobody will read this data again.
+            Server::end(child, Signal::QUIT, STOP_DEADLINE);
         }
         if let Err(error) = fs::remove_dir_all(self.directory()) {
             console::err(format_args!("{} stays behind: {error}", self.directory().display()));
@@ -172,6 +193,17 @@ impl Drop for Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stopped_in_order_it_comes_again_with_what_it_had() {
+        let mut server = Server::start(false).unwrap();
+        server.connect().unwrap().batch_execute("CREATE UNLOGGED TABLE t AS SELECT 7 AS x").unwrap();
+        server.shut_down().unwrap();
+        assert!(server.connect().is_err());
+        server.start_again().unwrap();
+        let row = server.connect().unwrap().query_one("SELECT x FROM t", &[]).unwrap();
+        assert_eq!(row.get::<_, i32>(0), 7);
+    }
 
     #[test]
     fn it_answers_durably_and_goes_with_its_guard() {

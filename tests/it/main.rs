@@ -6,6 +6,7 @@
 mod admin;
 mod check;
 mod cli;
+mod compare_page;
 mod demo;
 mod dependencies;
 mod deploy;

@@ -3,7 +3,7 @@
 //! PostgreSQL: what the page shows comes from a stand-in for the admin interface, in a state that the test makes up.
 
 mod fixtures;
-mod looks;
+pub mod looks;
 mod stand_in;
 mod words;
 

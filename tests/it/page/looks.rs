@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{in_bad_night, opened};
 
 /// The texts that stand out too little from what is behind them, by WCAG's relative luminance: 4.5 to 1 is its level AA.
-const FAINT: &str = "(() => {
+pub const FAINT: &str = "(() => {
   const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
   const light = (colour) => {
     const linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
@@ -35,7 +35,7 @@ const FAINT: &str = "(() => {
 })()";
 
 /// What reaches beyond the window; what scrolls in a frame of its own may.
-const TOO_WIDE: &str = "document.documentElement.scrollWidth > innerWidth
+pub const TOO_WIDE: &str = "document.documentElement.scrollWidth > innerWidth
   ? [...document.querySelectorAll('body *')]
       .filter((one) => one.getBoundingClientRect().right > innerWidth && !one.closest('.scroll'))
       .map((one) => `${one.tagName}.${one.className}`).slice(0, 5)

@@ -4,6 +4,7 @@ mod admin;
 mod bad_input;
 mod bench;
 mod chaos;
+mod compare;
 mod contention;
 mod end_to_end;
 mod failover;

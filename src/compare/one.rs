@@ -1,0 +1,253 @@
+//! One mode at one rate: the load, the disturbances in it, the drain behind it, and what all of it came to.
+//!
+//! Everything here happens on the thread that the servers and the processes were started in: they end with it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::bench::progress::Progress;
+use crate::compare::CompareError;
+use crate::compare::check;
+use crate::compare::disturb::{Happened, Trouble};
+use crate::compare::environment::Environment;
+use crate::compare::figures::{Observed, figures};
+use crate::compare::findings::{Kind, Mode, Run};
+use crate::compare::generator::{Live, Load};
+use crate::compare::ledger::Ledger;
+use crate::compare::moment::Zero;
+use crate::compare::options::Options;
+use crate::compare::requests::Requests;
+use crate::compare::rig::{self, Rig};
+use crate::compare::sample::{Sampler, Watched};
+use crate::compare::schedule::{Schedule, Script, Span, WARM_UP_S};
+use crate::console;
+use crate::engine::Stopper;
+use crate::words::grouped;
+
+/// Until the first request that does not count: threads are started.
+const LEAD: Duration = Duration::from_millis(300);
+/// What a look at the end of a second may take.
+const LOOK_S: f64 = 0.3;
+/// What the engine may take to catch up, besides so many times as long as was sent.
+const DRAIN_MIN: Duration = Duration::from_secs(120);
+const DRAIN_FACTOR: u32 = 3;
+/// Of its row: the one that is written most often.
+const BUSIEST: u32 = 0;
+
+/// See the module's text.
+pub fn run(
+    environment: &mut Environment,
+    options: &Options,
+    mode: Mode,
+    (rate, factor): (u64, u64),
+    stopper: &Stopper,
+) -> Result<Run, CompareError> {
+    let script = Script::new(options.seconds);
+    let schedule = script.schedule(rate, options.burst_factor);
+    let rig = Rig::start(environment, mode, options, stopper)?;
+    let zero = Zero::after(LEAD + Duration::from_secs_f64(WARM_UP_S));
+    let observed = observe(environment, options, rig, (&script, &schedule, zero), (mode, rate), stopper)?;
+    let rows = environment.rows()?;
+    let verification = check::check(&observed.ledger, &rows);
+    let mut run = figures(&observed, &script, rate);
+    (run.mode, run.rate, run.factor, run.verification) = (mode, rate, factor, verification);
+    run.cut_short = stopper.is_stopped();
+    Ok(run)
+}
+
+fn observe(
+    environment: &mut Environment,
+    options: &Options,
+    mut rig: Rig,
+    (script, schedule, zero): (&Script, &Schedule, Zero),
+    (mode, rate): (Mode, u64),
+    stopper: &Stopper,
+) -> Result<Observed, CompareError> {
+    let live = Arc::new(Live::default());
+    let shards = environment.config.shards.clone();
+    let group = environment.config.kafka.group_id.clone();
+    let sampler = Sampler::start(Watched {
+        zero,
+        live: Arc::clone(&live),
+        gateway: rig.gateway.pid(),
+        engine: rig.engine.as_ref().map(|(engine, admin)| (engine.pid(), *admin)),
+        kafka: environment.kafka,
+        shards: shards.clone(),
+        group: rig.made.group.clone(),
+        own_group: group.clone(),
+    });
+    let requests = Requests::new(options.keys, options.skew, options.seed, options.value_bytes);
+    let load = Load {
+        address: rig.address,
+        schedule,
+        requests: &requests,
+        first: 0,
+        connections: options.connections,
+        timeout: options.timeout,
+    };
+    let trouble = Trouble { zero, live: Arc::clone(&live), shards, group };
+    let threads: Vec<JoinHandle<Happened>> = vec![
+        trouble.lock_row(environment.table(), requests.ids(BUSIEST), script.row_locked),
+        trouble.checkpoint(script.checkpoint_s),
+    ];
+    let mut stopping = Stopping::new(environment, script.shard_stopped);
+    let mut bar = Bar::new(mode, rate, script.seconds);
+    let ledger = rig::drive(&load, zero.at, &live, || {
+        if stopper.is_stopped() {
+            live.end();
+        }
+        stopping.turn(environment, zero, live.is_over())?;
+        rig.check()?;
+        bar.show(zero, &live, &sampler);
+        Ok(())
+    });
+    // Whatever happened, the server is there again.
+    let stopped = stopping.end(environment, zero);
+    let ledger = ledger?;
+    let mut happened = vec![stopped?];
+    for thread in threads {
+        happened.push(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+    }
+    happened.push(burst(script, &ledger, options.burst_factor));
+    let patience = DRAIN_MIN.max(DRAIN_FACTOR * Duration::from_secs_f64(script.seconds));
+    let drained = rig.drain(patience, || bar.show(zero, &live, &sampler))?;
+    drop(bar);
+    // The last second's look is still to come.
+    let last = ledger.entries.last().map_or(0.0, |last| last.due_us as f64 / 1e6).ceil();
+    zero.wait_until(last + LOOK_S, &AtomicBool::new(false));
+    let made = rig.stop()?;
+    // Sessions that have ended have told the server of all their transactions.
+    let seen = sampler.end();
+    environment.drop_topic(&made.topic);
+    let written = environment.written(zero, ledger.entries.len() as u64)?;
+    Ok(Observed { ledger, seen, happened, drained, written })
+}
+
+fn burst(script: &Script, ledger: &Ledger, factor: u64) -> Happened {
+    let reached = ledger.entries.last().is_some_and(|last| last.due_us as f64 / 1e6 >= script.burst.to_s - 0.1);
+    let outcome = if reached {
+        Ok((script.burst, format!("{factor} times the rate")))
+    } else {
+        Err("it was ended before".to_owned())
+    };
+    Happened { kind: Kind::Burst, shard: None, outcome }
+}
+
+/// The last of our servers is stopped and started again.
+struct Stopping {
+    span: Span,
+    state: State,
+}
+
+enum State {
+    Waits,
+    Down { since_s: f64 },
+    Over(Happened),
+}
+
+impl Stopping {
+    fn new(environment: &Environment, span: Span) -> Stopping {
+        let state = if environment.servers.is_empty() {
+            let why = "the servers were named, and are not ours to stop";
+            State::Over(Happened::skipped(Kind::ShardStopped, why))
+        } else {
+            State::Waits
+        };
+        Stopping { span, state }
+    }
+
+    fn turn(&mut self, environment: &mut Environment, zero: Zero, over: bool) -> Result<(), CompareError> {
+        match &self.state {
+            State::Waits if over => {
+                self.state = State::Over(Happened::skipped(Kind::ShardStopped, "it was ended before"));
+            }
+            State::Waits if zero.now_s() >= self.span.from_s => {
+                let since_s = zero.now_s();
+                self.state = State::Down { since_s };
+                environment.servers.last_mut().map_or(Ok(()), |server| server.shut_down())?;
+            }
+            State::Down { since_s } if over || zero.now_s() >= self.span.to_s => {
+                let from_s = *since_s;
+                environment.servers.last_mut().map_or(Ok(()), |server| server.start_again())?;
+                let span = Span { from_s, to_s: zero.now_s() };
+                let told =
+                    format!("PostgreSQL is shut down (fast), and answers again after {:.0} s", span.to_s - from_s);
+                let shard = environment.config.shards.last().map(|shard| shard.name.clone());
+                self.state = State::Over(Happened { kind: Kind::ShardStopped, shard, outcome: Ok((span, told)) });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn end(mut self, environment: &mut Environment, zero: Zero) -> Result<Happened, CompareError> {
+        self.turn(environment, zero, true)?;
+        match self.state {
+            State::Over(happened) => Ok(happened),
+            _ => Err(CompareError::Failed("a server was stopped, and not started again".to_owned())),
+        }
+    }
+}
+
+struct Bar {
+    progress: Progress,
+}
+
+impl Bar {
+    fn new(mode: Mode, rate: u64, seconds: f64) -> Bar {
+        let what = format!("{} at {}/s", mode.word(), grouped(rate));
+        Bar { progress: Progress::new(what, seconds as u64, "s") }
+    }
+
+    fn show(&mut self, zero: Zero, live: &Live, sampler: &Sampler) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let (due, done, accepted) = (live.due.load(Relaxed), live.done.load(Relaxed), live.accepted.load(Relaxed));
+        let lag = sampler.latest.lock().message_lag;
+        let lag = lag.map_or(String::new(), |lag| format!(", {} behind", grouped(lag)));
+        let note = format!(
+            ": {} accepted, {} errors, {} under way{lag}",
+            grouped(accepted),
+            grouped(done.saturating_sub(accepted)),
+            grouped(due.saturating_sub(done))
+        );
+        self.progress.show(zero.now_s().max(0.0) as u64, &note);
+    }
+}
+
+/// A run that did not drain, or lost something: what is wrong with it, in sentences.
+pub fn wrong(run: &Run) -> Vec<String> {
+    let name = format!("{} at {}/s", run.mode.word(), grouped(run.rate));
+    let mut wrong = Vec::new();
+    let found = &run.verification;
+    if run.drain_seconds.is_none() {
+        wrong.push(format!("{name}: the engine had not caught up when patience ended"));
+    }
+    if !found.equal {
+        let of = format!("{} of {} acknowledged requests", grouped(found.in_table), grouped(found.acknowledged));
+        wrong.push(format!("{name}: {of} are in the tables: {}", found.problems.join("; ")));
+    }
+    wrong.iter().for_each(console::err);
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::findings::Verification;
+
+    #[test]
+    fn what_is_lost_or_late_for_ever_is_wrong() {
+        let verification = Verification { acknowledged: 9, in_table: 9, equal: true, ..Verification::default() };
+        let run = Run { drain_seconds: Some(0.0), verification, ..Run::default() };
+        assert_eq!(wrong(&run), [] as [String; 0]);
+        let late = Run { drain_seconds: None, mode: Mode::Async, rate: 1200, ..run.clone() };
+        assert_eq!(wrong(&late), ["async at 1,200/s: the engine had not caught up when patience ended"]);
+        let mut lost = run;
+        (lost.verification.equal, lost.verification.in_table) = (false, 8);
+        lost.verification.problems = vec!["request 3 was acknowledged".to_owned()];
+        let told = "sync at 0/s: 8 of 9 acknowledged requests are in the tables: request 3 was acknowledged";
+        assert_eq!(wrong(&lost), [told]);
+    }
+}
