@@ -6,6 +6,7 @@ use std::sync::Arc;
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
+use crate::check::budget::Whose;
 use crate::engine::Reloader;
 use crate::engine::Stopper;
 use crate::ingest::server::Running;
@@ -25,6 +26,9 @@ pub fn run(config: &Path) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    if let Err(code) = run::within_budget(&loaded, Whose::Ingest) {
+        return code;
+    }
     let running = match Running::start(loaded.config, run::logs()) {
         Ok(running) => running,
         Err(error) => {

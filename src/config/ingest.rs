@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::raw::Section;
 use super::secret::{Secret, shown};
 use super::settings::ingest as s;
-use super::{ColumnSource, Routing, Table, Target, Tenant, Topic, UnknownFields, load};
+use super::{ColumnSource, Routing, Shard, Table, Target, Tenant, Topic, UnknownFields, load};
 use crate::cpus::CpuSet;
 
 /// The gateway.
@@ -38,6 +38,13 @@ pub struct Ingest {
     pub catalog_file: PathBuf,
     pub catalog_interval: Duration,
     pub routes: Vec<Route>,
+}
+
+impl Ingest {
+    /// Connections to each shard that routes hold which write rows themselves; 0 where there is none of these.
+    pub fn pooled_per_shard(&self) -> usize {
+        if self.routes.iter().any(|route| route.mode == Mode::Sync) { self.pool_size } else { 0 }
+    }
 }
 
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -180,7 +187,7 @@ pub fn read(
     root: &Section<'_>,
     topics: &[Topic],
     routing: Option<&Routing>,
-    shards: usize,
+    shards: &[Option<Shard>],
     admin_token: bool,
 ) -> Option<Ingest> {
     if !root.is_written("ingest") {
@@ -192,7 +199,7 @@ pub fn read(
         section.problem("route", "nothing", "[[ingest.route]], one table for each route");
     }
     // Where routing is wrong somebody else says so.
-    let tenant = routing.filter(|_| shards > 1).map(|routing| &routing.tenant);
+    let tenant = routing.filter(|_| shards.len() > 1).map(|routing| &routing.tenant);
     let routes: Vec<Option<Route>> = sections.iter().map(|section| route(section, topics, tenant)).collect();
     unambiguous(&sections, &routes);
     let routes: Vec<Route> = routes.into_iter().collect::<Option<_>>()?;
@@ -212,7 +219,7 @@ pub fn read(
     let file = section.report.file();
     let beside = || file.with_extension("catalog.json").file_name().map_or_else(PathBuf::new, PathBuf::from);
     let catalog_file = section.get(&s::CATALOG_FILE).unwrap_or_else(beside);
-    Some(Ingest {
+    let ingest = Ingest {
         listen,
         token,
         admin_listen,
@@ -232,7 +239,18 @@ pub fn read(
         catalog_file: section.report.path(&catalog_file),
         catalog_interval: section.get(&s::CATALOG_INTERVAL),
         routes,
-    })
+    };
+    let pooled = ingest.pooled_per_shard();
+    for shard in shards.iter().flatten().filter(|_| pooled > 0) {
+        if let Some(max) = shard.connections_max.filter(|max| *max <= pooled) {
+            let expected = format!(
+                "less than the {max} that shard {:?} may have (connections_max): one more looks at its tables",
+                shard.name
+            );
+            section.problem(s::POOL_SIZE.name, pooled.to_string(), expected);
+        }
+    }
+    Some(ingest)
 }
 
 /// A path that two routes answer to, with a method in common.

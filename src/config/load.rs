@@ -88,7 +88,7 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
     let tenant_ceilings = tenant_ceilings(&section, topics.as_deref().unwrap_or_default());
     let routing = routing(&section, &shards);
     let of_topics = topics.as_deref().unwrap_or_default();
-    let ingest = ingest::read(&root, of_topics, routing.as_ref(), shards.len(), admin.token.is_some());
+    let ingest = ingest::read(&root, of_topics, routing.as_ref(), &shards, admin.token.is_some());
     Some(Config {
         file: file.to_owned(),
         kafka: kafka?,

@@ -462,7 +462,7 @@ pub static SHARD_CONNECTIONS_MAX: Setting<Optional<Number>> = Setting {
     section: "shard",
     name: "connections_max",
     kind: Optional(number("connections", 0, 1..=100_000), "what the server allows"),
-    prose: "Most connections that this process may open to the shard: it needs one for each worker and slow lane and two more, three where dead letters are forwarded.",
+    prose: "Most connections that this process may open to the shard: it needs one for each worker and slow lane and two more, three where dead letters are forwarded. A gateway with routes of `mode = \"sync\"` needs `pool_size` and one more.",
 };
 pub static SHARD_POOLER: Setting<Choice<Pooler>> = Setting {
     section: "shard",

@@ -572,6 +572,24 @@ fn a_gateway_s_routes_fit_their_topics() {
     check_gateway("", &methods, &[]);
 }
 
+/// Its connections are bounded as those of `run` are.
+#[test]
+fn a_gateway_s_pool_fits_the_shard() {
+    let check = |mode: &str, max: usize, expected: &[&str]| {
+        let route = format!("path = \"/a\"\nmethods = [\"PUT\"]\ntopic = \"t\"\nmode = \"{mode}\"\n");
+        let text = gateway("", &route).replace("\"host=h\"\n", &format!("\"host=h\"\nconnections_max = {max}\n"));
+        let problems = parse(Path::new("f.toml"), &text, &|_| None).map_or_else(|problems| problems.0, |_| Vec::new());
+        assert_eq!(
+            problems.iter().map(|p| format!("{}: {}, {}", p.key, p.found, p.expected)).collect::<Vec<_>>(),
+            expected
+        );
+    };
+    check("sync", 9, &[]);
+    let expected = "less than the 8 that shard \"m\" may have (connections_max): one more looks at its tables";
+    check("sync", 8, &[&format!("ingest.pool_size: 8, {expected}")]);
+    check("async", 8, &[]);
+}
+
 #[test]
 fn what_a_gateway_shows_to_others() {
     check_gateway(

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender as Channel, bounded};
 
 use crate::admin::routes::Logs;
 use crate::config::Config;
-use crate::config::ingest::{Ingest, Mode};
+use crate::config::ingest::Ingest;
 use crate::config::live::Live;
 use crate::cpus::Place;
 use crate::engine::Reloader;
@@ -81,9 +81,7 @@ impl Running {
             repliers: repliers.clone(),
             over: Arc::clone(&over),
         };
-        let is_sync = ingest.routes.iter().any(|route| route.mode == Mode::Sync);
-        let connections = if is_sync { ingest.pool_size } else { 0 };
-        let (lines, writers) = sync::start(&config, connections, &context).map_err(unavailable)?;
+        let (lines, writers) = sync::start(&config, ingest.pooled_per_shard(), &context).map_err(unavailable)?;
         let nothing = Rules::new(&config, &Default::default(), &vec![None; config.topics.len()]);
         let shared = Arc::new(Shared::new(&ingest, counts, queue, sender, lines, nothing));
         let watch = Arc::new(Watch::new(Arc::clone(&live), Arc::clone(&shared)));

@@ -18,6 +18,7 @@ use crate::http::{Response, Status};
 use crate::ingest::problem::Problem;
 use crate::ingest::queue::{Counts, Pending, Queue, Repliers};
 use crate::metrics::labelled::Refused;
+use crate::sink::connections;
 use crate::sink::plan::TablePlan;
 use crate::sink::pool::{Manager, Pool};
 use crate::sink::table::TableWriter;
@@ -85,7 +86,7 @@ pub fn start(config: &Config, connections: usize, context: &Context) -> std::io:
         return Ok((Lines { lines }, threads));
     }
     for (index, shard) in config.shards.iter().enumerate() {
-        let pool = Pool::new(shard, &config.kafka.group_id, "sync", connections as u32);
+        let pool = Pool::new(shard, &config.kafka.group_id, connections::SYNC, connections as u32);
         let pool = Arc::new(pool.map_err(|failure| std::io::Error::other(failure.reason().to_string()))?);
         let (line, jobs) = bounded(LINE_MAX);
         lines.push(line);

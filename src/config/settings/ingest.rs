@@ -100,8 +100,8 @@ pub static POOL_SIZE: Setting<Number> = Setting {
     section: "ingest",
     name: "pool_size",
     kind: number("connections", 8, 1..=256),
-    prose: "For routes with `mode = \"sync\"`: connections to each shard, and threads that wait for them. They come on top of those that `check` \
-            counts.",
+    prose: "For routes with `mode = \"sync\"`: connections to each shard, and threads that wait for them. `check` shows them beside what \
+            `run` needs; a gateway for which a database has too few does not start.",
 };
 pub static POOL_WAIT: Setting<Millis> = Setting {
     section: "ingest",

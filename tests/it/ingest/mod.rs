@@ -4,6 +4,7 @@
 mod answers;
 mod clients;
 mod ends;
+mod fatal;
 mod sync;
 mod trouble;
 
