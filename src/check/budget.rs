@@ -150,76 +150,76 @@ pub(super) fn pooler(config: &Config, index: usize, is_direct: bool, notes: &mut
 /// Server by server, what one process needs against what is left. Behind a pooler nobody here can tell.
 /// A process that is about to start comes beside those that run; otherwise it may be one of them that is looked at.
 pub(super) fn compare(config: &Config, known: &[(usize, &Connections)], whose: Whose, notes: &mut Notes<'_>) {
-    let starting = whose != Whose::All;
-    let parts = whose.parts(config);
-    let sum = parts.iter().map(|part| part.sum.as_str()).collect::<Vec<_>>().join(" + ");
-    let each = parts.iter().map(|part| part.connections).sum::<usize>() as i64;
+    let needs = Needs { config, parts: whose.parts(config), starting: whose != Whose::All };
     let direct = known.iter().copied().filter(|(i, _)| config.shards[*i].pooler == Pooler::None);
     let known = &direct.collect::<Vec<_>>()[..];
     for (at, &(i, this)) in known.iter().enumerate() {
-        let key = format!("shard[{i}].dsn");
-        if let Some(max) = this.database_max.map(i64::from).filter(|max| *max < each) {
-            let found = format!("{each} connections needed ({sum})");
-            notes.problem(&key, found, format!("at most {max}, the database's connection limit"));
+        if let Some(max) = this.database_max.map(i64::from).filter(|max| *max < needs.each()) {
+            let found = format!("{} connections needed ({})", needs.each(), needs.sum());
+            notes.problem(&format!("shard[{i}].dsn"), found, format!("at most {max}, the database's connection limit"));
         }
-        if known[..at].iter().any(|(_, other)| other.server == this.server) {
-            continue;
+        if !known[..at].iter().any(|(_, other)| other.server == this.server) {
+            let of_server = known.iter().filter(|(_, other)| other.server == this.server).map(|(i, _)| *i);
+            needs.of_server(this, &of_server.collect::<Vec<_>>(), notes);
         }
-        let count = known.iter().filter(|(_, other)| other.server == this.server).count();
-        let needed = count as i64 * each;
-        let shards = counted(count as u64, "shard");
-        let need = format!("{needed} ({shards} × ({sum}))");
+    }
+}
+
+/// What processes need of each shard.
+struct Needs<'c> {
+    config: &'c Config,
+    parts: Vec<Part>,
+    starting: bool,
+}
+
+impl Needs<'_> {
+    fn each(&self) -> i64 {
+        self.parts.iter().map(|part| part.connections).sum::<usize>() as i64
+    }
+
+    fn sum(&self) -> String {
+        self.parts.iter().map(|part| part.sum.as_str()).collect::<Vec<_>>().join(" + ")
+    }
+
+    /// `shards` are those that the server has; the first one's name is the server's.
+    fn of_server(&self, this: &Connections, shards: &[usize], notes: &mut Notes<'_>) {
+        let of = |i: usize| &self.config.shards[i];
+        let (first, group) = (shards[0], i64::from(this.group));
+        let percent = shards.iter().map(|i| of(*i).connections_share_percent).min().unwrap_or(100);
+        let room @ Room { left, share } = Room::of(this, percent);
+        let needed = shards.len() as i64 * self.each();
+        let need = format!("{needed} ({} × ({}))", counted(shards.len() as u64, "shard"), self.sum());
+        if !self.starting {
+            notes.report.connections.extend(table(&of(first).name, this, &room, &self.parts, shards.len()));
+        }
+        let (key, share_key) = (format!("shard[{first}].dsn"), format!("shard[{first}].connections_share_percent"));
+        let alone = format!("{need} connections needed");
+        let beside = format!("{need} connections needed beside {group} of processes that run already");
         let limits = format!(
             "max_connections {}, {} of them reserved, {} in use by others",
             this.max, this.reserved, this.others
         );
-        let group = i64::from(this.group);
-        let of_server = known.iter().filter(|(_, other)| other.server == this.server);
-        let percent = of_server.map(|(i, _)| config.shards[*i].connections_share_percent).min().unwrap_or(100);
-        let room = Room::of(this, percent);
-        let Room { left, share } = room;
-        if !starting {
-            notes.report.connections.extend(table(&config.shards[i].name, this, &room, &parts, count));
-        }
-        let share_text = || {
-            format!(
-                "{share}: {percent} % of what the server offers (max_connections {}, {} of them reserved)",
-                this.max, this.reserved
-            )
-        };
+        let share_is = format!(
+            "at most {share}: {percent} % of what the server offers (max_connections {}, {} of them reserved)",
+            this.max, this.reserved
+        );
         if let Some(max) = this.role_max.map(i64::from).filter(|max| *max < needed) {
-            notes.problem(
-                &key,
-                format!("{need} connections needed"),
-                format!("at most {max}, the role's connection limit"),
-            );
+            notes.problem(&key, alone, format!("at most {max}, the role's connection limit"));
         } else if needed > left {
-            notes.problem(
-                &key,
-                format!("{need} connections needed"),
-                format!("at most the {left} that are left ({limits})"),
-            );
+            notes.problem(&key, alone, format!("at most the {left} that are left ({limits})"));
         } else if percent < 100 && needed > share {
-            notes.problem(
-                &format!("shard[{i}].connections_share_percent"),
-                format!("{need} connections needed"),
-                format!("at most {}", share_text()),
-            );
+            notes.problem(&share_key, alone, share_is);
         } else if percent < 100 && needed + group > share {
-            let found = format!("{need} connections needed beside {group} of processes that run already");
-            let (key, most) = (format!("shard[{i}].connections_share_percent"), share_text());
-            match starting {
-                true => notes.problem(&key, found, format!("at most {most}, in all")),
-                false => notes.warning(&key, found, format!("at most {most}, in all, unless one of them ends")),
+            match self.starting {
+                true => notes.problem(&share_key, beside, format!("{share_is}, in all")),
+                false => notes.warning(&share_key, beside, format!("{share_is}, in all, unless one of them ends")),
             }
         } else if needed > left - group {
-            let found = format!("{need} connections needed beside {group} of processes that run already");
-            notes.warning(&key, found, format!("at most {left} in all ({limits}), unless one of them ends"));
+            notes.warning(&key, beside, format!("at most {left} in all ({limits}), unless one of them ends"));
         } else {
-            let name = &config.shards[i].name;
             let free = counted(room.free(this).max(0) as u64, "connection");
-            let who = if parts.len() > 1 { "a process of each kind needs" } else { "a process needs" };
-            notes.checked(format!("server of shard {name}: {free} left, {who} {need}"));
+            let who = if self.parts.len() > 1 { "a process of each kind needs" } else { "a process needs" };
+            notes.checked(format!("server of shard {}: {free} left, {who} {need}", of(first).name));
         }
     }
 }

@@ -23,6 +23,9 @@ pub struct Ingest {
     pub threads: usize,
     /// Cores that they are pinned to, round robin; none: not pinned.
     pub cores: Vec<CpuSet>,
+    /// Of librdkafka's threads, and of all others; none: not pinned.
+    pub kafka_cores: Option<CpuSet>,
+    pub other_cores: Option<CpuSet>,
     pub connections_max: usize,
     pub idle_timeout: Duration,
     pub body_bytes_max: usize,
@@ -226,6 +229,8 @@ pub fn read(
         admin_listen_written: admin_written.is_some(),
         threads: section.get(&s::THREADS),
         cores: section.get(&s::CORES),
+        kafka_cores: section.get(&s::KAFKA_CORES),
+        other_cores: section.get(&s::OTHER_CORES),
         connections_max: section.get(&s::CONNECTIONS_MAX),
         idle_timeout: section.get(&s::IDLE_TIMEOUT),
         body_bytes_max: section.get(&s::BODY_BYTES_MAX),

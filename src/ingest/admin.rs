@@ -45,6 +45,7 @@ impl Admin {
         shared: Arc<Shared>,
         watch: Arc<Watch>,
         logs: Logs,
+        place: Place,
     ) -> io::Result<Option<Admin>> {
         let Some(wanted) = ingest.admin_listen else { return Ok(None) };
         let listener = match Listener::tcp(wanted, false) {
@@ -81,7 +82,7 @@ impl Admin {
                 tracing::error!("the gateway's admin side is gone: {error}");
             }
         };
-        let thread = Some(Thread::spawn("fb-admin", Place::default(), None, body)?);
+        let thread = Some(Thread::spawn("fb-admin", place, None, body)?);
         Ok(Some(Admin { stop, thread, address }))
     }
 

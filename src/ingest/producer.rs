@@ -19,6 +19,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 
 use crate::config;
 use crate::config::ingest::Ingest;
+use crate::cpus::{self, CpuSet};
 use crate::forward::producer::LEFT_OUT;
 use crate::http::{Response, Status, Ticket};
 use crate::ingest::problem::Problem;
@@ -174,6 +175,8 @@ pub fn undelivered(code: RDKafkaErrorCode) -> Problem {
 /// The producer of the moment: after a fatal error another one takes its place.
 pub struct Sender {
     config: ClientConfig,
+    /// Where librdkafka's threads run.
+    cpus: Option<CpuSet>,
     current: Mutex<Arc<BaseProducer<Answers>>>,
     version: AtomicU64,
     counts: Arc<Counts>,
@@ -189,13 +192,14 @@ impl Sender {
     /// If the properties do not fit together.
     pub fn new(
         config: ClientConfig,
+        cpus: Option<CpuSet>,
         counts: Arc<Counts>,
         queue: Arc<Queue>,
         repliers: Repliers,
     ) -> Result<Sender, KafkaError> {
-        let first = open(&config, &counts, &queue, &repliers)?;
+        let first = open(&config, cpus.as_ref(), &counts, &queue, &repliers)?;
         let (current, version, over) = (Mutex::new(Arc::new(first)), AtomicU64::new(0), AtomicBool::new(false));
-        Ok(Sender { config, current, version, counts, queue, repliers, trouble: Mutex::default(), over })
+        Ok(Sender { config, cpus, current, version, counts, queue, repliers, trouble: Mutex::default(), over })
     }
 
     pub fn version(&self) -> u64 {
@@ -269,7 +273,7 @@ impl Sender {
 
     /// Makes another client the present one; whether there is one.
     fn replace(&self) -> bool {
-        match open(&self.config, &self.counts, &self.queue, &self.repliers) {
+        match open(&self.config, self.cpus.as_ref(), &self.counts, &self.queue, &self.repliers) {
             Ok(new) => {
                 *self.current.lock() = Arc::new(new);
                 self.version.fetch_add(1, Ordering::Release);
@@ -354,17 +358,19 @@ impl Renewal {
 
 fn open(
     config: &ClientConfig,
+    cpus: Option<&CpuSet>,
     counts: &Arc<Counts>,
     queue: &Arc<Queue>,
     repliers: &Repliers,
 ) -> Result<BaseProducer<Answers>, KafkaError> {
-    config.create_with_context(Answers {
+    let context = Answers {
         counts: Arc::clone(counts),
         queue: Arc::clone(queue),
         repliers: repliers.clone(),
         proven: AtomicBool::new(false),
         last: Mutex::default(),
-    })
+    };
+    cpus::inherited_from(cpus, || config.create_with_context(context))
 }
 
 /// A record on its way out.

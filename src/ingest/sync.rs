@@ -76,11 +76,16 @@ pub struct Context {
     pub over: Arc<AtomicBool>,
 }
 
-/// Starts the threads, if `connections` is not 0.
+/// Starts the threads there, if `connections` is not 0. Those that open connections are where the caller is.
 ///
 /// # Errors
 /// If a thread cannot be started, or a DSN not be read.
-pub fn start(config: &Config, connections: usize, context: &Context) -> std::io::Result<(Lines, Vec<Thread>)> {
+pub fn start(
+    config: &Config,
+    connections: usize,
+    place: &Place,
+    context: &Context,
+) -> std::io::Result<(Lines, Vec<Thread>)> {
     let (mut lines, mut threads) = (Vec::new(), Vec::new());
     if connections == 0 {
         return Ok((Lines { lines }, threads));
@@ -99,8 +104,8 @@ pub fn start(config: &Config, connections: usize, context: &Context) -> std::io:
                 connection: None,
                 away: None,
             };
-            threads
-                .push(Thread::spawn(&format!("fb-s{index}.{number}"), Place::default(), None, move || worker.run())?);
+            let name = format!("fb-s{index}.{number}");
+            threads.push(Thread::spawn(&name, place.clone(), None, move || worker.run())?);
         }
     }
     Ok((Lines { lines }, threads))

@@ -5,6 +5,8 @@ mod answers;
 mod clients;
 mod ends;
 mod fatal;
+mod metrics;
+mod pinning;
 mod sync;
 mod trouble;
 
