@@ -153,7 +153,7 @@ fn a_gateway_has_settings_of_its_own() {
     let on = |ingest| On { ingest: Some(ingest), ..On::new(machine(1, 8, 1), "0-7") };
     let engine = "poller_core = 0\ncores = \"1-4\"\nkafka_cores = \"5-6\"\nother_cores = 7";
     on("cores = \"0-1\"\nkafka_cores = 2\nother_cores = \"3\"").check(engine, &[]);
-    on("cores = 9").check("", &["problem: f:14: ingest.cores: found core 9 (9: which the machine lacks)"]);
+    on("cores = 9\nthreads = 1").check("", &["problem: f:14: ingest.cores: found core 9 (9: which the machine lacks)"]);
     let crowded = "f:14: ingest.cores: found 3 listeners and 2 CPUs: fb-i0, fb-i2 share 1";
     on("cores = \"1-2\"\nthreads = 3").check("", &[crowded]);
     on("cores = [\"1-2\"]\nthreads = 3").check("", &[]);
