@@ -18,7 +18,7 @@ use crate::bench::settings::{Job, Settings, Target};
 use crate::bench::topics::Topics;
 use crate::bench::workload::Workload;
 use crate::bench::{BenchError, modes};
-use crate::check::budget;
+use crate::check::budget::{self, Whose};
 use crate::clock::unix_us;
 use crate::config::Config;
 use crate::console;
@@ -108,7 +108,7 @@ impl<'a> Bench<'a> {
             config,
         };
         if needs_databases {
-            let budget = budget::at_start(&bench.config, &loaded.places);
+            let budget = budget::at_start(&bench.config, &loaded.places, Whose::Run);
             budget.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             if !budget.problems.is_empty() {
                 let problems: Vec<String> = budget.problems.iter().map(ToString::to_string).collect();

@@ -1,6 +1,7 @@
 //! Which thread runs on which CPU, core and node, and whether that is wise: CPUs that threads are pinned to must be there and
 //! allowed to this process, and busy threads should not have to share one.
 
+use crate::config::ingest::Ingest;
 use crate::config::raw::Places;
 use crate::config::{Config, dsn};
 use crate::cpus::{self, CpuSet, Topology};
@@ -28,21 +29,82 @@ struct Machine {
     topology: Topology,
 }
 
-/// The busy threads of a process: a poller, and the workers of all shards.
-struct Busy<'a> {
+/// A process and where its threads are to run. Busy are a poller, and workers; of a gateway its listeners.
+struct Process<'a> {
+    /// Of the file.
+    section: &'static str,
+    /// What its workers are called, by people and by the kernel.
+    workers_are: &'static str,
+    prefix: &'static str,
     poller: Option<&'a CpuSet>,
     /// Name and CPUs; nothing where workers are not pinned.
     workers: Vec<(String, &'a CpuSet)>,
+    cores: &'a [CpuSet],
+    kafka: Option<&'a CpuSet>,
+    others: Option<&'a CpuSet>,
 }
 
-impl<'a> Busy<'a> {
-    fn of(config: &'a Config) -> Busy<'a> {
+impl<'a> Process<'a> {
+    fn of_engine(config: &'a Config) -> Process<'a> {
         let engine = &config.engine;
         let names = (0..config.shards.len())
             .flat_map(|shard| (0..engine.workers_per_shard).map(move |worker| format!("fb-w{shard}.{worker}")));
-        // Without any, `zip` ends at once.
-        let workers = names.zip(engine.cores.iter().cycle()).collect();
-        Busy { poller: engine.poller_core.as_ref(), workers }
+        Process {
+            section: "engine",
+            workers_are: "worker",
+            prefix: "fb-w",
+            poller: engine.poller_core.as_ref(),
+            // Without any, `zip` ends at once.
+            workers: names.zip(engine.cores.iter().cycle()).collect(),
+            cores: &engine.cores,
+            kafka: engine.kafka_cores.as_ref(),
+            others: engine.other_cores.as_ref(),
+        }
+    }
+
+    fn of_gateway(ingest: &'a Ingest) -> Process<'a> {
+        let names = (0..ingest.threads).map(|number| format!("fb-i{number}"));
+        Process {
+            section: "ingest",
+            workers_are: "listener",
+            prefix: "fb-i",
+            poller: None,
+            workers: names.zip(ingest.cores.iter().cycle()).collect(),
+            cores: &ingest.cores,
+            kafka: ingest.kafka_cores.as_ref(),
+            others: ingest.other_cores.as_ref(),
+        }
+    }
+
+    fn key(&self, setting: &str) -> String {
+        format!("{}.{setting}", self.section)
+    }
+
+    /// Of the setting that says most about busy threads.
+    fn busy_key(&self) -> String {
+        self.key(if self.workers.is_empty() { "poller_core" } else { "cores" })
+    }
+
+    fn has_poller(&self) -> bool {
+        self.section == "engine"
+    }
+
+    fn busy_are(&self) -> String {
+        let poller = if self.has_poller() { "poller and " } else { "" };
+        format!("{poller}{}s", self.workers_are)
+    }
+
+    fn settings(&self) -> [(&'static str, Vec<&'a CpuSet>); 4] {
+        [
+            ("cores", self.cores.iter().collect()),
+            ("poller_core", self.poller.into_iter().collect()),
+            ("kafka_cores", self.kafka.into_iter().collect()),
+            ("other_cores", self.others.into_iter().collect()),
+        ]
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.settings().iter().any(|(_, sets)| !sets.is_empty())
     }
 
     /// All CPUs of all workers.
@@ -50,7 +112,7 @@ impl<'a> Busy<'a> {
         self.workers.iter().fold(CpuSet::default(), |all, (_, cpus)| all.or(cpus))
     }
 
-    fn all(&self) -> CpuSet {
+    fn busy(&self) -> CpuSet {
         self.poller.map_or_else(|| self.of_workers(), |poller| self.of_workers().or(poller))
     }
 
@@ -67,28 +129,29 @@ impl<'a> Busy<'a> {
     }
 }
 
+/// The engine's and the gateway's: two processes, on one machine or on several. Nothing is said of the one beside the other.
 fn against(config: &Config, places: &Places, machine: &Machine) -> Report {
     let mut notes = Notes::new(places);
-    let busy = Busy::of(config);
-    notes.report.cpus = map(config, machine, &busy);
-    let engine = &config.engine;
-    let settings = [
-        ("engine.cores", engine.cores.iter().collect()),
-        ("engine.poller_core", Vec::from_iter(&engine.poller_core)),
-        ("engine.kafka_cores", Vec::from_iter(&engine.kafka_cores)),
-        ("engine.other_cores", Vec::from_iter(&engine.other_cores)),
-    ];
-    let is_pinned = settings.iter().any(|(_, sets)| !sets.is_empty());
-    for (key, sets) in settings {
-        usable(key, &sets, machine, &mut notes);
+    let Machine { allowed, topology } = machine;
+    notes.report.cpus = vec![format!("this process may use {}", described(allowed, topology))];
+    let gateway = config.ingest.as_ref().map(Process::of_gateway);
+    let processes: Vec<Process<'_>> = [Process::of_engine(config)].into_iter().chain(gateway).collect();
+    for process in &processes {
+        let whose = if process.has_poller() { "" } else { "gateway: " };
+        notes.report.cpus.extend(map(process, topology).into_iter().map(|line| format!("{whose}{line}")));
+        for (setting, sets) in process.settings() {
+            usable(&process.key(setting), &sets, machine, &mut notes);
+        }
     }
-    if notes.report.problems.is_empty() && is_pinned {
+    if notes.report.problems.is_empty() && processes.iter().any(Process::is_pinned) {
         notes.checked("every CPU that threads are pinned to exists and may be used");
     }
-    overlaps(config, machine, &busy, &mut notes);
-    siblings(machine, &busy, &mut notes);
-    nodes(machine, &busy, &mut notes);
-    neighbours(config, machine, &busy, &mut notes);
+    for process in &processes {
+        overlaps(process, machine, &mut notes);
+        siblings(process, machine, &mut notes);
+        nodes(process, machine, &mut notes);
+        neighbours(process, config, machine, &mut notes);
+    }
     notes.report
 }
 
@@ -118,70 +181,81 @@ fn usable(key: &str, sets: &[&CpuSet], machine: &Machine, notes: &mut Notes<'_>)
     }
 }
 
-fn overlaps(config: &Config, machine: &Machine, busy: &Busy<'_>, notes: &mut Notes<'_>) {
-    let workers = busy.of_workers();
-    if let Some(poller) = busy.poller.filter(|poller| poller.is_within(&workers)) {
-        notes.warning("engine.poller_core", format!("core {poller}, which workers have, too"), "a core of its own");
+fn overlaps(process: &Process<'_>, machine: &Machine, notes: &mut Notes<'_>) {
+    let workers = process.of_workers();
+    if let Some(poller) = process.poller.filter(|poller| poller.is_within(&workers)) {
+        let found = format!("core {poller}, which {}s have, too", process.workers_are);
+        notes.warning(&process.key("poller_core"), found, "a core of its own");
     }
     // Those that may use several find one that is idle.
-    let crowded = busy.groups().into_iter().find(|(cpus, names)| cpus.len() == 1 && names.len() > 1);
+    let crowded = process.groups().into_iter().find(|(cpus, names)| cpus.len() == 1 && names.len() > 1);
     if let Some((cpus, names)) = crowded {
-        let of =
-            format!("{} and {}", counted(busy.workers.len() as u64, "worker"), counted(workers.len() as u64, "CPU"));
+        let of = format!(
+            "{} and {}",
+            counted(process.workers.len() as u64, process.workers_are),
+            counted(workers.len() as u64, "CPU")
+        );
         let found = format!("{of}: {} share {cpus}", names.join(", "));
         let several = format!(", or cores = [\"{workers}\"], so that each of them may use any of these");
         let several = if workers.len() > 1 { several } else { String::new() };
-        notes.warning("engine.cores", found, format!("a CPU for each{several}"));
+        notes.warning(&process.key("cores"), found, format!("a CPU for each{several}"));
     }
-    let taken = busy.all();
+    let taken = process.busy();
     let left = machine.allowed.without(&taken);
-    if let Some(kafka) = config.engine.kafka_cores.as_ref().filter(|kafka| kafka.is_within(&taken) && !left.is_empty())
-    {
-        let found = format!("{kafka}, which the poller or workers are pinned to; {left} is nobody's");
-        notes.warning(
-            "engine.kafka_cores",
-            found,
-            "CPUs of their own: they fetch and unpack what the poller hands out",
-        );
+    if let Some(kafka) = process.kafka.filter(|kafka| kafka.is_within(&taken) && !left.is_empty()) {
+        let busy = process.busy_are().replace(" and ", " or ");
+        let found = format!("{kafka}, which the {busy} are pinned to; {left} is nobody's");
+        let expected = match process.has_poller() {
+            true => "CPUs of their own: they fetch and unpack what the poller hands out",
+            false => "CPUs of their own: they pack and send what listeners take in",
+        };
+        notes.warning(&process.key("kafka_cores"), found, expected);
     }
 }
 
 /// Two threads of one core have half of it each.
-fn siblings(machine: &Machine, busy: &Busy<'_>, notes: &mut Notes<'_>) {
+fn siblings(process: &Process<'_>, machine: &Machine, notes: &mut Notes<'_>) {
     let Machine { allowed, topology } = machine;
-    let workers = busy.of_workers();
-    if let Some(poller) = busy.poller.filter(|poller| !poller.is_within(&workers)) {
+    let workers = process.of_workers();
+    if let Some(poller) = process.poller.filter(|poller| !poller.is_within(&workers)) {
         let shared = topology.siblings(poller).and(&workers);
         if !shared.is_empty() {
-            let found = format!("core {poller}, the same core as {shared}, which workers have (SMT)");
-            notes.warning("engine.poller_core", found, "a whole core of its own");
+            let found = format!("core {poller}, the same core as {shared}, which {}s have (SMT)", process.workers_are);
+            notes.warning(&process.key("poller_core"), found, "a whole core of its own");
         }
     }
-    let idle = topology.cores(allowed).into_iter().filter(|core| !core.meets(&busy.all())).count();
-    let single = busy.workers.iter().all(|(_, cpus)| cpus.len() == 1);
+    let idle = topology.cores(allowed).into_iter().filter(|core| !core.meets(&process.busy())).count();
+    let single = process.workers.iter().all(|(_, cpus)| cpus.len() == 1);
     let twice = topology.cores(&workers).into_iter().map(|core| core.and(&workers)).find(|of_core| of_core.len() > 1);
     if let Some(of_core) = twice.filter(|_| single && idle > 0) {
         let found = format!("{of_core}, which are one core (SMT), while {idle} whole cores are nobody's");
-        notes.warning("engine.cores", found, "one CPU of each core first");
+        notes.warning(&process.key("cores"), found, "one CPU of each core first");
     }
 }
 
-fn nodes(machine: &Machine, busy: &Busy<'_>, notes: &mut Notes<'_>) {
-    let nodes = machine.topology.nodes(&busy.all());
+fn nodes(process: &Process<'_>, machine: &Machine, notes: &mut Notes<'_>) {
+    let nodes = machine.topology.nodes(&process.busy());
     if nodes.len() > 1 {
         let nodes: CpuSet = nodes.into_iter().collect();
-        let key = if busy.workers.is_empty() { "engine.poller_core" } else { "engine.cores" };
-        let found = format!("poller and workers spread over the NUMA nodes {nodes}");
-        let expected = "one node: what is handed over between them crosses from one node's memory to the other's. \
-                        A process for each node, in the same group, uses them all";
-        notes.warning(key, found, expected);
+        let found = format!("{} spread over the NUMA nodes {nodes}", process.busy_are());
+        let expected = match process.has_poller() {
+            true => {
+                "one node: what is handed over between them crosses from one node's memory to the other's. \
+                 A process for each node, in the same group, uses them all"
+            }
+            false => {
+                "one node: what they hand to librdkafka crosses from one node's memory to the other's. \
+                 A gateway for each node, on the same port, uses them all"
+            }
+        };
+        notes.warning(&process.busy_key(), found, expected);
     }
 }
 
 /// What runs beside forebay needs a CPU, too.
-fn neighbours(config: &Config, machine: &Machine, busy: &Busy<'_>, notes: &mut Notes<'_>) {
+fn neighbours(process: &Process<'_>, config: &Config, machine: &Machine, notes: &mut Notes<'_>) {
     let all = machine.topology.online.as_ref().unwrap_or(&machine.allowed);
-    let taken = busy.all();
+    let taken = process.busy();
     if taken.is_empty() || !all.is_within(&taken) {
         return;
     }
@@ -193,9 +267,8 @@ fn neighbours(config: &Config, machine: &Machine, busy: &Busy<'_>, notes: &mut N
     let shards = config.shards.iter().filter(|shard| is_local(&shard.dsn.0));
     here.extend(shards.map(|shard| format!("PostgreSQL of shard {:?}", shard.name)));
     if !here.is_empty() {
-        let key = if busy.workers.is_empty() { "engine.poller_core" } else { "engine.cores" };
         let found = format!("a pinned thread on every CPU of the machine, with {} on it as well", here.join(" and "));
-        notes.warning(key, found, "CPUs that are left to them, or nothing pinned");
+        notes.warning(&process.busy_key(), found, "CPUs that are left to them, or nothing pinned");
     }
 }
 
@@ -224,26 +297,23 @@ fn is_here(host: &str) -> bool {
 }
 
 /// A line for each kind of thread.
-fn map(config: &Config, machine: &Machine, busy: &Busy<'_>) -> Vec<String> {
-    let Machine { allowed, topology } = machine;
-    let mut lines = vec![format!("this process may use {}", described(allowed, topology))];
-    let engine = &config.engine;
-    if busy.workers.is_empty()
-        && [&engine.poller_core, &engine.kafka_cores, &engine.other_cores].iter().all(|c| c.is_none())
-    {
-        lines.push("no thread is pinned".to_owned());
-        return lines;
+fn map(process: &Process<'_>, topology: &Topology) -> Vec<String> {
+    if !process.is_pinned() {
+        return vec!["no thread is pinned".to_owned()];
     }
     let place = |cpus: Option<&CpuSet>| cpus.map_or("any of them".to_owned(), |cpus| described(cpus, topology));
-    lines.push(format!("forebay-poller: {}", place(busy.poller)));
-    for (cpus, names) in busy.groups() {
+    let mut lines = Vec::new();
+    if process.has_poller() {
+        lines.push(format!("forebay-poller: {}", place(process.poller)));
+    }
+    for (cpus, names) in process.groups() {
         lines.push(format!("{}: {}", names.join(", "), place(Some(cpus))));
     }
-    if busy.workers.is_empty() {
-        lines.push(format!("fb-w (workers): {}", place(None)));
+    if process.workers.is_empty() {
+        lines.push(format!("{} ({}s): {}", process.prefix, process.workers_are, place(None)));
     }
-    lines.push(format!("rdk: (librdkafka): {}", place(engine.kafka_cores.as_ref())));
-    lines.push(format!("all others: {}", place(engine.other_cores.as_ref())));
+    lines.push(format!("rdk: (librdkafka): {}", place(process.kafka)));
+    lines.push(format!("all others: {}", place(process.others)));
     lines
 }
 

@@ -49,6 +49,8 @@ impl From<Problem> for Finding {
 pub struct Report {
     /// Which thread runs where: a line for each kind of thread.
     pub cpus: Vec<String>,
+    /// Who has which server's connections, and who needs how many more: a table for each server.
+    pub connections: Vec<String>,
     /// What was looked at and found in order.
     pub checked: Vec<String>,
     /// What keeps forebay from working until a person has done something.
@@ -62,6 +64,7 @@ pub struct Report {
 impl Report {
     fn add(&mut self, other: Report) {
         self.cpus.extend(other.cpus);
+        self.connections.extend(other.connections);
         self.checked.extend(other.checked);
         self.problems.extend(other.problems);
         self.unavailable.extend(other.unavailable);
@@ -76,6 +79,9 @@ impl fmt::Display for Report {
         }
         for line in &self.cpus {
             writeln!(f, "cpus: {line}")?;
+        }
+        for line in &self.connections {
+            writeln!(f, "connections: {line}")?;
         }
         for (word, list) in
             [("warning", &self.warnings), ("unavailable", &self.unavailable), ("problem", &self.problems)]

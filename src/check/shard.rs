@@ -220,6 +220,6 @@ pub fn compare(config: &Config, places: &Places, facts: &[(usize, Facts)]) -> Re
         }
     }
     let connections: Vec<_> = facts.iter().map(|(i, facts)| (*i, &facts.connections)).collect();
-    budget::compare(config, &connections, false, &mut notes);
+    budget::compare(config, &connections, budget::Whose::All, &mut notes);
     notes.report
 }

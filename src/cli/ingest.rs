@@ -6,8 +6,10 @@ use std::sync::Arc;
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
-use crate::engine::Reloader;
-use crate::engine::Stopper;
+use crate::check::budget::Whose;
+use crate::config::Config;
+use crate::cpus;
+use crate::engine::{Pinning, Reloader, Stopper};
 use crate::ingest::server::Running;
 use crate::ingest::watch::Watch;
 
@@ -25,7 +27,11 @@ pub fn run(config: &Path) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let running = match Running::start(loaded.config, run::logs()) {
+    if let Err(code) = run::within_budget(&loaded, Whose::Ingest) {
+        return code;
+    }
+    let pinning = place(&loaded.config);
+    let running = match Running::start(loaded.config, run::logs(), &pinning) {
         Ok(running) => running,
         Err(error) => {
             tracing::error!("{error}");
@@ -48,6 +54,19 @@ pub fn run(config: &Path) -> ExitCode {
             ExitCode::from(&error)
         }
     }
+}
+
+/// Where its threads are to run. Those that the process has by now go where others do.
+fn place(config: &Config) -> Pinning {
+    let Some(ingest) = &config.ingest else { return Pinning::default() };
+    // Before anything moves: it is where the process may run by itself.
+    let pinning = Pinning::of_gateway(ingest, cpus::allowed().ok());
+    if let Some(others) = &ingest.other_cores
+        && let Err(error) = cpus::confine_all(others)
+    {
+        tracing::warn!("ingest.other_cores: threads could not be pinned there: {error}");
+    }
+    pinning
 }
 
 /// Each SIGHUP reads the configuration again, on a thread of its own, which lasts as long as the process.

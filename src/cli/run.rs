@@ -16,7 +16,8 @@ use signal_hook::iterator::Signals;
 use crate::admin::exposition;
 use crate::admin::routes::Logs;
 use crate::admin::server::Admin;
-use crate::check::budget;
+use crate::check::budget::{self, Whose};
+use crate::config::load::Loaded;
 use crate::engine::{Engine, EngineError, Options, Outcome, Reloader, Stopper};
 use crate::metrics::Counters;
 
@@ -38,15 +39,8 @@ pub fn run(config: &Path, until_end: bool, pinning: Pinning) -> ExitCode {
         Err(code) => return code,
     };
     pinning.overrule(&mut loaded);
-    let budget = budget::at_start(&loaded.config, &loaded.places);
-    for warning in &budget.warnings {
-        tracing::warn!("{warning}");
-    }
-    for problem in &budget.problems {
-        tracing::error!("{problem}");
-    }
-    if !budget.problems.is_empty() {
-        return ExitCode::Config;
+    if let Err(code) = within_budget(&loaded, Whose::Run) {
+        return code;
     }
     for topic in &loaded.config.topics {
         tracing::info!(topic = topic.name, "topic {}: {}", topic.name, loaded.config.alignment());
@@ -82,6 +76,18 @@ pub fn run(config: &Path, until_end: bool, pinning: Pinning) -> ExitCode {
             ExitCode::from(&error)
         }
     }
+}
+
+/// Whether the databases have the connections, as far as they say so at once.
+pub fn within_budget(loaded: &Loaded, whose: Whose) -> Result<(), ExitCode> {
+    let budget = budget::at_start(&loaded.config, &loaded.places, whose);
+    for warning in &budget.warnings {
+        tracing::warn!("{warning}");
+    }
+    for problem in &budget.problems {
+        tracing::error!("{problem}");
+    }
+    if budget.problems.is_empty() { Ok(()) } else { Err(ExitCode::Config) }
 }
 
 /// Connections to databases and brokers, and those who look, take file descriptors. The soft limit is low for the sake of programs that

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::raw::Section;
 use super::secret::{Secret, shown};
 use super::settings::ingest as s;
-use super::{ColumnSource, Routing, Table, Target, Tenant, Topic, UnknownFields, load};
+use super::{ColumnSource, Routing, Shard, Table, Target, Tenant, Topic, UnknownFields, load};
 use crate::cpus::CpuSet;
 
 /// The gateway.
@@ -23,6 +23,9 @@ pub struct Ingest {
     pub threads: usize,
     /// Cores that they are pinned to, round robin; none: not pinned.
     pub cores: Vec<CpuSet>,
+    /// Of librdkafka's threads, and of all others; none: not pinned.
+    pub kafka_cores: Option<CpuSet>,
+    pub other_cores: Option<CpuSet>,
     pub connections_max: usize,
     pub idle_timeout: Duration,
     pub body_bytes_max: usize,
@@ -38,6 +41,13 @@ pub struct Ingest {
     pub catalog_file: PathBuf,
     pub catalog_interval: Duration,
     pub routes: Vec<Route>,
+}
+
+impl Ingest {
+    /// Connections to each shard that routes hold which write rows themselves; 0 where there is none of these.
+    pub fn pooled_per_shard(&self) -> usize {
+        if self.routes.iter().any(|route| route.mode == Mode::Sync) { self.pool_size } else { 0 }
+    }
 }
 
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -180,7 +190,7 @@ pub fn read(
     root: &Section<'_>,
     topics: &[Topic],
     routing: Option<&Routing>,
-    shards: usize,
+    shards: &[Option<Shard>],
     admin_token: bool,
 ) -> Option<Ingest> {
     if !root.is_written("ingest") {
@@ -192,7 +202,7 @@ pub fn read(
         section.problem("route", "nothing", "[[ingest.route]], one table for each route");
     }
     // Where routing is wrong somebody else says so.
-    let tenant = routing.filter(|_| shards > 1).map(|routing| &routing.tenant);
+    let tenant = routing.filter(|_| shards.len() > 1).map(|routing| &routing.tenant);
     let routes: Vec<Option<Route>> = sections.iter().map(|section| route(section, topics, tenant)).collect();
     unambiguous(&sections, &routes);
     let routes: Vec<Route> = routes.into_iter().collect::<Option<_>>()?;
@@ -212,13 +222,15 @@ pub fn read(
     let file = section.report.file();
     let beside = || file.with_extension("catalog.json").file_name().map_or_else(PathBuf::new, PathBuf::from);
     let catalog_file = section.get(&s::CATALOG_FILE).unwrap_or_else(beside);
-    Some(Ingest {
+    let ingest = Ingest {
         listen,
         token,
         admin_listen,
         admin_listen_written: admin_written.is_some(),
         threads: section.get(&s::THREADS),
         cores: section.get(&s::CORES),
+        kafka_cores: section.get(&s::KAFKA_CORES),
+        other_cores: section.get(&s::OTHER_CORES),
         connections_max: section.get(&s::CONNECTIONS_MAX),
         idle_timeout: section.get(&s::IDLE_TIMEOUT),
         body_bytes_max: section.get(&s::BODY_BYTES_MAX),
@@ -232,7 +244,18 @@ pub fn read(
         catalog_file: section.report.path(&catalog_file),
         catalog_interval: section.get(&s::CATALOG_INTERVAL),
         routes,
-    })
+    };
+    let pooled = ingest.pooled_per_shard();
+    for shard in shards.iter().flatten().filter(|_| pooled > 0) {
+        if let Some(max) = shard.connections_max.filter(|max| *max <= pooled) {
+            let expected = format!(
+                "less than the {max} that shard {:?} may have (connections_max): one more looks at its tables",
+                shard.name
+            );
+            section.problem(s::POOL_SIZE.name, pooled.to_string(), expected);
+        }
+    }
+    Some(ingest)
 }
 
 /// A path that two routes answer to, with a method in common.

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::problem::{Problem, Problems};
 use super::raw::{Environment, Places, Report, Section, describe, is_world_readable};
 use super::secret::{Secret, is_secret_property, shown};
-use super::settings::{self as s, By, Described, Kind};
+use super::settings::{self as s, By, Described, Kind, LANES_MAX};
 use super::{
     ADMIN_LISTEN, Admin, CommitGate, Config, Delivery, Engine, HotKeyRule, Pace, ParkingLimits, Pooler, Replica,
     RouteBy, Routing, Shard, Target, Tenant, TenantCeilings, Topic, connections_besides_writers, dsn, ingest, kafka,
@@ -78,7 +78,7 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
     let root = Section::root(report, document, &["kafka", "engine", "admin", "shards", "shard", "topic", "ingest"]);
     let kafka = kafka::read(&root.open_table("kafka", "kafka"));
     let engine_section = root.table("engine", "engine", &[]);
-    let engine = engine(&engine_section);
+    let mut engine = engine(&engine_section);
     let admin = admin(&root.table("admin", "admin", &[]));
     let topics = topic::read_all(&root, engine.delivery);
     let besides = connections_besides_writers(topics.as_deref().unwrap_or_default());
@@ -87,8 +87,9 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
     let section = root.table("shards", "shards", &[TENANT_CEILINGS]);
     let tenant_ceilings = tenant_ceilings(&section, topics.as_deref().unwrap_or_default());
     let routing = routing(&section, &shards);
+    spread_lanes(&engine_section, &mut engine, routing.as_ref(), shards.len());
     let of_topics = topics.as_deref().unwrap_or_default();
-    let ingest = ingest::read(&root, of_topics, routing.as_ref(), shards.len(), admin.token.is_some());
+    let ingest = ingest::read(&root, of_topics, routing.as_ref(), &shards, admin.token.is_some());
     Some(Config {
         file: file.to_owned(),
         kafka: kafka?,
@@ -229,6 +230,29 @@ fn for_nobody(engine: &Section<'_>, topics: &[Topic], shards: &[Option<Shard>]) 
     if !fenced.any(|topic| matches!(topic.target, Target::Handler)) {
         let expected = "a topic with handler = true and delivery = \"exactly_once\": no key of any other is ever hot";
         warn(&["hot_key_percent", "hot_key_hold_ms"], expected);
+    }
+}
+
+/// Where the whole key is the tenant, shard and lane are chosen by the same hash: of two to the n shards each fills every two to the nth of its lanes.
+/// By default there are so many that every worker finds one. (Another rule for lanes would have other fences: a key must not change its lane
+/// while one lies beyond the stored progress.)
+fn spread_lanes(section: &Section<'_>, engine: &mut Engine, routing: Option<&Routing>, shards: usize) {
+    let by_key = routing.is_some_and(|routing| matches!(routing.by, RouteBy::Hash) && routing.tenant == Tenant::Key);
+    if !by_key || shards < 2 {
+        return;
+    }
+    let (lanes, workers) = (usize::from(engine.lanes), engine.workers_per_shard);
+    let every = 1 << shards.trailing_zeros();
+    let needed = (workers.next_power_of_two() * every).min(LANES_MAX);
+    if !section.is_written(s::LANES.name) {
+        engine.lanes = lanes.max(needed) as u16;
+    } else if lanes >= workers && lanes < needed && lanes / every < workers {
+        let found = format!(
+            "{lanes} lanes, of which each of {shards} shards fills {}, for {workers} workers",
+            (lanes / every).max(1)
+        );
+        let expected = format!("{needed}: with the whole key as tenant shard and lane are chosen by the same hash");
+        section.warning(s::LANES.name, found, expected);
     }
 }
 

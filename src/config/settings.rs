@@ -114,6 +114,8 @@ pub static ALL: &[&dyn Described] = &[
     &ingest::ADMIN_LISTEN,
     &ingest::THREADS,
     &ingest::CORES,
+    &ingest::KAFKA_CORES,
+    &ingest::OTHER_CORES,
     &ingest::CONNECTIONS_MAX,
     &ingest::IDLE_TIMEOUT,
     &ingest::BODY_BYTES_MAX,
@@ -188,10 +190,12 @@ pub static WORKERS_PER_SHARD: Setting<Number> = Setting {
     kind: number("threads", 4, 1..=256),
     prose: "Threads that write to each shard; each has one connection.",
 };
+/// More of them are more fences than a takeover should have to lock.
+pub const LANES_MAX: usize = 1024;
 pub static LANES: Setting<Optional<Number>> = Setting {
     section: "engine",
     name: "lanes",
-    kind: Optional(number("lanes", 16, 1..=1024), "16, or the next power of two that the workers need"),
+    kind: Optional(number("lanes", 16, 1..=LANES_MAX), "16, or the next power of two that the workers need"),
     prose: "Ordered sub-streams of a partition in each shard; a power of two. More lanes than workers let work move between workers. A change takes effect once a partition is drained.",
 };
 pub static BATCH_RECORDS_MAX: Setting<Number> = Setting {
@@ -462,7 +466,7 @@ pub static SHARD_CONNECTIONS_MAX: Setting<Optional<Number>> = Setting {
     section: "shard",
     name: "connections_max",
     kind: Optional(number("connections", 0, 1..=100_000), "what the server allows"),
-    prose: "Most connections that this process may open to the shard: it needs one for each worker and slow lane and two more, three where dead letters are forwarded.",
+    prose: "Most connections that this process may open to the shard: it needs one for each worker and slow lane and two more, three where dead letters are forwarded. A gateway with routes of `mode = \"sync\"` needs `pool_size` and one more.",
 };
 pub static SHARD_POOLER: Setting<Choice<Pooler>> = Setting {
     section: "shard",

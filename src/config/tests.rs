@@ -572,6 +572,52 @@ fn a_gateway_s_routes_fit_their_topics() {
     check_gateway("", &methods, &[]);
 }
 
+/// Shard and lane of a key come of the same hash, where the whole key is the tenant.
+#[test]
+fn every_worker_finds_a_lane_that_is_filled() {
+    let check = |shards: usize, shards_section: &str, engine: &str, lanes: u16, warning: &[&str]| {
+        let all: String = (0..shards).map(|i| format!("[[shard]]\nname = \"s{i}\"\ndsn = \"host=h{i}\"\n")).collect();
+        let text = format!(
+            "[kafka]\nbootstrap.servers = \"b\"\ngroup.id = \"g\"\n[engine]\n{engine}\n[shards]\n{shards_section}\n[[topic]]\nname = \"t\"\n\
+             table = \"t\"\n{all}"
+        );
+        let loaded = parse(Path::new("f.toml"), &text, &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
+        let said: Vec<String> =
+            loaded.warnings.iter().map(|w| format!("{}: {}, {}", w.key, w.found, w.expected)).collect();
+        assert_eq!((loaded.config.engine.lanes, said), (lanes, warning.iter().map(|w| (*w).to_owned()).collect()));
+    };
+    let by_key = "by = \"hash\"";
+    for (shards, lanes) in [(2, 16), (3, 16), (4, 16), (6, 16), (8, 32), (16, 64)] {
+        check(shards, by_key, "", lanes, &[]);
+        check(shards, "by = \"hash\"\ntenant = \"key:0\"", "", 16, &[]);
+    }
+    check(8, by_key, "workers_per_shard = 20", 256, &[]);
+    let found = "16 lanes, of which each of 8 shards fills 2, for 4 workers";
+    let expected = "32: with the whole key as tenant shard and lane are chosen by the same hash";
+    check(8, by_key, "lanes = 16", 16, &[&format!("engine.lanes: {found}, {expected}")]);
+    check(8, by_key, "lanes = 32", 32, &[]);
+    check(8, "by = \"modulo\"", "lanes = 16", 16, &[]);
+    check(8, by_key, "lanes = 8\nworkers_per_shard = 1", 8, &[]);
+}
+
+/// Its connections are bounded as those of `run` are.
+#[test]
+fn a_gateway_s_pool_fits_the_shard() {
+    let check = |mode: &str, max: usize, expected: &[&str]| {
+        let route = format!("path = \"/a\"\nmethods = [\"PUT\"]\ntopic = \"t\"\nmode = \"{mode}\"\n");
+        let text = gateway("", &route).replace("\"host=h\"\n", &format!("\"host=h\"\nconnections_max = {max}\n"));
+        let problems = parse(Path::new("f.toml"), &text, &|_| None).map_or_else(|problems| problems.0, |_| Vec::new());
+        assert_eq!(
+            problems.iter().map(|p| format!("{}: {}, {}", p.key, p.found, p.expected)).collect::<Vec<_>>(),
+            expected
+        );
+    };
+    check("sync", 9, &[]);
+    let expected = "less than the 8 that shard \"m\" may have (connections_max): one more looks at its tables";
+    check("sync", 8, &[&format!("ingest.pool_size: 8, {expected}")]);
+    check("async", 8, &[]);
+}
+
 #[test]
 fn what_a_gateway_shows_to_others() {
     check_gateway(

@@ -1,7 +1,8 @@
-//! Which CPUs each thread of the engine may run on. Where nothing is configured nobody asks the kernel anything, and threads run
+//! Which CPUs each thread of the engine, or of the gateway, may run on. Where nothing is configured nobody asks the kernel anything, and threads run
 //! where whoever starts them does.
 
 use crate::config;
+use crate::config::ingest::Ingest;
 use crate::cpus::{CpuSet, Place};
 
 /// See the module's text.
@@ -20,16 +21,21 @@ impl Pinning {
     /// `free` is where the process may run by itself.
     pub fn new(engine: &config::Engine, free: Option<CpuSet>) -> Pinning {
         let config::Engine { cores, poller_core, kafka_cores, other_cores, .. } = engine;
-        if cores.is_empty() && [poller_core, kafka_cores, other_cores].iter().all(|cpus| cpus.is_none()) {
+        Pinning::of([poller_core, kafka_cores, other_cores], cores, free)
+    }
+
+    /// The same of a gateway: its listeners are the workers.
+    pub fn of_gateway(ingest: &Ingest, free: Option<CpuSet>) -> Pinning {
+        let Ingest { cores, kafka_cores, other_cores, .. } = ingest;
+        Pinning::of([&None, kafka_cores, other_cores], cores, free)
+    }
+
+    fn of(named: [&Option<CpuSet>; 3], workers: &[CpuSet], free: Option<CpuSet>) -> Pinning {
+        if workers.is_empty() && named.iter().all(|cpus| cpus.is_none()) {
             return Pinning::default();
         }
-        Pinning {
-            poller: poller_core.clone(),
-            workers: cores.clone(),
-            kafka: kafka_cores.clone(),
-            others: other_cores.clone(),
-            free,
-        }
+        let [poller, kafka, others] = named.map(Clone::clone);
+        Pinning { poller, workers: workers.to_vec(), kafka, others, free }
     }
 
     pub fn poller(&self) -> Place {
@@ -102,6 +108,19 @@ mod tests {
         check("poller_core = 0", "0 | 0-7 0-7 0-7 0-7 | 0-7 | 0-7 | 0-7");
         check("other_cores = \"6-7\"", "0-7 | 0-7 0-7 0-7 0-7 | 0-7 | 6-7 | 6-7");
         check("kafka_cores = \"0x30\"", "0-7 | 0-7 0-7 0-7 0-7 | 4-5 | 0-7 | 0-7");
+    }
+
+    #[test]
+    fn a_gateway_s_listeners_take_turns_as_workers_do() {
+        let text = "[kafka]\nbootstrap.servers = \"a\"\ngroup.id = \"g\"\n[[shard]]\nname = \"s\"\ndsn = \"host=a\"\n[[topic]]\nname = \"t\"\n\
+                    table = \"t\"\npk_fields = [\"x\"]\n[ingest]\ncores = \"1-2\"\nkafka_cores = 5\n[[ingest.route]]\npath = \"/t\"\n\
+                    methods = [\"PUT\"]\ntopic = \"t\"\n";
+        let config = parse(Path::new("f"), text, &|_| None).expect("valid").config;
+        let pinning = Pinning::of_gateway(config.ingest.as_ref().expect("a gateway"), CpuSet::parse("0-7"));
+        let own: Vec<_> = (0..3).map(|n| pinning.worker(n).own.expect("pinned").to_string()).collect();
+        assert_eq!(own, ["1", "2", "1"]);
+        assert_eq!(pinning.kafka().map(CpuSet::to_string).as_deref(), Some("5"));
+        assert_eq!(pinning.others().own.map(|cpus| cpus.to_string()).as_deref(), Some("0-7"));
     }
 
     #[test]

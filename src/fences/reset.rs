@@ -8,11 +8,11 @@ use crate::config::{Config, Pooler, Shard};
 use crate::fences::offsets::{GroupOffsets, OffsetsError, ToOffset};
 use crate::sink::connect::{Connector, Opened, application_prefix};
 use crate::sink::schema::{self, Expected, Version};
-use crate::sink::{Failure, shards, sqlstate};
+use crate::sink::{Failure, connections, shards, sqlstate};
 use crate::types::ShardIx;
 
 /// What our own connections that own nothing call themselves; all others of the group belong to a process that runs.
-const NOT_OWNERS: [&str; 4] = ["fences", "check", "init", shards::PURPOSE];
+const NOT_OWNERS: [&str; 6] = ["fences", "check", "init", shards::PURPOSE, connections::SYNC, connections::INGEST];
 
 /// What is to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -45,6 +45,7 @@ impl Admin {
         shared: Arc<Shared>,
         watch: Arc<Watch>,
         logs: Logs,
+        place: Place,
     ) -> io::Result<Option<Admin>> {
         let Some(wanted) = ingest.admin_listen else { return Ok(None) };
         let listener = match Listener::tcp(wanted, false) {
@@ -81,7 +82,7 @@ impl Admin {
                 tracing::error!("the gateway's admin side is gone: {error}");
             }
         };
-        let thread = Some(Thread::spawn("fb-admin", Place::default(), None, body)?);
+        let thread = Some(Thread::spawn("fb-admin", place, None, body)?);
         Ok(Some(Admin { stop, thread, address }))
     }
 
@@ -150,7 +151,7 @@ impl Pages {
     /// Why requests are refused that are not at fault.
     fn ailing(&self) -> Vec<String> {
         let report = self.watch.report();
-        report.missing.into_iter().chain(report.brokers).collect()
+        report.missing.into_iter().chain(report.brokers).chain(self.shared.sender.trouble()).collect()
     }
 
     fn readyz(&self, is_known: bool) -> Response {
@@ -201,7 +202,7 @@ impl Pages {
         let started = self.started_at_ms as f64 / 1000.0;
         families.add(Name::StartTime, &[], started);
         families.add(Name::ProcessStart, &[], started);
-        families.add(Name::Ready, &[], f64::from(report.missing.is_empty() && report.brokers.is_none()));
+        families.add(Name::Ready, &[], f64::from(self.ailing().is_empty()));
         usage(&mut families, &(self.logs.lines)());
         for (index, route) in shared.ingest.routes.iter().enumerate() {
             let label = format!(
@@ -221,6 +222,7 @@ impl Pages {
             families.histogram(Name::IngestAcknowledged, &[mode], &times, &seconds_bounds(), 1e6);
         }
         families.add(Name::IngestLate, &[], shared.counts.late.get() as f64);
+        families.add(Name::IngestProducersLost, &[], shared.counts.producers_lost.get() as f64);
         families.add(Name::IngestQueueRecords, &[], shared.queue.records() as f64);
         families.add(Name::IngestQueueBytes, &[], shared.queue.bytes() as f64);
         let servers = shared.servers();

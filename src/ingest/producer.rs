@@ -1,5 +1,9 @@
 //! The gateway's producer: one for all listeners, idempotent, and acknowledged by all replicas that are in step. Its callback answers the
 //! requests; nothing else does while their deadlines have not come.
+//!
+//! After a fatal error (the brokers' word about what was sent is not what librdkafka believes, or the principal may not write so) nothing
+//! can be sent with it any more. Another one can: it begins a sequence of its own. What the old one still had is answered with 503, and
+//! until the new one has shown that it works the gateway is not ready.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,6 +19,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 
 use crate::config;
 use crate::config::ingest::Ingest;
+use crate::cpus::{self, CpuSet};
 use crate::forward::producer::LEFT_OUT;
 use crate::http::{Response, Status, Ticket};
 use crate::ingest::problem::Problem;
@@ -22,11 +27,17 @@ use crate::ingest::queue::{Counts, Pending, Queue, Repliers};
 use crate::metrics::labelled::Refused;
 use crate::source::client;
 use crate::state::chunk::Headers;
+use crate::state::retry::Backoff;
 
 /// One wait for answers; they end it early.
 const POLL: Duration = Duration::from_millis(100);
 /// How long an old client may take to say what became of its records, after it was given up.
 const GIVE_UP_DEADLINE: Duration = Duration::from_secs(5);
+/// Without an error for so long, a new client works, whether or not it was asked for anything: it asks for its number at once.
+const PROVEN_AFTER: Duration = Duration::from_secs(5);
+/// One that did not work is followed by another one after a wait between these.
+const BACKOFF_MIN: Duration = Duration::from_millis(250);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// What answers rely on; these win over the user's, under all their names.
 const OURS: &[(&[&str], &str)] = &[
@@ -79,8 +90,8 @@ pub struct Answers {
     counts: Arc<Counts>,
     queue: Arc<Queue>,
     repliers: Repliers,
-    /// Nothing more can be sent with this client.
-    fatal: AtomicBool,
+    /// The brokers have taken something from it.
+    proven: AtomicBool,
     /// What it said last of its connections.
     last: Mutex<Option<String>>,
 }
@@ -96,10 +107,7 @@ impl ClientContext for Answers {
         client::log(level, facility, text);
     }
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            self.fatal.store(true, Ordering::Relaxed);
-        }
+    fn error(&self, _: KafkaError, reason: &str) {
         *self.last.lock() = Some(reason.to_owned());
     }
 }
@@ -109,6 +117,9 @@ impl ProducerContext for Answers {
 
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Arc<Pending>) {
         self.queue.leave(pending.bytes);
+        if result.is_ok() && !self.proven.load(Ordering::Relaxed) {
+            self.proven.store(true, Ordering::Relaxed);
+        }
         let ticket = pending.take();
         let response = match (result, &ticket) {
             (Ok(message), Some(_)) => {
@@ -121,9 +132,6 @@ impl ProducerContext for Answers {
             (Ok(_), None) => return self.counts.late.add(1),
             (Err((error, _)), _) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                if code == RDKafkaErrorCode::Fatal {
-                    self.fatal.store(true, Ordering::Relaxed);
-                }
                 if ticket.is_none() {
                     return;
                 }
@@ -150,6 +158,16 @@ pub fn undelivered(code: RDKafkaErrorCode) -> Problem {
             Problem::new(Refused::TooLarge, "the record is larger than the topic takes (its max.message.bytes)")
         }
         E::MessageTimedOut => Problem::new(Refused::Brokers, "the brokers did not take the record in time"),
+        // Refused by the client that has ended, or taken back from it before it was sent.
+        E::Fatal | E::PurgeQueue => Problem::new(
+            Refused::Brokers,
+            "the producer had to be given up, and the record was not sent; another one takes its place",
+        ),
+        // It was under way, or is what the client ended over.
+        E::PurgeInflight | E::OutOfOrderSequenceNumber | E::UnknownProducerId => Problem::new(
+            Refused::Brokers,
+            "the producer had to be given up; whether the brokers have the record is not known; another one takes its place",
+        ),
         code => Problem::new(Refused::Brokers, format!("the brokers did not take the record: {code}")),
     }
 }
@@ -157,11 +175,15 @@ pub fn undelivered(code: RDKafkaErrorCode) -> Problem {
 /// The producer of the moment: after a fatal error another one takes its place.
 pub struct Sender {
     config: ClientConfig,
+    /// Where librdkafka's threads run.
+    cpus: Option<CpuSet>,
     current: Mutex<Arc<BaseProducer<Answers>>>,
     version: AtomicU64,
     counts: Arc<Counts>,
     queue: Arc<Queue>,
     repliers: Repliers,
+    /// Why the last one was given up, until the present one is proven.
+    trouble: Mutex<Option<String>>,
     over: AtomicBool,
 }
 
@@ -170,13 +192,14 @@ impl Sender {
     /// If the properties do not fit together.
     pub fn new(
         config: ClientConfig,
+        cpus: Option<CpuSet>,
         counts: Arc<Counts>,
         queue: Arc<Queue>,
         repliers: Repliers,
     ) -> Result<Sender, KafkaError> {
-        let first = open(&config, &counts, &queue, &repliers)?;
+        let first = open(&config, cpus.as_ref(), &counts, &queue, &repliers)?;
         let (current, version, over) = (Mutex::new(Arc::new(first)), AtomicU64::new(0), AtomicBool::new(false));
-        Ok(Sender { config, current, version, counts, queue, repliers, over })
+        Ok(Sender { config, cpus, current, version, counts, queue, repliers, trouble: Mutex::default(), over })
     }
 
     pub fn version(&self) -> u64 {
@@ -187,6 +210,11 @@ impl Sender {
         Arc::clone(&self.current.lock())
     }
 
+    /// Why nothing can be sent, or nobody knows yet whether it can.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+
     /// Answers a request by its listener's server.
     pub fn answer(&self, listener: usize, ticket: Ticket, response: Response) {
         self.repliers.answer(listener, ticket, response);
@@ -194,11 +222,30 @@ impl Sender {
 
     /// Takes the brokers' answers until it is told to end.
     pub fn run(&self) {
+        let mut renewal = Renewal::new();
+        // Of those that others hold, the last one that lets go waits for its threads: that is to be here.
+        let mut old: Vec<Arc<BaseProducer<Answers>>> = Vec::new();
         while !self.over.load(Ordering::Acquire) {
             let producer = self.current();
             producer.poll(POLL);
-            if producer.context().fatal.load(Ordering::Relaxed) {
-                self.replace(&producer);
+            old.retain(|old| Arc::strong_count(old) > 1);
+            let ended = producer.client().fatal_error();
+            let proven = producer.context().proven.load(Ordering::Relaxed);
+            match renewal.step(Instant::now(), ended.is_some(), proven) {
+                Step::Nothing => {}
+                Step::GivenUp => self.give_up(ended),
+                Step::Proven => {
+                    self.trouble.lock().take();
+                    tracing::info!("the producer that took another one's place works");
+                }
+            }
+            if renewal.is_due(Instant::now()) {
+                let replaced = self.replace();
+                renewal.tried(Instant::now(), replaced);
+                if replaced {
+                    answer_all(&producer);
+                    old.push(producer);
+                }
             }
         }
     }
@@ -216,40 +263,114 @@ impl Sender {
         self.queue.records() == 0
     }
 
-    /// Another client; what the old one has not sent is answered with an error.
-    fn replace(&self, old: &BaseProducer<Answers>) {
-        tracing::error!(
-            "the producer cannot go on ({}): another one takes its place",
-            old.context().last().unwrap_or_else(|| "a fatal error".to_owned())
-        );
-        match open(&self.config, &self.counts, &self.queue, &self.repliers) {
+    fn give_up(&self, why: Option<(RDKafkaErrorCode, String)>) {
+        let why = why.map_or_else(String::new, |(code, text)| format!("{code}: {text}"));
+        self.counts.producers_lost.add(1);
+        tracing::error!("the gateway's producer cannot go on, and another one takes its place: {why}");
+        *self.trouble.lock() =
+            Some(format!("the producer had to be given up ({why}), and another one takes its place"));
+    }
+
+    /// Makes another client the present one; whether there is one.
+    fn replace(&self) -> bool {
+        match open(&self.config, self.cpus.as_ref(), &self.counts, &self.queue, &self.repliers) {
             Ok(new) => {
                 *self.current.lock() = Arc::new(new);
                 self.version.fetch_add(1, Ordering::Release);
+                true
             }
-            Err(error) => return tracing::error!("no other producer: {error}"),
+            Err(error) => {
+                tracing::error!("no other producer: {error}");
+                false
+            }
         }
-        old.purge(PurgeConfig::default().queue().inflight());
-        let until = Instant::now() + GIVE_UP_DEADLINE;
-        while old.in_flight_count() > 0 && Instant::now() < until {
-            old.poll(POLL);
+    }
+}
+
+/// What a client that was given up has not sent, or has no word about, is answered with an error.
+fn answer_all(old: &BaseProducer<Answers>) {
+    old.purge(PurgeConfig::default().queue().inflight());
+    let until = Instant::now() + GIVE_UP_DEADLINE;
+    while old.in_flight_count() > 0 && Instant::now() < until {
+        old.poll(POLL);
+    }
+}
+
+/// When a client that has ended is followed by another one, and from when on that one is trusted.
+#[derive(Debug)]
+struct Renewal {
+    backoff: Backoff,
+    state: Life,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Proven,
+    /// It took another one's place then.
+    New(Instant),
+    /// It has ended, and is to be followed then.
+    Ended(Instant),
+}
+
+/// What is to be done beside that.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    GivenUp,
+    Proven,
+}
+
+impl Renewal {
+    fn new() -> Renewal {
+        Renewal { backoff: Backoff::new(BACKOFF_MIN, BACKOFF_MAX), state: Life::Proven }
+    }
+
+    /// `ended`, `proven`: what the client of the moment has heard.
+    fn step(&mut self, now: Instant, ended: bool, proven: bool) -> Step {
+        match self.state {
+            Life::Ended(_) => Step::Nothing,
+            Life::Proven if ended => {
+                self.backoff.reset();
+                self.state = Life::Ended(now);
+                Step::GivenUp
+            }
+            Life::New(_) if ended => {
+                self.state = Life::Ended(now + self.backoff.next(1.0));
+                Step::GivenUp
+            }
+            Life::New(since) if proven || now.saturating_duration_since(since) >= PROVEN_AFTER => {
+                self.state = Life::Proven;
+                Step::Proven
+            }
+            Life::Proven | Life::New(_) => Step::Nothing,
         }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        matches!(self.state, Life::Ended(until) if now >= until)
+    }
+
+    /// Another one was made, or could not be.
+    fn tried(&mut self, now: Instant, replaced: bool) {
+        self.state = if replaced { Life::New(now) } else { Life::Ended(now + self.backoff.next(1.0)) };
     }
 }
 
 fn open(
     config: &ClientConfig,
+    cpus: Option<&CpuSet>,
     counts: &Arc<Counts>,
     queue: &Arc<Queue>,
     repliers: &Repliers,
 ) -> Result<BaseProducer<Answers>, KafkaError> {
-    config.create_with_context(Answers {
+    let context = Answers {
         counts: Arc::clone(counts),
         queue: Arc::clone(queue),
         repliers: repliers.clone(),
-        fatal: AtomicBool::new(false),
+        proven: AtomicBool::new(false),
         last: Mutex::default(),
-    })
+    };
+    cpus::inherited_from(cpus, || config.create_with_context(context))
 }
 
 /// A record on its way out.
@@ -278,13 +399,7 @@ pub fn send(
         let all = Headers(outgoing.headers).iter();
         record.headers = Some(all.fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value })));
     }
-    producer.send(record).map_err(|(error, _)| {
-        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-        if code == RDKafkaErrorCode::Fatal {
-            producer.context().fatal.store(true, Ordering::Relaxed);
-        }
-        code
-    })
+    producer.send(record).map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))
 }
 
 #[cfg(test)]
@@ -329,11 +444,53 @@ mod tests {
         }
     }
 
+    /// The first loss is mended at once; a client that ends again and again is not made again and again without a pause.
+    #[test]
+    fn a_producer_that_has_ended_is_followed_by_another_one() {
+        let (mut renewal, start) = (Renewal::new(), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        assert_eq!((renewal.step(at(0), false, false), renewal.is_due(at(0))), (Step::Nothing, false));
+        assert_eq!((renewal.step(at(1), true, true), renewal.is_due(at(1))), (Step::GivenUp, true));
+        renewal.tried(at(1), true);
+        // It works once the brokers took something of it.
+        assert_eq!(renewal.step(at(2), false, false), Step::Nothing);
+        assert_eq!(renewal.step(at(3), false, true), Step::Proven);
+        assert_eq!(renewal.step(at(4), false, true), Step::Nothing);
+        // Or when nothing was wrong for a while.
+        assert_eq!((renewal.step(at(10), true, true), renewal.is_due(at(10))), (Step::GivenUp, true));
+        renewal.tried(at(10), true);
+        assert_eq!(renewal.step(at(5_009), false, false), Step::Nothing);
+        assert_eq!(renewal.step(at(5_010), false, false), Step::Proven);
+        // Until then each next one comes later.
+        assert_eq!(renewal.step(at(6_000), true, false), Step::GivenUp);
+        let mut now = 6_000;
+        for wait in [250, 500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000] {
+            renewal.tried(at(now), true);
+            assert_eq!(renewal.step(at(now), true, false), Step::GivenUp);
+            assert_eq!(renewal.step(at(now), true, false), Step::Nothing, "it is said once");
+            assert!(!renewal.is_due(at(now + wait - 1)) && renewal.is_due(at(now + wait)), "{wait}");
+            now += wait;
+        }
+        // One that cannot be made is tried again later, too.
+        renewal.tried(at(now), false);
+        assert!(!renewal.is_due(at(now + 9_999)) && renewal.is_due(at(now + 10_000)));
+    }
+
     #[test]
     fn what_is_too_large_is_the_client_s_and_all_else_is_ours() {
         assert_eq!(undelivered(RDKafkaErrorCode::MessageSizeTooLarge).status(), Status::CONTENT_TOO_LARGE);
         for code in [RDKafkaErrorCode::MessageTimedOut, RDKafkaErrorCode::UnknownTopicOrPartition] {
             assert_eq!(undelivered(code).status(), Status::SERVICE_UNAVAILABLE, "{code}");
+        }
+        for (code, known) in [
+            (RDKafkaErrorCode::Fatal, "was not sent"),
+            (RDKafkaErrorCode::PurgeQueue, "was not sent"),
+            (RDKafkaErrorCode::PurgeInflight, "is not known"),
+            (RDKafkaErrorCode::OutOfOrderSequenceNumber, "is not known"),
+        ] {
+            let problem = undelivered(code);
+            assert_eq!(problem.status(), Status::SERVICE_UNAVAILABLE, "{code}");
+            assert!(problem.detail().contains("the producer had to be given up") && problem.detail().contains(known));
         }
     }
 

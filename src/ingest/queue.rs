@@ -75,6 +75,8 @@ pub struct Counts {
     refused: Vec<Counter>,
     /// Acknowledgements of requests that had been answered with 503.
     pub late: Counter,
+    /// Clients of librdkafka that had to be given up.
+    pub producers_lost: Counter,
     /// From a record's handing over to its acknowledgement, in microseconds.
     pub acknowledged_us: Mutex<Histogram>,
     /// From a row's handing over to its COMMIT, likewise.
@@ -90,6 +92,7 @@ impl Counts {
             requests: (0..routes).map(|_| Default::default()).collect(),
             refused: Refused::ALL.iter().map(|_| Counter::default()).collect(),
             late: Counter::default(),
+            producers_lost: Counter::default(),
             acknowledged_us: Mutex::default(),
             committed_us: Mutex::default(),
         }

@@ -11,12 +11,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender as Channel, bounded};
 
 use crate::admin::routes::Logs;
 use crate::config::Config;
-use crate::config::ingest::{Ingest, Mode};
+use crate::config::ingest::Ingest;
 use crate::config::live::Live;
 use crate::cpus::Place;
 use crate::engine::Reloader;
 use crate::engine::thread::Thread;
-use crate::engine::{EngineError, Stopper};
+use crate::engine::{EngineError, Pinning, Stopper};
 use crate::http::{Limits, Listener, Server, Stop};
 use crate::ingest::admin::Admin;
 use crate::ingest::producer::{Sender, producer_config};
@@ -58,12 +58,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts it. Requests are let in as soon as all is known that is needed, or a short time has passed.
+    /// Starts it, with its threads where `pinning` says. Requests are let in as soon as all is known that is needed, or a short time has
+    /// passed.
     ///
     /// # Errors
     /// [`EngineError::Configuration`] without `[ingest]`, or with properties of librdkafka that do not fit together;
     /// [`EngineError::Unavailable`] where an address cannot be had or a thread not be started.
-    pub fn start(config: Config, logs: Logs) -> Result<Running, EngineError> {
+    pub fn start(config: Config, logs: Logs, pinning: &Pinning) -> Result<Running, EngineError> {
         let Some(ingest) = config.ingest.clone() else {
             return Err(EngineError::Configuration(format!("{}: no [ingest]", config.file.display())));
         };
@@ -72,8 +73,14 @@ impl Running {
         let (counts, repliers) = (Arc::new(Counts::new(ingest.routes.len())), Repliers::default());
         let queue = Arc::new(Queue::new(ingest.queue_records_max, ingest.queue_bytes_max));
         let properties = producer_config(&config.kafka, &ingest);
-        let sender = Sender::new(properties, Arc::clone(&counts), Arc::clone(&queue), repliers.clone())
-            .map_err(|error| EngineError::Configuration(format!("[kafka]: {error}")))?;
+        let sender = Sender::new(
+            properties,
+            pinning.kafka().cloned(),
+            Arc::clone(&counts),
+            Arc::clone(&queue),
+            repliers.clone(),
+        )
+        .map_err(|error| EngineError::Configuration(format!("[kafka]: {error}")))?;
         let over = Arc::new(AtomicBool::new(false));
         let context = sync::Context {
             counts: Arc::clone(&counts),
@@ -81,9 +88,8 @@ impl Running {
             repliers: repliers.clone(),
             over: Arc::clone(&over),
         };
-        let is_sync = ingest.routes.iter().any(|route| route.mode == Mode::Sync);
-        let connections = if is_sync { ingest.pool_size } else { 0 };
-        let (lines, writers) = sync::start(&config, connections, &context).map_err(unavailable)?;
+        let (lines, writers) =
+            sync::start(&config, ingest.pooled_per_shard(), &pinning.others(), &context).map_err(unavailable)?;
         let nothing = Rules::new(&config, &Default::default(), &vec![None; config.topics.len()]);
         let shared = Arc::new(Shared::new(&ingest, counts, queue, sender, lines, nothing));
         let watch = Arc::new(Watch::new(Arc::clone(&live), Arc::clone(&shared)));
@@ -92,7 +98,7 @@ impl Running {
 
         let acks = {
             let (shared, alive) = (Arc::clone(&shared), Alive(alive.clone(), "fb-acks"));
-            spawn("fb-acks", Place::default(), move || {
+            spawn("fb-acks", pinning.others(), move || {
                 let _alive = alive;
                 shared.sender.run();
             })?
@@ -102,7 +108,7 @@ impl Running {
             [("fb-tables", Watch::follow_tables as fn(&Watch, &Receiver<()>)), ("fb-topics", Watch::follow_topics)]
         {
             let (watch, end, alive) = (Arc::clone(&watch), watchers_end.clone(), Alive(alive.clone(), name));
-            watchers.push(spawn(name, Place::default(), move || {
+            watchers.push(spawn(name, pinning.others(), move || {
                 let _alive = alive;
                 follow(&watch, &end);
             })?);
@@ -111,8 +117,8 @@ impl Running {
         while !watch.is_complete() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let admin =
-            Admin::start(&config, &ingest, Arc::clone(&shared), Arc::clone(&watch), logs).map_err(unavailable)?;
+        let admin = Admin::start(&config, &ingest, Arc::clone(&shared), Arc::clone(&watch), logs, pinning.others())
+            .map_err(unavailable)?;
 
         let mut running = Running {
             address: ingest.listen,
@@ -130,7 +136,7 @@ impl Running {
             ended,
             _admin: admin,
         };
-        running.listen(&ingest, &repliers, &alive)?;
+        running.listen(&ingest, &repliers, &alive, pinning)?;
         Ok(running)
     }
 
@@ -139,6 +145,7 @@ impl Running {
         ingest: &Ingest,
         repliers: &Repliers,
         alive: &Channel<&'static str>,
+        pinning: &Pinning,
     ) -> Result<(), EngineError> {
         let at = |error: io::Error| EngineError::Unavailable(format!("[ingest] listen {}: {error}", ingest.listen));
         let (mut servers, mut given) = (Vec::new(), Vec::new());
@@ -157,7 +164,6 @@ impl Running {
         }
         repliers.set(given);
         for (number, mut server) in servers.into_iter().enumerate() {
-            let own = ingest.cores.get(number % ingest.cores.len().max(1)).cloned();
             let alive = Alive(alive.clone(), "a listener");
             let body = move || {
                 let _alive = alive;
@@ -172,7 +178,7 @@ impl Running {
                     Err(error) => tracing::error!("a listener is gone: {error}"),
                 }
             };
-            self.listeners.push(spawn(&format!("fb-i{number}"), Place { own, helpers: None }, body)?);
+            self.listeners.push(spawn(&format!("fb-i{number}"), pinning.worker(number), body)?);
         }
         Ok(())
     }

@@ -220,6 +220,8 @@ impl Service for Gateway {
     }
 
     fn tick(&mut self, now: Instant, counts: &http::Counts) {
+        // A producer that was given up is let go, whether or not requests come.
+        self.refresh();
         *self.shared.servers[self.listener].lock() = *counts;
         for pending in self.for_connection.expired(now) {
             match pending.take_unbegun() {

@@ -18,6 +18,7 @@ use crate::http::{Response, Status};
 use crate::ingest::problem::Problem;
 use crate::ingest::queue::{Counts, Pending, Queue, Repliers};
 use crate::metrics::labelled::Refused;
+use crate::sink::connections;
 use crate::sink::plan::TablePlan;
 use crate::sink::pool::{Manager, Pool};
 use crate::sink::table::TableWriter;
@@ -75,17 +76,22 @@ pub struct Context {
     pub over: Arc<AtomicBool>,
 }
 
-/// Starts the threads, if `connections` is not 0.
+/// Starts the threads there, if `connections` is not 0. Those that open connections are where the caller is.
 ///
 /// # Errors
 /// If a thread cannot be started, or a DSN not be read.
-pub fn start(config: &Config, connections: usize, context: &Context) -> std::io::Result<(Lines, Vec<Thread>)> {
+pub fn start(
+    config: &Config,
+    connections: usize,
+    place: &Place,
+    context: &Context,
+) -> std::io::Result<(Lines, Vec<Thread>)> {
     let (mut lines, mut threads) = (Vec::new(), Vec::new());
     if connections == 0 {
         return Ok((Lines { lines }, threads));
     }
     for (index, shard) in config.shards.iter().enumerate() {
-        let pool = Pool::new(shard, &config.kafka.group_id, "sync", connections as u32);
+        let pool = Pool::new(shard, &config.kafka.group_id, connections::SYNC, connections as u32);
         let pool = Arc::new(pool.map_err(|failure| std::io::Error::other(failure.reason().to_string()))?);
         let (line, jobs) = bounded(LINE_MAX);
         lines.push(line);
@@ -98,8 +104,8 @@ pub fn start(config: &Config, connections: usize, context: &Context) -> std::io:
                 connection: None,
                 away: None,
             };
-            threads
-                .push(Thread::spawn(&format!("fb-s{index}.{number}"), Place::default(), None, move || worker.run())?);
+            let name = format!("fb-s{index}.{number}");
+            threads.push(Thread::spawn(&name, place.clone(), None, move || worker.run())?);
         }
     }
     Ok((Lines { lines }, threads))

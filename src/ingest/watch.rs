@@ -18,11 +18,10 @@ use crate::ingest::rules::Rules;
 use crate::ingest::service::Shared;
 use crate::sink::Failure;
 use crate::sink::catalog::{Catalog, CatalogError};
+use crate::sink::connections;
 use crate::sink::pool::Pool;
 use crate::sink::sqlstate;
 
-/// What its connections call themselves.
-const PURPOSE: &str = "ingest";
 /// Longest wait for one answer of the brokers.
 const ASK_DEADLINE: Duration = Duration::from_secs(3);
 /// How soon is asked again while something is missing, or somebody is away.
@@ -275,7 +274,7 @@ impl Found {
 /// The tables of a shard, by topic; or why it does not say.
 pub fn tables_of(config: &Config, shard: usize) -> Result<Vec<(usize, Catalog)>, String> {
     let said = |failure: Failure| failure.reason().to_string();
-    let pool = Pool::new(&config.shards[shard], &config.kafka.group_id, PURPOSE, 1).map_err(said)?;
+    let pool = Pool::new(&config.shards[shard], &config.kafka.group_id, connections::INGEST, 1).map_err(said)?;
     let mut client = pool.get().map_err(said)?;
     let mut catalogs = Vec::new();
     for topic in topics(config) {

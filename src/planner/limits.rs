@@ -80,6 +80,7 @@ impl ServerLimits {
             reserved: SUPERUSER_RESERVED,
             others: 0,
             group: 0,
+            gateways: 0,
             role_max: None,
             database_max: None,
         };

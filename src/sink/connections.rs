@@ -6,6 +6,11 @@ use postgres::{Client, Row};
 use crate::sink::connect::application_prefix;
 use crate::sink::fence::Sql;
 
+/// How application names of a gateway's connections end: of those that write rows, and of those that ask what tables are like. Neither
+/// owns a partition.
+pub const SYNC: &str = "sync";
+pub const INGEST: &str = "ingest";
+
 /// $1 is what the group's application names begin with, $2 how that of the connection that asks ends.
 ///
 /// `pg_stat_database` shows its numbers to everyone; of others' rows in `pg_stat_activity` a plain role sees no states, but
@@ -17,6 +22,7 @@ SELECT current_setting('max_connections')::int AS max,
        (SELECT sum(numbackends)::int FROM pg_stat_database WHERE datid <> 0) AS used,
        (SELECT count(*)::int FROM pg_stat_activity WHERE starts_with(application_name, $1)) AS of_group,
        (SELECT count(*)::int FROM pg_stat_activity WHERE application_name = $1 || $2) AS asking,
+       (SELECT count(*)::int FROM pg_stat_activity WHERE application_name IN ($1 || 'sync', $1 || 'ingest')) AS of_gateways,
        (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS role_max,
        (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS database_max,
        extract(epoch FROM pg_postmaster_start_time())::float8 AS started",
@@ -44,6 +50,8 @@ pub struct Connections {
     pub others: i32,
     /// In use by processes of this group that run already.
     pub group: i32,
+    /// Of these by gateways.
+    pub gateways: i32,
     pub role_max: Option<i32>,
     pub database_max: Option<i32>,
 }
@@ -61,6 +69,7 @@ pub fn ask(client: &mut Client, group: &str, purpose: &str) -> Result<Connection
         reserved: number("reserved"),
         others: number("used") - number("of_group"),
         group: number("of_group") - number("asking"),
+        gateways: number("of_gateways"),
         role_max: limit("role_max"),
         database_max: limit("database_max"),
     })
@@ -70,4 +79,16 @@ pub fn ask(client: &mut Client, group: &str, purpose: &str) -> Result<Connection
 pub fn all(row: &Row) -> (u32, u32) {
     let number = |name: &str| row.get::<_, Option<i32>>(name).unwrap_or_default();
     ((number("max") - number("reserved")).max(0) as u32, number("used").max(0) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_question_knows_a_gateway_s_names() {
+        for name in [SYNC, INGEST] {
+            assert!(CONNECTIONS.text.contains(&format!("$1 || '{name}'")), "{name}");
+        }
+    }
 }

@@ -389,6 +389,33 @@ mod tests {
         RawRecord { offset: Offset(0), timestamp_ms: -1, key, value, headers: &[] }
     }
 
+    /// Where the whole key is the tenant, the shard leaves some lanes of each partition empty. Those that it fills it fills evenly, and there are
+    /// as many as workers.
+    #[test]
+    fn lanes_that_a_shard_fills_are_enough_and_even() {
+        for shards in [2_usize, 3, 4, 6, 8, 16] {
+            let all: String =
+                (0..shards).map(|i| format!("[[shard]]\nname = \"s{i}\"\ndsn = \"host=h{i}\"\n")).collect();
+            let text = format!(
+                "[kafka]\nbootstrap.servers = \"b\"\ngroup.id = \"g\"\n[shards]\nby = \"hash\"\n[[topic]]\nname = \"t\"\ntable = \"t\"\n{all}"
+            );
+            let config = crate::config::load::parse("f".as_ref(), &text, &|_| None).expect("valid").config;
+            let router = Router::new(&config);
+            let mut found = vec![BTreeMap::<Lane, u32>::new(); shards];
+            for n in 0..50_000 {
+                let key = format!("app-{}:{n}", n % 100).into_bytes();
+                let ShardIx(shard) = router.route(0, &record(Some(&key), None)).expect("a shard");
+                let lane = lane_of(key_hash(Some(&key), Offset(0)), config.engine.lanes);
+                *found[usize::from(shard)].entry(lane).or_default() += 1;
+            }
+            for lanes in found {
+                assert!(lanes.len() >= config.engine.workers_per_shard, "{shards} shards: {lanes:?}");
+                let mean = lanes.values().sum::<u32>() / lanes.len() as u32;
+                assert!(lanes.values().all(|n| (mean / 2..=mean * 3 / 2).contains(n)), "{shards} shards: {lanes:?}");
+            }
+        }
+    }
+
     #[test]
     fn the_tenant_is_found_where_it_was_said_to_be() {
         let value = br#"{"skip":{"app":"no"},"app":"17","n":17}"#;

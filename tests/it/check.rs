@@ -178,6 +178,51 @@ fn shards_that_are_not_what_they_seem() {
     assert!(!report.to_string().contains("hunter2"), "a password was shown");
 }
 
+/// Routes that write rows themselves hold a pool of connections to each shard, beside what `run` needs.
+#[test]
+fn a_gateway_that_writes_rows_takes_part_in_the_budget() {
+    let database = Database::create(Server::A, "check");
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)");
+    database.execute(&format!("ALTER DATABASE {} CONNECTION LIMIT 15", database.name()));
+    let group = unique_name("check");
+    let report = |mode: &str, pool: usize| {
+        report(&format!(
+            "[kafka]\nbootstrap.servers = \"{}\"\ngroup.id = \"{group}\"\n[[shard]]\nname = \"main\"\ndsn = \"{}\"\n[[topic]]\n\
+             name = \"no\"\ntable = \"t\"\npk_fields = [\"id\"]\n[ingest]\npool_size = {pool}\n[[ingest.route]]\npath = \"/t/{{id}}\"\n\
+             methods = [\"PUT\"]\ntopic = \"no\"\nmode = \"{mode}\"\n",
+            kafka_bootstrap(),
+            database.dsn()
+        ))
+    };
+    let too_many = "problem shard[0].dsn: found 16 connections needed (5 workers and slow lanes + 2 + 8 of the gateway's pool + 1), \
+                    expected at most 15, the database's connection limit";
+    assert_eq!(said(&report("sync", 8), "shard[0].dsn"), [too_many]);
+    assert_eq!(said(&report("async", 8), "shard[0].dsn"), [""; 0]);
+
+    // As a gateway and a worker have them.
+    let open = |name: &str| {
+        let config = database.dsn().parse::<postgres::Config>().expect("a DSN").application_name(name).to_owned();
+        config.connect(postgres::NoTls).expect("a connection")
+    };
+    let name = |end: &str| format!("forebay/{group}/{end}");
+    let _open = [open(&name("sync")), open(&name("sync")), open(&name("ingest")), open(&name("fb-w0.0"))];
+    let report = report("sync", 7);
+    assert_eq!(said(&report, "shard[0]"), [""; 0]);
+    let table = report.connections.join("\n");
+    for row in [
+        "server of shard main",
+        "  max_connections",
+        "-1  in use by `run` and commands of this group",
+        "-3  in use by gateways of this group",
+        "7  a process of `forebay run` (1 shard × (5 workers and slow lanes + 2))",
+        "8  a process of `forebay ingest` (1 shard × (7 of the gateway's pool + 1))",
+    ] {
+        assert!(table.contains(row), "{row} is missing in\n{table}");
+    }
+    let shown = report.to_string();
+    assert!(shown.contains("\nconnections: server of shard main\nconnections: "), "{shown}");
+}
+
 #[test]
 fn a_database_that_is_another_shard_or_has_no_schema() {
     let database = Database::create(Server::A, "check");

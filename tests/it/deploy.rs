@@ -1,5 +1,5 @@
-//! What is delivered for Prometheus and Grafana: rules that promtool accepts and whose unit tests pass, queries that a real
-//! Prometheus understands, names that forebay has, and a word for people everywhere.
+//! What is delivered for systemd, Prometheus and Grafana: units that systemd accepts, rules that promtool accepts and whose unit tests pass,
+//! queries that a real Prometheus understands, names that forebay has, and a word for people everywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -56,7 +56,7 @@ pub fn dashboard_queries() -> Vec<(String, String)> {
 }
 
 /// The metrics of a query, and the labels that each is chosen by: `name{label="…", …}`.
-fn metrics(promql: &str) -> Vec<(String, Vec<String>)> {
+pub fn metrics(promql: &str) -> Vec<(String, Vec<String>)> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let mut found = Vec::new();
     let mut rest = promql;
@@ -116,6 +116,68 @@ fn promtool(arguments: &[&str], file: &str) {
     assert!(output.status.success(), "promtool {arguments:?} {file}: {}", String::from_utf8_lossy(&said));
 }
 
+/// The lines of a unit that say something.
+fn unit(name: &str) -> Vec<String> {
+    let text = fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let says = |line: &&str| !line.is_empty() && !line.starts_with('#') && !line.starts_with('[');
+    text.lines().filter(says).map(str::to_owned).collect()
+}
+
+fn value<'u>(unit: &'u [String], key: &str) -> &'u str {
+    let found = unit.iter().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    found.unwrap_or_else(|| panic!("no {key}"))
+}
+
+const UNITS: [&str; 2] = ["forebay.service", "forebay-ingest.service"];
+
+#[test]
+fn systemd_accepts_the_units() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for name in UNITS {
+        let text = fs::read_to_string(path(name)).expect("a unit");
+        // As it is installed, with a program that is there.
+        let installed = text.replace("/usr/local/bin/forebay", env!("CARGO_BIN_EXE_forebay"));
+        assert_ne!(installed, text, "{name}: another program");
+        let file = directory.path().join(name);
+        fs::write(&file, installed).expect("a file");
+        let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output();
+        let output = output.expect("systemd-analyze: bin/install-deps test");
+        // What it does not know it only warns of.
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{name}: {said}");
+    }
+}
+
+#[test]
+fn both_units_are_hardened_alike_and_let_a_process_end_in_order() {
+    let [run, ingest] = UNITS.map(unit);
+    let hardening = |unit: &[String]| -> Vec<String> {
+        let from = unit.iter().position(|line| line == "NoNewPrivileges=yes").expect("its hardening");
+        unit[from..].to_vec()
+    };
+    assert_eq!(hardening(&run), hardening(&ingest));
+    assert!(hardening(&run).len() > 20);
+    let default = |text: &str| {
+        let config = forebay::config::load::parse("f".as_ref(), text, &|_| None).expect("valid").config;
+        (config.engine.drain_deadline, config.ingest.expect("a gateway").drain_deadline)
+    };
+    let (engine, gateway) = default(
+        "[kafka]\nbootstrap.servers = \"a\"\ngroup.id = \"g\"\n[[shard]]\nname = \"s\"\ndsn = \"host=a\"\n[[topic]]\nname = \"t\"\n\
+         table = \"t\"\npk_fields = [\"x\"]\n[ingest]\n[[ingest.route]]\npath = \"/t\"\nmethods = [\"PUT\"]\ntopic = \"t\"\n",
+    );
+    for (unit, command, drain, codes) in [(&run, "run", engine, "2 65 78"), (&ingest, "ingest", gateway, "2 78")] {
+        let expected = format!("/usr/local/bin/forebay {command} --config /etc/forebay/forebay.toml");
+        assert_eq!(value(unit, "ExecStart"), expected);
+        let stop =
+            value(unit, "TimeoutStopSec").strip_suffix('s').and_then(|n| n.parse::<u64>().ok()).expect("seconds");
+        assert!(stop >= drain.as_secs() + 13, "{command}: {stop} s, for a drain of {drain:?} and what comes after it");
+        for (key, is) in [("KillSignal", "SIGTERM"), ("Restart", "on-failure"), ("RestartPreventExitStatus", codes)] {
+            assert_eq!(value(unit, key), is, "{command}: {key}");
+        }
+    }
+    assert_ne!(value(&run, "User"), value(&ingest, "User"));
+}
+
 #[test]
 fn promtool_accepts_the_alerts_and_each_fires_on_its_case_only() {
     promtool(&["check", "rules"], "prometheus/forebay-alerts.yml");
@@ -169,7 +231,7 @@ fn the_dashboard_shows_what_there_is_in_queries_that_prometheus_understands() {
         shown.extend(assert_known(&panel, &promql));
     }
     // Of the same name as others in the world, for the dashboards that go with those.
-    let is_other = |name: Name| name.is_alias() || name.is_of_gateway() || name == Name::ProcessStart;
+    let is_other = |name: Name| name.is_alias() || name == Name::ProcessStart;
     let own = Name::ALL.iter().filter(|name| !is_other(**name));
     let missing: Vec<&Name> = own.filter(|name| shown.contains(name) == NOT_SHOWN.contains(name)).collect();
     assert!(

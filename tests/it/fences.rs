@@ -8,8 +8,9 @@ use forebay::config::secret::Secret;
 use forebay::fences::ToOffset;
 use forebay::fences::reset::{Request, ResetError, reset};
 use forebay::fences::show::show;
+use forebay::sink::connect::application_prefix;
 use forebay::sink::postgres::{OwnRows, PostgresControl};
-use forebay::sink::{Control, Identity, Progress, Takeover, fence};
+use forebay::sink::{Control, Identity, Progress, Takeover, connections, fence};
 use forebay::types::{NextOffset, ShardIx, Token, TopicIx, TopicPartition};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -182,7 +183,12 @@ fn a_topic_is_reset_with_its_identity() {
     let world = World::new("fences_all");
     world.control(0).locate(TopicIx(0), &identity("two"), &[0]).expect_err("another incarnation");
     world.wait_until_alone();
+    // A gateway that writes rows itself owns no partition.
+    let name = format!("{}{}", application_prefix(&world.config.kafka.group_id), connections::SYNC);
+    let gateway = world.shards[0].dsn().parse::<postgres::Config>().expect("a DSN").application_name(&name).to_owned();
+    let gateway = gateway.connect(postgres::NoTls).expect("a connection");
     assert_eq!(world.reset(None, ToOffset::Committed), Ok(vec![(0, 7), (1, 7)]));
+    drop(gateway);
     assert_eq!(world.stored(), [(0, 0, 0); 2]);
     for shard in [0, 1] {
         let anchors = world.control(shard).locate(TopicIx(0), &identity("two"), &[0, 1]);

@@ -189,7 +189,7 @@ fn services_need_less_than_tests() {
     assert_eq!(missing("services"), Ok("postgresql java maven".into()));
     assert!(
         missing("test")
-            .is_ok_and(|all| all.starts_with("postgresql java maven ") && all.ends_with("chromium valgrind"))
+            .is_ok_and(|all| all.starts_with("postgresql java maven ") && all.ends_with("chromium valgrind systemd"))
     );
 }
 

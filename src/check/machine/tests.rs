@@ -5,24 +5,28 @@ use crate::cpus::{machine, tree};
 
 use super::*;
 
-/// `allowed` of a machine; `engine` is what stands in `[engine]`.
+/// `allowed` of a machine; `engine` is what stands in `[engine]`, `ingest` what stands in `[ingest]`, where there is a gateway.
 struct On<'a> {
     topology: Topology,
     allowed: &'a str,
     dsn: &'a str,
     brokers: &'a str,
+    ingest: Option<&'a str>,
 }
 
 impl<'a> On<'a> {
     fn new(topology: Topology, allowed: &'a str) -> On<'a> {
-        On { topology, allowed, dsn: "host=db.example", brokers: "kafka.example:9092" }
+        On { topology, allowed, dsn: "host=db.example", brokers: "kafka.example:9092", ingest: None }
     }
 
     fn report(self, engine: &str) -> Report {
-        let On { topology, allowed, dsn, brokers } = self;
+        let On { topology, allowed, dsn, brokers, ingest } = self;
+        let route = "[[ingest.route]]\npath = \"/t\"\nmethods = [\"PUT\"]\ntopic = \"t\"\n";
+        let gateway =
+            ingest.map_or_else(String::new, |lines| format!("pk_fields = [\"x\"]\n[ingest]\n{lines}\n{route}"));
         let text = format!(
             "[engine]\n{engine}\n[kafka]\nbootstrap.servers = {brokers:?}\ngroup.id = \"g\"\n[[shard]]\nname = \"s\"\n\
-             dsn = {dsn:?}\n[[topic]]\nname = \"t\"\ntable = \"t\"\n"
+             dsn = {dsn:?}\n[[topic]]\nname = \"t\"\ntable = \"t\"\n{gateway}"
         );
         let loaded = parse(Path::new("f"), &text, &|_| None).expect("valid");
         let machine = Machine { allowed: CpuSet::parse(allowed).expect("CPUs"), topology };
@@ -141,6 +145,33 @@ fn whoever_is_on_the_same_machine_needs_a_cpu_too() {
     on("host=localhost", "localhost").check("poller_core = 0\ncores = [\"1-2\"]", &[]);
     // Others may use what this process may not.
     On { dsn: "host=localhost", ..On::new(machine(1, 8, 1), "0-3") }.check(engine, &[]);
+}
+
+/// Beside the engine's, which may be on another machine: nothing is said of the one for the other's sake.
+#[test]
+fn a_gateway_has_settings_of_its_own() {
+    let on = |ingest| On { ingest: Some(ingest), ..On::new(machine(1, 8, 1), "0-7") };
+    let engine = "poller_core = 0\ncores = \"1-4\"\nkafka_cores = \"5-6\"\nother_cores = 7";
+    on("cores = \"0-1\"\nkafka_cores = 2\nother_cores = \"3\"").check(engine, &[]);
+    on("cores = 9\nthreads = 1").check("", &["problem: f:14: ingest.cores: found core 9 (9: which the machine lacks)"]);
+    let crowded = "f:14: ingest.cores: found 3 listeners and 2 CPUs: fb-i0, fb-i2 share 1";
+    on("cores = \"1-2\"\nthreads = 3").check("", &[crowded]);
+    on("cores = [\"1-2\"]\nthreads = 3").check("", &[]);
+    let taken = "f:15: ingest.kafka_cores: found 1, which the listeners are pinned to; 0,3-7 is nobody's";
+    on("cores = \"1-2\"\nkafka_cores = 1").check("", &[taken]);
+    let nodes = On { ingest: Some("cores = \"0,4\""), ..On::new(machine(2, 4, 1), "0-7") };
+    nodes.check("", &["f:14: ingest.cores: found listeners spread over the NUMA nodes 0-1"]);
+    let map = ["this process may use CPUs 0-7 (8 cores, node 0)", "no thread is pinned"];
+    on("").map("", &[map.as_slice(), &["gateway: no thread is pinned"]].concat());
+    let gateway = [
+        "gateway: fb-i0, fb-i2: CPU 1 (core 1, node 0)",
+        "gateway: fb-i1: CPU 2 (core 2, node 0)",
+        "gateway: rdk: (librdkafka): CPU 3 (core 3, node 0)",
+        "gateway: all others: any of them",
+    ];
+    on("cores = \"1-2\"\nkafka_cores = 3\nthreads = 3").map("", &[map.as_slice(), &gateway].concat());
+    let none = "gateway: fb-i (listeners): any of them";
+    assert_eq!(on("other_cores = 3").report("").cpus[2], none);
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{
-    Choice, CpusInTurn, Listen, Millis, Number, Optional, Setting, Text, TextList, listen, millis, number, path, text,
+    Choice, Cpus, CpusInTurn, Listen, Millis, Number, Optional, Setting, Text, TextList, listen, millis, number, path,
+    text,
 };
 use super::{MIB, UnknownFields};
 use crate::config::ingest::{self, Mode, Part, Segment};
@@ -50,7 +51,20 @@ pub static CORES: Setting<CpusInTurn> = Setting {
     section: "ingest",
     name: "cores",
     kind: CpusInTurn,
-    prose: "CPUs that these threads are pinned to, as `[engine] cores` has it for workers.",
+    prose: "CPUs that these threads are pinned to, as `[engine] cores` has it for workers. See [Pinning](#pinning).",
+};
+pub static KAFKA_CORES: Setting<Cpus> = Setting {
+    section: "ingest",
+    name: "kafka_cores",
+    kind: Cpus,
+    prose: "CPUs that the threads of the gateway's librdkafka may use: one for each broker, and one for the client.",
+};
+pub static OTHER_CORES: Setting<Cpus> = Setting {
+    section: "ingest",
+    name: "other_cores",
+    kind: Cpus,
+    prose: "CPUs that all other threads of the gateway may use: those that take acknowledgements, write rows (`mode = \"sync\"`), ask brokers and \
+            databases, its admin side, the log.",
 };
 pub static CONNECTIONS_MAX: Setting<Number> = Setting {
     section: "ingest",
@@ -100,8 +114,8 @@ pub static POOL_SIZE: Setting<Number> = Setting {
     section: "ingest",
     name: "pool_size",
     kind: number("connections", 8, 1..=256),
-    prose: "For routes with `mode = \"sync\"`: connections to each shard, and threads that wait for them. They come on top of those that `check` \
-            counts.",
+    prose: "For routes with `mode = \"sync\"`: connections to each shard, and threads that wait for them. `check` shows them beside what \
+            `run` needs; a gateway for which a database has too few does not start.",
 };
 pub static POOL_WAIT: Setting<Millis> = Setting {
     section: "ingest",

@@ -4,6 +4,9 @@
 mod answers;
 mod clients;
 mod ends;
+mod fatal;
+mod metrics;
+mod pinning;
 mod sync;
 mod trouble;
 

@@ -108,3 +108,16 @@ fn what_the_database_refuses_is_the_client_s_and_what_it_cannot_is_not() {
     drop((client, waits));
     gate.process.terminate().expect(0);
 }
+
+/// It would take connections that others need, or fail under load instead of now.
+#[test]
+fn beyond_what_the_database_lets_in_it_does_not_start() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    database.execute(&format!("ALTER DATABASE {} CONNECTION LIMIT 8", database.name()));
+    let topic = Topic::create("ingest", 1);
+    let rig = Rig::new(&format!("{}{}", shard("main", database.dsn(), ""), sync(topic.name(), "pool_size = 8\n")));
+    let found =
+        "found 9 connections needed (8 of the gateway's pool + 1), expected at most 8, the database's connection limit";
+    rig.start_command("ingest", "forebay.toml", &[]).ended().expect_log(78, &[found]);
+}

@@ -263,7 +263,7 @@ fn listings_that_nobody_takes_hold_little() {
 
 /// What promtool says of a text, on its standard input.
 #[track_caller]
-fn promtool_takes(text: &str) {
+pub fn promtool_takes(text: &str) {
     let mut child = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

@@ -1,6 +1,6 @@
 //! The program on real services, as an operator runs it: what it applies, what stops it, and what it survives.
 
-mod admin;
+pub mod admin;
 mod bad_input;
 mod bench;
 mod chaos;
@@ -16,7 +16,7 @@ mod maps;
 mod pace;
 mod parked_commands;
 mod parking;
-mod pinning;
+pub mod pinning;
 mod seeing;
 mod shards;
 mod tenants;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{LEDGER, ledger_topic, publish_all, shard};
-use crate::support::{Database, PATIENCE, Rig, Server, Topic, wait_until};
+use crate::support::{Database, Forebay, PATIENCE, Rig, Server, Topic, wait_until};
 
 /// What must be there before it can be said that every thread is where it should be; those of librdkafka are of three clients.
 const THREADS: [&str; 14] = [
@@ -68,29 +68,39 @@ fn check(engine: &str, flags: &[&str], expected: &Expected<'_>) {
     );
     let forebay = rig.start_with("forebay.toml", flags);
     wait_until(PATIENCE, "the dead letter to be forwarded", || letters.watermarks(0).1 > 0);
+    settle(&forebay, &THREADS, KAFKA_CLIENTS, &format!("{engine} {flags:?}"), |thread| expected.of(thread));
+    forebay.terminate().expect(0);
+}
+
+/// Waits until these threads, and so many clients of librdkafka, are there, and each thread of the process is where it is expected.
+#[track_caller]
+pub fn settle<'e>(
+    forebay: &Forebay,
+    names: &[&str],
+    kafka_clients: usize,
+    settings: &str,
+    expected: impl Fn(&str) -> &'e str,
+) {
     let mut last = String::new();
     wait_until(PATIENCE, "every thread where it belongs", || {
         let threads = forebay.threads();
-        let names: BTreeSet<&str> = threads.iter().map(|(name, _)| name.as_str()).collect();
-        let missing: Vec<&str> = THREADS.into_iter().filter(|name| !names.contains(name)).collect();
+        let found: BTreeSet<&str> = threads.iter().map(|(name, _)| name.as_str()).collect();
+        let missing: Vec<&&str> = names.iter().filter(|name| !found.contains(**name)).collect();
         let clients = threads.iter().filter(|(name, _)| name == "rdk:main").count();
         let brokers = threads.iter().filter(|(name, _)| name.starts_with("rdk:broker")).count();
-        let wrong: Vec<_> = threads.iter().filter(|(name, cpus)| cpus != expected.of(name)).collect();
-        let said = format!(
-            "{engine} {flags:?}: wrong {wrong:?}, missing {missing:?}, {clients} clients, {brokers} of brokers"
-        );
+        let wrong: Vec<_> = threads.iter().filter(|(name, cpus)| cpus != expected(name)).collect();
+        let said = format!("{settings}: wrong {wrong:?}, missing {missing:?}, {clients} clients, {brokers} of brokers");
         // A thread that starts is beside its starter for a moment. What stays wrong is said last.
         if said != last {
             eprintln!("{said}");
             last = said;
         }
-        wrong.is_empty() && missing.is_empty() && clients == KAFKA_CLIENTS && brokers >= KAFKA_CLIENTS
+        wrong.is_empty() && missing.is_empty() && clients == kafka_clients && brokers >= kafka_clients
     });
-    forebay.terminate().expect(0);
 }
 
 /// As the kernel lists those of this process, which forebay inherits; the first and the last of them.
-fn cpus() -> (String, String, String) {
+pub fn cpus() -> (String, String, String) {
     let all = forebay::cpus::allowed().expect("the kernel says");
     let (first, last) = (all.first().expect("one"), all.iter().last().expect("one"));
     (all.to_string(), first.to_string(), last.to_string())
