@@ -114,6 +114,10 @@ const REQUESTS: Metric = Metric {
     after: "The gateway’s error rate (forebay_ingest_requests_total) is about Kafka and about bad requests only. That a database is \
             away, or refuses a row, is said by alerts of their own.",
     alerts: &[
+        (
+            "ForebayGatewayErrors",
+            "writes are refused for reasons that are not the clients’: the error rate that is left",
+        ),
         ("ForebayShardDown", "a database is away: what was an error rate is a name and a reason"),
         ("ForebayDeadLetters", "rows that only the database could refuse"),
         ("ForebayTopicStopped", "nothing more of a topic is applied, and a person is needed"),
@@ -145,10 +149,13 @@ const LATENCY: Metric = Metric {
     before: "The endpoint’s p99: it is the database’s COMMIT, its locks and the wait for a connection.",
     after: "The gateway’s p99 (forebay_ingest_acknowledged_seconds) is the brokers’ acknowledgement. It says nothing of the database any \
             more: how late rows are is time lag.",
-    alerts: &[(
-        "ForebayTimeLagHigh",
-        "the objective that replaces the one on latency: how old the oldest unwritten record may be",
-    )],
+    alerts: &[
+        ("ForebayGatewaySlow", "the brokers acknowledge late: the latency that is left"),
+        (
+            "ForebayTimeLagHigh",
+            "the objective that replaces the one on latency: how old the oldest unwritten record may be",
+        ),
+    ],
 };
 
 const DURABLE: Metric = Metric {
