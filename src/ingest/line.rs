@@ -153,6 +153,19 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_gives_back_what_was_taken() {
+        let line = Line::new(1, 1000);
+        assert!(put(&line, 1, 0) && !put(&line, 1, 1));
+        let dies = std::panic::AssertUnwindSafe(|| {
+            let _taken = line.take();
+            panic!("broken");
+        });
+        assert!(std::panic::catch_unwind(dies).is_err());
+        assert!(put(&line, 1, 1));
+        assert_eq!(line.take().expect("its key is free").job.0, 1);
+    }
+
+    #[test]
     fn those_whom_nobody_waits_for_make_room() {
         let (line, start) = (Line::new(2, 1000), Instant::now());
         let put = |number: u32, over: bool, at: u64| {

@@ -326,7 +326,7 @@ mod tests {
         let ingest = config.ingest.as_ref().expect("a gateway");
         let (counts, queue) = (Arc::new(Counts::new(1)), Arc::new(Queue::new(10, 1000)));
         let properties = producer_config(&config.kafka, ingest);
-        let sender = Sender::new(properties, Arc::clone(&counts), Arc::clone(&queue), Repliers::default());
+        let sender = Sender::new(properties, None, Arc::clone(&counts), Arc::clone(&queue), Repliers::default());
         let rules = Rules::new(&config, &Default::default(), &vec![None; config.topics.len()]);
         let shared = Shared::new(ingest, counts, queue, sender.expect("a producer"), Lines::default(), rules);
         Watch::new(Arc::new(Live::new(Arc::clone(&config))), Arc::new(shared))

@@ -163,15 +163,17 @@ fn a_connection_may_idle() {
     database.execute(SUBSCRIPTIONS);
     let topic = Topic::create("ingest", 1);
     let dsn = format!(
-        "{} options='-c statement_timeout=500 -c lock_timeout=400 -c idle_in_transaction_session_timeout=500'",
+        "{} options='-c statement_timeout=1500 -c lock_timeout=1400 -c idle_in_transaction_session_timeout=1500'",
         database.dsn()
     );
     let rig = Rig::new(&format!("{}{}", shard("main", &dsn, ""), sync(topic.name(), "pool_size = 2\n")));
     let gate = Gate::start(&rig);
     let mut client = gate.client();
+    // Forebay's tables are made first, which may take longer.
+    wait_until(PATIENCE, "a row", || put(&mut client, "a", 0, "before").status == 200);
     (0..10).for_each(|n| assert_eq!(put(&mut client, "a", n, "before").status, 200));
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(12) {
+    while start.elapsed() < Duration::from_secs(13) {
         assert!(!gate.process.log().contains("it is cut"), "{:?}", start.elapsed());
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -159,7 +159,7 @@ fn more_partitions_are_followed() {
     let rig = Rig::new(&toml);
     let gate = Gate::start(&rig);
     let mut client = gate.client();
-    let mut highest = |client: &mut crate::http::client::Client| {
+    let highest = |client: &mut crate::http::client::Client| {
         let partition = |n: i32| {
             let answer = put(client, "a", n, "on");
             assert_eq!(answer.status, 202, "{}", answer.text());
