@@ -179,3 +179,15 @@ fn object(fields: &[String]) -> Option<Option<Vec<u8>>> {
     }
     Some(Some(Value::Object(object).to_string().into_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_texts_as_they_were_written() {
+        let fields = |fields: &[&str]| object(&fields.iter().map(|field| (*field).to_owned()).collect::<Vec<_>>());
+        assert_eq!(fields(&["app=007", "x=a=b"]), Some(Some(br#"{"app":"007","x":"a=b"}"#.to_vec())));
+        assert_eq!((fields(&[]), fields(&["app"])), (Some(None), None));
+    }
+}

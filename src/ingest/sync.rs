@@ -34,6 +34,8 @@ use crate::types::{Offset, ShardIx};
 const LINE_MAX: usize = 4096;
 /// How soon a database that was away is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// For so long a database that refuses is a reason not to be ready. Only requests try it again, and whoever is not ready gets none.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(10);
 /// Forms of tables that a thread keeps buffers for.
 const WRITERS_MAX: usize = 64;
 
@@ -67,9 +69,10 @@ impl Lines {
         self.0.iter().for_each(|(line, _)| line.end());
     }
 
-    /// Shards that refuse rows until a person has done something, and why.
+    /// Shards that refused rows just now, until a person has done something, and why.
     pub fn refusing(&self) -> Vec<String> {
-        self.0.iter().filter_map(|(_, away)| away.refuses()).collect()
+        let now = Instant::now();
+        self.0.iter().filter_map(|(_, away)| away.refuses(now)).collect()
     }
 }
 
@@ -156,9 +159,9 @@ impl Away {
         }
     }
 
-    fn refuses(&self) -> Option<String> {
+    fn refuses(&self, now: Instant) -> Option<String> {
         match &*self.since.lock() {
-            Some((_, Failure::Shard(reason))) => Some(reason.to_string()),
+            Some((until, Failure::Shard(reason))) if now < *until + REFUSAL_HOLDS => Some(reason.to_string()),
             _ => None,
         }
     }
@@ -281,6 +284,24 @@ fn refused(failure: &Failure) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It is tried again soon, and does not keep a gateway from being ready for ever that nobody asks any more.
+    #[test]
+    fn a_database_that_is_away_or_refuses() {
+        let (away, start) = (Away { shard: "s".to_owned(), since: Mutex::default() }, Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        assert!(away.check(start).is_ok() && away.refuses(start).is_none());
+        let problem = away.note(Failure::Outage(Reason::new("gone")), start);
+        assert!(problem.detail().contains("gone") && problem.detail().contains("nothing was done"));
+        assert_eq!((away.check(at(999)).err(), away.check(at(1000)).err()), (Some(problem), None));
+        assert_eq!(away.refuses(start), None, "others may be served meanwhile");
+        let problem = away.note(Failure::Shard(Reason::new("password of x")), start);
+        assert!(!problem.detail().contains("password"), "that is for the log");
+        assert_eq!(away.refuses(at(10_999)).as_deref(), Some("password of x"));
+        assert_eq!(away.refuses(at(11_000)), None);
+        away.is_there();
+        assert_eq!(away.refuses(start), None);
+    }
 
     #[test]
     fn what_a_failure_means() {
