@@ -44,9 +44,6 @@ pub fn run(config: &Path) -> ExitCode {
         return ExitCode::Internal;
     }
     tracing::info!("gateway: http://{}/", running.address);
-    if let Some(address) = running.admin {
-        tracing::info!("gateway's admin side: http://{address}/readyz");
-    }
     match running.run(&stopper) {
         Ok(()) => ExitCode::Ok,
         Err(error) => {

@@ -10,7 +10,7 @@ use crate::config::{Config, RouteBy, Tenant};
 use crate::console;
 use crate::ingest::check::partitions_of;
 use crate::state::chunk::{Headers, RawRecord};
-use crate::state::placement::{Misplaced, Placement, murmur2};
+use crate::state::placement::{Misplaced, Place, Placement, murmur2};
 use crate::state::router::{Router, key_hash, lane_of};
 use crate::types::Offset;
 
@@ -83,7 +83,7 @@ pub fn run(config: &Path, arguments: &Route) -> ExitCode {
             headers: &headers,
         };
         match placement.place(&router, &record) {
-            Ok(_) => show(config, &router, &placement, topic, key, &record, arguments),
+            Ok(place) => show(config, &router, &placement, &place, topic, &record, arguments),
             Err(misplaced) => {
                 let why = match &misplaced {
                     Misplaced::NoPartition(shard) => {
@@ -103,13 +103,13 @@ fn show(
     config: &Config,
     router: &Router,
     placement: &Placement,
+    place: &Place,
     topic: &str,
-    key: &str,
     record: &RawRecord<'_>,
     arguments: &Route,
 ) {
-    let Ok(place) = placement.place(router, record) else { return };
     let shard = &config.shards[usize::from(place.shard.0)].name;
+    let key = String::from_utf8_lossy(record.key.unwrap_or_default());
     let tenant = router.tenant_of(record).map(|tenant| String::from_utf8_lossy(&tenant).into_owned());
     let lanes = config.engine.lanes;
     let hash = key_hash(record.key, record.offset);
@@ -151,7 +151,10 @@ fn show(
         "  partition: number {} of {of}: murmur2(key) = {murmur}, without its sign {}, mod {}",
         place.index, place.hash, place.candidates
     ));
-    console::out(format_args!("  lane: xxh3(key) = {}, mod {lanes}", hash as u64));
+    console::out(format_args!(
+        "  lane: xxh3(key) = {}, mod {lanes}, as configured; the number that the database keeps for the partition wins (forebay fences show)",
+        hash as u64
+    ));
 }
 
 fn packed(headers: &[String]) -> Option<Vec<u8>> {
@@ -163,7 +166,7 @@ fn packed(headers: &[String]) -> Option<Vec<u8>> {
     Some(packed)
 }
 
-/// As a payload would have them: integers where they are some.
+/// As a payload could have them: a tenant's text is that of the string and that of the integer.
 #[expect(clippy::option_option, reason = "no fields, no value; and a field that is none")]
 fn object(fields: &[String]) -> Option<Option<Vec<u8>>> {
     if fields.is_empty() {
@@ -172,7 +175,19 @@ fn object(fields: &[String]) -> Option<Option<Vec<u8>>> {
     let mut object = Map::new();
     for field in fields {
         let (name, value) = field.split_once('=')?;
-        object.insert(name.to_owned(), value.parse::<i64>().map_or_else(|_| Value::from(value), Value::from));
+        object.insert(name.to_owned(), Value::from(value));
     }
     Some(Some(Value::Object(object).to_string().into_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_texts_as_they_were_written() {
+        let fields = |fields: &[&str]| object(&fields.iter().map(|field| (*field).to_owned()).collect::<Vec<_>>());
+        assert_eq!(fields(&["app=007", "x=a=b"]), Some(Some(br#"{"app":"007","x":"a=b"}"#.to_vec())));
+        assert_eq!((fields(&[]), fields(&["app"])), (Some(None), None));
+    }
 }

@@ -18,8 +18,6 @@ pub struct Ingest {
     /// What requests must bring along.
     pub token: Option<Secret>,
     pub admin_listen: Option<SocketAddr>,
-    /// Somebody wrote that address: without it nothing starts.
-    pub admin_listen_written: bool,
     pub threads: usize,
     /// Cores that they are pinned to, round robin; none: not pinned.
     pub cores: Vec<CpuSet>,
@@ -205,6 +203,7 @@ pub fn read(
     let tenant = routing.filter(|_| shards.len() > 1).map(|routing| &routing.tenant);
     let routes: Vec<Option<Route>> = sections.iter().map(|section| route(section, topics, tenant)).collect();
     unambiguous(&sections, &routes);
+    one_key_for_a_topic(&sections, &routes, topics);
     let routes: Vec<Route> = routes.into_iter().collect::<Option<_>>()?;
     let listen = section.get(&s::LISTEN).unwrap_or(LISTEN);
     let token = section.get(&s::TOKEN_FILE).and_then(|file| load::token(section, s::TOKEN_FILE.name, &file));
@@ -212,8 +211,7 @@ pub fn read(
         let expected = "token_file beside it, a loopback address, or something in front of it that knows who asks";
         section.warning(s::LISTEN.name, listen.to_string(), expected);
     }
-    let admin_written = section.get(&s::ADMIN_LISTEN);
-    let admin_listen = admin_written.unwrap_or(Some(ADMIN_LISTEN));
+    let admin_listen = section.get(&s::ADMIN_LISTEN).unwrap_or(Some(ADMIN_LISTEN));
     if let Some(address) = admin_listen.filter(|address| !address.ip().is_loopback() && !admin_token) {
         let expected = "[admin] token_file, or a loopback address: others can reach this one";
         section.problem(s::ADMIN_LISTEN.name, address.to_string(), expected);
@@ -226,7 +224,6 @@ pub fn read(
         listen,
         token,
         admin_listen,
-        admin_listen_written: admin_written.is_some(),
         threads: section.get(&s::THREADS),
         cores: section.get(&s::CORES),
         kafka_cores: section.get(&s::KAFKA_CORES),
@@ -245,6 +242,10 @@ pub fn read(
         catalog_interval: section.get(&s::CATALOG_INTERVAL),
         routes,
     };
+    if ingest.pool_wait > ingest.deadline {
+        let found = ingest.pool_wait.as_millis().to_string();
+        section.problem(s::POOL_WAIT.name, found, "at most deadline_ms, which holds for the whole request");
+    }
     let pooled = ingest.pooled_per_shard();
     for shard in shards.iter().flatten().filter(|_| pooled > 0) {
         if let Some(max) = shard.connections_max.filter(|max| *max <= pooled) {
@@ -269,6 +270,38 @@ fn unambiguous(sections: &[Section<'_>], routes: &[Option<Route>]) {
                 sections[i].problem(s::ROUTE_PATH.name, found, "paths of which no request can mean both");
             }
         }
+    }
+}
+
+/// Records of one row have one key, whichever route they come by, those that delete it included.
+fn one_key_for_a_topic(sections: &[Section<'_>], routes: &[Option<Route>], topics: &[Topic]) {
+    for (i, this) in routes.iter().enumerate() {
+        let Some(this) = this else { continue };
+        let Target::Table(table) = &topics[this.topic].target else { continue };
+        let name = s::ROUTE_KEY.name;
+        // Without a format the key of a null value may be JSON of more than one form.
+        let is_of_deletes =
+            this.methods.contains(&Method::Delete) || table.delete_enabled && table.key_format.is_some();
+        if is_of_deletes && this.key != of_deletes(table) {
+            let format = table.key_format.as_deref().unwrap_or("none: the key of a null value is JSON");
+            let found = format!("another form than the topic's key_format ({format})");
+            sections[i].problem(name, found, "the same for DELETE, or no key here");
+            continue;
+        }
+        let mut others = routes[..i].iter().flatten().filter(|other| other.topic == this.topic);
+        // Rows that nothing identifies have no order.
+        if let Some(other) = others.find(|other| other.key != this.key).filter(|_| !table.pk_fields.is_empty()) {
+            let found = format!("another form than that of {:?}, which has the same topic", other.template());
+            sections[i].problem(name, found, "the same: records of one row have one key");
+        }
+    }
+}
+
+/// The key of a topic's null values.
+fn of_deletes(table: &Table) -> Key {
+    match table.key_format.as_deref().and_then(key) {
+        Some(parts) => Key::Format(in_fields(parts, table)),
+        None => Key::Json,
     }
 }
 
@@ -315,7 +348,7 @@ fn route(section: &Section<'_>, topics: &[Topic], tenant: Option<&Tenant>) -> Op
         (None, Some(format)) => Key::Format(in_fields(self::key(format)?, table)),
         (None, None) => Key::Json,
     };
-    if key == Key::Json && table.pk_fields.is_empty() {
+    if key == Key::Json && !table.pk_fields.iter().any(|column| is_of_payload(table, column)) {
         section.problem(s::ROUTE_KEY.name, "nothing", "a key: without one records of a row have no order");
         return None;
     }
@@ -344,6 +377,11 @@ fn methods(section: &Section<'_>) -> Option<Vec<Method>> {
             None
         }
     }
+}
+
+/// Whether a column is fed from the payload, wherever in it.
+fn is_of_payload(table: &Table, column: &str) -> bool {
+    table.columns.get(column).is_none_or(|source| matches!(source, ColumnSource::Pointer(_)))
 }
 
 /// The payload's field that feeds a column, where it is one of the payload's own.
@@ -393,22 +431,12 @@ fn deletes(section: &Section<'_>, route: &Route, table: &Table, tenant: Option<&
     }
     let needed: Vec<String> = match &route.key {
         Key::Json => {
-            let fields = table.pk_fields.iter().filter(|column| {
-                !table.columns.get(*column).is_some_and(|source| !matches!(source, ColumnSource::Pointer(_)))
-            });
+            let fields = table.pk_fields.iter().filter(|column| is_of_payload(table, column));
             fields.map(|column| field(table, column).unwrap_or(column).to_owned()).collect()
         }
         Key::Format(parts) => {
-            let expected = table.key_format.as_deref().and_then(key).map(|parts| in_fields(parts, table));
-            if expected.as_ref() != Some(parts) {
-                let format = table.key_format.as_deref().unwrap_or("none: the key of a null value is JSON");
-                let found = format!("another form than the topic's key_format ({format})");
-                section.problem(s::ROUTE_KEY.name, found, "the same for DELETE, or no key here");
-            }
-            parts
-                .iter()
-                .filter_map(|part| if let Part::Field(name) = part { Some(name.clone()) } else { None })
-                .collect()
+            let name = |part: &Part| if let Part::Field(name) = part { Some(name.clone()) } else { None };
+            parts.iter().filter_map(name).collect()
         }
     };
     if let Some(name) = needed.iter().find(|name| !route.parameters().any(|parameter| parameter == *name)) {

@@ -500,7 +500,12 @@ fn gateway(ingest: &str, route: &str) -> String {
 
 #[track_caller]
 fn check_gateway(ingest: &str, route: &str, expected: &[&str]) {
-    let found: Vec<String> = match parse(Path::new("f.toml"), &gateway(ingest, route), &|_| None) {
+    check_text(&gateway(ingest, route), expected);
+}
+
+#[track_caller]
+fn check_text(text: &str, expected: &[&str]) {
+    let found: Vec<String> = match parse(Path::new("f.toml"), text, &|_| None) {
         Ok(loaded) => loaded.warnings.iter().map(ToString::to_string).collect(),
         Err(problems) => problems.0.iter().map(ToString::to_string).collect(),
     };
@@ -539,12 +544,37 @@ fn a_gateway_s_routes_fit_their_topics() {
         &put("/a", "mode = \"magic\""),
         &["ingest.route[0].mode: found \"magic\", expected one of async, sync"],
     );
-    check_gateway(
-        "",
-        &put("/a", "key = \"{x}:{z}\""),
+    const OTHER_FORM: &str = "ingest.route[0].key: found another form than the topic's key_format ({x}:{y}), expected the same for DELETE, or no key here";
+    check_gateway("", &put("/a", "key = \"{x}:{z}\""), &[OTHER_FORM]);
+    let without_deletes =
+        |routes: &str| gateway("", routes).replace("delete_enabled = true\nkey_format = \"{x}:{y}\"\n", "");
+    check_text(
+        &without_deletes(&put("/a", "key = \"{x}:{z}\"")),
         &[
             "ingest.route[0].key: found {z}, expected fields of pk_fields only: records of one row would get several keys, and have no order",
         ],
+    );
+    let pair = |one: &str, other: &str| {
+        without_deletes(&format!("{}[[ingest.route]]\n{}", put("/a", one), put("/b/{x}", other)))
+    };
+    let other_key = "ingest.route[1].key: found another form than that of \"/a\", which has the same topic, expected the same: records of one row have one key";
+    for (one, other, expected) in [
+        ("key = \"{x}:{y}\"", "key = \"{x}:{y}\"", &[][..]),
+        ("", "", &[]),
+        ("key = \"{x}:{y}\"", "key = \"{x}/{y}\"", &[other_key]),
+        ("key = \"{x}:{y}\"", "", &[other_key]),
+    ] {
+        check_text(&pair(one, other), expected);
+    }
+    // Nothing of the row is in the payload.
+    check_text(
+        &format!("{}[topic.columns]\nx = \"@header:x\"\ny = \"@header:y\"\n", without_deletes(&put("/a", ""))),
+        &["ingest.route[0].key: found nothing, expected a key: without one records of a row have no order"],
+    );
+    check_gateway(
+        "deadline_ms = 1000\npool_wait_ms = 1001",
+        "",
+        &["ingest.pool_wait_ms: found 1001, expected at most deadline_ms, which holds for the whole request"],
     );
     check_gateway(
         "",
@@ -553,14 +583,8 @@ fn a_gateway_s_routes_fit_their_topics() {
             "ingest.route[0].path: found \"/a/{x}\" with DELETE, expected {y} in it: the key of a null value is made of the path",
         ],
     );
-    check_gateway(
-        "",
-        &delete("/a/{x}/{y}", "key = \"{y}:{x}\""),
-        &[
-            "ingest.route[0].key: found another form than the topic's key_format ({x}:{y}), expected the same for DELETE, or no key here",
-        ],
-    );
-    let two = format!("{}[[ingest.route]]\n{}", put("/a/{x}/{y}", ""), put("/a/b/{z}", "key = \"{x}\""));
+    check_gateway("", &delete("/a/{x}/{y}", "key = \"{y}:{x}\""), &[OTHER_FORM]);
+    let two = format!("{}[[ingest.route]]\n{}", put("/a/{x}/{y}", ""), put("/a/b/{z}", ""));
     check_gateway(
         "",
         &two,

@@ -107,6 +107,8 @@ pub struct Connection<C> {
     /// That end was read.
     eof: bool,
     draining: bool,
+    /// And no further request is waited for.
+    parting: bool,
     /// The service was asked about the head whose body is awaited.
     admitted: bool,
     continue_owed: bool,
@@ -137,6 +139,7 @@ impl<C: Carrier> Connection<C> {
             ended: false,
             eof: false,
             draining: false,
+            parting: false,
             admitted: false,
             continue_owed: false,
             held: 0,
@@ -171,9 +174,14 @@ impl<C: Carrier> Connection<C> {
         self.surplus
     }
 
-    /// The request that is under way, if any, is the last one.
+    /// The request that is under way, or the next one, is the last one.
     pub fn drain(&mut self) {
         self.draining = true;
+    }
+
+    /// Where none is under way, none is waited for.
+    pub fn part(&mut self) {
+        self.parting = true;
     }
 
     /// Does what can be done now.
@@ -215,7 +223,7 @@ impl<C: Carrier> Connection<C> {
             } else if self.is_paused(cx.limits) {
                 return Ok(Turn::Wait);
             } else if halt == Halt::Hungry {
-                if !self.readable && self.draining && self.parser.is_fresh() {
+                if !self.readable && self.parting && self.parser.is_fresh() {
                     self.phase = Phase::Ending;
                 } else if !self.readable {
                     return Ok(Turn::Wait);

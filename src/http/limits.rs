@@ -44,6 +44,9 @@ pub struct Limits {
     /// For the peer to close, after the server did: meanwhile what it still sends is read and dropped, since unread bytes would
     /// turn the close into a reset, which takes the last answer away from the peer.
     pub linger_deadline: Duration,
+    /// After the server was told to stop, for peers that keep a connection, or have just made one, to ask once more: then they hear with the
+    /// answer that it ends. One that was closed before might have had a request on its way. At most half of `drain_deadline`.
+    pub drain_grace: Duration,
     /// For all requests under way to end once the server was told to stop, *in all*; then what is left is cut.
     pub drain_deadline: Duration,
 }
@@ -65,6 +68,7 @@ impl Default for Limits {
             write_deadline: Duration::from_secs(30),
             answer_deadline: Duration::from_secs(30),
             linger_deadline: Duration::from_secs(2),
+            drain_grace: Duration::ZERO,
             drain_deadline: Duration::from_secs(10),
         }
     }

@@ -31,6 +31,8 @@ use super::{Counts, Service};
 const EVENTS: usize = 1024;
 /// Connections that a step accepts from one listener.
 const STEP_ACCEPTS: usize = 64;
+/// Connections that are accepted from a listener before it closes: more than the kernel keeps waiting.
+const LAST_ACCEPTS: usize = 4096;
 /// How long nothing is accepted after the operating system could give no more, and how long [`Server::run`] waits for
 /// something to happen before it gives the service a tick.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -132,14 +134,46 @@ impl<V: Service> Server<V> {
 
     /// Accepts nothing more, lets the requests under way end, and closes.
     pub fn drain(&mut self) -> io::Result<Drained> {
-        let until = Instant::now() + self.limits.drain_deadline;
+        let now = Instant::now();
+        self.close_doors(now);
+        self.tell_all(Connection::drain);
+        self.step_until(now + self.limits.drain_grace.min(self.limits.drain_deadline / 2))?;
+        self.tell_all(Connection::part);
+        self.step_until(now + self.limits.drain_deadline)?;
+        let cut = self.connections.len();
+        for slot in 0..self.connections.slots() {
+            self.close(slot);
+        }
+        Ok(Drained { cut })
+    }
+
+    /// Those that wait to be accepted would be reset.
+    fn close_doors(&mut self, now: Instant) {
+        for index in 0..self.doors.len() {
+            for _ in 0..LAST_ACCEPTS {
+                let accepted = self.doors[index].listener.accept();
+                match accepted.and_then(|(stream, peer)| self.welcome(index, stream, peer, now)) {
+                    Ok(()) => {}
+                    Err(error) if concerns_one_peer(error.kind()) => self.counts.accept_errors += 1,
+                    // There is none, or nothing to accept it with.
+                    Err(_) => break,
+                }
+            }
+        }
         self.doors.clear();
+    }
+
+    fn tell_all(&mut self, tell: impl Fn(&mut Connection<Stream>)) {
         for slot in 0..self.connections.slots() {
             if let Some(connection) = self.connections.at(slot) {
-                connection.drain();
+                tell(connection);
                 put_in_line(connection, slot, &mut self.line);
             }
         }
+    }
+
+    /// As long as there are connections.
+    fn step_until(&mut self, until: Instant) -> io::Result<()> {
         while self.connections.len() > 0 {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -147,11 +181,7 @@ impl<V: Service> Server<V> {
             }
             self.step(left.min(PAUSE))?;
         }
-        let cut = self.connections.len();
-        for slot in 0..self.connections.slots() {
-            self.close(slot);
-        }
-        Ok(Drained { cut })
+        Ok(())
     }
 
     /// Waits for something to happen, at most `timeout`, and does what is to be done.

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender as Channel, TryRecvError, bounded};
+use parking_lot::Mutex;
 use rdkafka::util::get_rdkafka_version;
 use serde_json::json;
 
@@ -27,18 +29,22 @@ use crate::metrics::name::Name;
 
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1);
 
+/// How soon an address that somebody else has is tried again: another gateway's, perhaps, whose place this one takes.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// A running admin side; it ends when it is dropped.
 pub struct Admin {
-    stop: Stop,
+    /// Of the server, once there is one.
+    stop: Arc<Mutex<Option<Stop>>>,
+    end: Option<Channel<()>>,
     thread: Option<Thread>,
-    address: SocketAddr,
 }
 
 impl Admin {
-    /// None where the configuration says nowhere, or where nobody asked for it and somebody else listens there.
+    /// None where the configuration says nowhere. Where somebody else listens there it waits until nobody does.
     ///
     /// # Errors
-    /// If an address that was asked for cannot be had, or a thread not be started.
+    /// If the address cannot be had for another reason, or a thread not be started.
     pub fn start(
         config: &Config,
         ingest: &Ingest,
@@ -49,16 +55,16 @@ impl Admin {
     ) -> io::Result<Option<Admin>> {
         let Some(wanted) = ingest.admin_listen else { return Ok(None) };
         let listener = match Listener::tcp(wanted, false) {
-            Ok(listener) => listener,
-            Err(error) if !ingest.admin_listen_written && error.kind() == io::ErrorKind::AddrInUse => {
+            Ok(listener) => Some(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 tracing::warn!(
-                    "no /metrics of the gateway: somebody else listens on {wanted}; [ingest] admin_listen says where else, or \"off\""
+                    "no /readyz and no /metrics of the gateway as long as somebody else listens on {wanted}; [ingest] admin_listen says where \
+                     else, or \"off\""
                 );
-                return Ok(None);
+                None
             }
             Err(error) => return Err(io::Error::new(error.kind(), format!("[ingest] admin_listen {wanted}: {error}"))),
         };
-        let address = listener.local_addr().unwrap_or(wanted);
         let pages = Pages {
             shared,
             watch,
@@ -67,33 +73,59 @@ impl Admin {
             group: config.kafka.group_id.clone(),
             started_at_ms: unix_ms() as u64,
         };
-        let limits = Limits {
-            body_bytes_max: 1024,
-            buffered_bytes_max: 4 << 20,
-            connections_max: 64,
-            in_flight_max: 1,
-            drain_deadline: DRAIN_DEADLINE,
-            ..Limits::default()
-        };
-        let mut server = Server::new(vec![listener], limits, |_| pages)?;
-        let stop = server.stopper();
+        let stop = Arc::new(Mutex::new(None));
+        let (end, ended) = bounded(0);
+        let stopped = Arc::clone(&stop);
         let body = move || {
-            if let Err(error) = server.run() {
+            let served = match listener.or_else(|| free(wanted, &ended)) {
+                Some(listener) => serve(listener, pages, &stopped, &ended),
+                None => Ok(()),
+            };
+            if let Err(error) = served {
                 tracing::error!("the gateway's admin side is gone: {error}");
             }
         };
         let thread = Some(Thread::spawn("fb-admin", place, None, body)?);
-        Ok(Some(Admin { stop, thread, address }))
+        Ok(Some(Admin { stop, end: Some(end), thread }))
     }
+}
 
-    pub fn address(&self) -> SocketAddr {
-        self.address
+/// The address, once nobody else has it. None if it is over before.
+fn free(wanted: SocketAddr, ended: &Receiver<()>) -> Option<Listener> {
+    while ended.recv_timeout(AGAIN) == Err(RecvTimeoutError::Timeout) {
+        if let Ok(listener) = Listener::tcp(wanted, false) {
+            return Some(listener);
+        }
     }
+    None
+}
+
+fn serve(listener: Listener, pages: Pages, stop: &Mutex<Option<Stop>>, ended: &Receiver<()>) -> io::Result<()> {
+    let address = listener.local_addr();
+    let limits = Limits {
+        body_bytes_max: 1024,
+        buffered_bytes_max: 4 << 20,
+        connections_max: 64,
+        in_flight_max: 1,
+        drain_deadline: DRAIN_DEADLINE,
+        ..Limits::default()
+    };
+    let mut server = Server::new(vec![listener], limits, |_| pages)?;
+    *stop.lock() = Some(server.stopper());
+    // Whoever ended it before that has not found what stops it.
+    if ended.try_recv() == Err(TryRecvError::Disconnected) {
+        return Ok(());
+    }
+    if let Some(address) = address {
+        tracing::info!("gateway's admin side: http://{address}/readyz");
+    }
+    server.run().map(drop)
 }
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        self.stop.stop();
+        self.end.take();
+        self.stop.lock().iter().for_each(Stop::stop);
         let deadline = Instant::now() + 2 * DRAIN_DEADLINE;
         self.thread.take().into_iter().for_each(|thread| thread.join(deadline));
     }
@@ -151,7 +183,13 @@ impl Pages {
     /// Why requests are refused that are not at fault.
     fn ailing(&self) -> Vec<String> {
         let report = self.watch.report();
-        report.missing.into_iter().chain(report.brokers).chain(self.shared.sender.trouble()).collect()
+        report
+            .missing
+            .into_iter()
+            .chain(report.brokers)
+            .chain(self.shared.sender.trouble())
+            .chain(self.shared.lines.refusing())
+            .collect()
     }
 
     fn readyz(&self, is_known: bool) -> Response {

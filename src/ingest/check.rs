@@ -30,13 +30,15 @@ pub fn check(loaded: &Loaded, report: &mut Report) {
     for shard in 0..config.shards.len() {
         // Each shard alone, or what one of them lacks would be said of all.
         let Ok(found) = tables_of(config, shard) else { continue };
-        let of_shard: Tables = found.into_iter().map(|(topic, catalog)| ((shard, topic), catalog)).collect();
+        // A table that is not there is in the report already.
+        let found = found.into_iter().filter_map(|(topic, catalog)| Some(((shard, topic), catalog.ok()?)));
+        let of_shard: Tables = found.collect();
         let rules = Rules::new(config, &of_shard, &partitions);
         for (index, (route, compiled)) in ingest.routes.iter().zip(&rules.routes).enumerate() {
             if let Err(why) = compiled
                 && of_shard.contains_key(&(shard, route.topic))
             {
-                let why = format!("shard {:?}: {why}", config.shards[shard].name);
+                let why = why.clone();
                 let expected = "a route that its table can serve";
                 report.problems.push(finding(&format!("ingest.route[{index}].path"), why, expected));
             }
@@ -58,7 +60,7 @@ pub fn check(loaded: &Loaded, report: &mut Report) {
         }
     }
     let routes = ingest.routes.len() as u64;
-    if rules.routes.iter().all(Result::is_ok) {
+    if rules.routes.iter().all(|route| route.as_ref().is_ok_and(|route| route.of_shard.iter().all(Result::is_ok))) {
         report.checked.push(format!("gateway: {} that the tables can serve", counted(routes, "route")));
     }
 }

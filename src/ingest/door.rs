@@ -29,6 +29,9 @@ use crate::types::{Offset, ShardIx};
 
 /// Integers beyond it are not the same to every reader of JSON (RFC 8259, 6).
 const SAFE_INTEGER_MAX: i64 = (1 << 53) - 1;
+/// A key is that of a row, and PostgreSQL's B-trees take no entry beyond 2704 bytes, headers included (`BTMaxItemSize`), unless it can be
+/// compressed.
+const KEY_BYTES_MAX: usize = 2600;
 /// As much as is said of an enum's labels.
 const LABELS_CHARS_MAX: usize = 80;
 
@@ -102,7 +105,8 @@ impl Door {
         let unknown = |why: &str| Problem::new(Refused::Unknown, why.to_owned());
         let route = rules.routes[asked.route].as_ref().map_err(|why| unknown(why))?;
         let placement = rules.placements[route.topic].as_ref();
-        if placement.is_none() && (route.mode == Mode::Async || rules.router.asks_partitions()) {
+        let needs_partition = route.mode == Mode::Async || rules.router.asks_partitions();
+        if placement.is_none() && needs_partition {
             return Err(unknown("the brokers have not said yet how many partitions the topic has"));
         }
         let writers = &mut self.writers[asked.route];
@@ -129,14 +133,18 @@ impl Door {
                 headers: asked.headers,
             };
             let place = match placement {
-                Some(placement) => placement.place(&rules.router, &record).map(|place| (place.shard, place.partition)),
+                Some(placement) if needs_partition => {
+                    placement.place(&rules.router, &record).map(|place| (place.shard, place.partition))
+                }
                 // Its row needs no partition, and no broker.
-                None => rules.router.route(0, &record).map(|shard| (shard, 0)).map_err(Misplaced::Route),
+                _ => rules.router.route(0, &record).map(|shard| (shard, 0)).map_err(Misplaced::Route),
             };
             let (shard, partition) = place.map_err(misplaced)?;
-            // It fits another form of the table than its own shard has.
-            if route.of_shard[usize::from(shard.0)] != index {
-                continue;
+            match &route.of_shard[usize::from(shard.0)] {
+                Ok(own) if *own == index => {}
+                // It fits another form of the table than its own shard has.
+                Ok(_) => continue,
+                Err(why) => return Err(unknown(why)),
             }
             // Borrowed again, because a borrow that is returned would last through the loop.
             let topic = route.topic;
@@ -168,6 +176,7 @@ impl Work {
         writer.locate(&self.document).map_err(|fault| self.fault(variant, &fault, asked.body))?;
         let published = self.agree(variant, writer, asked, inner)?;
         self.key(variant, writer)?;
+        self.tenant(variant, writer)?;
         let record = self.record(asked, Some(self.document.as_bytes()));
         let op = writer.check_only(&record).map_err(|fault| self.fault(variant, &fault, asked.body))?;
         // A PATCH may be of a row that is there, and leaves alone what it does not name.
@@ -290,7 +299,9 @@ impl Work {
                             self.key_part(variant, writer, *column)?;
                             let behind = match pieces.get(n + 1) {
                                 // Behind the last field a literal is the key's end, wherever it occurs.
-                                Some(Piece::Literal(text)) if n + 2 < pieces.len() => text.as_str(),
+                                Some(Piece::Literal(text)) if variant.key_is_read && n + 2 < pieces.len() => {
+                                    text.as_str()
+                                }
                                 _ => "",
                             };
                             // Whoever takes the key apart ends the field where the literal occurs first.
@@ -316,7 +327,35 @@ impl Work {
                 self.key.push('}');
             }
         }
+        if self.key.len() > KEY_BYTES_MAX {
+            let (found, expected) = (format!("a key of {} bytes", self.key.len()), "at most 2600: no index takes more");
+            return Err(Problem::differs(Refused::Unfit, None, found, expected));
+        }
         Ok(())
+    }
+
+    /// The router goes by the tenant as it is written. Equal values that are written in several ways would be several tenants, and their one row
+    /// in several databases.
+    fn tenant(&mut self, variant: &Variant, writer: &TableWriter) -> Result<(), Problem> {
+        let Some(column) = variant.tenant else { return Ok(()) };
+        let (of, field) = (&variant.plan.columns[column], Some(variant.fields[column].as_str()));
+        let Found::At(from, to) = writer.located(column) else { return Ok(()) };
+        let raw = &self.document[from as usize..to as usize];
+        self.bytes.clear();
+        of.kind
+            .encode(raw, &mut self.bytes, &mut self.scratch)
+            .map_err(|found| Problem::differs(Refused::Unfit, field, found, expected(&of.kind, &of.type_name)))?;
+        self.text.clear();
+        of.kind.write_element(&self.bytes, &mut self.text);
+        let written = match raw.starts_with('"') {
+            true => json::string(raw, &mut self.scratch.string).unwrap_or(raw),
+            false => raw,
+        };
+        if written == self.text {
+            return Ok(());
+        }
+        let expected = "as PostgreSQL writes it: it names the tenant, which decides where the row is";
+        Err(Problem::differs(Refused::Unfit, field, format!("another form of {}", of.type_name), expected))
     }
 
     /// The canonical text of a column of the key, into `text`; its encoded form is in `bytes`.

@@ -6,7 +6,7 @@ use super::*;
 use crate::config::Config;
 use crate::http::Status;
 use crate::ingest::samples;
-use crate::sink::catalog::Catalog;
+use crate::sink::catalog::{Catalog, Column};
 use crate::state::batch::Batch;
 use crate::state::chunk::Chunk;
 use crate::types::{Generation, NextOffset, Token, TopicIx, TopicPartition};
@@ -293,6 +293,139 @@ fn tables_that_differ_from_shard_to_shard() {
             assert_eq!(fits(ask(&mut door, Method::Put, &[app, "7"], new)), is_newer, "{app} {b_is_newer}");
         }
     }
+}
+
+/// A table that cannot serve a route in one shard.
+#[test]
+fn a_shard_s_own_trouble_is_its_own() {
+    let shards = "[shards]\nby = \"modulo\"\ntenant = \"key:0\"\n[[shard]]\nname = \"a\"\ndsn = \"host=a\"\n[[shard]]\nname = \"b\"\ndsn = \"host=b\"\n";
+    let config = samples::config(shards);
+    let mut bad = samples::catalog();
+    bad.unique.clear();
+    bad.primary.clear();
+    for (bad_one, catalogs) in [("a", [bad.clone(), samples::catalog()]), ("b", [samples::catalog(), bad.clone()])] {
+        let mut door = door_over(&config, &catalogs);
+        let missing = door.rules().missing(&config);
+        assert!(missing.len() == 1 && missing[0].contains(&format!("shard {bad_one:?}: ")), "{missing:?}");
+        for (app, shard) in [("2", "a"), ("3", "b")] {
+            let seen = ask(&mut door, Method::Put, &[app, "7"], r#"{"state":"on"}"#);
+            match shard == bad_one {
+                false => assert!(seen.is_ok(), "{seen:?}"),
+                true => assert_eq!(seen.expect_err("its table").0, 503),
+            }
+        }
+    }
+    let both = door_over(&config, &[bad.clone(), bad]);
+    assert!(both.rules().routes[0].is_err());
+}
+
+/// A uuid in capitals is the same one, and the same row: it must not be another tenant.
+#[test]
+fn a_tenant_is_written_in_one_way() {
+    let shards = "[shards]\nby = \"hash\"\ntenant = \"field:app\"\n[[shard]]\nname = \"a\"\ndsn = \"host=a\"\n[[shard]]\nname = \"b\"\ndsn = \"host=b\"\n";
+    let id = "0123abcd-0000-4000-8000-00000000000a";
+    let with_app = |type_name: &str, kind: Kind| {
+        let mut catalog = samples::catalog();
+        catalog.columns[0] = Column { not_null: true, ..samples::column("app", type_name, kind) };
+        catalog
+    };
+    let door = |route: &str, catalog: &Catalog| {
+        let config = samples::with_route(shards, "delete_enabled = false\n", route);
+        door_over(&config, &[catalog.clone(), catalog.clone()])
+    };
+    let in_body = "path = \"/subs/{sub}\"\nmethods = [\"PUT\"]\n";
+    let other_form = |type_name: &str| {
+        let expected = "as PostgreSQL writes it: it names the tenant, which decides where the row is";
+        Err((422, "app".to_owned(), format!("another form of {type_name}"), expected.to_owned()))
+    };
+    let ask_for = |door: &mut Door, app: &str| {
+        ask(door, Method::Put, &["7"], &format!("{{\"app\":{app},\"state\":\"on\"}}")).map(drop)
+    };
+    let mut ids = door(in_body, &with_app("uuid", Kind::Uuid));
+    assert_eq!(ask_for(&mut ids, &format!("{id:?}")), Ok(()));
+    let escaped = format!("\"\\u0030{}\"", &id[1..]);
+    assert_eq!(ask_for(&mut ids, &escaped), Ok(()), "the router reads escapes, too");
+    for other in [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}")] {
+        assert_eq!(ask_for(&mut ids, &format!("{other:?}")), other_form("uuid"), "{other}");
+    }
+    let mut numbers = door(in_body, &with_app("integer", Kind::Int4));
+    assert_eq!((ask_for(&mut numbers, "7"), ask_for(&mut numbers, "\"7\"")), (Ok(()), Ok(())));
+    for other in ["\"007\"", "\"7.0\"", "\"7e0\""] {
+        assert_eq!(ask_for(&mut numbers, other), other_form("integer"), "{other}");
+    }
+    // Of the path one form is made.
+    let in_path = "path = \"/apps/{app}/subs/{sub}\"\nmethods = [\"PUT\"]\n";
+    let mut ids = door(in_path, &with_app("uuid", Kind::Uuid));
+    let seen = ask(&mut ids, Method::Put, &[&id.to_uppercase(), "7"], r#"{"state":"on"}"#).expect("a record");
+    assert!(seen.1.expect("a value").contains(id));
+    // Texts are what they are.
+    let mut texts = door(in_body, &samples::catalog());
+    assert_eq!((ask_for(&mut texts, "\"A\""), ask_for(&mut texts, "\"a\"")), (Ok(()), Ok(())));
+}
+
+/// Only where somebody takes the key apart must its parts be told from what is between them.
+#[test]
+fn a_value_may_hold_what_nobody_looks_for() {
+    let route = "path = \"/apps/{app}/subs/{sub}\"\nmethods = [\"PUT\"]\nkey = \"{app}:{sub}\"\n";
+    let two = "[[shard]]\nname = \"a\"\ndsn = \"host=a\"\n[[shard]]\nname = \"b\"\ndsn = \"host=b\"\n";
+    let keyed = "delete_enabled = true\nkey_format = \"{app}:{sub}\"\n";
+    for (more, topic, passes) in [
+        (String::new(), "delete_enabled = false\n", true),
+        (format!("[shards]\nby = \"hash\"\n{two}"), "delete_enabled = false\n", true),
+        (format!("[shards]\nby = \"hash\"\ntenant = \"key:0\"\n{two}"), "delete_enabled = false\n", false),
+        (String::new(), keyed, false),
+    ] {
+        let config = samples::with_route(&more, topic, route);
+        let mut door = door_over(&config, &vec![samples::catalog(); config.shards.len()]);
+        let seen = ask(&mut door, Method::Put, &["urn:x", "7"], r#"{"state":"on"}"#);
+        assert_eq!(seen.is_ok(), passes, "{more}{topic}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_key_fits_an_index() {
+    let most = "k".repeat(2598);
+    assert_eq!(ask(&mut door(), Method::Put, &[&most, "7"], r#"{"state":"on"}"#).map(|seen| seen.0.len()), Ok(2600));
+    for method in [Method::Put, Method::Delete] {
+        let body = if method == Method::Put { r#"{"state":"on"}"# } else { "" };
+        let seen = ask(&mut door(), method, &[&most, "77"], body);
+        let (found, expected) = ("a key of 2601 bytes", "at most 2600: no index takes more");
+        assert_eq!(seen, Err((422, String::new(), found.to_owned(), expected.to_owned())));
+    }
+}
+
+/// A row that is written at once needs no partition, whatever the brokers say.
+#[test]
+fn rows_need_no_partition() {
+    let shards = "[shards]\nby = \"modulo\"\ntenant = \"key:0\"\n[[shard]]\nname = \"a\"\ndsn = \"host=a\"\npartitions = \"0-3\"\n\
+                  [[shard]]\nname = \"b\"\ndsn = \"host=b\"\npartitions = \"4-7\"\n";
+    let lines = |mode: &str| format!("path = \"/apps/{{app}}/subs/{{sub}}\"\nmethods = [\"PUT\"]\nmode = \"{mode}\"\n");
+    for (mode, partitions, passes) in [
+        ("sync", None, true),
+        ("sync", Some(4), true),
+        ("sync", Some(8), true),
+        ("async", Some(8), true),
+        ("async", Some(4), false),
+    ] {
+        let config = samples::with_route(shards, "", &lines(mode));
+        let tables = (0..2).map(|shard| ((shard, 0), samples::catalog())).collect();
+        let rules = Rules::new(&config, &tables, &[partitions]);
+        assert_eq!(rules.missing(&config).is_empty(), passes, "{mode} {partitions:?}");
+        let seen = ask(&mut Door::new(Arc::new(rules)), Method::Put, &["3", "7"], r#"{"state":"on"}"#);
+        assert_eq!(seen.is_ok(), passes, "{mode} {partitions:?}: {seen:?}");
+    }
+}
+
+/// A topic that grew beyond what is declared: keys that nobody can place are no secret.
+#[test]
+fn partitions_of_nobody_are_missing() {
+    let shards = "[shards]\nby = \"partition\"\n[[shard]]\nname = \"a\"\ndsn = \"host=a\"\npartitions = \"0-3\"\n\
+                  [[shard]]\nname = \"b\"\ndsn = \"host=b\"\npartitions = \"4-7\"\n";
+    let config = samples::config(shards);
+    let tables: BTreeMap<_, _> = (0..2).map(|shard| ((shard, 0), samples::catalog())).collect();
+    let missing = |partitions: i32| Rules::new(&config, &tables, &[Some(partitions)]).missing(&config);
+    assert_eq!(missing(8), Vec::<String>::new());
+    assert_eq!(missing(10), ["topic t: 2 of its 10 partitions are declared for no shard"]);
 }
 
 #[test]

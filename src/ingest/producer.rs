@@ -44,12 +44,16 @@ const OURS: &[(&[&str], &str)] = &[
     (&["enable.idempotence"], "true"),
     (&["acks", "request.required.acks"], "all"),
     (&["delivery.report.only.error"], "false"),
+    // A topic that is not there is somebody's to make, with the partitions that it should have.
+    (&["allow.auto.create.topics"], "false"),
 ];
 
-/// Used unless the user says otherwise. A request waits for its record's batch: a millisecond gathers some under load, and is not felt.
+/// Used unless the user says otherwise. A request waits for its record's batch: a millisecond gathers some under load, and is not felt. A
+/// batch that is larger than its topic takes is refused as a whole; one record of so many bytes as a batch may have goes alone.
 const DEFAULTS: &[(&[&str], &str)] = &[
     (&["client.id"], "forebay-ingest"),
     (&["linger.ms", "queue.buffering.max.ms"], "1"),
+    (&["batch.size"], "65536"),
     (&["compression.type", "compression.codec"], "lz4"),
 ];
 
@@ -90,6 +94,8 @@ pub struct Answers {
     counts: Arc<Counts>,
     queue: Arc<Queue>,
     repliers: Repliers,
+    /// Records of fewer bytes may have gone with others.
+    batch_bytes_max: usize,
     /// The brokers have taken something from it.
     proven: AtomicBool,
     /// What it said last of its connections.
@@ -135,7 +141,9 @@ impl ProducerContext for Answers {
                 if ticket.is_none() {
                     return;
                 }
-                self.counts.refuse(Some(pending.route), &undelivered(code))
+                let alone = pending.bytes >= self.batch_bytes_max;
+                self.counts
+                    .refuse(Some(pending.route), &if alone { undelivered(code) } else { undelivered_in_batch(code) })
             }
         };
         if let Some(ticket) = ticket {
@@ -145,9 +153,22 @@ impl ProducerContext for Answers {
 }
 
 fn accepted(topic: &str, partition: i32, offset: i64) -> Response {
+    // Of what the brokers had already, when it was sent again, they need not know where.
+    let offset = if offset < 0 { String::new() } else { format!(",\"offset\":{offset}") };
     // Names of topics need no escapes.
-    let body = format!("{{\"topic\":\"{topic}\",\"partition\":{partition},\"offset\":{offset}}}");
-    Response::json(Status::ACCEPTED, body)
+    Response::json(Status::ACCEPTED, format!("{{\"topic\":\"{topic}\",\"partition\":{partition}{offset}}}"))
+}
+
+/// The same of a record that may have gone with others: then what is too large may be all of them together.
+fn undelivered_in_batch(code: RDKafkaErrorCode) -> Problem {
+    use RDKafkaErrorCode as E;
+    match code {
+        E::MessageSizeTooLarge | E::MessageBatchTooLarge => Problem::new(
+            Refused::Brokers,
+            "the record went with others, and all of them are larger than the topic takes (its max.message.bytes, and batch.size here)",
+        ),
+        code => undelivered(code),
+    }
 }
 
 /// Why the brokers do not have it.
@@ -157,7 +178,10 @@ pub fn undelivered(code: RDKafkaErrorCode) -> Problem {
         E::MessageSizeTooLarge | E::MessageBatchTooLarge => {
             Problem::new(Refused::TooLarge, "the record is larger than the topic takes (its max.message.bytes)")
         }
-        E::MessageTimedOut => Problem::new(Refused::Brokers, "the brokers did not take the record in time"),
+        E::MessageTimedOut => Problem::new(
+            Refused::Brokers,
+            "the brokers did not acknowledge the record in time; whether they have it is not known",
+        ),
         // Refused by the client that has ended, or taken back from it before it was sent.
         E::Fatal | E::PurgeQueue => Problem::new(
             Refused::Brokers,
@@ -168,7 +192,7 @@ pub fn undelivered(code: RDKafkaErrorCode) -> Problem {
             Refused::Brokers,
             "the producer had to be given up; whether the brokers have the record is not known; another one takes its place",
         ),
-        code => Problem::new(Refused::Brokers, format!("the brokers did not take the record: {code}")),
+        code => Problem::new(Refused::Brokers, format!("the brokers did not acknowledge the record: {code}")),
     }
 }
 
@@ -367,6 +391,7 @@ fn open(
         counts: Arc::clone(counts),
         queue: Arc::clone(queue),
         repliers: repliers.clone(),
+        batch_bytes_max: config.get("batch.size").and_then(|bytes| bytes.parse().ok()).unwrap_or(usize::MAX),
         proven: AtomicBool::new(false),
         last: Mutex::default(),
     };
@@ -430,6 +455,8 @@ mod tests {
                 ("message.timeout.ms", Some("3000")),
                 ("queue.buffering.max.messages", Some("51000")),
                 ("linger.ms", linger),
+                ("allow.auto.create.topics", Some("false")),
+                ("batch.size", Some("65536")),
                 ("compression.type", compression),
                 ("retries", None),
                 ("max.in.flight", None),
@@ -479,7 +506,9 @@ mod tests {
     #[test]
     fn what_is_too_large_is_the_client_s_and_all_else_is_ours() {
         assert_eq!(undelivered(RDKafkaErrorCode::MessageSizeTooLarge).status(), Status::CONTENT_TOO_LARGE);
+        assert_eq!(undelivered_in_batch(RDKafkaErrorCode::MessageSizeTooLarge).status(), Status::SERVICE_UNAVAILABLE);
         for code in [RDKafkaErrorCode::MessageTimedOut, RDKafkaErrorCode::UnknownTopicOrPartition] {
+            assert_eq!(undelivered_in_batch(code), undelivered(code));
             assert_eq!(undelivered(code).status(), Status::SERVICE_UNAVAILABLE, "{code}");
         }
         for (code, known) in [
@@ -499,5 +528,8 @@ mod tests {
         let response = accepted("a.b-c_1", 3, 1 << 40);
         let json: serde_json::Value = serde_json::from_slice(response.body()).expect("JSON");
         assert_eq!(json, serde_json::json!({ "topic": "a.b-c_1", "partition": 3, "offset": 1u64 << 40 }));
+        let nowhere = accepted("t", 0, -1001);
+        let json: serde_json::Value = serde_json::from_slice(nowhere.body()).expect("JSON");
+        assert_eq!(json, serde_json::json!({ "topic": "t", "partition": 0 }));
     }
 }

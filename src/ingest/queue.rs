@@ -66,6 +66,25 @@ impl Queue {
     }
 }
 
+/// Room in a queue, which is given back when this is dropped.
+#[derive(Debug)]
+pub struct Room {
+    queue: Arc<Queue>,
+    bytes: usize,
+}
+
+impl Room {
+    pub fn take(queue: &Arc<Queue>, bytes: usize) -> Option<Room> {
+        queue.enter(bytes).then(|| Room { queue: Arc::clone(queue), bytes })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.queue.leave(self.bytes);
+    }
+}
+
 /// What the gateway counts, besides what its servers do.
 #[derive(Debug)]
 pub struct Counts {
@@ -73,7 +92,7 @@ pub struct Counts {
     requests: Vec<[Counter; 3]>,
     /// By reason.
     refused: Vec<Counter>,
-    /// Acknowledgements of requests that had been answered with 503.
+    /// Acknowledgements, and COMMITs, of requests that had been answered with 503.
     pub late: Counter,
     /// Clients of librdkafka that had to be given up.
     pub producers_lost: Counter,
@@ -162,7 +181,7 @@ impl Pending {
         self.state.lock().ticket.take()
     }
 
-    fn is_answered(&self) -> bool {
+    pub fn is_answered(&self) -> bool {
         self.state.lock().ticket.is_none()
     }
 }

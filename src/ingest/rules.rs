@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::ingest::{Key, Mode, Part, Route};
-use crate::config::{Config, Table, Target, UnknownFields};
+use crate::config::{Config, Routing, Table, Target, Tenant, UnknownFields};
 use crate::sink::catalog::{Catalog, Column};
 use crate::sink::encode::Kind;
 use crate::sink::plan::{Mask, PlanColumn, TablePlan};
@@ -33,8 +33,8 @@ pub struct RouteRules {
     pub mode: Mode,
     /// The table as the shards have it: usually all alike.
     pub variants: Vec<Variant>,
-    /// By shard; one that nobody has seen yet is taken to be as the first.
-    pub of_shard: Vec<usize>,
+    /// By shard: which of them it has, or why its table cannot serve the route. One that nobody has seen yet is taken to be as the first.
+    pub of_shard: Vec<Result<usize, String>>,
 }
 
 /// A route over one form of its table.
@@ -45,6 +45,10 @@ pub struct Variant {
     pub required: Mask,
     pub parameters: Vec<Parameter>,
     pub key: KeyRule,
+    /// Somebody takes the key apart again: a value in it must not look like its end.
+    pub key_is_read: bool,
+    /// The column that the tenant's field feeds, where equal values of it have one text: that is how the tenant must be written.
+    pub tenant: Option<usize>,
     /// Of each column, what of a request it comes from; for messages.
     pub fields: Vec<String>,
 }
@@ -98,6 +102,12 @@ impl Rules {
                 rules.as_ref().err().map(|why| format!("route {}: {why}", route.template()))
             });
         let mut missing: Vec<String> = of_routes.collect();
+        for (rules, route) in self.routes.iter().zip(&ingest.routes) {
+            let rules = rules.iter().flat_map(|rules| &rules.of_shard);
+            missing.extend(
+                rules.filter_map(|of| of.as_ref().err()).map(|why| format!("route {}: {why}", route.template())),
+            );
+        }
         for (topic, placement) in self.placements.iter().enumerate() {
             let needs =
                 |route: &Route| route.topic == topic && (route.mode == Mode::Async || self.router.asks_partitions());
@@ -107,10 +117,19 @@ impl Rules {
             let name = &self.topics[topic];
             match placement {
                 None => missing.push(format!("topic {name}: the brokers have not said yet how many partitions it has")),
-                Some(placement) => missing.extend(placement.without_partition().map(|ShardIx(shard)| {
-                    let (shard, partitions) = (&config.shards[usize::from(shard)].name, placement.partitions());
-                    format!("topic {name}: none of its {partitions} partitions is declared for shard {shard}")
-                })),
+                Some(placement) => {
+                    missing.extend(placement.without_partition().map(|ShardIx(shard)| {
+                        let (shard, partitions) = (&config.shards[usize::from(shard)].name, placement.partitions());
+                        format!("topic {name}: none of its {partitions} partitions is declared for shard {shard}")
+                    }));
+                    let count = placement.partitions();
+                    let nobody_s = (0..count).filter(|n| self.router.shards_of(*n).is_empty()).count();
+                    if nobody_s > 0 {
+                        missing.push(format!(
+                            "topic {name}: {nobody_s} of its {count} partitions are declared for no shard"
+                        ));
+                    }
+                }
             }
         }
         missing
@@ -121,29 +140,35 @@ fn compile(config: &Config, route: &Route, tables: &Tables) -> Result<RouteRules
     let topic = &config.topics[route.topic];
     let Target::Table(table) = &topic.target else { unreachable!("checked when the configuration was read") };
     let mut variants: Vec<(&Catalog, Variant)> = Vec::new();
-    let mut of_shard = vec![0; config.shards.len()];
-    for (shard, index) in of_shard.iter_mut().enumerate() {
+    let mut of_shard = vec![Ok(0); config.shards.len()];
+    for (shard, of) in of_shard.iter_mut().enumerate() {
         let Some(catalog) = tables.get(&(shard, route.topic)) else { continue };
         let alike = |known: &Catalog| Catalog { oid: 0, ..known.clone() } == Catalog { oid: 0, ..catalog.clone() };
-        *index = match variants.iter().position(|(known, _)| alike(known)) {
-            Some(known) => known,
-            None => {
+        let known = variants.iter().position(|(known, _)| alike(known)).map_or_else(
+            || {
                 let plan = TablePlan::new(topic, table, catalog).map_err(|problems| problems.join("; "))?;
-                let variant = variant(route, table, catalog, plan)
-                    .map_err(|why| format!("shard {}: {why}", config.shards[shard].name))?;
-                variants.push((catalog, variant));
-                variants.len() - 1
-            }
-        };
+                variants.push((catalog, variant(config, route, table, catalog, plan)?));
+                Ok(variants.len() - 1)
+            },
+            Ok,
+        );
+        *of = known.map_err(|why: String| format!("shard {:?}: {why}", config.shards[shard].name));
     }
     if variants.is_empty() {
-        return Err(format!("no database has said yet what the columns of {} are", table.name));
+        let why = of_shard.into_iter().find_map(Result::err);
+        return Err(why.unwrap_or_else(|| format!("no database has said yet what the columns of {} are", table.name)));
     }
     let variants = variants.into_iter().map(|(_, variant)| variant).collect();
     Ok(RouteRules { topic: route.topic, mode: route.mode, variants, of_shard })
 }
 
-fn variant(route: &Route, table: &Table, catalog: &Catalog, mut plan: TablePlan) -> Result<Variant, String> {
+fn variant(
+    config: &Config,
+    route: &Route,
+    table: &Table,
+    catalog: &Catalog,
+    mut plan: TablePlan,
+) -> Result<Variant, String> {
     plan.unknown_is_error |= route.unknown_fields == UnknownFields::Error;
     let parameters = route.parameters().map(|name| parameter(&plan, name)).collect::<Result<_, _>>()?;
     let key = match &route.key {
@@ -163,7 +188,15 @@ fn variant(route: &Route, table: &Table, catalog: &Catalog, mut plan: TablePlan)
     // A trigger may fill in what is missing.
     let required = if catalog.has_before_triggers { Mask::default() } else { plan.required };
     let fields = plan.columns.iter().map(|column| source(table, column)).collect();
-    Ok(Variant { plan: Arc::new(plan), required, parameters, key, fields })
+    let Routing { tenant, .. } = &config.routing;
+    let is_routed = config.shards.len() > 1;
+    let key_is_read = plan.deletes && plan.key_format.is_some() || is_routed && matches!(tenant, Tenant::KeyPart(_));
+    let tenant = match tenant {
+        Tenant::Field(name) if is_routed => column_of(&plan, name).ok(),
+        _ => None,
+    };
+    let tenant = tenant.filter(|column| has_one_text(&plan.columns[*column].kind));
+    Ok(Variant { plan: Arc::new(plan), required, parameters, key, key_is_read, tenant, fields })
 }
 
 fn parameter(plan: &TablePlan, name: &str) -> Result<Parameter, String> {

@@ -4,7 +4,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender as Channel, bounded};
@@ -19,6 +18,7 @@ use crate::engine::thread::Thread;
 use crate::engine::{EngineError, Pinning, Stopper};
 use crate::http::{Limits, Listener, Server, Stop};
 use crate::ingest::admin::Admin;
+use crate::ingest::alive::Alive;
 use crate::ingest::producer::{Sender, producer_config};
 use crate::ingest::queue::{Counts, Queue, Repliers};
 use crate::ingest::rules::Rules;
@@ -32,6 +32,8 @@ const PIPELINED_MAX: usize = 64;
 const FIRST_LOOK_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a deadline's answer may take to reach its server, before that answers by itself.
 const DEADLINE_EXTRA: Duration = Duration::from_secs(2);
+/// How long clients that keep their connections may take to hear with an answer that it ends.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
 /// How long threads that ask databases are waited for.
 const JOIN_DEADLINE: Duration = Duration::from_secs(2);
 /// How often is looked whether it is to end.
@@ -42,7 +44,6 @@ const BUFFERED_BYTES_MAX: usize = 256 << 20;
 /// A running gateway.
 pub struct Running {
     pub address: SocketAddr,
-    pub admin: Option<SocketAddr>,
     watch: Arc<Watch>,
     live: Arc<Live>,
     shared: Arc<Shared>,
@@ -50,7 +51,6 @@ pub struct Running {
     listeners: Vec<Thread>,
     acks: Option<Thread>,
     writers: Vec<Thread>,
-    writers_over: Arc<AtomicBool>,
     watchers: Vec<Thread>,
     _end_watchers: Channel<()>,
     ended: Receiver<&'static str>,
@@ -81,19 +81,13 @@ impl Running {
             repliers.clone(),
         )
         .map_err(|error| EngineError::Configuration(format!("[kafka]: {error}")))?;
-        let over = Arc::new(AtomicBool::new(false));
-        let context = sync::Context {
-            counts: Arc::clone(&counts),
-            queue: Arc::clone(&queue),
-            repliers: repliers.clone(),
-            over: Arc::clone(&over),
-        };
+        let (alive, ended) = bounded(1);
+        let context = sync::Context { counts: Arc::clone(&counts), repliers: repliers.clone(), alive: alive.clone() };
         let (lines, writers) =
-            sync::start(&config, ingest.pooled_per_shard(), &pinning.others(), &context).map_err(unavailable)?;
+            sync::start(&live, ingest.pooled_per_shard(), &pinning.others(), &context).map_err(unavailable)?;
         let nothing = Rules::new(&config, &Default::default(), &vec![None; config.topics.len()]);
         let shared = Arc::new(Shared::new(&ingest, counts, queue, sender, lines, nothing));
         let watch = Arc::new(Watch::new(Arc::clone(&live), Arc::clone(&shared)));
-        let (alive, ended) = bounded(ingest.threads + 3);
         let (end_watchers, watchers_end) = bounded(0);
 
         let acks = {
@@ -122,7 +116,6 @@ impl Running {
 
         let mut running = Running {
             address: ingest.listen,
-            admin: admin.as_ref().map(|admin| admin.address()),
             watch,
             live,
             shared,
@@ -130,7 +123,6 @@ impl Running {
             listeners: Vec::new(),
             acks: Some(acks),
             writers,
-            writers_over: over,
             watchers,
             _end_watchers: end_watchers,
             ended,
@@ -219,22 +211,13 @@ impl Running {
             let left = self.shared.queue.records();
             tracing::warn!("{left} records were still on their way: nobody was told that they arrived");
         }
-        self.writers_over.store(true, Ordering::Release);
+        self.shared.lines.end();
         self.writers.drain(..).for_each(|thread| thread.join(Instant::now() + JOIN_DEADLINE));
         self.shared.sender.end();
         self.acks.take().into_iter().for_each(|thread| thread.join(Instant::now() + JOIN_DEADLINE));
         let (end, _) = bounded(0);
         self._end_watchers = end;
         self.watchers.drain(..).for_each(|thread| thread.join(Instant::now() + JOIN_DEADLINE));
-    }
-}
-
-/// Says that a thread has ended, however it did.
-struct Alive(Channel<&'static str>, &'static str);
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        let _ = self.0.try_send(self.1);
     }
 }
 
@@ -256,7 +239,8 @@ fn limits(ingest: &Ingest) -> Limits {
         in_flight_max: PIPELINED_MAX,
         all_unsent_bytes_max: 64 << 20,
         idle_deadline: ingest.idle_timeout,
-        answer_deadline: ingest.deadline.max(ingest.pool_wait) + DEADLINE_EXTRA,
+        answer_deadline: ingest.deadline + DEADLINE_EXTRA,
+        drain_grace: DRAIN_GRACE,
         drain_deadline: ingest.drain_deadline,
         ..Limits::default()
     }

@@ -109,7 +109,7 @@ impl Gateway {
             producer: shared.sender.current(),
             producer_version: 0,
             waiting: Waiting::new(shared.ingest.deadline),
-            for_connection: Waiting::new(shared.ingest.pool_wait),
+            for_connection: Waiting::new(shared.ingest.pool_wait.min(shared.ingest.deadline)),
             writing: Waiting::new(shared.ingest.deadline),
             listener,
             headers: Vec::new(),
@@ -142,11 +142,9 @@ impl Gateway {
         let rules = Arc::clone(self.door.rules());
         let passed = self.door.check(&asked).map_err(|problem| refuse(&problem))?;
         let bytes = passed.key.len() + passed.value.map_or(0, <[u8]>::len) + self.headers.len();
-        if !shared.queue.enter(bytes) {
-            return Err(refuse(&full()));
-        }
         let pending = Pending::new(ticket, route, bytes, Instant::now(), self.listener);
         if shared.ingest.routes[route].mode == Mode::Sync {
+            // It has a line of its own, whatever becomes of the brokers.
             let job = Job {
                 pending: Arc::clone(&pending),
                 plan: passed.plan,
@@ -155,12 +153,12 @@ impl Gateway {
                 headers: self.headers.clone(),
                 now_ms,
             };
-            if let Err(problem) = shared.lines.put(passed.shard, job) {
-                shared.queue.leave(bytes);
-                return Err(refuse(&problem));
-            }
+            shared.lines.put(passed.shard, job).map_err(|problem| refuse(&problem))?;
             self.for_connection.push(pending);
             return Ok(());
+        }
+        if !shared.queue.enter(bytes) {
+            return Err(refuse(&full()));
         }
         let outgoing = Outgoing {
             topic: &rules.topics[passed.topic],
@@ -198,14 +196,9 @@ impl Gateway {
 impl Service for Gateway {
     fn admit(&mut self, head: &Request<'_>) -> Result<(), Response> {
         let (route, ..) = let_in(&self.shared, head)?;
-        let length: Option<usize> =
-            head.header("content-length").and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok());
-        let problem = match length {
-            Some(length) if length > self.shared.ingest.body_bytes_max => Some(too_large(&self.shared.ingest)),
-            _ if self.shared.queue.is_full() => Some(full()),
-            _ => None,
-        };
-        problem.map_or(Ok(()), |problem| Err(self.shared.counts.refuse(Some(route), &problem)))
+        let shared = &self.shared;
+        let is_async = shared.ingest.routes[route].mode == Mode::Async;
+        if is_async && shared.queue.is_full() { Err(shared.counts.refuse(Some(route), &full())) } else { Ok(()) }
     }
 
     fn serve(&mut self, request: &Request<'_>, ticket: Ticket) -> Served {
@@ -216,7 +209,11 @@ impl Service for Gateway {
     }
 
     fn refuse(&mut self, status: Status, reason: &str) -> Response {
-        Response::problem(status, reason)
+        // Nobody looked which route it is for.
+        match status {
+            Status::CONTENT_TOO_LARGE => self.shared.counts.refuse(None, &too_large(&self.shared.ingest)),
+            status => Response::problem(status, reason),
+        }
     }
 
     fn tick(&mut self, now: Instant, counts: &http::Counts) {

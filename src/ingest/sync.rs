@@ -1,38 +1,41 @@
 //! `mode = "sync"`: the row is written by the request itself, with the statement that the engine would use for one record, and is answered
 //! after its COMMIT. What forebay is to replace, so that an endpoint can be moved by one word, and measured both ways.
 //!
-//! For each shard there are as many threads as connections; a request that none of them takes in time is answered with 503, and is not done.
-//! Nothing keeps an order among requests that are under way at the same time.
+//! For each shard there are as many threads as connections, and a line of its own in front of them; a request that none of them takes in
+//! time is answered with 503, and is not done. Rows of one key are written in the order in which a client sent them; among clients nothing
+//! keeps an order. A connection is checked as the engine's are: it leads to the shard that it is taken for, and the shard agrees about the
+//! routing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
-use r2d2::PooledConnection;
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
 
-use crate::config::Config;
+use crate::config::live::Live;
 use crate::cpus::Place;
 use crate::engine::thread::Thread;
 use crate::http::{Response, Status};
+use crate::ingest::alive::Alive;
+use crate::ingest::line::Line;
 use crate::ingest::problem::Problem;
-use crate::ingest::queue::{Counts, Pending, Queue, Repliers};
+use crate::ingest::queue::{Counts, Pending, Repliers};
 use crate::metrics::labelled::Refused;
-use crate::sink::connections;
 use crate::sink::plan::TablePlan;
-use crate::sink::pool::{Manager, Pool};
+use crate::sink::session::Session;
 use crate::sink::table::TableWriter;
-use crate::sink::{Failure, Reason, sqlstate};
+use crate::sink::{Failure, Reason, connections, sqlstate};
 use crate::state::batch::Batch;
 use crate::state::chunk::RawRecord;
 use crate::types::{Offset, ShardIx};
 
-/// Requests of a shard that wait for a thread.
+/// Requests of a shard that wait for a thread, or have one.
 const LINE_MAX: usize = 4096;
 /// How soon a database that was away is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How often is looked whether it is to end.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// For so long a database that refuses is a reason not to be ready. Only requests try it again, and whoever is not ready gets none.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(10);
 /// Forms of tables that a thread keeps buffers for.
 const WRITERS_MAX: usize = 64;
 
@@ -48,18 +51,28 @@ pub struct Job {
 }
 
 /// The lines in front of the shards' threads.
-pub struct Lines {
-    lines: Vec<Sender<Job>>,
-}
+#[derive(Default)]
+pub struct Lines(Vec<(Arc<Line<Job>>, Arc<Away>)>);
 
 impl Lines {
     /// # Errors
     /// Where too many wait already, or there is nobody to wait for.
     pub fn put(&self, shard: ShardIx, job: Job) -> Result<(), Problem> {
-        let Some(line) = self.lines.get(usize::from(shard.0)) else { return Err(no_connection()) };
-        line.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) | TrySendError::Disconnected(_) => no_connection(),
-        })
+        let Some((line, _)) = self.0.get(usize::from(shard.0)) else { return Err(no_connection()) };
+        let (key, bytes) = (xxh3_64(&job.key), job.pending.bytes);
+        let is_there = line.put(key, bytes, job, Instant::now(), |job| job.pending.is_answered());
+        if is_there { Ok(()) } else { Err(no_connection()) }
+    }
+
+    /// Ends the threads, once each is done with what it has.
+    pub fn end(&self) {
+        self.0.iter().for_each(|(line, _)| line.end());
+    }
+
+    /// Shards that refused rows just now, until a person has done something, and why.
+    pub fn refusing(&self) -> Vec<String> {
+        let now = Instant::now();
+        self.0.iter().filter_map(|(_, away)| away.refuses(now)).collect()
     }
 }
 
@@ -71,125 +84,175 @@ pub fn no_connection() -> Problem {
 #[derive(Clone)]
 pub struct Context {
     pub counts: Arc<Counts>,
-    pub queue: Arc<Queue>,
     pub repliers: Repliers,
-    pub over: Arc<AtomicBool>,
+    pub alive: Sender<&'static str>,
 }
 
-/// Starts the threads there, if `connections` is not 0. Those that open connections are where the caller is.
+/// Starts the threads there, if `connections` is not 0.
 ///
 /// # Errors
-/// If a thread cannot be started, or a DSN not be read.
+/// If a thread cannot be started.
 pub fn start(
-    config: &Config,
+    live: &Arc<Live>,
     connections: usize,
     place: &Place,
     context: &Context,
 ) -> std::io::Result<(Lines, Vec<Thread>)> {
-    let (mut lines, mut threads) = (Vec::new(), Vec::new());
-    if connections == 0 {
-        return Ok((Lines { lines }, threads));
-    }
+    let (mut lines, mut threads) = (Lines::default(), Vec::new());
+    let config = live.get();
+    let Some(ingest) = config.ingest.as_ref().filter(|_| connections > 0) else { return Ok((lines, threads)) };
     for (index, shard) in config.shards.iter().enumerate() {
-        let pool = Pool::new(shard, &config.kafka.group_id, connections::SYNC, connections as u32);
-        let pool = Arc::new(pool.map_err(|failure| std::io::Error::other(failure.reason().to_string()))?);
-        let (line, jobs) = bounded(LINE_MAX);
-        lines.push(line);
+        let line = Arc::new(Line::new(LINE_MAX, ingest.queue_bytes_max / config.shards.len()));
+        let away = Arc::new(Away { shard: shard.name.clone(), since: Mutex::default() });
+        lines.0.push((Arc::clone(&line), Arc::clone(&away)));
         for number in 0..connections {
-            let worker = Worker {
-                pool: Arc::clone(&pool),
-                jobs: jobs.clone(),
-                context: context.clone(),
-                writers: Vec::new(),
-                connection: None,
-                away: None,
+            let shard = ShardIx(index as u16);
+            let mut session = Session::new(&config, shard, connections::SYNC);
+            session.follow(Arc::clone(live), shard);
+            let (line, away, context) = (Arc::clone(&line), Arc::clone(&away), context.clone());
+            let body = move || {
+                let _alive = Alive(context.alive.clone(), "a thread that writes rows");
+                let mut worker = Worker { session, away, context, writers: Vec::new() };
+                while let Some(taken) = line.take() {
+                    worker.work(&taken.job);
+                }
             };
-            let name = format!("fb-s{index}.{number}");
-            threads.push(Thread::spawn(&name, place.clone(), None, move || worker.run())?);
+            threads.push(Thread::spawn(&format!("fb-s{index}.{number}"), place.clone(), None, body)?);
         }
     }
-    Ok((Lines { lines }, threads))
+    Ok((lines, threads))
+}
+
+/// What keeps connections to a shard from being opened.
+pub struct Away {
+    shard: String,
+    /// Until when it is not tried again, and why.
+    since: Mutex<Option<(Instant, Failure)>>,
+}
+
+impl Away {
+    fn check(&self, now: Instant) -> Result<(), Problem> {
+        match &*self.since.lock() {
+            Some((until, failure)) if now < *until => Err(away(failure)),
+            _ => Ok(()),
+        }
+    }
+
+    /// It is said once, and again when it is another failure.
+    fn note(&self, failure: Failure, now: Instant) -> Problem {
+        let problem = away(&failure);
+        let mut since = self.since.lock();
+        if since.as_ref().is_none_or(|(_, known)| *known != failure) {
+            let (shard, reason) = (&self.shard, failure.reason());
+            match &failure {
+                Failure::Shard(_) => tracing::error!(shard, "rows of requests are not written: {reason}"),
+                _ => tracing::warn!(shard, "rows of requests are not written for now: {reason}"),
+            }
+        }
+        *since = Some((now + AGAIN, failure));
+        problem
+    }
+
+    fn is_there(&self) {
+        if self.since.lock().take().is_some() {
+            tracing::info!(shard = self.shard, "shard {}: rows of requests are written again", self.shard);
+        }
+    }
+
+    fn refuses(&self, now: Instant) -> Option<String> {
+        match &*self.since.lock() {
+            Some((until, Failure::Shard(reason))) if now < *until + REFUSAL_HOLDS => Some(reason.to_string()),
+            _ => None,
+        }
+    }
+}
+
+fn away(failure: &Failure) -> Problem {
+    let why = match failure {
+        // It names what is in the configuration, which is nobody's business out there.
+        Failure::Shard(_) => "the database refuses this gateway, whose log says why; nothing was done".to_owned(),
+        failure => format!("the database is away: {}; nothing was done", failure.reason()),
+    };
+    Problem::new(Refused::Database, why)
 }
 
 struct Worker {
-    pool: Arc<Pool>,
-    jobs: Receiver<Job>,
+    session: Session<()>,
+    away: Arc<Away>,
     context: Context,
     writers: Vec<TableWriter>,
-    /// Kept: to take one anew costs a question whether it is still there.
-    connection: Option<PooledConnection<Manager>>,
-    /// Until when the database is not tried again, and what was wrong.
-    away: Option<(Instant, String)>,
 }
 
 impl Worker {
-    fn run(mut self) {
-        while !self.context.over.load(Ordering::Acquire) {
-            match self.jobs.recv_timeout(LOOK_EVERY) {
-                Ok(job) => self.work(&job),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
-    }
-
     fn work(&mut self, job: &Job) {
-        let Context { counts, queue, repliers, .. } = self.context.clone();
-        let pending = &job.pending;
-        // Whoever was told that nothing was done is right.
-        let done = pending.begin().then(|| self.write(job));
-        queue.leave(pending.bytes);
-        let Some((done, ticket)) = done.zip(pending.take()) else { return };
-        let response = match done {
-            Ok(()) => {
+        let Some(done) = self.write(job) else { return };
+        let (Context { counts, repliers, .. }, pending) = (&self.context, &job.pending);
+        let (ticket, response) = match (pending.take(), done) {
+            (None, Ok(_)) => return counts.late.add(1),
+            (None, Err(_)) => return,
+            (Some(ticket), Ok(rows)) => {
                 let took = pending.sent.elapsed().as_micros().min(u64::MAX.into()) as u64;
                 counts.committed_us.lock().record(took, 1);
-                let response = Response::json(Status::OK, "{\"written\":true}");
+                let response = Response::json(Status::OK, format!("{{\"rows\":{rows}}}"));
                 counts.answered(Some(pending.route), &response);
-                response
+                (ticket, response)
             }
-            Err(problem) => counts.refuse(Some(pending.route), &problem),
+            (Some(ticket), Err(problem)) => (ticket, counts.refuse(Some(pending.route), &problem)),
         };
         repliers.answer(pending.listener, ticket, response);
     }
 
-    fn write(&mut self, job: &Job) -> Result<(), Problem> {
-        if let Some((until, why)) = &self.away
-            && Instant::now() < *until
-        {
-            return Err(Problem::new(Refused::Database, format!("the database is away: {why}; nothing was done")));
+    /// How many rows were written; none if its client was told meanwhile that nothing was done: then nothing is.
+    fn write(&mut self, job: &Job) -> Option<Result<u64, Problem>> {
+        if job.pending.is_answered() {
+            return None;
         }
-        self.away = None;
-        let writer = match self.writers.iter().position(|writer| Arc::ptr_eq(writer.plan(), &job.plan)) {
-            Some(known) => known,
-            None => {
-                // Those of tables that were altered, too.
-                if self.writers.len() >= WRITERS_MAX {
-                    self.writers.clear();
-                }
-                self.writers.push(TableWriter::new(Arc::clone(&job.plan)));
-                self.writers.len() - 1
-            }
-        };
-        let writer = &mut self.writers[writer];
+        let writer = writer(&mut self.writers, &job.plan);
         let mut bad = Vec::new();
         writer.load(&batch(job), 0..1, &mut bad);
         if let Some(bad) = bad.first() {
-            return Err(Problem::new(Refused::Unfit, bad.reason.text.clone()));
+            return Some(Err(Problem::new(Refused::Unfit, bad.reason.text.clone())));
         }
-        let mut client = match self.connection.take().filter(|kept| !kept.is_closed()) {
-            Some(kept) => kept,
-            None => self.pool.get().map_err(|failure| {
-                let why = failure.reason().to_string();
-                self.away = Some((Instant::now() + AGAIN, why.clone()));
-                Problem::new(Refused::Database, format!("the database is away: {why}; nothing was done"))
-            })?,
+        self.session.look();
+        if !self.session.is_open()
+            && let Err(problem) = self.away.check(Instant::now())
+        {
+            return Some(Err(problem));
+        }
+        let client = match self.session.open() {
+            Ok((live, is_new)) => {
+                if is_new {
+                    self.away.is_there();
+                }
+                &mut live.client
+            }
+            Err(failure) => {
+                let failure = self.session.settle(Err::<(), _>(failure)).expect_err("it was an error");
+                return Some(Err(self.away.note(failure, Instant::now())));
+            }
         };
+        // To open a connection may have taken longer than anybody waits. From here on it may be done.
+        if !job.pending.begin() {
+            self.session.rest();
+            return None;
+        }
         // Each statement is a transaction of its own, and of one record there is one at most.
-        let written = writer.write(&mut **client);
-        self.connection = Some(client);
-        written.map_err(|error| refused(&sqlstate::failure(&error)))
+        let written = writer.write(client).map_err(|error| sqlstate::failure(&error));
+        Some(self.session.settle(written).map_err(|failure| refused(&failure)))
     }
+}
+
+fn writer<'w>(writers: &'w mut Vec<TableWriter>, plan: &Arc<TablePlan>) -> &'w mut TableWriter {
+    let known = writers.iter().position(|writer| Arc::ptr_eq(writer.plan(), plan));
+    let index = known.unwrap_or_else(|| {
+        // Those of tables that were altered, too.
+        if writers.len() >= WRITERS_MAX {
+            writers.clear();
+        }
+        writers.push(TableWriter::new(Arc::clone(plan)));
+        writers.len() - 1
+    });
+    &mut writers[index]
 }
 
 fn batch(job: &Job) -> Batch {
@@ -221,6 +284,24 @@ fn refused(failure: &Failure) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It is tried again soon, and does not keep a gateway from being ready for ever that nobody asks any more.
+    #[test]
+    fn a_database_that_is_away_or_refuses() {
+        let (away, start) = (Away { shard: "s".to_owned(), since: Mutex::default() }, Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        assert!(away.check(start).is_ok() && away.refuses(start).is_none());
+        let problem = away.note(Failure::Outage(Reason::new("gone")), start);
+        assert!(problem.detail().contains("gone") && problem.detail().contains("nothing was done"));
+        assert_eq!((away.check(at(999)).err(), away.check(at(1000)).err()), (Some(problem), None));
+        assert_eq!(away.refuses(start), None, "others may be served meanwhile");
+        let problem = away.note(Failure::Shard(Reason::new("password of x")), start);
+        assert!(!problem.detail().contains("password"), "that is for the log");
+        assert_eq!(away.refuses(at(10_999)).as_deref(), Some("password of x"));
+        assert_eq!(away.refuses(at(11_000)), None);
+        away.is_there();
+        assert_eq!(away.refuses(start), None);
+    }
 
     #[test]
     fn what_a_failure_means() {

@@ -33,6 +33,8 @@ pub struct Watch {
     shared: Arc<Shared>,
     file: PathBuf,
     found: Mutex<Found>,
+    /// Two threads would write one file by one name.
+    saving: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -74,15 +76,16 @@ impl Watch {
         });
         let partitions = vec![None; config.topics.len()];
         let found = Found { saved: Some(known.clone()), known, partitions, ..Found::default() };
-        let watch = Watch { live, shared, file, found: Mutex::new(found) };
+        let watch = Watch { live, shared, file, found: Mutex::new(found), saving: Mutex::default() };
         watch.rebuild();
         watch
     }
 
     /// Rules made of what is known and configured now.
     pub fn rebuild(&self) {
-        let config = self.live.get();
         let mut found = self.found.lock();
+        // Read under the lock: of two who rebuild, the later one has the newer configuration.
+        let config = self.live.get();
         let rules = Rules::new(&config, &found.known.tables(&config), &found.partitions);
         let missing = rules.missing(&config);
         for new in missing.iter().filter(|line| !found.missing.contains(line)) {
@@ -147,7 +150,7 @@ impl Watch {
     /// Asks every shard, all at the same time.
     pub fn look_at_tables(&self) {
         let config = self.live.get();
-        let answers: Vec<Result<Vec<(usize, Catalog)>, String>> = std::thread::scope(|scope| {
+        let answers: Vec<Result<Vec<OfTable>, String>> = std::thread::scope(|scope| {
             let config = &config;
             let ask = |shard| scope.spawn(move || tables_of(config, shard));
             let asked: Vec<_> = (0..config.shards.len()).map(ask).collect();
@@ -159,29 +162,31 @@ impl Watch {
         let mut found = self.found.lock();
         for (shard, answer) in answers.into_iter().enumerate() {
             let name = &config.shards[shard].name;
+            let mut silent = Vec::new();
             match answer {
-                Ok(catalogs) => {
-                    if found.shards.remove(&shard).is_some() {
-                        tracing::info!(shard = name, "shard {name} says again what its tables are like");
-                    }
-                    for (topic, catalog) in catalogs {
+                // One table that is not as it should be is nothing to the others.
+                Ok(tables) => {
+                    for (topic, catalog) in tables {
                         let Target::Table(table) = &config.topics[topic].target else { continue };
-                        changed |= found.known.learn_table(name, table, catalog, now);
+                        match catalog {
+                            Ok(catalog) => changed |= found.known.learn_table(name, table, catalog, now),
+                            Err(why) => silent.push(why),
+                        }
                     }
                 }
-                Err(why) => {
-                    let seen = found.known.seen_at_ms(&config, shard);
-                    if found.shards.insert(shard, why.clone()).is_none() {
-                        let since = match seen {
-                            Some(at) => format!("what it said {} ago holds", crate::words::age(now.saturating_sub(at))),
-                            None => "nothing is known of its tables".to_owned(),
-                        };
-                        tracing::warn!(
-                            shard = name,
-                            "shard {name} does not say what its tables are like: {why}; {since}"
-                        );
-                    }
+                Err(why) => silent.push(why),
+            }
+            let why = silent.join("; ");
+            if silent.is_empty() {
+                if found.shards.remove(&shard).is_some() {
+                    tracing::info!(shard = name, "shard {name} says again what its tables are like");
                 }
+            } else if found.shards.insert(shard, why.clone()).is_none() {
+                let since = match found.known.seen_at_ms(&config, shard) {
+                    Some(at) => format!("what it said {} ago holds", crate::words::age(now.saturating_sub(at))),
+                    None => "of some of them nothing is known".to_owned(),
+                };
+                tracing::warn!(shard = name, "shard {name} does not say what its tables are like: {why}; {since}");
             }
         }
         drop(found);
@@ -193,49 +198,49 @@ impl Watch {
 
     /// Asks the brokers.
     pub fn look_at_topics(&self) {
-        let config = self.live.get();
         let producer = self.shared.sender.current();
+        self.learn_topics(|name| {
+            let metadata = producer.client().fetch_metadata(Some(name), ASK_DEADLINE).map_err(|error| {
+                let why = producer.context().last().map(|why| format!(" ({why})")).unwrap_or_default();
+                format!("the brokers do not answer: {error}{why}")
+            })?;
+            let described = metadata.topics().iter().find(|found| found.name() == name);
+            let why = described.and_then(|topic| topic.error()).map(rdkafka::types::RDKafkaErrorCode::from);
+            let count = described.filter(|_| why.is_none()).map_or(0, |topic| topic.partitions().len());
+            Ok(if count > 0 { Ok(count as i32) } else { Err(why.map_or_else(String::new, |why| format!(": {why}"))) })
+        });
+    }
+
+    /// `ask`: how many partitions a topic has, or why it has none; or that nobody answers.
+    fn learn_topics(&self, mut ask: impl FnMut(&str) -> Result<Result<i32, String>, String>) {
+        let config = self.live.get();
         let mut changed = false;
         for topic in topics(&config) {
             let name = &config.topics[topic].name;
-            let answer = producer.client().fetch_metadata(Some(name), ASK_DEADLINE);
+            let answer = ask(name);
             let mut found = self.found.lock();
-            let metadata = match answer {
-                Ok(metadata) => metadata,
-                Err(error) => {
-                    let why = producer.context().last().map(|why| format!(" ({why})")).unwrap_or_default();
-                    let why = format!("the brokers do not answer: {error}{why}");
+            let count = match answer {
+                Ok(count) => count,
+                Err(why) => {
                     if found.brokers.replace(why.clone()).is_none() {
                         tracing::warn!("{why}");
                     }
-                    return;
+                    // What was learned of the topics before this one holds all the same.
+                    break;
                 }
             };
             if found.brokers.take().is_some() {
                 tracing::info!("the brokers answer again");
             }
-            let described = metadata.topics().iter().find(|found| found.name() == name);
-            let count = described.filter(|topic| topic.error().is_none()).map_or(0, |topic| topic.partitions().len());
-            if count == 0 {
-                let why = described.and_then(|topic| topic.error());
-                let why = why.map_or_else(String::new, |e| format!(": {}", rdkafka::types::RDKafkaErrorCode::from(e)));
-                let line = format!("topic {name}: the brokers do not know it{why}");
-                if found.topics.insert(topic, line.clone()).is_none() {
-                    tracing::warn!("{line}");
+            match count {
+                Ok(count) => changed |= found.learn_topic(&config, topic, count),
+                Err(why) => {
+                    let line = format!("topic {name}: the brokers do not know it{why}");
+                    if found.topics.insert(topic, line.clone()).is_none() {
+                        tracing::warn!("{line}");
+                    }
                 }
-                continue;
             }
-            found.topics.remove(&topic);
-            let count = count as i32;
-            let before = found.known.learn_topic(name, count);
-            if let Some(before) = before.filter(|before| *before != count) {
-                tracing::warn!(
-                    topic = name,
-                    "topic {name} has {count} partitions, and had {before}: keys move to other partitions, and records of a key \
-                     that were published before may be applied after those that are published from now on"
-                );
-            }
-            changed |= found.partitions[topic].replace(count) != Some(count);
         }
         if changed {
             self.rebuild();
@@ -245,6 +250,7 @@ impl Watch {
 
     /// Writes the file, where there is something new.
     fn save(&self) {
+        let _saving = self.saving.lock();
         let (known, failed) = {
             let found = self.found.lock();
             if found.saved.as_ref() == Some(&found.known) {
@@ -266,24 +272,112 @@ impl Watch {
 }
 
 impl Found {
+    /// Whether it is another number than before.
+    fn learn_topic(&mut self, config: &Config, topic: usize, count: i32) -> bool {
+        let name = &config.topics[topic].name;
+        self.topics.remove(&topic);
+        if let Some(before) = self.known.learn_topic(name, count).filter(|before| *before != count) {
+            tracing::warn!(
+                topic = name,
+                "topic {name} has {count} partitions, and had {before}: keys move to other partitions, and records of a key \
+                 that were published before may be applied after those that are published from now on"
+            );
+        }
+        self.partitions[topic].replace(count) != Some(count)
+    }
+
     fn partitions_are_known(&self, config: &Config) -> bool {
         topics(config).into_iter().all(|topic| self.partitions[topic].is_some())
     }
 }
 
-/// The tables of a shard, by topic; or why it does not say.
-pub fn tables_of(config: &Config, shard: usize) -> Result<Vec<(usize, Catalog)>, String> {
+/// A topic, and what its table is like; or why that is not known.
+pub type OfTable = (usize, Result<Catalog, String>);
+
+/// The tables of a shard, by topic; or why it says nothing at all.
+pub fn tables_of(config: &Config, shard: usize) -> Result<Vec<OfTable>, String> {
     let said = |failure: Failure| failure.reason().to_string();
     let pool = Pool::new(&config.shards[shard], &config.kafka.group_id, connections::INGEST, 1).map_err(said)?;
     let mut client = pool.get().map_err(said)?;
-    let mut catalogs = Vec::new();
+    let mut tables = Vec::new();
     for topic in topics(config) {
         let Target::Table(table) = &config.topics[topic].target else { continue };
         let catalog = Catalog::read(&mut client, table).map_err(|error| match error {
             CatalogError::Database(error) => sqlstate::failure(&error).reason().to_string(),
             error => error.to_string(),
-        })?;
-        catalogs.push((topic, catalog));
+        });
+        tables.push((topic, catalog));
     }
-    Ok(catalogs)
+    Ok(tables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::producer::{Sender, producer_config};
+    use crate::ingest::queue::{Counts, Queue, Repliers};
+    use crate::ingest::samples;
+    use crate::ingest::sync::Lines;
+
+    /// Of a gateway whose brokers and databases nobody asks.
+    fn watch(directory: &std::path::Path, more: &str) -> Watch {
+        let config =
+            Arc::new(samples::config(&format!("[ingest]\ncatalog_file = {:?}\n{more}", directory.join("c.json"))));
+        let ingest = config.ingest.as_ref().expect("a gateway");
+        let (counts, queue) = (Arc::new(Counts::new(1)), Arc::new(Queue::new(10, 1000)));
+        let properties = producer_config(&config.kafka, ingest);
+        let sender = Sender::new(properties, None, Arc::clone(&counts), Arc::clone(&queue), Repliers::default());
+        let rules = Rules::new(&config, &Default::default(), &vec![None; config.topics.len()]);
+        let shared = Shared::new(ingest, counts, queue, sender.expect("a producer"), Lines::default(), rules);
+        Watch::new(Arc::new(Live::new(Arc::clone(&config))), Arc::new(shared))
+    }
+
+    fn in_force(watch: &Watch) -> Vec<Option<i32>> {
+        watch.shared.rules().placements.iter().map(|p| p.as_ref().map(|p| p.partitions())).collect()
+    }
+
+    const TWO: &str = "[[topic]]\nname = \"u\"\ntable = \"subs\"\ninsert_mode = \"upsert\"\npk_fields = [\"app\", \"sub\"]\n\
+                       [[ingest.route]]\npath = \"/u\"\nmethods = [\"PUT\"]\ntopic = \"u\"\n";
+
+    /// Brokers that stop to answer in the middle of the questions.
+    #[test]
+    fn what_one_topic_is_like_is_not_lost_with_the_next_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let watch = watch(directory.path(), TWO);
+        let ask = |first: i32, second: Result<i32, &str>| {
+            let mut answers = vec![second.map(Ok).map_err(str::to_owned), Ok(Ok(first))];
+            watch.learn_topics(|_| answers.pop().expect("two topics"));
+            in_force(&watch)
+        };
+        assert_eq!(ask(4, Ok(4)), [Some(4), Some(4)]);
+        assert_eq!(ask(8, Err("away")), [Some(8), Some(4)]);
+        assert_eq!(watch.report().brokers.as_deref(), Some("away"));
+        assert_eq!(ask(8, Ok(6)), [Some(8), Some(6)]);
+        assert_eq!(watch.report().brokers, None);
+        watch.learn_topics(|_| Ok(Err(String::new())));
+        assert_eq!(in_force(&watch), [Some(8), Some(6)], "what was known holds");
+        assert_eq!(watch.report().missing.iter().filter(|line| line.contains("do not know it")).count(), 2);
+    }
+
+    /// Both threads have news at the same time.
+    #[test]
+    fn the_file_is_whole_and_has_the_last_word_of_both() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let watch = watch(directory.path(), TWO);
+        std::thread::scope(|scope| {
+            for thread in 0..2 {
+                let watch = &watch;
+                scope.spawn(move || {
+                    for n in 1..=50 {
+                        watch.found.lock().known.learn_topic(["t", "u"][thread], n);
+                        watch.save();
+                        assert!(Known::load(&watch.file).is_ok());
+                    }
+                });
+            }
+        });
+        let mut known = Known::load(&watch.file).expect("ours");
+        assert_eq!((known.learn_topic("t", 1), known.learn_topic("u", 1)), (Some(50), Some(50)));
+        assert!(!watch.found.lock().save_failed);
+    }
 }

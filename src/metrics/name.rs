@@ -88,7 +88,7 @@ families! {
     IngestRequests: Counter "forebay_ingest_requests_total" ["route", "class"] "Requests of the gateway's routes, by class of the answer: 2xx, 4xx, 5xx.";
     IngestRefused: Counter "forebay_ingest_refused_total" ["reason"] "Requests that the gateway did not answer with success, by reason.";
     IngestAcknowledged: Histogram "forebay_ingest_acknowledged_seconds" ["mode"] "From a record's handing over to the brokers' acknowledgement (async), or of a row's to its COMMIT (sync).";
-    IngestLate: Counter "forebay_ingest_late_total" [] "Acknowledgements of records whose requests had been answered with 503 already.";
+    IngestLate: Counter "forebay_ingest_late_total" [] "Acknowledgements of records, and COMMITs of rows, whose requests had been answered with 503 already.";
     IngestProducersLost: Counter "forebay_ingest_producers_lost_total" [] "Producers that had to be given up after a fatal error; another one took the place of each.";
     IngestQueueRecords: Gauge "forebay_ingest_queue_records" [] "Records on their way to the brokers.";
     IngestQueueBytes: Gauge "forebay_ingest_queue_bytes" [] "Their bytes.";

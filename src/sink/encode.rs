@@ -3,6 +3,7 @@
 //! fault is found before the database is asked. Its errors say what kind of thing was found, never the thing.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
@@ -61,6 +62,7 @@ const LABEL: &str = "a string that is not one of its labels";
 const TOO_LONG: &str = "a string that is too long";
 const BASE64: &str = "a string that is not base64";
 const NUL: &str = "a string with a zero byte";
+const NO_ADDRESS: &str = "a string that is not an IP address or network";
 
 /// Base64 as RFC 4648 section 4 has it, with or without its padding.
 const BASE64_ENGINE: GeneralPurpose = GeneralPurpose::new(
@@ -199,7 +201,7 @@ impl Kind {
                 into.extend_from_slice(text.as_bytes());
             }
             Kind::Inet | Kind::Cidr => {
-                address(text).ok_or("a string that is not an IP address or network")?;
+                address(text, *self == Kind::Cidr)?;
                 into.extend_from_slice(text.as_bytes());
             }
             Kind::Enum(labels) => {
@@ -315,14 +317,24 @@ fn without_nul(text: &str) -> Result<(), &'static str> {
     if text.as_bytes().contains(&0) { Err(NUL) } else { Ok(()) }
 }
 
-/// An address, with or without the length of its network.
-fn address(text: &str) -> Option<()> {
-    let (address, length) = match text.split_once('/') {
-        Some((address, length)) => (address, Some(length.parse::<u8>().ok()?)),
-        None => (text, None),
+/// An address, with or without the length of its network; where that is all there may be, nothing is behind it.
+fn address(text: &str, is_network: bool) -> Result<(), &'static str> {
+    let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    let (bits, length_max) = match address.parse().map_err(|_| NO_ADDRESS)? {
+        IpAddr::V4(address) => (u128::from(address.to_bits()) << 96, 32),
+        IpAddr::V6(address) => (address.to_bits(), 128),
     };
-    let length_max = if address.parse::<std::net::IpAddr>().ok()?.is_ipv4() { 32 } else { 128 };
-    length.is_none_or(|length| length <= length_max).then_some(())
+    // As PostgreSQL reads it: digits, and for IPv6 no zero before others.
+    let is_length = |digits: &str| {
+        let plain = digits.len() == 1 || !digits.starts_with('0') || length_max == 32;
+        plain && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let length = match length {
+        None => length_max,
+        Some(digits) => digits.parse().ok().filter(|n| *n <= length_max && is_length(digits)).ok_or(NO_ADDRESS)?,
+    };
+    let behind = bits.checked_shl(length).unwrap_or(0);
+    if is_network && behind != 0 { Err("a network with bits to the right of its mask") } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -1,8 +1,13 @@
 //! Pieces of JSON whose syntax serde_json has accepted already: strings are unescaped, documents checked for what
 //! PostgreSQL refuses. Allocates only where a string has escapes, and then into a buffer that is used again.
 
+use crate::sink::number::{Number, OUT_OF_RANGE};
+
 /// Arrays and objects within each other. serde_json's limit for typed values; PostgreSQL's depends on its stack.
 pub const DEPTH_MAX: usize = 128;
+
+/// So many digits fit a numeric wherever the point is.
+const PLAIN_DIGITS_MAX: usize = 16_000;
 
 pub const NUL: &str = "a string with \\u0000";
 pub const SURROGATE: &str = "a string with half a surrogate pair";
@@ -78,15 +83,15 @@ fn hex4(bytes: &[u8], at: usize) -> Option<u32> {
     u32::from_str_radix(digits, 16).ok()
 }
 
-/// Checks a document's depth and, with `strings`, that its strings are some that jsonb can hold.
-pub fn check(raw: &str, strings: bool) -> Result<(), &'static str> {
+/// Checks a document's depth and, with `values`, that its strings and numbers are some that jsonb can hold.
+pub fn check(raw: &str, values: bool) -> Result<(), &'static str> {
     let bytes = raw.as_bytes();
     let (mut at, mut depth, mut quoted) = (0, 0, false);
     while let Some(&byte) = bytes.get(at) {
         at += 1;
         match byte {
             b'"' => quoted = !quoted,
-            b'\\' if strings => at += escape(&bytes[at - 1..])?.1 - 1,
+            b'\\' if values => at += escape(&bytes[at - 1..])?.1 - 1,
             b'\\' => at += 1,
             b'{' | b'[' if !quoted => {
                 depth += 1;
@@ -95,10 +100,29 @@ pub fn check(raw: &str, strings: bool) -> Result<(), &'static str> {
                 }
             }
             b'}' | b']' if !quoted => depth -= 1,
+            b'-' | b'0'..=b'9' if values && !quoted => {
+                let from = at - 1;
+                at += bytes[at..]
+                    .iter()
+                    .take_while(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'))
+                    .count();
+                number(&raw[from..at])?;
+            }
             _ => {}
         }
     }
     Ok(())
+}
+
+/// In jsonb it is a numeric.
+fn number(token: &str) -> Result<(), &'static str> {
+    if token.len() <= PLAIN_DIGITS_MAX && !token.contains(['e', 'E']) {
+        return Ok(());
+    }
+    match Number::parse(token) {
+        Some(Number::Finite(decimal)) if decimal.fits() => Ok(()),
+        _ => Err(OUT_OF_RANGE),
+    }
 }
 
 #[cfg(test)]
@@ -125,6 +149,23 @@ mod tests {
             }
             assert_eq!(check(raw, false), Ok(()), "{raw}");
         }
+    }
+
+    #[test]
+    fn numbers_fit_a_numeric() {
+        for (raw, fits) in [
+            (r#"{"a":[-1.5e3,0,7,1e131071],"1e999999":"1e999999"}"#, true),
+            (r#"{"a":[1,1e131072]}"#, false),
+            ("1e200000", false),
+            ("[1e-16383]", true),
+            ("[-1e-16384]", false),
+            ("1E+99999999999999999999", false),
+        ] {
+            assert_eq!(check(raw, true), if fits { Ok(()) } else { Err(OUT_OF_RANGE) }, "{raw}");
+            assert_eq!(check(raw, false), Ok(()), "{raw}");
+        }
+        assert_eq!(check(&"1".repeat(131_072), true), Ok(()));
+        assert_eq!(check(&"1".repeat(131_073), true), Err(OUT_OF_RANGE));
     }
 
     #[test]

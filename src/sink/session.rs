@@ -20,6 +20,8 @@ use crate::types::ShardIx;
 
 /// Statements kept per connection; then all are let go. Shapes beyond this are rare, and each costs the server memory.
 const STATEMENTS_MAX: usize = 256;
+/// How long a connection may take to show that it is alive.
+const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 /// PostgreSQL ends what takes too long; beyond it, its answer may be so late.
 const LATE_ANSWER: Duration = Duration::from_secs(2);
 
@@ -214,6 +216,28 @@ impl<K: Hash + Eq> Session<K> {
             }
             None => unreachable!("opened above"),
         }
+    }
+
+    /// Lets go of a connection that has ended while nobody used it: the next statement over it would fail, and nobody would know whether
+    /// it was done. One over which nothing came is asked nothing.
+    pub fn look(&mut self) {
+        let Some(live) = &mut self.live else { return };
+        if live.watch.as_ref().is_some_and(Watch::is_quiet) {
+            return;
+        }
+        // A farewell, perhaps; or nobody can see its socket.
+        if live.client.is_closed() || live.client.is_valid(ALIVE_WITHIN).is_err() {
+            self.close();
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| !live.unusable && !live.client.is_closed())
+    }
+
+    /// Nothing was sent over what [`open`](Session::open) opened, and nobody waits.
+    pub fn rest(&self) {
+        self.live.iter().filter_map(|live| live.watch.as_ref()).for_each(Watch::end);
     }
 
     /// The number of the connection that was opened last, from 1.

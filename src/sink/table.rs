@@ -189,13 +189,15 @@ impl TableWriter {
         Some(Probe { sql, parameters, records: records.into_values().map(|(_, records)| records).collect() })
     }
 
-    /// Writes what was loaded, group by group, each by a statement that is not prepared.
-    pub fn write(&self, on: &mut impl GenericClient) -> Result<(), postgres::Error> {
+    /// Writes what was loaded, group by group, each by a statement that is not prepared. Returns how many rows that changed: none of those
+    /// that a guard holds back, or that are not there to be updated or deleted.
+    pub fn write(&self, on: &mut impl GenericClient) -> Result<u64, postgres::Error> {
+        let mut rows = 0;
         for group in 0..self.groups() {
             let text = Text { sql: self.sql(group, 1, None), types: self.param_types(group) };
-            Ready::unnamed(text).execute(on, &self.params(group))?;
+            rows += Ready::unnamed(text).execute(on, &self.params(group))?;
         }
-        Ok(())
+        Ok(rows)
     }
 
     /// Rows that are sent; updates of rows that are not there, and rows that a guard holds back, are among them.

@@ -15,8 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::io::fcntl_dupfd_cloexec;
-use rustix::net::sockopt;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::net::{RecvFlags, recv, sockopt};
 
 use crate::cpus;
 
@@ -124,6 +124,12 @@ impl Watch {
         self.0.cut.load(Ordering::Acquire).then(|| self.silence_max())
     }
 
+    /// Whether nothing has come that nobody has read yet, the connection's end included.
+    pub fn is_quiet(&self) -> bool {
+        let peeked = recv(&self.0.socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Err(Errno::AGAIN))
+    }
+
     /// This end's address.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.0.socket.local_addr().ok()
@@ -207,6 +213,25 @@ mod tests {
         assert_eq!(sockopt::tcp_user_timeout(&b), Ok(1234));
         assert_eq!(watch.local_address(), b.local_addr().ok());
         assert!(mark.find().is_none(), "it is marked no more");
+    }
+
+    #[test]
+    fn what_came_and_the_end_are_seen_without_being_read() {
+        let (socket, mut peer) = pair();
+        let watch = Watch::new(socket.try_clone().unwrap(), Duration::ZERO, Duration::from_secs(60));
+        assert!(watch.is_quiet());
+        peer.write_all(b"x").unwrap();
+        let start = Instant::now();
+        while watch.is_quiet() {
+            assert!(start.elapsed() < Duration::from_secs(10));
+        }
+        let mut byte = [0];
+        (&socket).read_exact(&mut byte).unwrap();
+        assert!(byte == *b"x" && watch.is_quiet());
+        drop(peer);
+        while watch.is_quiet() {
+            assert!(start.elapsed() < Duration::from_secs(10));
+        }
     }
 
     /// Waits for the end of the connection, or for the time-out.

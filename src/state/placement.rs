@@ -133,6 +133,7 @@ mod tests {
 
     use super::*;
     use crate::config::load::parse;
+    use crate::state::chunk::Headers;
     use crate::state::router::{key_hash, lane_of};
     use crate::types::Offset;
 
@@ -254,15 +255,31 @@ mod tests {
         let mut seen = 0;
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let fields: Vec<&str> = line.split('\t').collect();
-            let [layout, key, hash, shard, partition, lane] = fields[..] else { panic!("{line:?}: six fields") };
+            let [layout, key, hash, shard, partition, lane, tenant] = fields[..] else {
+                panic!("{line:?}: seven fields")
+            };
+            let three = || vec!["0-4", "5-9", "10-15"];
+            let of_map = format!(
+                "by = \"map\"\ntenant = \"key:0\"\nmap_file = \"{}/tests/vectors/tenants.toml\"\ndefault = \"s1\"",
+                env!("CARGO_MANIFEST_DIR")
+            );
             let (by, declared, partitions) = match layout {
                 "one" => ("", vec![""], 12),
                 "modulo" => ("by = \"modulo\"\ntenant = \"key:0\"", vec!["0-3", "4,6-7"], 8),
-                "hash" => ("by = \"hash\"\ntenant = \"key:0\"", vec!["0-4", "5-9", "10-15"], 16),
+                "hash" => ("by = \"hash\"\ntenant = \"key:0\"", three(), 16),
+                "free" => ("by = \"hash\"\ntenant = \"key:0\"", vec!["", "", ""], 16),
+                "rest" => ("by = \"hash\"\ntenant = \"key:0\"", vec!["1-2", ""], 8),
+                "partition" => ("by = \"partition\"", vec!["0-4", "5-11"], 12),
+                "map" => (of_map.as_str(), vec!["0-1", "2", "3-6"], 7),
+                "header" => ("by = \"hash\"\ntenant = \"header:Tenant\"", vec!["0-3", "4-7"], 8),
+                "field" => ("by = \"modulo\"\ntenant = \"field:app_id\"", vec!["0-3", "4-7"], 8),
                 other => panic!("{other}: no such layout"),
             };
             let router = router(&shards(by, &declared));
-            let place = Placement::new(&router, partitions).place(&router, &record(key)).expect("a place");
+            let (mut headers, value) = (Vec::new(), format!("{{\"app_id\":{tenant}}}"));
+            Headers::pack(&mut headers, "Tenant", Some(tenant.as_bytes()));
+            let record = RawRecord { headers: &headers, value: Some(value.as_bytes()), ..record(key) };
+            let place = Placement::new(&router, partitions).place(&router, &record).expect("a place");
             let of_key = lane_of(key_hash(Some(key.as_bytes()), Offset(0)), 16);
             let found = [
                 (murmur2(key.as_bytes()) as i32).to_string(),
@@ -273,6 +290,6 @@ mod tests {
             assert_eq!(found.each_ref().map(String::as_str), [hash, shard, partition, lane], "{line}");
             seen += 1;
         }
-        assert!(seen > 20, "{seen} vectors");
+        assert!(seen > 70, "{seen} vectors");
     }
 }

@@ -38,8 +38,8 @@ pub static ADMIN_LISTEN: Setting<Text<Listen>> = Setting {
         absent: "127.0.0.1:9465",
     },
     prose: "Where the gateway's own `/healthz`, `/readyz`, `/metrics` and `/status` are. An address that others can reach needs \
-            `[admin] token_file`, whose token holds here, too. `\"off\"`: nowhere. Where nothing is written and the port is taken, they are not \
-            served, and a line in the log says so.",
+            `[admin] token_file`, whose token holds here, too. `\"off\"`: nowhere. While somebody else has the port (the gateway whose \
+            place this one takes) it is tried again each second, and a line in the log says so.",
 };
 pub static THREADS: Setting<Number> = Setting {
     section: "ingest",
@@ -70,7 +70,7 @@ pub static CONNECTIONS_MAX: Setting<Number> = Setting {
     section: "ingest",
     name: "connections_max",
     kind: number("connections", 16_384, 64..=1_000_000),
-    prose: "Connections of clients at a time. Whoever comes beyond takes the place of one that asks for nothing, or is answered with 503.",
+    prose: "Connections of clients at a time, in equal parts for each of `threads`. Whoever comes beyond takes the place of one that asks for nothing, or is answered with 503.",
 };
 pub static IDLE_TIMEOUT: Setting<Millis> = Setting {
     section: "ingest",
@@ -95,7 +95,8 @@ pub static QUEUE_BYTES_MAX: Setting<Number> = Setting {
     section: "ingest",
     name: "queue_bytes_max",
     kind: number("bytes", 64 * MIB, 65_536..=2048 * MIB - 1),
-    prose: "Most bytes of them, likewise: keys, values and headers.",
+    prose: "Most bytes of them, likewise: keys, values and headers. Rows of `mode = \"sync\"` may take as much again while they wait, in equal \
+            parts for each shard.",
 };
 pub static DEADLINE: Setting<Millis> = Setting {
     section: "ingest",
@@ -121,7 +122,7 @@ pub static POOL_WAIT: Setting<Millis> = Setting {
     section: "ingest",
     name: "pool_wait_ms",
     kind: millis(1000, 1..=60_000),
-    prose: "Likewise: how long a request waits for one of them before it is answered with 503, and not done.",
+    prose: "Likewise: how long a request waits for one of them before it is answered with 503, and not done. At most `deadline_ms`.",
 };
 pub static HEADERS: Setting<Optional<TextList>> = Setting {
     section: "ingest",

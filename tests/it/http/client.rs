@@ -78,6 +78,15 @@ impl Client {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
     }
 
+    /// Whether something came, or the end did, that was not read yet.
+    pub fn has_something(&self) -> bool {
+        let Client::Tcp(stream) = self else { unreachable!("asked of TCP only") };
+        stream.set_nonblocking(true).unwrap();
+        let peeked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false).unwrap();
+        !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
     /// No more requests; answers still come.
     pub fn end(&mut self) {
         match self {

@@ -39,6 +39,32 @@ fn requests_under_way_are_answered() {
     assert_eq!((drained.cut, counts.requests, counts.refusals), (0, 4, 0));
 }
 
+/// Whoever keeps a connection, has just made one, or waits to be accepted, is answered once more, and hears that it is the last time.
+#[test]
+fn with_grace_one_more_request_is_answered() {
+    let grace = Duration::from_secs(3);
+    let server = Running::start(Limits { drain_grace: grace, ..Limits::default() });
+    let (mut kept, mut idle) = (server.tcp(), server.tcp());
+    kept.get("/echo");
+    kept.answer();
+    let start = Instant::now();
+    let mut fresh: Vec<_> = (0..20).map(|_| server.tcp()).collect();
+    server.stop.stop();
+    while TcpStream::connect(server.address).is_ok() {
+        assert!(start.elapsed() < DEADLINE, "somebody listens");
+    }
+    for client in fresh.iter_mut().chain([&mut kept]) {
+        client.get("/echo");
+        assert!(client.answer().ends());
+        client.expect_end();
+    }
+    assert!(start.elapsed() < grace, "too slow to see anything");
+    idle.expect_end();
+    assert!((grace..DEADLINE).contains(&start.elapsed()), "{:?}", start.elapsed());
+    drop((fresh, kept, idle));
+    server.stop();
+}
+
 #[test]
 fn not_longer_than_the_deadline() {
     let deadline = Duration::from_millis(300);

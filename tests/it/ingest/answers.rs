@@ -158,7 +158,7 @@ fn what_no_table_could_take_is_refused_with_a_reason() {
     check(&known(&request("PUT", "a:b", "1", "{\"state\":\"x\"}")), 422, json!({"field": "app_id"}));
     check(&known(&request("DELETE", "a", "1", "{}")), 400, none.clone());
     let large = format!("{{\"state\":\"{}\"}}", "x".repeat(5000));
-    check(&put(&large), 413, none.clone());
+    check(&put(&large), 413, json!({"found": "a larger body", "expected": "at most 4096 bytes"}));
     // In chunks, it is not announced.
     let chunked = good.replace("Content-Length: 14\r\n\r\n{\"state\":\"on\"}", "Transfer-Encoding: chunked\r\n\r\n");
     check(&format!("{chunked}1388\r\n{}\r\n0\r\n\r\n", "x".repeat(5000)), 413, none.clone());
@@ -166,12 +166,54 @@ fn what_no_table_could_take_is_refused_with_a_reason() {
     assert_eq!(topic.records(), [], "nothing of all that was published");
     let refused = |reason: &str| gate.metric(&format!("forebay_ingest_refused_total{{reason=\"{reason}\"}}"));
     assert_eq!(
-        [refused("token"), refused("method"), refused("contradiction"), refused("no_route")],
-        [2.0, 1.0, 1.0, 1.0]
+        [refused("token"), refused("method"), refused("contradiction"), refused("no_route"), refused("too_large")],
+        [2.0, 1.0, 1.0, 1.0, 2.0]
     );
 
     let mut client = gate.client();
     client.send(&good);
+    assert_eq!(client.answer().status, 202);
+}
+
+/// Whatever two readers could understand in two ways is refused, and what comes behind it is no request.
+#[test]
+fn nothing_is_smuggled_past_it() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    let topic = Topic::create("ingest", 1);
+    let rig = Rig::new(&format!("{}{}", shard("main", database.dsn(), ""), gateway(topic.name(), "")));
+    let gate = Gate::start(&rig);
+    let hidden = request("PUT", "hidden", "1", "{\"state\":\"in\"}");
+    let head = |headers: &str| {
+        format!(
+            "PUT /apps/a/subscriptions/1 HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n{headers}\r\n"
+        )
+    };
+    let length = hidden.len();
+    for (headers, body) in [
+        (format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"), "0\r\n\r\n"),
+        (format!("Transfer-Encoding: chunked\r\nContent-Length: {length}\r\n"), "0\r\n\r\n"),
+        (format!("Content-Length: 0\r\nContent-Length: {length}\r\n"), ""),
+        ("Content-Length: 0, 0\r\n".to_owned(), ""),
+        ("Content-Length: +0\r\n".to_owned(), ""),
+        ("Content-Length : 0\r\n".to_owned(), ""),
+        ("Transfer-Encoding: chunked, identity\r\n".to_owned(), "0\r\n\r\n"),
+        ("Transfer-Encoding:\u{b}chunked\r\n".to_owned(), "0\r\n\r\n"),
+        ("X: y\r\n Transfer-Encoding: chunked\r\n".to_owned(), "0\r\n\r\n"),
+        ("X: y\nContent-Length: 0\r\n".to_owned(), ""),
+        ("Transfer-Encoding: chunked\r\n".to_owned(), "0x0\r\n\r\n"),
+        ("Transfer-Encoding: chunked\r\n".to_owned(), "-1\r\n\r\n"),
+        ("Host: other\r\nContent-Length: 0\r\n".to_owned(), ""),
+    ] {
+        let mut client = gate.client();
+        client.send(format!("{}{body}{hidden}", head(&headers)));
+        let answer = client.answer();
+        assert!(matches!(answer.status, 400 | 501) && answer.ends(), "{headers:?}: {}", answer.head);
+        client.expect_gone();
+    }
+    assert_eq!(topic.records(), [], "nothing of all that was published");
+    let mut client = gate.client();
+    client.send(hidden);
     assert_eq!(client.answer().status, 202);
 }
 

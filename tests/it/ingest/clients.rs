@@ -2,8 +2,10 @@
 
 use std::process::Command;
 
-use super::{Gate, SUBSCRIPTIONS, gateway, published, shard};
-use crate::support::{Database, Rig, Server, Topic};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::{Gate, SUBSCRIPTIONS, gateway, published, request, shard};
+use crate::support::{Database, PATIENCE, Rig, Server, Topic, wait_until};
 
 const PYTHON: &str = r#"
 import http.client, json, socket, sys
@@ -68,4 +70,38 @@ fn curl_and_python_are_understood() {
     assert_eq!(records.len(), 304);
     let seven: Vec<_> = records.iter().filter(|(key, _)| key == "py:7").map(|(_, state)| state.as_deref()).collect();
     assert_eq!(seven, [Some("kept 7"), Some("piped"), Some("chunked")]);
+}
+
+/// As many as a gateway in front of many small clients has, nearly all of which ask for nothing at a time.
+#[test]
+fn ten_thousand_connections_are_served() {
+    const CONNECTIONS: usize = 10_000;
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    assert!(
+        maximum.is_none_or(|most| most > 12_000),
+        "this test opens 10,000 connections, and may have {maximum:?} files"
+    );
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("a soft limit like the hard one");
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    let topic = Topic::create("ingest", 2);
+    let toml = format!("{}{}", shard("main", database.dsn(), ""), gateway(topic.name(), "connections_max = 16384\n"));
+    let rig = Rig::new(&toml);
+    let gate = Gate::start(&rig);
+    let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| gate.client()).collect();
+    wait_until(PATIENCE, "all of them", || gate.metric("forebay_ingest_connections") == CONNECTIONS as f64);
+    for _ in 0..2 {
+        for (n, client) in clients.iter_mut().enumerate().step_by(10) {
+            client.send(request("PUT", "many", &n.to_string(), "{\"state\":\"on\"}"));
+        }
+        for client in clients.iter_mut().step_by(10) {
+            assert_eq!(client.answer().status, 202);
+        }
+    }
+    assert_eq!(gate.metric("forebay_ingest_connections"), CONNECTIONS as f64);
+    let statm = std::fs::read_to_string(format!("/proc/{}/statm", gate.process.pid())).expect("a process that runs");
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
+    assert!(pages * 4096 < 256 << 20, "{pages} pages");
+    drop(clients);
+    gate.process.terminate().expect(0);
 }

@@ -2,26 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
 use super::{Gate, SUBSCRIPTIONS, gateway, published, request, shard};
 use crate::http::client::Client;
 use crate::real::texts;
-use crate::support::{Database, PATIENCE, Rig, Server, Topic, wait_until};
+use crate::support::{Admin, Database, PATIENCE, Rig, Server, Topic, wait_until};
 
 /// Clients that write as fast as they are answered, each to rows of its own, and remember what was accepted.
 struct Load {
     over: Arc<AtomicBool>,
+    /// Requests that found a connection, and no answer.
+    unanswered: Arc<AtomicU32>,
     clients: Vec<JoinHandle<Vec<(String, String)>>>,
 }
 
 impl Load {
     fn start(address: std::net::SocketAddr, clients: usize) -> Load {
-        let over = Arc::new(AtomicBool::new(false));
+        let (over, unanswered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let one = |number: usize| {
-            let over = Arc::clone(&over);
+            let (over, unanswered) = (Arc::clone(&over), Arc::clone(&unanswered));
             spawn(move || {
                 let mut accepted = Vec::new();
                 let mut client = None;
@@ -44,14 +46,17 @@ impl Load {
                         }
                         Some((status, _)) => panic!("{status}"),
                         // Nobody knows.
-                        None => client = None,
+                        None => {
+                            unanswered.fetch_add(1, Ordering::Relaxed);
+                            client = None;
+                        }
                     }
                     n += 1;
                 }
                 accepted
             })
         };
-        Load { clients: (0..clients).map(one).collect(), over }
+        Load { clients: (0..clients).map(one).collect(), over, unanswered }
     }
 
     fn end(self) -> Vec<(String, String)> {
@@ -147,15 +152,22 @@ fn one_takes_over_from_another_on_the_same_port() {
     let (database, topic, rig) = setup("");
     let first = Gate::start(&rig);
     let toml = format!("{}{}", shard("main", database.dsn(), ""), gateway(topic.name(), ""));
-    rig.configure_as("second.toml", &[], &toml.replacen("127.0.0.1:0", &first.address.to_string(), 1));
+    // The admin side's address, too: whoever looks there is to see who serves.
+    let Admin::Tcp(admin) = first.admin() else { panic!("TCP") };
+    let toml = toml.replacen("127.0.0.1:0", &first.address.to_string(), 1).replacen("127.0.0.1:0", &admin, 1);
+    rig.configure_as("second.toml", &[], &toml);
     let load = Load::start(first.address, 4);
     let second = Gate::of(rig.start_command("ingest", "second.toml", &[]));
     assert_eq!(second.address, first.address);
+    second.process.wait_for_log(&["somebody else listens on", &admin]);
     wait_until(PATIENCE, "some load", || published_so_far(&topic) > 300);
     first.process.terminate().expect(0);
     let before = published_so_far(&topic);
     wait_until(PATIENCE, "the other one to serve", || published_so_far(&topic) > before + 300);
+    let unanswered = load.unanswered.load(Ordering::Relaxed);
     let accepted = load.end();
+    assert_eq!(unanswered, 0, "a restart without a gap");
+    assert_eq!(second.admin().get("/readyz").status, 200);
     assert!(second.metric("forebay_ingest_acknowledged_seconds_count{mode=\"async\"}") > 100.0);
     second.process.terminate().expect(0);
     assert_kept(&accepted, &topic, &database, &rig);

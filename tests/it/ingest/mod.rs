@@ -2,6 +2,7 @@
 //! what it accepted ends in the table.
 
 mod answers;
+mod chaos;
 mod clients;
 mod ends;
 mod fatal;

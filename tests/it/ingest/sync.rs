@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Gate, SUBSCRIPTIONS, gateway, json, put, request, shard};
 use crate::real::texts;
-use crate::support::{Database, Rig, Server, Topic};
+use crate::support::{Database, OwnServices, PATIENCE, Proxy, Rig, Server, Service, Stop, Topic, port_of, wait_until};
 
 fn sync(topic: &str, more: &str) -> String {
     gateway(topic, more).replace("mode = \"async\"", "mode = \"sync\"")
@@ -120,4 +120,249 @@ fn beyond_what_the_database_lets_in_it_does_not_start() {
     let found =
         "found 9 connections needed (8 of the gateway's pool + 1), expected at most 8, the database's connection limit";
     rig.start_command("ingest", "forebay.toml", &[]).ended().expect_log(78, &[found]);
+}
+
+/// Waits until so many of the gateway's connections wait for a lock.
+#[track_caller]
+fn wait_for_waiting(database: &Database, connections: usize) {
+    let waiting = "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
+                   AND application_name LIKE '%/sync'";
+    let mut connection = database.connect();
+    wait_until(PATIENCE, "locks to be waited for", || texts(&mut connection, waiting) == [connections.to_string()]);
+}
+
+#[test]
+fn how_many_rows_is_said() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    let topic = Topic::create("ingest", 1);
+    let toml = sync(topic.name(), "").replace("key_format", "guard = \"price\"\nkey_format");
+    let rig = Rig::new(&format!("{}{toml}", shard("main", database.dsn(), "")));
+    let gate = Gate::start(&rig);
+    let mut client = gate.client();
+    for (method, body, rows) in [
+        ("DELETE", "", 0),
+        ("PUT", "{\"state\":\"new\",\"price\":2}", 1),
+        ("PUT", "{\"state\":\"old\",\"price\":1}", 0),
+        ("PUT", "{\"state\":\"newer\",\"price\":3}", 1),
+        ("DELETE", "", 1),
+    ] {
+        client.send(request(method, "a", "1", body));
+        let answer = client.answer();
+        assert_eq!((answer.status, json(&answer)), (200, serde_json::json!({ "rows": rows })), "{method} {body}");
+    }
+    // Its connections are checked as the engine's are.
+    let stored = "SELECT key || ' ' || value FROM forebay.meta WHERE key = 'shard'";
+    assert_eq!(texts(&mut database.connect(), stored), ["shard main"]);
+}
+
+/// All connections are there, and idle for longer than anybody who waits for a database may be left without an answer.
+#[test]
+fn a_connection_may_idle() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    let topic = Topic::create("ingest", 1);
+    let dsn = format!(
+        "{} options='-c statement_timeout=1500 -c lock_timeout=1400 -c idle_in_transaction_session_timeout=1500'",
+        database.dsn()
+    );
+    let rig = Rig::new(&format!("{}{}", shard("main", &dsn, ""), sync(topic.name(), "pool_size = 2\n")));
+    let gate = Gate::start(&rig);
+    let mut client = gate.client();
+    // Forebay's tables are made first, which may take longer.
+    wait_until(PATIENCE, "a row", || put(&mut client, "a", 0, "before").status == 200);
+    (0..10).for_each(|n| assert_eq!(put(&mut client, "a", n, "before").status, 200));
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(13) {
+        assert!(!gate.process.log().contains("it is cut"), "{:?}", start.elapsed());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    (0..10).for_each(|n| assert_eq!(put(&mut client, "a", n, "after").status, 200));
+}
+
+/// Nobody is told that the outcome is not known only because connections were opened before the database started again.
+#[test]
+fn a_database_that_was_restarted_costs_no_request() {
+    let own = OwnServices::start(&[Service::Pg(Server::A)]);
+    let connect = || postgres::Client::connect(&own.pg_dsn(Server::A), postgres::NoTls).expect("it answers");
+    connect().batch_execute(SUBSCRIPTIONS).expect("a table");
+    let topic = Topic::create("ingest", 1);
+    let rig =
+        Rig::new(&format!("{}{}", shard("main", &own.pg_dsn(Server::A), ""), sync(topic.name(), "pool_size = 4\n")));
+    let gate = Gate::start(&rig);
+    let mut client = gate.client();
+    for how in [Stop::Immediate, Stop::Fast] {
+        // As many as there are connections at the same time: all of them are opened.
+        let mut other = connect();
+        other.batch_execute("BEGIN; LOCK TABLE subscriptions").expect("a lock");
+        let all: Vec<String> = (0..4).map(|n| request("PUT", "a", &n.to_string(), "{\"state\":\"x\"}")).collect();
+        client.send(all.concat());
+        let waiting = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE '%/sync'";
+        let mut looks = connect();
+        wait_until(PATIENCE, "four connections", || texts(&mut looks, waiting) == ["4"]);
+        other.batch_execute("COMMIT").expect("it ends");
+        (0..4).for_each(|_| assert_eq!(client.answer().status, 200));
+        drop((other, looks));
+        own.restart(Service::Pg(Server::A), how);
+        client.send(all.concat());
+        for _ in 0..4 {
+            let answer = client.answer();
+            assert_eq!(answer.status, 200, "{how:?}: {}", answer.text());
+        }
+    }
+}
+
+/// It would write rows where nobody looks for them.
+#[test]
+fn a_database_that_is_another_shard_is_refused() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    let topic = Topic::create("ingest", 1);
+    let rig = Rig::empty(topic.bootstrap());
+    let toml = |name: &str| format!("{}{}", shard(name, database.dsn(), ""), sync(topic.name(), "pool_size = 1\n"));
+    rig.configure(&[], &toml("main"));
+    let gate = Gate::start(&rig);
+    assert_eq!(put(&mut gate.client(), "a", 1, "right").status, 200);
+    gate.process.terminate().expect(0);
+    rig.configure(&[], &toml("other"));
+    let gate = Gate::start(&rig);
+    let answer = put(&mut gate.client(), "a", 2, "wrong");
+    assert!(answer.status == 503 && answer.text().contains("the database refuses this gateway"), "{}", answer.text());
+    gate.process.wait_for_log(&["this database is the shard \"main\""]);
+    let ready = gate.admin().get("/readyz");
+    assert!(ready.status == 503 && ready.body.contains("this database is the shard \"main\""), "{ready:?}");
+    assert_eq!(texts(&mut database.connect(), "SELECT state FROM subscriptions"), ["right"]);
+}
+
+#[test]
+fn pipelined_requests_of_a_row_are_written_in_order() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    database.execute(
+        "CREATE TABLE seen (n bigserial, app_id text, subscription_id int, state text); \
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO seen (app_id, subscription_id, state) VALUES (NEW.app_id, NEW.subscription_id, NEW.state); RETURN NULL; END $$; \
+         CREATE TRIGGER note AFTER INSERT OR UPDATE ON subscriptions FOR EACH ROW EXECUTE FUNCTION note()",
+    );
+    let topic = Topic::create("ingest", 1);
+    let rig = Rig::new(&format!("{}{}", shard("main", database.dsn(), ""), sync(topic.name(), "pool_size = 8\n")));
+    let gate = Gate::start(&rig);
+    let mut client = gate.client();
+    let all: Vec<String> =
+        (0..300).map(|n| request("PUT", "a", &(n % 3).to_string(), &format!("{{\"state\":\"{n}\"}}"))).collect();
+    client.send(all.concat());
+    (0..300).for_each(|_| assert_eq!(client.answer().status, 200));
+    for row in 0..3 {
+        let seen = format!("SELECT state FROM seen WHERE subscription_id = {row} ORDER BY n");
+        let expected: Vec<String> = (0..300).filter(|n| n % 3 == row).map(|n| n.to_string()).collect();
+        assert_eq!(texts(&mut database.connect(), &seen), expected);
+    }
+}
+
+/// A database that hangs: its requests wait, and nobody else does.
+#[test]
+fn rows_that_wait_take_no_room_of_records() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    let topic = Topic::create("ingest", 1);
+    let more = "queue_records_max = 10\npool_size = 2\npool_wait_ms = 500\ndeadline_ms = 2000\n";
+    let at_once = format!(
+        "[[ingest.route]]\npath = \"/now/{{app_id}}/{{subscription_id}}\"\nmethods = [\"PUT\"]\ntopic = {:?}\nmode = \"sync\"\n",
+        topic.name()
+    );
+    let main = format!("{}lock_timeout_ms = 20000\n", shard("main", database.dsn(), ""));
+    let rig = Rig::new(&format!("{main}{}{at_once}", gateway(topic.name(), more)));
+    let gate = Gate::start(&rig);
+    let mut other = database.connect();
+    other.batch_execute("BEGIN; LOCK TABLE subscriptions").expect("a lock");
+    let mut waits = gate.client();
+    let now =
+        |n: usize| request("PUT", "a", &n.to_string(), "{\"state\":\"x\"}").replace("/apps/a/subscriptions", "/now/a");
+    waits.send((0..40).map(now).collect::<String>());
+    wait_for_waiting(&database, 2);
+    let mut client = gate.client();
+    for n in 0..20 {
+        assert_eq!(put(&mut client, "b", n, "on").status, 202);
+    }
+    let details: Vec<String> = (0..40)
+        .map(|_| {
+            let answer = waits.answer();
+            assert_eq!(answer.status, 503, "{}", answer.text());
+            json(&answer)["detail"].as_str().expect("why").to_owned()
+        })
+        .collect();
+    let not_done = details.iter().filter(|why| why.contains("nothing was done")).count();
+    assert_eq!((not_done, details.len()), (38, 40), "{details:?}");
+    other.batch_execute("COMMIT").expect("it ends");
+    wait_until(PATIENCE, "the two that nobody knew of", || {
+        texts(&mut database.connect(), "SELECT count(*)::text FROM subscriptions") == ["2"]
+    });
+    wait_until(PATIENCE, "their count", || gate.metric("forebay_ingest_late_total") == 2.0);
+}
+
+/// To open a connection may take long, and nothing was done then.
+#[test]
+fn who_waits_for_a_connection_to_be_opened_waits_no_longer() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    let topic = Topic::create("ingest", 1);
+    let proxy = Proxy::to(port_of(database.dsn()));
+    let more = "pool_size = 1\npool_wait_ms = 300\ncatalog_interval_ms = 3600000\n";
+    let main = format!("{}connect_timeout_ms = 1000\n", shard("main", &proxy.dsn(database.dsn()), ""));
+    let rig = Rig::new(&format!("{main}{}", sync(topic.name(), more)));
+    let gate = Gate::start(&rig);
+    let mut client = gate.client();
+    client.send(request("PUT", "a", "1", "{\"state\":1}"));
+    assert_eq!(client.answer().status, 422, "its table is known");
+    proxy.swallow(true);
+    let start = Instant::now();
+    let answer = put(&mut client, "a", 1, "never");
+    assert!(answer.status == 503 && answer.text().contains("nothing was done"), "{}", answer.text());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    proxy.swallow(false);
+    wait_until(PATIENCE, "a connection", || put(&mut client, "a", 2, "on").status == 200);
+    assert_eq!(texts(&mut database.connect(), "SELECT subscription_id::text FROM subscriptions"), ["2"]);
+}
+
+/// Back and forth under load, while records of one mode wait and rows of the other are written: with a guard the newest write stays.
+#[test]
+fn with_a_guard_modes_may_change_under_load() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(&SUBSCRIPTIONS.replace("price numeric(6,2)", "price numeric(6,2), version int NOT NULL"));
+    let topic = Topic::create("ingest", 2);
+    let guarded = |toml: String| {
+        let toml = toml.replace("key_format", "guard = \"version\"\nkey_format");
+        format!("{}{toml}", shard("main", database.dsn(), ""))
+    };
+    let rig = Rig::new(&guarded(gateway(topic.name(), "")));
+    rig.configure_as("sync.toml", &[], &guarded(sync(topic.name(), "pool_size = 4\n")));
+    let engine = rig.start();
+    let gates = [Gate::start(&rig), Gate::of(rig.start_command("ingest", "sync.toml", &[]))];
+    let address = [gates[0].address, gates[1].address];
+    let last = 400;
+    let clients: Vec<_> = (0..4)
+        .map(|number| {
+            std::thread::spawn(move || {
+                let mut clients = address.map(crate::http::client::Client::tcp);
+                let mut held_back = 0;
+                for version in 1..=last {
+                    // A few in one mode, a few in the other.
+                    let mode = version as usize / 7 % 2;
+                    let body = format!("{{\"state\":\"v{version}\",\"version\":{version}}}");
+                    clients[mode].send(request("PUT", &format!("c{number}"), "1", &body));
+                    let answer = clients[mode].answer();
+                    assert_eq!(answer.status, [202, 200][mode], "{}", answer.text());
+                    held_back += usize::from(mode == 1 && json(&answer)["rows"] == 0);
+                }
+                held_back
+            })
+        })
+        .collect();
+    let held_back: usize = clients.into_iter().map(|client| client.join().expect("a client")).sum();
+    assert_eq!(held_back, 0, "nobody's newest write is older than what is there");
+    gates.into_iter().for_each(|gate| drop(gate.process.terminate().expect(0)));
+    engine.terminate().expect(0);
+    rig.until_end().expect(0);
+    let rows = texts(&mut database.connect(), "SELECT app_id || ' ' || state FROM subscriptions ORDER BY 1");
+    assert_eq!(rows, ["c0 v400", "c1 v400", "c2 v400", "c3 v400"]);
 }

@@ -126,6 +126,132 @@ fn it_starts_and_serves_with_every_database_away() {
     gate.process.terminate().expect(0);
 }
 
+/// Of a file that is none of ours nothing is believed, and it is made anew.
+#[test]
+fn a_broken_file_of_catalogs_is_asked_anew() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    let topic = Topic::create("ingest", 1);
+    let rig = Rig::new(&format!("{}{}", shard("main", database.dsn(), ""), gateway(topic.name(), "")));
+    for garbage in
+        ["{\"version\":1,\"tables\":[{\"shard\":\"ma", "{\"version\":99,\"tables\":[],\"topics\":[]}", "\u{0}\u{1}"]
+    {
+        rig.write("forebay.catalog.json", garbage);
+        let gate = Gate::start(&rig);
+        gate.process.wait_for_log(&["what the tables are like is asked anew"]);
+        assert_eq!(put(&mut gate.client(), "a", 1, "on").status, 202);
+        let ours = || {
+            let text = std::fs::read_to_string(rig.path("forebay.catalog.json")).expect("a file");
+            serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|json| json["tables"][0]["shard"] == "main")
+        };
+        wait_until(PATIENCE, "a file of ours", ours);
+        gate.process.terminate().expect(0);
+    }
+}
+
+#[test]
+fn more_partitions_are_followed() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    let topic = Topic::create("ingest", 1);
+    let toml =
+        format!("{}{}", shard("main", database.dsn(), ""), gateway(topic.name(), "catalog_interval_ms = 1000\n"));
+    let rig = Rig::new(&toml);
+    let gate = Gate::start(&rig);
+    let mut client = gate.client();
+    let highest = |client: &mut crate::http::client::Client| {
+        let partition = |n: i32| {
+            let answer = put(client, "a", n, "on");
+            assert_eq!(answer.status, 202, "{}", answer.text());
+            json(&answer)["partition"].as_i64().expect("a partition")
+        };
+        (0..50).map(partition).max()
+    };
+    assert_eq!(highest(&mut client), Some(0));
+    topic.grow(6);
+    wait_until(PATIENCE, "the new partitions", || highest(&mut client) == Some(5));
+    gate.process.wait_for_log(&["has 6 partitions, and had 1: keys move"]);
+    assert_eq!(gate.admin().get("/readyz").status, 200);
+    drop(client);
+    gate.process.terminate().expect(0);
+}
+
+/// A topic that is not made yet, and a table that one topic lacks.
+#[test]
+fn what_one_route_lacks_is_nothing_to_the_others() {
+    // Brokers that would make whatever they are asked for.
+    let own = OwnServices::start_with(&[Service::Kafka], "auto.create.topics.enable=true");
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    let topic = Topic::create_at(&own.kafka_bootstrap(), "ingest", 2, &[]);
+    let other = |topic: &str, table: &str| {
+        format!(
+            "[[topic]]\nname = {topic:?}\ntable = {table:?}\ninsert_mode = \"upsert\"\npk_fields = [\"app_id\", \"subscription_id\"]\n\
+             [[ingest.route]]\npath = \"/{topic}/{{app_id}}/{{subscription_id}}\"\nmethods = [\"PUT\"]\ntopic = {topic:?}\n"
+        )
+    };
+    let more = "catalog_interval_ms = 1000\n";
+    let toml = format!(
+        "{}{}{}{}",
+        shard("main", database.dsn(), ""),
+        gateway(topic.name(), more),
+        other("unmade", "subscriptions"),
+        other("tableless", "nowhere")
+    );
+    let rig = Rig::at(&own.kafka_bootstrap(), &[], &toml);
+    let gate = Gate::start(&rig);
+    let mut client = gate.client();
+    assert_eq!(put(&mut client, "a", 1, "on").status, 202);
+    for (path, why) in [
+        ("/unmade/a", "the brokers have not said yet how many partitions the topic has"),
+        ("/tableless/a", "no database has said yet what the columns of nowhere are"),
+    ] {
+        client.send(request("PUT", "a", "1", "{\"state\":\"x\"}").replace("/apps/a/subscriptions", path));
+        let answer = client.answer();
+        assert_eq!((answer.status, json(&answer)["detail"].as_str()), (503, Some(why)));
+    }
+    let ready = gate.admin().get("/readyz");
+    assert!(ready.status == 503 && ready.body.contains("unmade") && ready.body.contains("nowhere"), "{ready:?}");
+    gate.process.wait_for_log(&["topic unmade: the brokers do not know it"]);
+    let names = topic.all_names();
+    assert!(names.iter().any(|name| name == topic.name()) && !names.iter().any(|name| name == "unmade"), "{names:?}");
+    gate.process.terminate().expect(0);
+}
+
+/// A topic takes no more than this at a time: batches are smaller, and who is alone too large is told so.
+#[test]
+fn only_who_is_too_large_by_itself_is_told_so() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(&SUBSCRIPTIONS.replace("varchar(20)", "text"));
+    let topic = Topic::create_with("ingest", 1, &[("max.message.bytes", "70000")]);
+    // Whatever comes within this time would go together.
+    let toml = format!("{}{}", shard("main", database.dsn(), ""), gateway(topic.name(), ""));
+    let rig = Rig::at(topic.bootstrap(), &[("linger.ms", "300")], &toml);
+    let gate = Gate::start(&rig);
+    let body = |length: usize| {
+        let noise: String = (0..length).map(|_| fastrand::alphanumeric()).collect();
+        format!("{{\"state\":\"{noise}\"}}")
+    };
+    let mut clients: Vec<_> = (0..3).map(|_| gate.client()).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        let many: String = (0..60).map(|m| request("PUT", &format!("c{n}"), &m.to_string(), &body(3000))).collect();
+        client.send(many);
+    }
+    for client in &mut clients {
+        for _ in 0..60 {
+            let answer = client.answer();
+            assert_eq!(answer.status, 202, "{}", answer.text());
+        }
+    }
+    for (length, status) in [(60_000, 202), (100_000, 413)] {
+        clients[0].send(request("PUT", "large", "1", &body(length)));
+        let answer = clients[0].answer();
+        assert_eq!(answer.status, status, "{length}: {}", answer.text());
+    }
+    drop(clients);
+    gate.process.terminate().expect(0);
+}
+
 #[test]
 fn slow_and_broken_clients_cost_the_others_nothing() {
     let database = Database::create(Server::A, "ingest");
@@ -152,7 +278,28 @@ fn slow_and_broken_clients_cost_the_others_nothing() {
         }
     }
     assert_eq!(slow[0].answer().status, 202);
-    drop(slow);
+    // Heads that never end, however diligently they come, are waited for no longer than ten seconds.
+    let mut heads: Vec<_> = (0..20).map(|_| gate.client()).collect();
+    heads.iter_mut().for_each(|client| client.send("PUT /apps/head/subscriptions/1 HTTP/1.1\r\nHost: a\r\nX: "));
+    let start = Instant::now();
+    let mut answered = 0;
+    while answered < heads.len() {
+        assert!(start.elapsed() < Duration::from_secs(20), "only {answered} were cut");
+        assert_eq!(put(&mut fast, "fast", 999, "on").status, 202);
+        answered = 0;
+        for client in &mut heads {
+            // Once it is answered, nothing more is taken.
+            let _ = client.try_send(b"x");
+            answered += usize::from(client.has_something());
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert!(start.elapsed() > Duration::from_secs(9), "{:?}", start.elapsed());
+    for client in &mut heads {
+        assert_eq!(client.answer().status, 408);
+    }
+    assert!(gate.metric("forebay_ingest_malformed_total") >= 20.0);
+    drop((slow, heads));
     assert_eq!(put(&mut fast, "fast", 1000, "on").status, 202);
     let slow = published(&topic).iter().filter(|(key, _)| key == "slow:1").count();
     assert_eq!(slow, 1, "what was cut is no record");

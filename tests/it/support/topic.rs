@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -99,6 +99,24 @@ impl Topic {
     /// The first offset still there and the next to be written, of one partition.
     pub fn watermarks(&self, partition: i32) -> (i64, i64) {
         self.consumer().fetch_watermarks(&self.name, partition, ADMIN_WAIT).expect("a partition's watermarks")
+    }
+
+    /// Gives it more partitions, so many in all, and waits until they are served.
+    pub fn grow(&self, partitions: i32) {
+        let new = NewPartitions::new(&self.name, partitions as usize);
+        for result in block_on(self.admin.create_partitions([&new], &admin_options())).expect("new partitions") {
+            result.unwrap_or_else(|(name, e)| panic!("partitions of {name}: {e}"));
+        }
+        let consumer = self.consumer();
+        wait_until(ADMIN_WAIT, "the new partitions to have leaders", || {
+            (0..partitions).all(|p| consumer.fetch_watermarks(&self.name, p, ADMIN_WAIT).is_ok())
+        });
+    }
+
+    /// Of all topics that its broker has.
+    pub fn all_names(&self) -> Vec<String> {
+        let metadata = self.consumer().fetch_metadata(None, ADMIN_WAIT).expect("the broker's topics");
+        metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
     }
 
     /// Lets the broker forget the records of a partition before `offset`, as retention would.
