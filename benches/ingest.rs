@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use forebay::bench::median;
 use forebay::http::{Limits, Listener, Request, Response, Served, Server, Service, Status, Ticket};
 use hdrhistogram::Histogram;
 use rdkafka::ClientConfig;
@@ -72,11 +73,6 @@ fn main() {
     load(gateway.address, 1, Duration::from_secs(1));
     println!("{IDLE} idle connections: {} MB", gateway.resident() >> 20);
     drop(idle);
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// A topic, a table in a database of the test cluster, and a configuration.

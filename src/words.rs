@@ -2,6 +2,10 @@
 
 use std::fmt::Write;
 
+/// Of bytes.
+pub const MIB: f64 = 1_048_576.0;
+pub const GIB: f64 = 1_073_741_824.0;
+
 /// `1234567` as `1,234,567`.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();

@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use rdkafka::Message;
+use rdkafka::consumer::BaseConsumer;
 
 /// What reading a topic from its begin brought, and how long it took from the first record to the last.
 pub struct Drained {
@@ -14,22 +14,9 @@ pub struct Drained {
     pub bytes: usize,
 }
 
-/// The binding's own consumer at the begin of each partition, in no group. Without the short back-off librdkafka would stop
-/// fetching for a second whenever its queue is full.
+/// See `forebay bench`, which compares with the same one.
 pub fn bare_consumer(bootstrap: &str, topic: &str, partitions: i32) -> BaseConsumer {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
-        .set("group.id", "bench-poll")
-        .set("enable.auto.commit", "false")
-        .set("fetch.queue.backoff.ms", "2")
-        .create()
-        .expect("a consumer");
-    let mut list = TopicPartitionList::new();
-    for partition in 0..partitions {
-        list.add_partition_offset(topic, partition, Offset::Offset(0)).expect("an offset");
-    }
-    consumer.assign(&list).expect("an assignment");
-    consumer
+    forebay::bench::discard::bare_consumer([("bootstrap.servers", bootstrap)], topic, partitions).expect("a consumer")
 }
 
 /// The binding's own one-message poll, doing nothing with what it gets.

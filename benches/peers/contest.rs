@@ -112,7 +112,9 @@ fn rounds_of(figures: impl IntoIterator<Item = f64>) -> Rounds {
 
 /// Median (least to most) of each column, and of forebay's best against each.
 fn table(contest: &Contest<'_>, of: &[Vec<Shown>]) -> String {
-    let compared = |shown: &Shown| shown.figures[contest.compared].unwrap_or(f64::NAN);
+    // What was wrong is in no median.
+    let compared =
+        |shown: &Shown| shown.figures[contest.compared].filter(|_| shown.fault.is_none()).unwrap_or(f64::NAN);
     let median = |index: &usize| rounds_of(of[*index].iter().map(compared).filter(|f| f.is_finite())).median();
     let ours = (0..of.len()).filter(|index| contest.contestants[*index].ours && median(index).is_finite());
     let best = if contest.less_is_better {
@@ -130,7 +132,8 @@ fn table(contest: &Contest<'_>, of: &[Vec<Shown>]) -> String {
     for (contestant, runs) in contest.contestants.iter().zip(of) {
         text += &format!("\n| {} |", contestant.name);
         for (index, column) in contest.columns.iter().enumerate() {
-            let figures: Vec<f64> = runs.iter().filter_map(|shown| shown.figures[index]).collect();
+            let figures: Vec<f64> =
+                runs.iter().filter(|shown| shown.fault.is_none()).filter_map(|shown| shown.figures[index]).collect();
             let cell =
                 if figures.is_empty() { "–".to_owned() } else { format!("{:.*}", column.digits, rounds_of(figures)) };
             text += &format!(" {cell} |");

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use forebay::engine::Stopper;
 use forebay::planner::decide::decide;
-use forebay::planner::limits::{Limits, ServerLimits};
+use forebay::planner::limits::{Fixed, Limits, ServerLimits};
 use forebay::planner::measure::{Bounds, measure};
 use forebay::planner::rates::Rates;
 use forebay::planner::simulate::{Lost, Setup, World, scenarios};
@@ -113,6 +113,7 @@ fn measured(a: &Arguments) -> Outcome<Rates> {
         wal_bytes: 8 << 30,
         rows: KEYS,
         record_bytes: RECORD_BYTES as usize,
+        batch_bytes_max: 4 << 20,
         connections: 16,
         partitions: PARTITIONS,
         lanes: 16,
@@ -143,15 +144,17 @@ fn simulated(rates: &Rates, workers: usize, batch: usize, mean: f64, waits: f64)
     let (wish, _) = Wish::new(&asked)?;
     let limits = Limits {
         servers: vec![ServerLimits::assumed(None).0],
-        slow_lanes: 1,
-        besides: 2,
+        fixed: Fixed::default(),
         rates: rates.clone(),
         rates_from: "measured".to_owned(),
         wal_bytes_per_row: None,
     };
     let mut plan = decide(&wish, &limits).plan.ok_or("the setting cannot bear its mean rate")?;
-    (plan.workers_per_shard, plan.batch_records_max, plan.partitions_per_shard) = (workers, batch, PARTITIONS);
-    let setup = Setup { plan: &plan, wish: &wish, rates, seed: 0, tenants: 1000, skew: 0.0, units_max: 2_000_000 };
+    (plan.workers_per_shard, plan.batch_records_max) = (workers, batch);
+    (plan.partitions_per_shard, plan.partitions) = (PARTITIONS, PARTITIONS);
+    let fixed = &limits.fixed;
+    let setup =
+        Setup { plan: &plan, wish: &wish, rates, fixed, seed: 0, tenants: 1000, skew: 0.0, units_max: 2_000_000 };
     let mut scenario = scenarios(&setup).into_iter().find(|s| s.name == "shard lost").ok_or("no such scenario")?;
     let away = waits / mean;
     // Here it is found at once: the engine is started then.

@@ -14,7 +14,7 @@ impl Rounds {
 
     /// Of no rounds it is not a number.
     pub fn median(&self) -> f64 {
-        self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
+        forebay::bench::median(&mut self.0.clone())
     }
 }
 

@@ -13,6 +13,7 @@ use crate::bench::latency::Skew;
 use crate::bench::settings::{Settings, TABLE, Target};
 use crate::config::{Config, Shard};
 use crate::sink::Failure;
+use crate::sink::connections::nobody_follows;
 use crate::sink::pool::Pool;
 use crate::sink::schema::{self, Expected};
 use crate::sink::sqlstate;
@@ -102,6 +103,7 @@ impl Databases {
         let failed = |error: postgres::Error| sqlstate::failure(&error);
         let pool = pool(shard, &self.config.kafka.group_id)?;
         let mut client = pool.get()?;
+        nobody_follows(&mut client)?;
         if schema::inspect(&mut client, &Expected::new(&self.config, index))?.is_none() {
             schema::init(&mut client)?;
         }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::error::KafkaResult;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -30,7 +31,6 @@ use crate::sink::{
     Anchor, Care, Control, Failure, FenceRow, Identity, Job, Progress, RowCounts, Taken, Takeover, Writer, Written,
 };
 use crate::source::Source;
-use crate::source::client::client_config;
 use crate::source::kafka::{KafkaSource, Options};
 use crate::state::holds::Decided;
 use crate::state::parked::Tail;
@@ -207,17 +207,32 @@ pub fn run(mut config: Config, observed: &Arc<Observed>, stopper: &Stopper) -> R
     }
 }
 
-/// The binding's own one-message poll, from the begin of each partition and in no group, doing nothing with what it gets.
-pub fn poll(config: &Config, partitions: i32, counters: &Counters, stopper: &Stopper) -> Result<(), EngineError> {
-    let failed = |e: rdkafka::error::KafkaError| EngineError::Unavailable(e.to_string());
-    let mut client = client_config(&config.kafka);
-    client.set("enable.partition.eof", "false");
-    let consumer: BaseConsumer = client.create().map_err(failed)?;
+/// The binding's own consumer at the begin of each partition, in no group, as librdkafka comes: but without the short back-off it would
+/// stop fetching for a second whenever its queue is full.
+pub fn bare_consumer<'a>(
+    properties: impl IntoIterator<Item = (&'a str, &'a str)>,
+    topic: &str,
+    partitions: i32,
+) -> KafkaResult<BaseConsumer> {
+    let mut client = ClientConfig::new();
+    client.set("group.id", "forebay-bench").set("fetch.queue.backoff.ms", "2");
+    for (name, value) in properties {
+        client.set(name, value);
+    }
+    let consumer: BaseConsumer = client.set("enable.auto.commit", "false").create()?;
     let mut list = TopicPartitionList::new();
     for partition in 0..partitions {
-        list.add_partition_offset(&config.topics[0].name, partition, Offset::Offset(0)).map_err(failed)?;
+        list.add_partition_offset(topic, partition, Offset::Offset(0))?;
     }
-    consumer.assign(&list).map_err(failed)?;
+    consumer.assign(&list)?;
+    Ok(consumer)
+}
+
+/// The binding's own one-message poll, doing nothing with what it gets.
+pub fn poll(config: &Config, partitions: i32, counters: &Counters, stopper: &Stopper) -> Result<(), EngineError> {
+    let failed = |e: rdkafka::error::KafkaError| EngineError::Unavailable(e.to_string());
+    let consumer = bare_consumer(config.kafka.consumer_properties(), &config.topics[0].name, partitions);
+    let consumer = consumer.map_err(failed)?;
     while !stopper.is_stopped() {
         if let Some(message) = consumer.poll(POLL_WAIT) {
             message.map_err(failed)?;

@@ -266,7 +266,8 @@ impl Case {
 
     pub fn push(&mut self, round: Round) {
         self.rounds.push(round);
-        let whole = self.rounds.iter().filter(|round| !round.cut_short);
+        // Figures of records that were lost or repeated are no figures.
+        let whole = self.rounds.iter().filter(|round| round.verified && !round.cut_short);
         let values: Vec<Value> = whole.filter_map(|round| serde_json::to_value(round).ok()).collect();
         self.medians = medians(&values.iter().collect::<Vec<_>>()).unwrap_or(Value::Null);
     }
@@ -327,6 +328,17 @@ impl Server {
     }
 }
 
+/// The one in the middle, or what lies between the two that are; sorts them. Of none it is not a number.
+pub fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    match figures.len() {
+        0 => f64::NAN,
+        n if n % 2 == 0 => (figures[middle - 1] + figures[middle]) / 2.0,
+        _ => figures[middle],
+    }
+}
+
 /// Of values of one form: wherever all have a number, its median, least and most. Lists are left out.
 fn medians(values: &[&Value]) -> Option<Value> {
     match values.first()? {
@@ -341,12 +353,7 @@ fn medians(values: &[&Value]) -> Option<Value> {
         Value::Number(_) => {
             let numbers: Option<Vec<f64>> = values.iter().map(|value| value.as_f64()).collect();
             let mut numbers = numbers?;
-            numbers.sort_by(f64::total_cmp);
-            let middle = numbers.len() / 2;
-            let median = match numbers.len() % 2 {
-                0 => (numbers[middle - 1] + numbers[middle]) / 2.0,
-                _ => numbers[middle],
-            };
+            let median = median(&mut numbers);
             Some(serde_json::json!({ "median": median, "least": numbers[0], "most": numbers[numbers.len() - 1] }))
         }
         _ => None,
@@ -376,10 +383,12 @@ mod tests {
     #[test]
     fn a_round_that_was_cut_short_is_in_no_median() {
         let mut case = Case::new(Mode::Steady, "");
-        let round = |records, cut_short| Round { records, cut_short, ..Round::default() };
-        case.push(round(7, true));
+        let round = |records, cut_short, verified| Round { records, cut_short, verified, ..Round::default() };
+        case.push(round(7, true, true));
         assert_eq!(case.medians, Value::Null);
-        case.push(round(5, false));
+        case.push(round(9, false, false));
+        assert_eq!(case.medians, Value::Null, "what was lost or repeated");
+        case.push(round(5, false, true));
         assert_eq!(case.medians["records"]["median"], 5.0);
     }
 

@@ -32,7 +32,8 @@ pub mod workload;
 pub mod zipf;
 
 pub use child::child;
-pub use options::{Mode, Options, Sources, Written};
+pub use figures::median;
+pub use options::{Mode, Options, Sources, Written, setting};
 pub use run::run;
 pub use settings::Settings;
 

@@ -1,9 +1,11 @@
 //! What the command line of `forebay bench` may say, checked.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
+
+use clap::Args;
 
 use crate::bench::BenchError;
 use crate::bench::workload::{Mix, VALUE_BYTES_MIN, Workload};
@@ -101,31 +103,106 @@ pub struct Sources {
     pub settings: Vec<(String, String)>,
 }
 
-/// What was written, as clap read it.
-#[derive(Debug, Clone)]
+/// What was written, as clap reads it.
+#[derive(Debug, Clone, Args)]
 pub struct Written {
+    /// What to measure: catch-up [default], steady, ramp (a rate that rises until time lag grows), burst (and the recovery from
+    /// it), slow-handler, hot-key, no-database.
+    #[arg(value_name = "MODE")]
     pub modes: Vec<Mode>,
+    /// Records to catch up with.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     pub records: u64,
+    /// Rows that they are of.
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
     pub keys: u64,
+    /// Tenants that the rows belong to, each having as many [default: one for each 1000 rows].
+    #[arg(long, value_name = "N")]
     pub tenants: Option<u64>,
+    /// Zipf's exponent: the row of rank k has a share proportional to 1/k^S of the records; rows of a tenant have neighbouring
+    /// ranks. 0: all alike.
+    #[arg(long, value_name = "S", default_value_t = 0.0)]
     pub skew: f64,
+    /// Pad whole rows to so many bytes [default: as they are, about 235].
+    #[arg(long, value_name = "N")]
     pub value_bytes: Option<u64>,
+    /// In per cent: whole rows, partial updates, tombstones. What is sent at a rate is whole rows, inserted.
+    #[arg(long, value_name = "MIX", default_value = "upsert=100")]
     pub operations: Mix,
+    /// Another one is another workload; the same one is the same.
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// Records a second of steady traffic, before a burst, and of the ramp's first step.
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
     pub rate: u64,
+    /// How long steady traffic, and each step of a ramp, lasts; a burst a quarter of it.
+    #[arg(long, value_name = "N", default_value_t = 20)]
     pub seconds: u64,
+    /// How long the publisher waits for a batch to fill, where records are sent at a rate.
+    #[arg(long, value_name = "N", default_value_t = 5)]
     pub linger_ms: u64,
+    /// Of the topic [default: 8, or as many as the shards declare].
+    #[arg(long, value_name = "N")]
     pub partitions: Option<u64>,
+    /// Measure so many times.
+    #[arg(long, value_name = "N", default_value_t = 1)]
     pub rounds: u64,
+    /// What the slow handler sleeps for each record.
+    #[arg(long, value_name = "MS", value_delimiter = ',', default_values_t = [0, 1, 10, 100])]
     pub sleep_ms: Vec<u64>,
+    /// The part of the records that the hot key has.
+    #[arg(long, value_name = "PERCENT", default_value_t = 50)]
     pub hot_percent: u64,
+    /// The burst is so many times the rate.
+    #[arg(long, value_name = "N", default_value_t = 4)]
     pub burst_factor: u64,
+    /// Write every figure of every round to a file.
+    #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write charts into a directory.
+    #[arg(long, value_name = "DIRECTORY")]
     pub svg: Option<PathBuf>,
+    /// Leave topics, groups and the schema, and say which they are.
+    #[arg(long)]
     pub keep: bool,
-    /// Of the engine's process, too.
-    pub log_level: String,
-    pub sources: Sources,
+    /// Instead of the file's `bootstrap.servers`.
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub brokers: Option<String>,
+    /// Instead of the file's shards; once for each. Others on this machine can see it: where there is a
+    /// password, use a file (dsn_file, dsn_env).
+    #[arg(long, value_name = "DSN")]
+    pub dsn: Vec<String>,
+    /// Instead of `engine.workers_per_shard`.
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u64>,
+    /// Instead of `engine.batch_records_max`.
+    #[arg(long, value_name = "N")]
+    pub batch: Option<u64>,
+    /// Instead of `engine.lanes`.
+    #[arg(long, value_name = "N")]
+    pub lanes: Option<u64>,
+    /// Instead of any setting of the file: engine.affinity=static, kafka.fetch.wait.max.ms=10, shard.adaptive_limit=true (of all
+    /// shards).
+    #[arg(long, value_name = "SETTING=VALUE", value_parser = setting)]
+    pub set: Vec<(String, String)>,
+}
+
+/// `SETTING=VALUE`.
+///
+/// # Errors
+/// What was expected.
+pub fn setting(text: &str) -> Result<(String, String), String> {
+    let (path, value) = text.split_once('=').ok_or("expected SETTING=VALUE")?;
+    Ok((path.trim().to_owned(), value.trim().to_owned()))
+}
+
+impl Written {
+    fn sources(&self, file: &Path) -> Sources {
+        let named = [("workers_per_shard", self.workers), ("batch_records_max", self.batch), ("lanes", self.lanes)];
+        let named = named.into_iter().filter_map(|(name, value)| Some((format!("engine.{name}"), value?.to_string())));
+        let settings = named.chain(self.set.iter().cloned()).collect();
+        Sources { file: file.to_owned(), brokers: self.brokers.clone(), dsns: self.dsn.clone(), settings }
+    }
 }
 
 /// See the module's text.
@@ -158,10 +235,12 @@ pub struct Options {
 pub const PARTITIONS: i32 = 8;
 
 impl Options {
+    /// `file` is an ordinary configuration, which need not be there.
+    ///
     /// # Errors
     /// [`BenchError::Usage`] names what is out of range.
-    pub fn new(written: Written) -> Result<Options, BenchError> {
-        let w = written;
+    pub fn new(w: Written, file: &Path, log_level: String) -> Result<Options, BenchError> {
+        let sources = w.sources(file);
         within("--records", w.records, 1, RECORDS_MAX)?;
         within("--keys", w.keys, 1, KEYS_MAX)?;
         let tenants = w.tenants.unwrap_or((w.keys / KEYS_PER_TENANT).max(1));
@@ -213,8 +292,8 @@ impl Options {
             json: w.json,
             svg: w.svg,
             keep: w.keep,
-            log_level: w.log_level,
-            sources: w.sources,
+            log_level,
+            sources,
         })
     }
 }
@@ -230,39 +309,36 @@ fn within(option: &str, found: u64, least: u64, most: u64) -> Result<(), BenchEr
 pub mod tests {
     use super::*;
 
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        written: Written,
+    }
+
     /// What is written where nothing is.
-    pub fn written() -> Written {
-        Written {
-            modes: Vec::new(),
-            records: 1_000_000,
-            keys: 200_000,
-            tenants: None,
-            skew: 0.0,
-            value_bytes: None,
-            operations: Mix::default(),
-            seed: 0,
-            rate: 20_000,
-            seconds: 20,
-            linger_ms: 5,
-            partitions: None,
-            rounds: 1,
-            sleep_ms: vec![0, 1, 10, 100],
-            hot_percent: 50,
-            burst_factor: 4,
-            json: None,
-            svg: None,
-            keep: false,
-            log_level: "warn".to_owned(),
-            sources: Sources::default(),
-        }
+    fn written() -> Written {
+        <Line as clap::Parser>::parse_from(["bench"]).written
+    }
+
+    fn read(written: Written) -> Result<Options, BenchError> {
+        Options::new(written, Path::new("forebay.toml"), "warn".to_owned())
+    }
+
+    #[test]
+    fn settings_are_named_short_or_long() {
+        let line = ["bench", "--workers", "2", "--set", "engine.lanes = 8", "--dsn", "a", "--dsn", "b"];
+        let sources = read(<Line as clap::Parser>::parse_from(line).written).unwrap().sources;
+        let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(sources.settings, [setting("engine.workers_per_shard", "2"), setting("engine.lanes", "8")]);
+        assert_eq!(sources.dsns, ["a", "b"]);
     }
 
     #[test]
     fn without_a_word_it_is_the_reference_job() {
-        let options = Options::new(written()).unwrap();
+        let options = read(written()).unwrap();
         assert_eq!((options.workload, options.modes), (Workload::default(), vec![Mode::CatchUp]));
         let twice = Written { modes: vec![Mode::Ramp, Mode::CatchUp, Mode::Ramp], ..written() };
-        assert_eq!(Options::new(twice).unwrap().modes, [Mode::Ramp, Mode::CatchUp]);
+        assert_eq!(read(twice).unwrap().modes, [Mode::Ramp, Mode::CatchUp]);
     }
 
     #[test]
@@ -270,7 +346,7 @@ pub mod tests {
         let check = |change: &dyn Fn(&mut Written), expectation: &str| {
             let mut written = written();
             change(&mut written);
-            let error = Options::new(written).expect_err(expectation).to_string();
+            let error = read(written).expect_err(expectation).to_string();
             assert_eq!(error, expectation);
         };
         check(&|w| w.records = 0, "--records: found 0, expected 1 to 1000000000");

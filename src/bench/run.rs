@@ -43,8 +43,9 @@ pub fn run(options: &Options, mut settings: Settings, stopper: &Stopper) -> Resu
     console::out(bench.headline());
     let outcome = modes::run(&mut bench);
     let report = bench.report(started_at, outcome.is_err() || stopper.is_stopped());
-    bench.clean();
+    // Said first: cleaning up takes its time, and a second SIGINT ends at once.
     let written = report::write(&report, options);
+    bench.clean();
     outcome?;
     written?;
     match (report.wrong.is_empty(), report.cases.iter().any(|case| !case.rounds.is_empty())) {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use postgres::Transaction;
+use postgres::types::Type;
 
 use crate::sink::handler::{Handler, HandlerError};
 use crate::state::chunk::RecordRef;
@@ -33,7 +34,8 @@ impl Handler for Slow {
             if !self.sleep.is_zero() {
                 std::thread::sleep(self.sleep);
             }
-            transaction.execute(&self.insert, &[&value])?;
+            // One round trip, as a handler should: without types it would be prepared first.
+            transaction.query_typed(&self.insert, &[(&value, Type::TEXT)])?;
         }
         Ok(())
     }

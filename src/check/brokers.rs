@@ -12,8 +12,9 @@ use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use crate::config::Config;
 use crate::config::raw::Places;
+use crate::config::{Alignment, Config};
+use crate::source::assignor::Assignor;
 use crate::source::client::{client_config, committed};
 use crate::words::counted;
 
@@ -38,6 +39,7 @@ impl ConsumerContext for Context {}
 
 pub fn check(config: &Config, places: &Places) -> Report {
     let mut notes = Notes::new(places);
+    dealing(config, &mut notes);
     // Never subscribed: the group does not notice.
     let created = client_config(&config.kafka).create_with_context::<_, BaseConsumer<Context>>(Context::default());
     let consumer = match created {
@@ -156,6 +158,18 @@ fn group(config: &Config, consumer: &BaseConsumer<Context>, counts: &[(usize, i3
     }
 }
 
+/// Whether a process gets whole shards: neighbours, where each shard's partitions are neighbours.
+fn dealing(config: &Config, notes: &mut Notes<'_>) {
+    if config.alignment() != Alignment::None
+        && config.shards.len() > 1
+        && Assignor::of(&config.kafka) == Assignor::Range
+    {
+        let expected = "cooperative-sticky or roundrobin: range gives each process whole shards, which then only its workers_per_shard \
+                        connections write to, and every rebalance stops everything";
+        notes.warning("kafka.partition.assignment.strategy", "range", expected);
+    }
+}
+
 /// Where shards declare partitions, every partition of every topic has a shard; [`load`](crate::config::load) saw to it
 /// that none has two.
 fn coverage(config: &Config, counts: &[(usize, i32)], notes: &mut Notes<'_>) {
@@ -193,5 +207,30 @@ fn reason(error: &KafkaError) -> String {
         KafkaError::ClientCreation(text) => text.clone(),
         KafkaError::ClientConfig(_, text, name, _) => format!("{name}: {text}"),
         error => error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_gets_neighbours_gets_whole_shards() {
+        let warnings = |kafka: &str, shards: usize| {
+            let shard = |i| {
+                format!("[[shard]]\nname = \"s{i}\"\ndsn = \"host=h{i}\"\npartitions = \"{}-{}\"\n", 4 * i, 4 * i + 3)
+            };
+            let shards: String = (0..shards).map(shard).collect();
+            let text = format!(
+                "[kafka]\nbootstrap.servers = \"b\"\ngroup.id = \"g\"\n{kafka}\n[[topic]]\nname = \"t\"\ntable = \"t\"\n{shards}"
+            );
+            let loaded = crate::config::load::parse(std::path::Path::new("f"), &text, &|_| None).expect("valid");
+            let mut notes = Notes::new(&loaded.places);
+            dealing(&loaded.config, &mut notes);
+            notes.report.warnings.len()
+        };
+        let range = "partition.assignment.strategy = \"range,roundrobin\"";
+        assert_eq!((warnings(range, 2), warnings(range, 1), warnings("", 2)), (1, 0, 0));
+        assert_eq!(warnings("partition.assignment.strategy = \"roundrobin\"", 2), 0);
     }
 }

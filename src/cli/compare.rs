@@ -69,7 +69,7 @@ pub struct Compare {
     #[arg(long, value_name = "DSN")]
     dsn: Vec<String>,
     /// A setting of the engine: engine.batch_records_max=100, kafka.fetch.wait.max.ms=10, shard.lock_timeout_ms=1000 (of all shards).
-    #[arg(long, value_name = "SETTING=VALUE", value_parser = super::bench::setting)]
+    #[arg(long, value_name = "SETTING=VALUE", value_parser = crate::bench::setting)]
     set: Vec<(String, String)>,
 }
 

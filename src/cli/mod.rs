@@ -85,7 +85,7 @@ enum Command {
     /// Measure it on real Kafka and PostgreSQL, with records, topics and a table of its own: rows a second, own CPU time, memory,
     /// and the latency of records that are sent at a rate. Brokers, shards and the engine's settings are the configuration's, whose
     /// topics are left alone; without one, --brokers and --dsn say enough.
-    Bench(bench::Bench),
+    Bench(crate::bench::Written),
     /// The same HTTP endpoint before and after: `mode = "sync"` and `mode = "async"` under the same load and the same trouble (a locked row, a
     /// checkpoint, a database that is stopped, a burst), in turn, with every metric side by side as a table, JSON and a page. On PostgreSQL
     /// servers of its own and a Kafka that is there; --brokers and --dsn name others. The configuration is left alone.
@@ -93,7 +93,7 @@ enum Command {
     /// How many databases, processes, workers and partitions it takes, for how many records and which time lag: with the arithmetic
     /// written out, from what the databases say, or from what one of them bears (--measure). Refuses what cannot be, and says
     /// what can.
-    Plan(plan::Plan),
+    Plan(Box<crate::planner::Options>),
     /// The engine that `bench` measures.
     #[command(hide = true)]
     BenchEngine,
@@ -181,7 +181,7 @@ pub fn main() -> std::process::ExitCode {
         Command::Top(arguments) => top::run(config, arguments),
         Command::Bench(arguments) => bench::run(config, arguments),
         Command::Compare(arguments) => compare::run(arguments),
-        Command::Plan(arguments) => plan::run(config, arguments),
+        Command::Plan(arguments) => plan::run(config, &arguments),
         Command::BenchEngine => bench::engine(),
         Command::Demo(arguments) => demo::run(&arguments),
     };

@@ -8,8 +8,9 @@
 //! 2. *What a database takes*, at the knee of its connections, with the batch from which on a larger one gains little; of that, a part.
 //! 3. *How many databases* that makes, the busiest one being the measure.
 //! 4. *How many processes*: as many as take it in when some fail, and not more than leave each database's connections to enough workers.
-//!    Of all numbers of processes, those with the fewest databases come into question, and of these the least.
-//! 5. *Partitions* by databases, a power of two for each, so that databases can be split without other partitions.
+//!    Of all numbers of processes, those with the fewest databases come into question, and of these the least. How many of them have a
+//!    part of a database is the assignor's: what is planned with is the worst of what it may come to.
+//! 5. *Partitions* by databases, a power of two for each, so that more may come without other partitions.
 //! 6. *Time*: lag at a peak's end, catching up, and how long Kafka must keep records.
 
 mod break_first;
@@ -20,18 +21,15 @@ mod tests;
 mod time;
 
 use crate::check::budget;
-use crate::planner::limits::Limits;
+use crate::config::settings;
+use crate::planner::limits::{Fixed, Limits};
 use crate::planner::plan::{Decision, Plan, Step};
-use crate::planner::rates::Rates;
+use crate::planner::rates::{KNEE_GAIN, Rates};
 use crate::planner::wish::{Wish, seconds};
 use crate::words::{counted, grouped, rate};
 
-/// `workers_per_shard` takes no more.
-const WORKERS_MAX: usize = 256;
 /// More processes than this are not considered.
 const PROCESSES_MAX: usize = 256;
-/// The settings' defaults.
-const BATCH_BYTES_MAX: f64 = 4_194_304.0;
 /// Beyond it, a plan is a mistake in what was asked, and a shard's number no number of forebay's.
 const SHARDS_MAX: usize = 10_000;
 /// What a pooler lets in is not known here.
@@ -39,10 +37,19 @@ const ROOM_OF_A_POOLER: i64 = 100_000;
 
 /// See the module's text.
 pub fn decide(wish: &Wish, limits: &Limits) -> Decision {
-    let mut course = Course { wish, limits, decision: Decision::default() };
+    let mut course = Course::new(wish, limits);
     course.decision.plan = course.plan();
     course.warn();
     course.decision
+}
+
+fn workers_max() -> usize {
+    *settings::WORKERS_PER_SHARD.kind.range.end()
+}
+
+/// 1, 2, 4, … and the last one.
+fn doublings(at_most: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(1), |n| Some(n * 2)).take_while(move |n| *n < at_most).chain([at_most])
 }
 
 /// `1 process`, `8 processes`.
@@ -54,6 +61,10 @@ fn processes(number: u64) -> String {
 struct Course<'a> {
     wish: &'a Wish,
     limits: &'a Limits,
+    /// Of one database, while others of its server are as busy.
+    rates: Rates,
+    /// It is looked at whether it could be instead of something that was refused.
+    is_offer: bool,
     decision: Decision,
 }
 
@@ -63,13 +74,22 @@ struct Choice {
     processes: usize,
     /// Those that are left.
     alive: usize,
+    /// So many of these have a part of each database in any case.
+    spread: usize,
     workers_max: usize,
     batch: usize,
-    knee: usize,
-    /// Rows a second of a database at the knee, and the part of them that is planned with.
+    /// Of a process, at the knee.
+    workers: usize,
+    /// Rows a second of a database with these, at the least, and the part of them that is planned with.
     rows_per_s: f64,
     usable: f64,
     shards: usize,
+}
+
+impl<'a> Course<'a> {
+    fn new(wish: &'a Wish, limits: &'a Limits) -> Course<'a> {
+        Course { wish, limits, rates: limits.rates_of_a_shard(), is_offer: false, decision: Decision::default() }
+    }
 }
 
 impl Course<'_> {
@@ -82,8 +102,11 @@ impl Course<'_> {
         let choice = self.choice(needed)?;
         let shards = self.shards(needed, &choice)?;
         let sized = self.sized(needed, shards, &choice);
+        if !self.keeps_limits(&sized) {
+            return None;
+        }
         let plan = self.timed(sized)?;
-        let checked = budget::needed(1, plan.workers_per_shard + plan.slow_lanes_per_shard, self.limits.besides);
+        let checked = budget::needed(1, plan.workers_per_shard + plan.slow_lanes_per_shard, self.limits.fixed.besides);
         assert!(plan.processes as i64 * checked <= plan.connections_room, "a plan exceeds the connection budget");
         Some(plan)
     }
@@ -127,7 +150,8 @@ impl Course<'_> {
 
     fn room(&self) -> i64 {
         let tightest = self.limits.tightest();
-        if tightest.pooled { ROOM_OF_A_POOLER } else { tightest.room_per_shard() }
+        let room = if tightest.pooled { ROOM_OF_A_POOLER } else { tightest.room_per_shard() };
+        room - self.limits.fixed.gateway as i64
     }
 
     /// How many processes, and what is left of each database for their workers. None where that is refused.
@@ -175,52 +199,57 @@ impl Course<'_> {
         choices.iter().copied().min_by_key(|choice| (choice.shards.max(given), choice.processes))
     }
 
+    /// Where nobody says how many databases there are, they are first believed to be many: of few, each has more processes.
     fn with(&self, processes: usize, needed: f64) -> Option<Choice> {
-        let Limits { slow_lanes, besides, rates, .. } = self.limits;
-        let fixed = budget::needed(1, *slow_lanes, *besides);
-        let workers_max = usize::try_from(self.room() / processes as i64 - fixed).ok()?.min(WORKERS_MAX);
-        let alive = processes - self.wish.spare_processes as usize;
+        let given = self.wish.shards.map(|n| n as usize);
+        let first = self.with_shards(processes, given.unwrap_or(SHARDS_MAX), needed)?;
+        if given.is_some() { Some(first) } else { self.with_shards(processes, first.shards.min(SHARDS_MAX), needed) }
+    }
+
+    fn with_shards(&self, processes: usize, shards: usize, needed: f64) -> Option<Choice> {
+        let fixed = &self.limits.fixed;
+        let besides = budget::needed(1, fixed.slow_lanes, fixed.besides);
+        let workers_max = usize::try_from(self.room() / processes as i64 - besides).ok()?.min(workers_max());
         if workers_max == 0 {
             return None;
         }
-        let at_most = workers_max * alive;
-        let batch = self.batch(rates, at_most);
-        let knee = rates.knee(batch as f64, at_most);
-        let rows_per_s = rates.most(batch as f64, knee);
+        let alive = processes - self.wish.spare_processes as usize;
+        let spread = fixed.assignor.fewest(alive, shards, self.partitions_for(shards, processes));
+        let batch = self.batch(workers_max * spread);
+        let rows = |workers: usize| self.rates.least(batch as f64, workers * spread, workers * processes);
+        let best = doublings(workers_max).map(rows).fold(0.0, f64::max);
+        let workers = doublings(workers_max).find(|workers| rows(*workers) * KNEE_GAIN > best).unwrap_or(1);
+        let rows_per_s = rows(workers);
         let usable = rows_per_s * self.wish.used;
         let shards = (needed * self.wish.busiest_shard / usable - 1e-9).ceil().max(1.0) as usize;
-        Some(Choice { processes, alive, workers_max, batch, knee, rows_per_s, usable, shards })
+        Some(Choice { processes, alive, spread, workers_max, batch, workers, rows_per_s, usable, shards })
     }
 
     /// No larger than `batch_bytes_max` lets it become.
-    fn batch(&self, rates: &Rates, at_most: usize) -> usize {
-        let fits = (BATCH_BYTES_MAX / self.wish.record_bytes).floor().max(1.0) as usize;
-        rates.batch(at_most).min(fits)
+    fn batch(&self, at_most: usize) -> usize {
+        let fits = (self.limits.fixed.batch_bytes_max as f64 / self.wish.record_bytes).floor().max(1.0) as usize;
+        self.rates.batch(at_most).min(fits)
     }
 
     fn say_database(&mut self, choice: &Choice) {
-        let Limits { slow_lanes, besides, rates_from, .. } = self.limits;
+        let Fixed { slow_lanes, besides, gateway, assignor, .. } = self.limits.fixed.clone();
         let server = self.limits.tightest();
-        let each = budget::needed(1, choice.workers_max + slow_lanes, *besides);
-        let (room, of) = match server.shards {
-            0 | 1 => (server.room, String::new()),
-            n => (server.room_per_shard(), format!(" ÷ {n} shards")),
-        };
+        let each = budget::needed(1, choice.workers_max + slow_lanes, besides);
+        let of = if server.shards > 1 { format!(" ÷ {} shards", server.shards) } else { String::new() };
         let whose =
             if server.shards == 0 { "each database".to_owned() } else { format!("server of shard {}", server.name) };
+        let limited = server.room < server.max_connections - server.reserved - server.others
+            || server.database_max.is_some_and(|max| max < server.room / server.shards.max(1) as i64);
         let text = match server.pooled {
             true => format!("{whose}: behind a pooler, whose limits decide; they are not known here"),
             false => format!(
-                "{whose}: max_connections {} − {} reserved − {} in use by others{}{of} = {}",
+                "{whose}: max_connections {} − {} reserved − {} in use by others{}{of}{} = {}",
                 server.max_connections,
                 server.reserved,
                 server.others,
-                if server.room < server.max_connections - server.reserved - server.others {
-                    ", and no more than the share or a role's or database's limit"
-                } else {
-                    ""
-                },
-                grouped(room.max(0) as u64)
+                if limited { ", and no more than the share or a role's or database's limit" } else { "" },
+                if gateway > 0 { format!(" − {gateway} of a gateway's sync routes") } else { String::new() },
+                grouped(self.room().max(0) as u64)
             ),
         };
         self.say("connections", text);
@@ -231,17 +260,36 @@ impl Course<'_> {
                 grouped(self.room().max(0) as u64),
                 processes(choice.processes as u64),
                 self.room() / choice.processes as i64,
-                if *besides > 2 { ", forwarding" } else { "" },
+                if besides > 2 { ", forwarding" } else { "" },
                 counted(choice.workers_max as u64, "worker"),
             ),
         );
         self.say(
+            "connections",
+            format!(
+                "{} of the {} left have a part of each database in any case ({}), and all of them may",
+                processes(choice.spread as u64),
+                choice.alive,
+                assignor.word()
+            ),
+        );
+        let shared = self.limits.databases_of_a_server();
+        if shared > 1 {
+            self.say(
+                "a database",
+                format!("{shared} of them share a server: each is planned to get a part of what it takes, ÷ {shared}"),
+            );
+        }
+        let (least, most) = (choice.workers * choice.spread, choice.workers * choice.processes);
+        self.say(
             "a database",
             format!(
-                "batches of {}, {}: {} rows/s ({rates_from}); more connections gain less than a tenth, larger batches less than a twentieth",
+                "batches of {}, {} a process, so {least} to {most} connections: {} rows/s at the least ({}); more of them gain less than a tenth, \
+                 larger batches less than a twentieth",
                 grouped(choice.batch as u64),
-                counted(choice.knee as u64, "connection"),
-                rate(choice.rows_per_s)
+                counted(choice.workers as u64, "worker"),
+                rate(choice.rows_per_s),
+                self.limits.rates_from
             ),
         );
         self.say("a database", format!("{:.0} % of it: {} rows/s", self.wish.used * 100.0, rate(choice.usable)));

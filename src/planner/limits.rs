@@ -2,19 +2,22 @@
 //! others decide.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use postgres::Client;
 use postgres::types::Type;
 use serde::Serialize;
 
 use crate::check::budget::Room;
-use crate::config::{Config, Pooler};
-use crate::planner::PlanError;
+use crate::config::ingest::{Ingest, Mode};
+use crate::config::{Affinity, Config, Pooler};
 use crate::planner::rates::Rates;
 use crate::planner::wish::Assumption;
+use crate::planner::{PlanError, write};
 use crate::sink::connections::{self, Connections, Server};
 use crate::sink::pool::Pool;
 use crate::sink::{Failure, sqlstate};
+use crate::source::assignor::Assignor;
 
 /// PostgreSQL's own defaults.
 const MAX_CONNECTIONS: i32 = 100;
@@ -42,14 +45,58 @@ const SETTINGS: [&str; 12] = [
 pub struct Limits {
     /// Of the servers that were asked; one that stands for all where none was.
     pub servers: Vec<ServerLimits>,
-    /// Connections of a process to each shard besides its workers: slow lanes, and those that `besides` counts.
-    pub slow_lanes: usize,
-    pub besides: usize,
+    pub fixed: Fixed,
+    /// Of a server that has one database.
     pub rates: Rates,
     /// How those came about, for people.
     pub rates_from: String,
     /// Measured; none where nothing was.
     pub wal_bytes_per_row: Option<f64>,
+}
+
+/// What a plan takes from a configuration as it is; the settings' defaults where there is none.
+#[derive(Debug, Clone)]
+pub struct Fixed {
+    /// Connections of a process to each shard besides its workers: slow lanes, and those that `besides` counts.
+    pub slow_lanes: usize,
+    pub besides: usize,
+    /// Those of one gateway, whose sync routes write by themselves.
+    pub gateway: usize,
+    pub topics: usize,
+    pub assignor: Assignor,
+    pub affinity: Affinity,
+    pub batch_bytes_max: usize,
+    pub partition_records_max: usize,
+    pub partition_bytes_max: usize,
+    pub retry_backoff_min: Duration,
+    pub retry_backoff_max: Duration,
+}
+
+impl Fixed {
+    pub fn of(config: &Config) -> Fixed {
+        let engine = &config.engine;
+        let writes = |gateway: &&Ingest| gateway.routes.iter().any(|route| route.mode == Mode::Sync);
+        Fixed {
+            slow_lanes: engine.slow_lanes_per_shard,
+            besides: config.connections_besides_writers(),
+            gateway: config.ingest.as_ref().filter(writes).map_or(0, |gateway| gateway.pool_size),
+            topics: config.topics.len(),
+            assignor: Assignor::of(&config.kafka),
+            affinity: engine.affinity,
+            batch_bytes_max: engine.batch_bytes_max,
+            partition_records_max: engine.partition_records_max,
+            partition_bytes_max: engine.partition_bytes_max,
+            retry_backoff_min: engine.retry_backoff_min,
+            retry_backoff_max: engine.retry_backoff_max,
+        }
+    }
+}
+
+impl Default for Fixed {
+    fn default() -> Fixed {
+        let text = write::text(&write::template(&[write::stand_in(0)]));
+        Fixed::of(&text.and_then(|text| write::parse(&text)).expect("the template is valid").config)
+    }
 }
 
 /// One PostgreSQL, and how many of the shards it has.
@@ -64,6 +111,10 @@ pub struct ServerLimits {
     pub others: i64,
     /// For all processes of the group together: after others, reserves, shares, and the role's own limit.
     pub room: i64,
+    /// The lowest connection limit of one of its databases.
+    pub database_max: Option<i64>,
+    /// What nobody has now, of what it really lets in.
+    pub free: i64,
     /// Connections are a pooler's to deal out.
     pub pooled: bool,
     pub settings: BTreeMap<String, String>,
@@ -71,8 +122,8 @@ pub struct ServerLimits {
 
 impl ServerLimits {
     /// A server that nobody asked.
-    pub fn assumed(max_connections: Option<u64>) -> (ServerLimits, Vec<Assumption>) {
-        let max = max_connections.map_or(MAX_CONNECTIONS, |n| n as i32);
+    pub fn assumed(max_connections: Option<i32>) -> (ServerLimits, Vec<Assumption>) {
+        let max = max_connections.unwrap_or(MAX_CONNECTIONS);
         let unknown = Server { system: None, started: 0.0 };
         let connections = Connections {
             server: unknown,
@@ -114,6 +165,8 @@ impl ServerLimits {
             reserved: of.reserved.into(),
             others: of.others.into(),
             room: Room::of(of, percent).all(of),
+            database_max: of.database_max.map(i64::from),
+            free: Room::of(of, percent).all(of) - i64::from(of.group),
             pooled,
             settings,
         }
@@ -121,7 +174,23 @@ impl ServerLimits {
 
     /// Connections for each shard of it.
     pub fn room_per_shard(&self) -> i64 {
-        self.room / self.shards.max(1) as i64
+        (self.room / self.shards.max(1) as i64).min(self.database_max.unwrap_or(i64::MAX))
+    }
+
+    /// Another of the shards is on it, too.
+    fn has_another(&mut self, this: &ServerLimits) {
+        self.shards += 1;
+        self.room = self.room.min(this.room);
+        self.free = self.free.min(this.free);
+        self.database_max = [self.database_max, this.database_max].into_iter().flatten().min();
+        // One way to it without a pooler is enough to be limited.
+        self.pooled &= this.pooled;
+    }
+
+    /// As if it had so many connections: somebody is about to set that.
+    fn with_max_connections(self, of: &Connections, percent: usize, max: i32) -> ServerLimits {
+        let of = Connections { max, ..of.clone() };
+        ServerLimits { max_connections: max.into(), room: Room::of(&of, percent).all(&of), ..self }
     }
 
     /// A setting in bytes or seconds, as PostgreSQL shows it: `1GB`, `5min`, `0.9`.
@@ -146,20 +215,33 @@ impl ServerLimits {
 }
 
 impl Limits {
-    /// The server with the least room for each shard: what fits there fits everywhere.
+    /// The server with the least room for each shard: what fits there fits everywhere. What is behind a pooler says nothing of it, and is
+    /// looked at only where all are.
     ///
     /// # Panics
     /// Without a server; whoever makes limits puts one in.
     pub fn tightest(&self) -> &ServerLimits {
-        self.servers.iter().min_by_key(|server| server.room_per_shard()).expect("at least one server")
+        let server = self.servers.iter().min_by_key(|server| (server.pooled, server.room_per_shard()));
+        server.expect("at least one server")
+    }
+
+    /// The most databases that share a server.
+    pub fn databases_of_a_server(&self) -> usize {
+        self.servers.iter().map(|server| server.shards).max().unwrap_or(0).max(1)
+    }
+
+    /// What one database takes while those beside it on its server are as busy.
+    pub fn rates_of_a_shard(&self) -> Rates {
+        self.rates.shared_by(self.databases_of_a_server())
     }
 }
 
-/// Asks every shard's server, all at once; those that share one are one.
+/// Asks every shard's server, all at once; those that share one are one. `max_connections` instead of what they say: everything else
+/// that limits them still does.
 ///
 /// # Errors
 /// [`PlanError::Unavailable`] or [`PlanError::Configuration`] of the first shard that says nothing.
-pub fn ask(config: &Config) -> Result<Vec<ServerLimits>, PlanError> {
+pub fn ask(config: &Config, max_connections: Option<i32>) -> Result<Vec<ServerLimits>, PlanError> {
     let group = &config.kafka.group_id;
     let answer = |shard: &crate::config::Shard| -> Result<(Connections, BTreeMap<String, String>), Failure> {
         let mut client = Pool::new(shard, group, PURPOSE, 1)?.get()?;
@@ -175,17 +257,13 @@ pub fn ask(config: &Config) -> Result<Vec<ServerLimits>, PlanError> {
         let (of, settings) = answer.map_err(|failure| PlanError::of_shard(&shard.name, &failure))?;
         let pooled = shard.pooler == Pooler::Transaction;
         let percent = shard.connections_share_percent;
-        let this = ServerLimits::new(&shard.name, 1, &of, percent, pooled, settings);
-        let database_max = of.database_max.map_or(i64::MAX, i64::from);
+        let mut this = ServerLimits::new(&shard.name, 1, &of, percent, pooled, settings);
+        if let Some(max) = max_connections {
+            this = this.with_max_connections(&of, percent, max);
+        }
         match known.iter_mut().find(|(other, _)| other.server == of.server) {
-            Some((_, server)) => {
-                server.shards += 1;
-                server.room = server.room.min(this.room).min(database_max.saturating_mul(server.shards as i64));
-            }
-            None => {
-                let room = this.room.min(database_max);
-                known.push((of, ServerLimits { room, ..this }));
-            }
+            Some((_, server)) => server.has_another(&this),
+            None => known.push((of, this)),
         }
     }
     Ok(known.into_iter().map(|(_, server)| server).collect())
@@ -208,6 +286,53 @@ mod tests {
         assert_eq!((server.room, server.room_per_shard(), assumed.len()), (97, 97, 2));
         let (server, assumed) = ServerLimits::assumed(Some(500));
         assert_eq!((server.room, assumed.len()), (497, 1));
+    }
+
+    /// 500 connections in all, of which 3 are reserved, 7 in use by others and 40 by the group.
+    fn connections(database_max: Option<i32>) -> Connections {
+        let server = Server { system: Some(1), started: 0.0 };
+        Connections { server, max: 500, reserved: 3, others: 7, group: 40, role_max: None, database_max }
+    }
+
+    fn of(connections: &Connections) -> ServerLimits {
+        ServerLimits::new("a", 1, connections, 100, false, BTreeMap::new())
+    }
+
+    #[test]
+    fn a_database_s_own_limit_holds_for_it_and_not_for_its_server() {
+        let mut server = of(&connections(Some(20)));
+        server.has_another(&of(&connections(Some(30))));
+        assert_eq!((server.shards, server.room, server.room_per_shard()), (2, 490, 20), "20 for each of both, not 10");
+        server.has_another(&of(&connections(None)));
+        assert_eq!(server.room_per_shard(), 20);
+        assert_eq!(server.free, 450, "what the group has now is not free");
+    }
+
+    #[test]
+    fn what_somebody_is_about_to_set_leaves_the_other_limits() {
+        let now = Connections { role_max: Some(60), ..connections(None) };
+        let (server, half) = (of(&now), ServerLimits::new("a", 1, &connections(None), 50, false, BTreeMap::new()));
+        assert_eq!((server.room, half.room), (60, 248));
+        assert_eq!(server.with_max_connections(&now, 100, 1000).room, 60, "the role's limit holds");
+        let then = half.with_max_connections(&connections(None), 50, 1003);
+        assert_eq!((then.max_connections, then.room, then.free), (1003, 500, 208), "it is not set yet");
+    }
+
+    /// What a pooler lets in is not known, so it says nothing about the others.
+    #[test]
+    fn a_pooled_server_is_not_the_tightest() {
+        let (mut pooled, mut direct) = (of(&connections(None)), of(&connections(None)));
+        (pooled.room, pooled.pooled, direct.name) = (1, true, "b".to_owned());
+        let mut limits = Limits {
+            servers: vec![pooled, direct],
+            fixed: Fixed::default(),
+            rates: Rates::Assumed { database_rows_per_s: 1.0, connection_rows_per_s: 1.0, commit_s: 1.0 },
+            rates_from: String::new(),
+            wal_bytes_per_row: None,
+        };
+        assert_eq!(limits.tightest().name, "b");
+        limits.servers.truncate(1);
+        assert_eq!(limits.tightest().name, "a");
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! What is written is what a worker writes: JSON records, decoded and folded, one statement that moves the fences of their lanes and
 //! upserts the rows, one transaction. Connections share lanes, and so rows, as workers do: none has a row of another. Sizes of batches
 //! and numbers of connections are those of [`BATCHES`] and the powers of two; for each size, connections are doubled until two doublings
-//! in a row gain less than a tenth: behind the knee, which one point alone, on a machine with others on it, might feign.
+//! in a row gain less than a tenth: behind the knee, which one point alone, on a machine with others on it, might feign. A connection walks
+//! through its rows in an order of its own, none twice in a batch, and what counts are rows, as the statement has them: records of the same
+//! row become one.
 //!
 //! Not measured: indexes, triggers and foreign keys of your tables, checkpoints and vacuums of a longer run, and others in the database.
 
@@ -22,13 +24,13 @@ use crate::config::{Config, Shard};
 use crate::engine::Stopper;
 use crate::planner::PlanError;
 use crate::planner::rates::{Curves, KNEE_GAIN, Point, Rates};
-use crate::words::{grouped, rate};
+use crate::words::{MIB, grouped, rate};
 
 use scratch::Scratch;
 use writer::{Probe, Work};
 
 /// The sizes of batches that are measured.
-pub const BATCHES: [usize; 4] = [1, 50, 500, 2000];
+pub const BATCHES: [usize; 4] = [500, 2000, 50, 1];
 /// More connections are not tried.
 const CONNECTIONS_MAX: usize = 64;
 /// Each point's part of the time: shorter ones are noise.
@@ -37,6 +39,10 @@ const POINT_MIN: Duration = Duration::from_millis(300);
 const POINTS_OF_A_BATCH: u32 = 6;
 /// Before a point counts: statements are planned, and connections have found their pace.
 const WARM_UP: f64 = 0.2;
+/// A connection that has fewer batches of rows of a partition would write the same few rows all the time.
+const BATCHES_OF_ROWS: u64 = 2;
+/// Rows of a statement that fills the table.
+const FILL: usize = 1000;
 
 /// How much may be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +53,8 @@ pub struct Bounds {
     /// Of the table.
     pub rows: u64,
     pub record_bytes: usize,
+    /// The setting: no larger is a batch.
+    pub batch_bytes_max: usize,
     /// Connections that the probe may open.
     pub connections: usize,
     /// Of the topic in this shard, and its lanes: so many fences there are.
@@ -61,7 +69,7 @@ pub struct Measured {
     pub points: Vec<Point>,
     /// Of transactions of one row, on one connection.
     pub commit_ms: f64,
-    /// At the largest batches.
+    /// At the first batches.
     pub wal_bytes_per_row: f64,
     pub wal_bytes: u64,
     pub seconds: f64,
@@ -69,6 +77,28 @@ pub struct Measured {
     pub record_bytes: usize,
     /// A bound, or somebody, ended it before every point was measured.
     pub cut_short: bool,
+    /// What failed behind the points that there are.
+    pub failed: Option<String>,
+}
+
+impl Bounds {
+    /// The sizes of batches, the largest first: where time or bytes are used up early, the small ones, which say least, are missing.
+    fn batches(&self) -> Vec<usize> {
+        let mut batches: Vec<usize> = BATCHES.into_iter().map(|batch| batch.min(self.batch_max())).collect();
+        batches.dedup();
+        batches
+    }
+
+    /// As many records as `batch_bytes_max` lets a batch have.
+    fn batch_max(&self) -> usize {
+        (self.batch_bytes_max / self.record_bytes.max(1)).max(1)
+    }
+
+    /// Whether each of so many connections has rows enough of its own for such batches: none has a row of another, and none writes a row
+    /// twice in a batch.
+    fn has_rows_for(&self, batch: usize, connections: usize) -> bool {
+        self.rows / (self.partitions * connections) as u64 >= BATCHES_OF_ROWS * batch as u64
+    }
 }
 
 impl Measured {
@@ -94,7 +124,10 @@ impl Measured {
             let head = std::iter::once(format!("  {}", grouped(*batch as u64)));
             head.chain(connections.iter().map(|n| cell(*batch, *n))).collect::<Vec<_>>()
         };
-        let rows: Vec<Vec<String>> = BATCHES.iter().map(row).collect();
+        let mut batches: Vec<usize> = self.points.iter().map(|point| point.batch).collect();
+        batches.sort_unstable();
+        batches.dedup();
+        let rows: Vec<Vec<String>> = batches.iter().map(row).collect();
         format!(
             "{}  a COMMIT of one row takes {:.2} ms; {:.0} bytes of WAL a row; {} rows of {} bytes, {:.0} s, {:.0} MiB of WAL{}\n",
             aligned(heads, rows),
@@ -103,8 +136,12 @@ impl Measured {
             grouped(self.rows),
             grouped(self.record_bytes as u64),
             self.seconds,
-            self.wal_bytes as f64 / 1_048_576.0,
-            if self.cut_short { "; CUT SHORT: not every point was measured" } else { "" }
+            self.wal_bytes as f64 / MIB,
+            match (&self.failed, self.cut_short) {
+                (Some(why), _) => format!("; CUT SHORT: {why}"),
+                (None, true) => "; CUT SHORT: not every point was measured".to_owned(),
+                (None, false) => String::new(),
+            }
         )
     }
 }
@@ -143,6 +180,8 @@ struct Course<'a> {
     stopper: &'a Stopper,
     began: Instant,
     wal_began: u64,
+    /// The most that was seen.
+    wal_per_row: f64,
     probes: Vec<Probe>,
     points: Vec<Point>,
 }
@@ -156,6 +195,7 @@ impl<'a> Course<'a> {
             stopper,
             began: Instant::now(),
             wal_began,
+            wal_per_row: 0.0,
             probes: Vec::new(),
             points: Vec::new(),
         })
@@ -164,25 +204,56 @@ impl<'a> Course<'a> {
     fn run(&mut self, shard: &str) -> Result<Measured, PlanError> {
         let mut progress = Progress::new("measuring", self.bounds.time.as_secs(), "s");
         self.fill()?;
-        let mut wal_bytes_per_row = 0.0;
-        // The largest first: where time or bytes are used up early, the small ones, which say least, are missing. A COMMIT by itself is
-        // wanted in any case.
+        // A COMMIT by itself is wanted in any case.
         self.point(1, 1, self.time_of(4, 0))?;
-        for (done, batch) in [500, 2000, 50, 1].into_iter().enumerate() {
+        let Some(commit_ms) = self.points.first().map(|point| 1e3 / point.rows_per_s) else {
+            return Err(PlanError::Interrupted);
+        };
+        let mut wal_bytes_per_row = 0.0;
+        let ended = self.points(&mut progress, &mut wal_bytes_per_row);
+        // What there is by then counts.
+        let failed = match ended {
+            Err(error) if self.points.len() < 2 => return Err(error),
+            Err(PlanError::Interrupted) | Ok(()) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        let batches = self.bounds.batches();
+        let is_missing = |batch: &usize| !self.points.iter().any(|point| point.batch == *batch);
+        Ok(Measured {
+            shard: shard.to_owned(),
+            commit_ms,
+            wal_bytes_per_row,
+            wal_bytes: self.scratch.wal().unwrap_or(self.wal_began).saturating_sub(self.wal_began),
+            seconds: self.began.elapsed().as_secs_f64(),
+            rows: self.bounds.rows,
+            record_bytes: self.bounds.record_bytes,
+            cut_short: failed.is_some() || self.is_over() || batches.iter().any(is_missing),
+            failed,
+            points: self.points.clone(),
+        })
+    }
+
+    fn points(&mut self, progress: &mut Progress, wal_bytes_per_row: &mut f64) -> Result<(), PlanError> {
+        let batches = self.bounds.batches();
+        let sizes = batches.len();
+        for (done, batch) in batches.into_iter().enumerate() {
             let (mut best, mut in_vain) = (0.0, 0);
             for doubling in 0..=CONNECTIONS_MAX.ilog2() {
                 let connections = 1 << doubling;
-                if connections > self.bounds.connections || self.is_over() {
+                if self.is_over() {
+                    return Ok(());
+                }
+                if connections > self.bounds.connections || !self.bounds.has_rows_for(batch, connections) {
                     break;
                 }
                 progress.show(self.began.elapsed().as_secs(), &format!(", {connections} × batches of {batch}"));
                 let known = self.points.iter().find(|p| p.batch == batch && p.connections == connections).copied();
                 let (rows_per_s, wal_per_row) = match known {
                     Some(point) => (point.rows_per_s, 0.0),
-                    None => self.point(batch, connections, self.time_of(4 - done as u32, doubling))?,
+                    None => self.point(batch, connections, self.time_of((sizes - done) as u32, doubling))?,
                 };
-                if batch == 500 && connections == 1 {
-                    wal_bytes_per_row = wal_per_row;
+                if done == 0 && connections == 1 {
+                    *wal_bytes_per_row = wal_per_row;
                 }
                 in_vain = if rows_per_s < best * KNEE_GAIN { in_vain + 1 } else { 0 };
                 best = rows_per_s.max(best);
@@ -191,19 +262,7 @@ impl<'a> Course<'a> {
                 }
             }
         }
-        let commit = self.points.iter().find(|point| point.batch == 1 && point.connections == 1);
-        let Some(commit) = commit else { return Err(PlanError::Interrupted) };
-        Ok(Measured {
-            shard: shard.to_owned(),
-            commit_ms: 1e3 / commit.rows_per_s,
-            wal_bytes_per_row,
-            wal_bytes: self.scratch.wal()?.saturating_sub(self.wal_began),
-            seconds: self.began.elapsed().as_secs_f64(),
-            rows: self.bounds.rows,
-            record_bytes: self.bounds.record_bytes,
-            cut_short: self.is_over() || BATCHES.iter().any(|batch| !self.points.iter().any(|p| p.batch == *batch)),
-            points: self.points.clone(),
-        })
+        Ok(())
     }
 
     /// What a point may take: its part of what is left, with so many sizes to go and so many of this one's points measured.
@@ -215,28 +274,48 @@ impl<'a> Course<'a> {
 
     /// Every row is there before anything counts: inserts and updates are not the same.
     fn fill(&mut self) -> Result<(), PlanError> {
+        let Bounds { rows, wal_bytes, .. } = self.bounds;
+        let (batch, first_size) = (self.bounds.batch_max().min(FILL) as u64, self.bounds.batches()[0]);
+        if !self.bounds.has_rows_for(first_size, 1) {
+            let least = BATCHES_OF_ROWS * (first_size * self.bounds.partitions) as u64;
+            let found = format!("--probe-rows: found {rows}, expected at least {least}");
+            return Err(PlanError::Usage(format!(
+                "{found}: {BATCHES_OF_ROWS} batches of {first_size} of each partition"
+            )));
+        }
         self.connections(1)?;
-        let (rows, stopper) = (self.bounds.rows, self.stopper);
         let until = self.began + self.bounds.time / 2;
-        let probe = &mut self.probes[0];
-        probe.share(0, 1);
+        self.probes[0].share(0, 1);
         let mut first = 0;
         while first < rows {
-            if stopper.is_stopped() {
+            if self.stopper.is_stopped() {
                 return Err(PlanError::Interrupted);
             }
-            if Instant::now() > until {
-                let found = format!("{} rows in half of the time", grouped(first));
+            let (late, wal) = (Instant::now() > until, self.wal()?);
+            self.wal_per_row = wal as f64 / first.max(1) as f64;
+            // At the first look it is more than others write meanwhile.
+            let much =
+                wal > wal_bytes / 2 || first >= 10 * batch && self.wal_per_row * rows as f64 > wal_bytes as f64 / 2.0;
+            if late || much {
+                let what = if late { "half of the time" } else { "half of the WAL, or would" };
+                let more = if late { "time (--probe-time)" } else { "WAL (--probe-wal-mib)" };
                 return Err(PlanError::Failed(format!(
-                    "{found}; expected {} before the first point: give it more time (--probe-time) or fewer rows (--probe-rows)",
+                    "{} rows took {what}; expected {} before the first point: give it more {more} or fewer rows (--probe-rows)",
+                    grouped(first),
                     grouped(rows)
                 )));
             }
-            let last = (first + 1000).min(rows);
-            probe.write(first..last)?;
+            let last = (first + batch).min(rows);
+            self.probes[0].write(first..last)?;
             first = last;
         }
+        self.wal_per_row = self.wal()? as f64 / rows as f64;
         self.scratch.analyze()
+    }
+
+    /// Bytes since it began, of everybody in the server.
+    fn wal(&self) -> Result<u64, PlanError> {
+        Ok(self.scratch.wal()?.saturating_sub(self.wal_began))
     }
 
     fn connections(&mut self, number: usize) -> Result<(), PlanError> {
@@ -247,22 +326,17 @@ impl<'a> Course<'a> {
     }
 
     fn is_over(&self) -> bool {
-        let wal = self.scratch.wal().map_or(u64::MAX, |wal| wal.saturating_sub(self.wal_began));
+        let wal = self.wal().unwrap_or(u64::MAX);
         self.stopper.is_stopped() || self.began.elapsed() >= self.bounds.time || wal >= self.bounds.wal_bytes
     }
 
     /// Rows a second, and bytes of WAL for each. Measured, and noted.
     fn point(&mut self, batch: usize, connections: usize, each: Duration) -> Result<(f64, f64), PlanError> {
         self.connections(connections)?;
-        let left = self.bounds.wal_bytes.saturating_sub(self.scratch.wal()?.saturating_sub(self.wal_began));
-        // A row of WAL is larger than its record; what a point may write is not known before, so it is stopped by what it has.
-        let work = Work {
-            batch,
-            warm_up: each.mul_f64(WARM_UP),
-            time: each,
-            records_max: left / self.bounds.record_bytes.max(64) as u64,
-        };
-        let wal = self.scratch.wal()?;
+        let before = self.wal()?;
+        let left = self.bounds.wal_bytes.saturating_sub(before) as f64;
+        let rows_max = (left / self.wal_per_row.max(self.bounds.record_bytes as f64).max(64.0)) as u64;
+        let work = Work { batch, warm_up: each.mul_f64(WARM_UP), time: each, rows_max };
         let probes = &mut self.probes[..connections];
         probes.iter_mut().enumerate().for_each(|(i, probe)| probe.share(i, connections));
         let stopper = self.stopper;
@@ -276,11 +350,44 @@ impl<'a> Course<'a> {
             return Err(PlanError::Interrupted);
         }
         let rows_per_s: f64 = done.iter().map(|each| each.rows_per_s()).sum();
-        let records: u64 = done.iter().map(|each| each.all).sum();
+        let rows: u64 = done.iter().map(|each| each.all).sum();
         if rows_per_s > 0.0 {
             self.points.push(Point { batch, connections, rows_per_s });
         }
-        let wal = self.scratch.wal()?.saturating_sub(wal) as f64;
-        Ok((rows_per_s, wal / records.max(1) as f64))
+        let per_row = self.wal()?.saturating_sub(before) as f64 / rows.max(1) as f64;
+        self.wal_per_row = self.wal_per_row.max(per_row);
+        Ok((rows_per_s, per_row))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounds() -> Bounds {
+        Bounds {
+            time: Duration::from_secs(60),
+            wal_bytes: 1 << 29,
+            rows: 200_000,
+            record_bytes: 300,
+            batch_bytes_max: 4 << 20,
+            connections: 64,
+            partitions: 4,
+            lanes: 16,
+        }
+    }
+
+    /// Few rows would be written again and again, which is not what a database gets of many tenants.
+    #[test]
+    fn connections_without_rows_enough_of_their_own_are_not_measured() {
+        assert!(bounds().has_rows_for(500, 32) && !bounds().has_rows_for(500, 64));
+        assert!(bounds().has_rows_for(2000, 8) && !bounds().has_rows_for(2000, 16));
+    }
+
+    #[test]
+    fn large_records_make_small_batches() {
+        assert_eq!(bounds().batches(), [500, 2000, 50, 1]);
+        assert_eq!(Bounds { record_bytes: 100_000, ..bounds() }.batches(), [41, 1]);
+        assert_eq!(Bounds { record_bytes: 10 << 20, ..bounds() }.batches(), [1]);
     }
 }

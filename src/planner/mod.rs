@@ -9,6 +9,7 @@
 //! [`decide`], which is pure; [`write`] makes a configuration and commands of it; [`measure`] measures, [`simulate`] simulates,
 //! [`report`] says it all.
 
+mod brokers;
 pub mod decide;
 pub mod limits;
 pub mod measure;
@@ -20,7 +21,7 @@ pub mod simulate;
 pub mod wish;
 pub mod write;
 
-pub use run::{Options, Probing, Simulating, run};
+pub use run::{File, Options, Probing, Simulating, run};
 
 use crate::config::problem::Problems;
 use crate::sink::Failure;

@@ -20,9 +20,9 @@ pub struct Plan {
     pub connections_per_process: usize,
     pub connections_per_shard: usize,
     pub connections_room: i64,
-    /// Of one database, with the processes that are left when others fail: rows a second at most.
+    /// Of one database, with the processes that are left when others fail, however partitions are dealt out among them.
     pub shard_rows_per_s: f64,
-    /// Of all of them, as far as the busiest one bears its part.
+    /// Of all of them, as far as the busiest one bears its part and these processes take it in.
     pub capacity_per_s: f64,
     pub at_mean: Traffic,
     pub at_peak: Traffic,
@@ -31,6 +31,8 @@ pub struct Plan {
     /// After the outage, beside the mean rate.
     pub catch_up_s: f64,
     pub retention_s: f64,
+    /// So long a log segment is filled: it is kept for as long again as its last record.
+    pub segment_s: f64,
     /// On the brokers' disks, all copies.
     pub kafka_bytes: f64,
     pub replication: u64,

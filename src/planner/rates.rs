@@ -65,6 +65,11 @@ impl Curves {
         (!curves.is_empty()).then_some(Curves(curves))
     }
 
+    /// The numbers of connections between which times lie along straight lines.
+    fn turns(&self) -> impl Iterator<Item = f64> {
+        self.0.iter().flat_map(|curve| curve.times.iter().map(|(connections, _)| *connections))
+    }
+
     fn transaction_s(&self, batch: f64, connections: f64) -> f64 {
         let of: Vec<(f64, f64)> = self.0.iter().map(|curve| (curve.batch, curve.at(connections))).collect();
         along(&of, batch).max(1e-9)
@@ -137,16 +142,62 @@ impl Rates {
         doublings(at_most).find(|c| self.most(batch, *c) * KNEE_GAIN > best).unwrap_or(1)
     }
 
-    /// The most rows a second that up to so many connections take: nobody has to use all of them. (Between two doublings, where the
-    /// measured points are, rows a second rise or fall all the way.)
+    /// The most rows a second that up to so many connections take: nobody has to use all of them.
     pub fn most(&self, batch: f64, connections: usize) -> f64 {
-        let last = std::iter::once(connections.max(1));
-        doublings(connections).chain(last).map(|c| self.rows_per_s(batch, c as f64)).fold(0.0, f64::max)
+        self.between(batch, 1, connections.max(1)).fold(0.0, f64::max)
     }
 
-    /// The fewest connections that take so many rows a second, of at most so many.
-    pub fn connections_for(&self, batch: f64, rows_per_s: f64, at_most: usize) -> Option<usize> {
-        (1..=at_most.max(1)).find(|c| self.rows_per_s(batch, *c as f64) >= rows_per_s)
+    /// The fewest rows a second that so many connections take, where nobody chooses how many are at work.
+    pub fn least(&self, batch: f64, from: usize, to: usize) -> f64 {
+        self.between(batch, from, to.max(from)).fold(f64::INFINITY, f64::min)
+    }
+
+    /// Rows a second at both ends and wherever they may turn in between: elsewhere they rise or fall all the way, as connections ÷ (a + b ×
+    /// connections) does.
+    fn between(&self, batch: f64, from: usize, to: usize) -> impl Iterator<Item = f64> {
+        let (from, to) = (from as f64, to as f64);
+        let turns: Vec<f64> = match self {
+            Rates::Assumed { .. } => Vec::new(),
+            Rates::Measured(curves) => curves.turns().filter(|at| *at > from && *at < to).collect(),
+        };
+        turns.into_iter().chain([from, to]).map(move |connections| self.rows_per_s(batch, connections))
+    }
+
+    /// Of a database that does everything in so many times less time.
+    pub fn times(&self, faster: f64) -> Rates {
+        match self {
+            Rates::Assumed { database_rows_per_s, connection_rows_per_s, commit_s } => Rates::Assumed {
+                database_rows_per_s: database_rows_per_s * faster,
+                connection_rows_per_s: connection_rows_per_s * faster,
+                commit_s: commit_s / faster,
+            },
+            Rates::Measured(Curves(curves)) => {
+                let quick = |curve: &Curve| Curve {
+                    batch: curve.batch,
+                    times: curve.times.iter().map(|(connections, time)| (*connections, time / faster)).collect(),
+                };
+                Rates::Measured(Curves(curves.iter().map(quick).collect()))
+            }
+        }
+    }
+
+    /// What is left for each of so many databases of one server that are all as busy.
+    pub fn shared_by(&self, databases: usize) -> Rates {
+        let of = databases.max(1) as f64;
+        match self {
+            Rates::Assumed { database_rows_per_s, connection_rows_per_s, commit_s } => Rates::Assumed {
+                database_rows_per_s: database_rows_per_s / of,
+                connection_rows_per_s: *connection_rows_per_s,
+                commit_s: *commit_s,
+            },
+            Rates::Measured(Curves(curves)) => {
+                let shared = |curve: &Curve| Curve {
+                    batch: curve.batch,
+                    times: curve.times.iter().map(|(connections, time)| (connections / of, *time)).collect(),
+                };
+                Rates::Measured(Curves(curves.iter().map(shared).collect()))
+            }
+        }
     }
 
     /// The smallest batch that takes nearly as many rows as the largest one, each at its own knee.
@@ -156,9 +207,11 @@ impl Rates {
         BATCHES.into_iter().find(|batch| rate(*batch) * BATCH_GAIN >= best).unwrap_or(BATCHES[BATCHES.len() - 1])
     }
 
-    /// Under steady traffic: how many connections have work, and how many rows each of their transactions holds. A worker takes what
-    /// has arrived while it wrote; another one is woken where that is more than a batch. None: it is more than they take.
-    pub fn steady(&self, rows_per_s: f64, batch_max: usize, connections: usize) -> Option<(usize, f64)> {
+    /// Under steady traffic: how many connections have work, and how many rows each of their transactions holds. So many of them have some in
+    /// any case: a process wakes a worker of its own, whatever others do. A worker takes what has arrived while it wrote; another one is
+    /// woken where that is more than a batch. None: it is more than they take.
+    pub fn steady(&self, rows_per_s: f64, batch_max: usize, awake: usize, connections: usize) -> Option<(usize, f64)> {
+        let (awake, connections) = (awake.max(1), connections.max(awake).max(1));
         let fits = |c: usize| {
             let c_f = c as f64;
             if self.rows_per_s(batch_max as f64, c_f) < rows_per_s {
@@ -176,8 +229,8 @@ impl Rates {
             Some((c, most))
         };
         // A worker with a batch outstanding, written and waiting together, is not given more.
-        let packed = (1..=connections.max(1)).filter_map(fits).find(|(_, batch)| 2.0 * batch <= batch_max as f64);
-        packed.or_else(|| (1..=connections.max(1)).rev().find_map(fits))
+        let packed = (awake..=connections).filter_map(fits).find(|(_, batch)| 2.0 * batch <= batch_max as f64);
+        packed.or_else(|| (awake..=connections).rev().find_map(fits))
     }
 }
 
@@ -208,8 +261,6 @@ mod tests {
         assert!((rates.transaction_s(500.0, 1.0) - (0.002 + 500.0 / 3000.0)).abs() < 1e-9);
         assert!((rates.rows_per_s(500.0, 8.0) - 4000.0 / (0.002 + 4000.0 / 12_000.0)).abs() < 1e-6);
         assert_eq!((rates.knee(500.0, 64), rates.knee(500.0, 2)), (4, 2));
-        assert_eq!(rates.connections_for(500.0, 9_000.0, 64), Some(4));
-        assert_eq!(rates.connections_for(500.0, 12_000.0, 64), None);
         assert_eq!(rates.batch(64), 200, "2 ms of 2000 rows is next to nothing, of 100 rows 6 per cent");
     }
 
@@ -231,11 +282,42 @@ mod tests {
     #[test]
     fn steady_traffic_uses_as_few_connections_as_it_needs() {
         let rates = assumed();
-        let (connections, batch) = rates.steady(1_000.0, 500, 8).unwrap();
+        let (connections, batch) = rates.steady(1_000.0, 500, 1, 8).unwrap();
         assert_eq!(connections, 1);
         assert!((batch - 3.0).abs() < 0.01, "1000 = b / (0.002 + b / 3000): {batch}");
-        let (connections, _) = rates.steady(8_000.0, 500, 8).unwrap();
+        let (connections, _) = rates.steady(8_000.0, 500, 1, 8).unwrap();
         assert_eq!(connections, 3);
-        assert_eq!(rates.steady(12_000.0, 500, 8), None);
+        assert_eq!(rates.steady(12_000.0, 500, 1, 8), None);
+    }
+
+    /// Processes know nothing of each other: with little to do, each of five still wakes a worker of its own.
+    #[test]
+    fn nobody_packs_traffic_across_processes() {
+        let (connections, batch) = assumed().steady(1_000.0, 500, 5, 40).unwrap();
+        assert_eq!(connections, 5);
+        assert!((batch - 1.0).abs() < 0.001, "0.44 would be enough, and one is the least: {batch}");
+    }
+
+    #[test]
+    fn connections_that_nobody_chooses_may_be_too_many() {
+        let point = |connections, rows_per_s| Point { batch: 500, connections, rows_per_s };
+        let points =
+            [point(1, 30_000.0), point(2, 50_000.0), point(4, 60_000.0), point(8, 45_000.0), point(16, 48_000.0)];
+        let rates = Rates::Measured(Curves::new(&points).unwrap());
+        assert!((rates.most(500.0, 16) - 60_000.0).abs() < 1e-6);
+        assert!((rates.least(500.0, 4, 16) - 45_000.0).abs() < 1e-6, "between both ends it is worse");
+        assert!((rates.least(500.0, 2, 3) - 50_000.0).abs() < 1e-6);
+    }
+
+    /// Four databases of one server have a quarter of it each.
+    #[test]
+    fn databases_of_one_server_share_what_it_takes() {
+        for rates in [assumed(), measured()] {
+            let shared = rates.shared_by(4);
+            for connections in [1.0, 2.0, 8.0] {
+                let each = rates.rows_per_s(500.0, 4.0 * connections) / 4.0;
+                assert!((shared.rows_per_s(500.0, connections) - each).abs() < 1e-6);
+            }
+        }
     }
 }

@@ -10,13 +10,10 @@ use crate::planner::measure::Measured;
 use crate::planner::plan::{Decision, Plan, Traffic};
 use crate::planner::simulate::Simulated;
 use crate::planner::wish::{Assumption, Wish, seconds};
-use crate::words::{counted, grouped, rate};
+use crate::words::{GIB, MIB, counted, grouped, rate};
 
 /// Of the JSON's form.
 pub const VERSION: u32 = 1;
-
-const GIB: f64 = 1_073_741_824.0;
-const MIB: f64 = 1_048_576.0;
 
 /// Everything.
 #[derive(Debug, Clone, Serialize)]
@@ -127,7 +124,12 @@ fn summary(text: &mut String, plan: &Plan, wish: &Wish) {
         ),
         (
             "capacity",
-            format!("{}/s, if the busiest shard has {} of an even part", rate(plan.capacity_per_s), wish.busiest_shard),
+            format!(
+                "{}/s with {} failed, if the busiest shard has {} of an even part",
+                rate(plan.capacity_per_s),
+                plan.spare_processes,
+                wish.busiest_shard
+            ),
         ),
         ("at the mean", traffic(&plan.at_mean)),
         ("at the peak", traffic(&plan.at_peak)),

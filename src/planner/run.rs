@@ -3,84 +3,128 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use toml::{Table, Value};
+use clap::Args;
 
 use crate::config::load::{self, Loaded};
-use crate::config::{Config, Pooler, Shard};
+use crate::config::{Config, Pooler, Shard, settings};
 use crate::console;
 use crate::engine::Stopper;
 use crate::planner::decide::decide;
-use crate::planner::limits::{self, Limits, ServerLimits};
+use crate::planner::limits::{self, Fixed, Limits, ServerLimits};
 use crate::planner::measure::{self, Bounds, Measured};
 use crate::planner::plan::Plan;
 use crate::planner::rates::Rates;
 use crate::planner::report::{self, Report, VERSION};
 use crate::planner::simulate::{self, Setup, Simulated};
-use crate::planner::wish::{Asked, Assumption, Wish};
-use crate::planner::{PlanError, write};
-use crate::words::rate;
+use crate::planner::wish::{Asked, Assumption, Wish, duration, number};
+use crate::planner::{PlanError, brokers, write};
+use crate::words::{counted, rate};
 
-/// What the command line says.
-#[derive(Debug, Clone)]
+/// What the command line says. Rates are records a second of all topics together; numbers may be written 400k, 2.5M, 10G.
+#[derive(Debug, Clone, Args)]
 pub struct Options {
+    #[command(flatten)]
     pub asked: Asked,
-    /// An ordinary configuration; where it is the default one, it need not be there.
-    pub file: PathBuf,
-    pub file_may_lack: bool,
-    /// Instead of the file's shards.
-    pub dsns: Vec<String>,
-    /// Nobody is asked anything.
-    pub offline: bool,
-    pub max_connections: Option<u64>,
-    pub shard_rows: Option<f64>,
-    pub connection_rows: Option<f64>,
-    pub commit_ms: Option<f64>,
-    pub measure: Option<Probing>,
-    pub simulate: Option<Simulating>,
-    pub json: bool,
-    pub write: Option<PathBuf>,
+    /// Instead of what the databases say [default, where none is asked: 100].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=MAX_CONNECTIONS_MAX))]
+    pub max_connections: Option<i32>,
+    /// Without --measure: rows that one database takes, a second [default: 12k].
+    #[arg(long, value_name = "N", value_parser = number, conflicts_with = "measure")]
+    pub shard_rows_per_second: Option<f64>,
+    /// Without --measure: rows of one connection, a second [default: a quarter of the database's].
+    #[arg(long, value_name = "N", value_parser = number, conflicts_with = "measure")]
+    pub connection_rows_per_second: Option<f64>,
+    /// Without --measure: what a COMMIT takes by itself [default: 2].
+    #[arg(long, value_name = "MS", conflicts_with = "measure")]
+    pub commit_latency_ms: Option<f64>,
+    /// Write to one of the databases for a minute, in a schema of its own that is removed afterwards, and plan with what that
+    /// bears: commit latency, rows a second by size of batch and number of connections, and the knee.
+    #[arg(long, conflicts_with = "offline")]
+    pub measure: bool,
+    #[command(flatten)]
+    pub probing: Probing,
+    /// Let the plan run in a simulation: a peak, a hot tenant, a rolling deployment, a database lost for ten minutes, growth.
+    #[arg(long)]
+    pub simulate: bool,
+    #[command(flatten)]
+    pub simulating: Simulating,
+    /// Write the simulation's charts into a directory.
+    #[arg(long, value_name = "DIRECTORY", requires = "simulate")]
     pub svg: Option<PathBuf>,
+    /// Ask nobody: plan with what is assumed, or given.
+    #[arg(long)]
+    pub offline: bool,
+    /// Instead of the file's shards; once for each. Others on this machine can see it: where there is a password, use a file
+    /// (dsn_file, dsn_env).
+    #[arg(long, value_name = "DSN")]
+    pub dsn: Vec<String>,
+    /// Write a configuration and the commands that make the topics into a directory. Nothing is overwritten. The brokers are asked what
+    /// they have.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub write: Option<PathBuf>,
+    /// For programs: everything as one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Of `--measure`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Args)]
 pub struct Probing {
-    pub time: Duration,
-    pub wal_mib: u64,
-    pub rows: u64,
-    /// By its name; the first one otherwise.
-    pub shard: Option<String>,
+    /// Which of the shards is measured [default: the first one].
+    #[arg(long, value_name = "NAME", requires = "measure")]
+    pub measure_shard: Option<String>,
+    /// How long it is measured at most.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s", requires = "measure")]
+    pub probe_time: Duration,
+    /// WAL that the server may write meanwhile [default: half of its max_wal_size].
+    #[arg(long, value_name = "MIB", requires = "measure", value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
+    pub probe_wal_mib: Option<u64>,
+    /// Rows of the table that is measured with.
+    #[arg(long, value_name = "N", default_value_t = 200_000, requires = "measure", value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    pub probe_rows: u64,
 }
 
 /// Of `--simulate`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Args)]
 pub struct Simulating {
+    /// Another one is another simulation; the same one is the same.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "simulate")]
     pub seed: u64,
+    /// Tenants that records are of.
+    #[arg(long, value_name = "N", default_value_t = 10_000, requires = "simulate", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub tenants: u64,
+    /// Zipf's exponent: the tenant of rank k has a share proportional to 1/k^S of the records. 0: all alike.
+    #[arg(long, value_name = "S", default_value_t = 0.5, requires = "simulate", value_parser = exponent)]
     pub skew: f64,
-    pub units: u64,
+    /// Simulated records of a scenario, about: more are closer to single ones, and take longer.
+    #[arg(long, value_name = "N", default_value_t = 2_000_000, requires = "simulate", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    pub simulated_records: u64,
 }
 
+fn exponent(text: &str) -> Result<f64, String> {
+    let expected = || "expected 0 to 10".to_owned();
+    text.parse().ok().filter(|s| (0.0..=10.0).contains(s)).ok_or_else(expected)
+}
+
+/// PostgreSQL takes no more (MAX_BACKENDS in src/include/postmaster/postmaster.h).
+const MAX_CONNECTIONS_MAX: i64 = 262_143;
 /// What one database bears where nobody measured, of a few cores and a table of a few indexes.
 const SHARD_ROWS: f64 = 12_000.0;
 const COMMIT_MS: f64 = 2.0;
 /// A connection keeps a core busy, and such a database has a few.
 const CONNECTIONS_OF_A_DATABASE: f64 = 4.0;
-/// The settings' defaults, where there is no configuration.
-const SLOW_LANES: usize = 1;
-const BESIDES: usize = 2;
 /// Of a shard that is measured.
-const PROBE_PARTITIONS: usize = 8;
-const LANES: u16 = 16;
-/// Left to others, and to the measurement's own look at the server.
-const CONNECTIONS_LEFT: i64 = 3;
+const PROBE_PARTITIONS: usize = 4;
+const PROBE_CONNECTIONS_MAX: i64 = 64;
+/// Where a server does not say how large it lets its WAL become: half of what PostgreSQL begins with.
+const PROBE_WAL_BYTES: u64 = 512 << 20;
 
 /// Plans, and prints what it found.
 ///
 /// # Errors
 /// See [`PlanError`]. What is refused is printed all the same.
-pub fn run(options: &Options, stopper: &Stopper) -> Result<(), PlanError> {
-    let known = Known::read(options)?;
+pub fn run(options: &Options, file: &File<'_>, stopper: &Stopper) -> Result<(), PlanError> {
+    let known = Known::read(options, file)?;
     let mut asked = options.asked.clone();
     if let (None, Some(loaded)) = (asked.shards, &known.loaded) {
         asked.shards = Some(loaded.config.shards.len() as u64);
@@ -92,8 +136,7 @@ pub fn run(options: &Options, stopper: &Stopper) -> Result<(), PlanError> {
     let config = known.loaded.as_ref().map(|loaded| &loaded.config);
     let limits = Limits {
         servers,
-        slow_lanes: config.map_or(SLOW_LANES, |config| config.engine.slow_lanes_per_shard),
-        besides: config.map_or(BESIDES, Config::connections_besides_writers),
+        fixed: config.map_or_else(Fixed::default, Fixed::of),
         rates,
         rates_from,
         wal_bytes_per_row: measured.as_ref().map(|measured| measured.wal_bytes_per_row).filter(|bytes| *bytes > 0.0),
@@ -101,11 +144,14 @@ pub fn run(options: &Options, stopper: &Stopper) -> Result<(), PlanError> {
     let decision = decide(&wish, &limits);
     let plan = decision.plan.clone();
     let simulated = match (&plan, options.simulate) {
-        (Some(plan), Some(simulating)) => Some(simulated(plan, &wish, &limits.rates, simulating, stopper)?),
+        (Some(plan), true) => Some(simulated(plan, &wish, &limits, options.simulating, stopper)?),
         _ => None,
     };
     let mut written = Vec::new();
     if let (Some(plan), Some(directory)) = (&plan, &options.write) {
+        if let (Some(loaded), false, true) = (&known.loaded, options.offline, options.dsn.is_empty()) {
+            brokers::fits(&loaded.config, plan)?;
+        }
         let configuration = write::configuration(&known.present, plan)?;
         let commands = write::commands(&known.present, plan, &wish);
         written.extend(write::files(directory, &configuration, &commands)?);
@@ -147,12 +193,20 @@ fn say(report: &Report, json: bool) -> Result<(), PlanError> {
 fn simulated(
     plan: &Plan,
     wish: &Wish,
-    rates: &Rates,
+    limits: &Limits,
     simulating: Simulating,
     stopper: &Stopper,
 ) -> Result<Simulated, PlanError> {
-    let Simulating { seed, tenants, skew, units } = simulating;
-    simulate::simulate(&Setup { plan, wish, rates, seed, tenants, skew, units_max: units }, stopper)
+    let Simulating { seed, tenants, skew, simulated_records } = simulating;
+    let (rates, fixed) = (&limits.rates_of_a_shard(), &limits.fixed);
+    simulate::simulate(&Setup { plan, wish, rates, fixed, seed, tenants, skew, units_max: simulated_records }, stopper)
+}
+
+/// An ordinary configuration; where it is the default one, it need not be there.
+#[derive(Debug, Clone, Copy)]
+pub struct File<'a> {
+    pub path: &'a Path,
+    pub may_lack: bool,
 }
 
 /// What is there: a configuration, or none.
@@ -162,30 +216,30 @@ struct Known {
 }
 
 impl Known {
-    fn read(options: &Options) -> Result<Known, PlanError> {
-        if !options.dsns.is_empty() {
-            let document = of_dsns(&options.dsns);
-            let text = toml::to_string(&document).map_err(|e| PlanError::Failed(e.to_string()))?;
-            let loaded = load::parse(Path::new("--dsn"), &text, &|name| std::env::var_os(name))?;
+    fn read(options: &Options, file: &File<'_>) -> Result<Known, PlanError> {
+        if !options.dsn.is_empty() {
+            let shards: Vec<_> =
+                options.dsn.iter().enumerate().map(|(i, dsn)| (write::shard_name(i), dsn.clone())).collect();
+            let document = write::template(&shards);
+            let loaded = load::parse(Path::new("--dsn"), &write::text(&document)?, &|name| std::env::var_os(name))?;
             let directory = std::env::current_dir().unwrap_or_default();
             return Ok(Known { loaded: Some(loaded), present: write::Present { document, directory } });
         }
-        if options.file_may_lack && !options.file.exists() {
+        if file.may_lack && !file.path.exists() {
             return Ok(Known { loaded: None, present: write::Present::default() });
         }
-        let loaded = load::load(&options.file)?.with_tables_only()?;
-        Ok(Known { loaded: Some(loaded), present: write::Present::read(&options.file)? })
+        let loaded = load::load(file.path)?.with_tables_only()?;
+        Ok(Known { loaded: Some(loaded), present: write::Present::read(file.path)? })
     }
 
     fn servers(&self, options: &Options, assumptions: &mut Vec<Assumption>) -> Result<Vec<ServerLimits>, PlanError> {
         let servers = match &self.loaded {
-            Some(loaded) if !options.offline => limits::ask(&loaded.config)?,
+            Some(loaded) if !options.offline => limits::ask(&loaded.config, options.max_connections)?,
             _ => Vec::new(),
         };
-        if !servers.is_empty() && options.max_connections.is_none() {
+        if !servers.is_empty() {
             return Ok(servers);
         }
-        // What somebody says holds: it may be about to be set.
         let (server, assumed) = ServerLimits::assumed(options.max_connections);
         assumptions.extend(assumed);
         Ok(vec![server])
@@ -198,31 +252,52 @@ impl Known {
         servers: &[ServerLimits],
         stopper: &Stopper,
     ) -> Result<Option<Measured>, PlanError> {
-        let Some(probing) = &options.measure else { return Ok(None) };
+        if !options.measure {
+            return Ok(None);
+        }
+        let probing = &options.probing;
         let Some(Loaded { config, .. }) = &self.loaded else {
             let expected = "--measure: expected a database: --config FILE, or --dsn";
             return Err(PlanError::Usage(expected.to_owned()));
         };
-        let shard = chosen(config, probing.shard.as_deref())?;
+        let shard = chosen(config, probing.measure_shard.as_deref())?;
         if shard.pooler != Pooler::None {
             return Err(PlanError::Configuration(format!(
                 "shard {}: found a pooler, expected the server itself to measure at: --dsn",
                 shard.name
             )));
         }
-        let room = servers.iter().map(ServerLimits::room_per_shard).min().unwrap_or(1);
         let bounds = Bounds {
-            time: probing.time,
-            wal_bytes: probing.wal_mib << 20,
-            rows: probing.rows,
+            time: probing.probe_time,
+            wal_bytes: probing.probe_wal_mib.map_or_else(|| wal_bytes(servers), |mib| mib << 20),
+            rows: probing.probe_rows,
             record_bytes: wish.record_bytes as usize,
-            connections: (room - CONNECTIONS_LEFT).clamp(1, 64) as usize,
-            partitions: PROBE_PARTITIONS.max(wish.growth as usize).min(64),
-            lanes: config.engine.lanes.max(LANES),
+            batch_bytes_max: config.engine.batch_bytes_max,
+            connections: connections(servers)?,
+            partitions: PROBE_PARTITIONS,
+            lanes: config.engine.lanes.max(settings::LANES.kind.0.default as u16),
         };
         console::err(measure::told(shard, &bounds));
         measure::measure(config, shard, bounds, stopper).map(Some)
     }
+}
+
+/// Of what nobody has now, half: others come and go, and somebody has to look at it.
+fn connections(servers: &[ServerLimits]) -> Result<usize, PlanError> {
+    let free = servers.iter().map(|server| server.free).min().unwrap_or_default();
+    match free / 2 {
+        half if half >= 1 => Ok(half.min(PROBE_CONNECTIONS_MAX) as usize),
+        _ => Err(PlanError::Unavailable(format!(
+            "--measure: found {} free, expected at least 2: half of them are measured with",
+            counted(free.max(0) as u64, "connection")
+        ))),
+    }
+}
+
+/// As much as brings no checkpoint before its time.
+fn wal_bytes(servers: &[ServerLimits]) -> u64 {
+    let sizes = servers.iter().filter_map(|server| server.setting("max_wal_size"));
+    sizes.map(|bytes| (bytes / 2.0) as u64).min().unwrap_or(PROBE_WAL_BYTES)
 }
 
 fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Shard, PlanError> {
@@ -231,23 +306,6 @@ fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Shard, PlanE
         let names: Vec<&str> = config.shards.iter().map(|shard| shard.name.as_str()).collect();
         PlanError::Usage(format!("--measure-shard: found {name:?}, expected one of {}", names.join(", ")))
     })
-}
-
-/// Of connection strings alone; the rest is for whoever writes the configuration to say.
-fn of_dsns(dsns: &[String]) -> Table {
-    let shard = |(i, dsn): (usize, &String)| {
-        let name = format!("db{:03}", i + 1);
-        Value::Table(Table::from_iter([("name".to_owned(), name.into()), ("dsn".to_owned(), dsn.clone().into())]))
-    };
-    let text = "[kafka]\n\"bootstrap.servers\" = \"BROKER:9092\"\n\"group.id\" = \"forebay\"\n[[topic]]\nname = \"writes\"\ntable = \"writes\"\n\
-                insert_mode = \"upsert\"\npk_fields = [\"tenant_id\", \"id\"]\n";
-    let mut document: Table = text.parse().expect("it is valid");
-    document.insert("shard".to_owned(), Value::Array(dsns.iter().enumerate().map(shard).collect()));
-    if dsns.len() > 1 {
-        let shards = Table::from_iter([("by".to_owned(), "hash".into()), ("tenant".to_owned(), "key:0".into())]);
-        document.insert("shards".to_owned(), Value::Table(shards));
-    }
-    document
 }
 
 /// What one database takes, and how that is known.
@@ -266,9 +324,9 @@ fn rates(
         }
         value => Ok(value),
     };
-    let rows = given("--shard-rows-per-second", options.shard_rows, 1e9)?;
-    let of_connection = given("--connection-rows-per-second", options.connection_rows, 1e9)?;
-    let commit_ms = given("--commit-latency-ms", options.commit_ms, 60_000.0)?;
+    let rows = given("--shard-rows-per-second", options.shard_rows_per_second, 1e9)?;
+    let of_connection = given("--connection-rows-per-second", options.connection_rows_per_second, 1e9)?;
+    let commit_ms = given("--commit-latency-ms", options.commit_latency_ms, 60_000.0)?;
     let from = if rows.is_some() { "given" } else { "assumed" };
     let database_rows_per_s = rows.unwrap_or(SHARD_ROWS);
     let connection_rows_per_s = of_connection.unwrap_or(database_rows_per_s / CONNECTIONS_OF_A_DATABASE);

@@ -3,33 +3,80 @@
 
 use std::time::Duration;
 
+use clap::Args;
 use serde::Serialize;
 
 use crate::planner::PlanError;
 use crate::words::{grouped, rate};
 
 /// What was written on the command line; nothing where nothing was.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct Asked {
+    /// Records a second at a peak [default: three times the mean].
+    #[arg(long, value_name = "N", value_parser = number)]
     pub peak: Option<f64>,
+    /// Records a second on average [default: a third of the peak].
+    #[arg(long, value_name = "N", value_parser = number)]
     pub mean: Option<f64>,
+    /// Instead of --mean: records a day.
+    #[arg(long, value_name = "N", value_parser = number)]
     pub per_day: Option<f64>,
+    /// Key, value and headers of a record [default: 300].
+    #[arg(long, value_name = "BYTES", value_parser = number)]
     pub record_bytes: Option<f64>,
+    /// How long a peak lasts [default: 10min].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub burst: Option<Duration>,
+    /// Time lag allowed at the end of a peak [default: 10s].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub time_lag: Option<Duration>,
+    /// The longest outage of the databases to survive [default: 1h].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub outage: Option<Duration>,
+    /// Time to catch up after it, beside the mean rate [default: twice as long as the outage].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub catch_up: Option<Duration>,
+    /// Copies of a record in Kafka [default: 3].
+    #[arg(long, value_name = "N")]
     pub replication: Option<u64>,
+    /// Replicas that each database sends its WAL to [default: 1].
+    #[arg(long, value_name = "N")]
+    pub replicas: Option<u64>,
+    /// So many processes may fail at a time [default: 1].
+    #[arg(long, value_name = "N")]
     pub spare_processes: Option<u64>,
+    /// So many times the peak without other partitions [default: 4].
+    #[arg(long, value_name = "N")]
     pub growth: Option<u64>,
+    /// Load of the busiest database, in shares of an even one [default: 1.2].
+    #[arg(long, value_name = "N")]
     pub busiest_shard: Option<f64>,
+    /// Part of what a database bears that is planned with [default: 80].
+    #[arg(long, value_name = "PERCENT")]
     pub used_percent: Option<f64>,
+    /// Bytes of records for each byte in Kafka [default: 1].
+    #[arg(long, value_name = "N")]
     pub compression: Option<f64>,
+    /// Kafka keeps records so many times as long as outage and catching up take [default: 2].
+    #[arg(long, value_name = "N")]
     pub retention_factor: Option<f64>,
+    /// Databases [default: the configuration's, or as many as it takes].
+    #[arg(long, value_name = "N")]
     pub shards: Option<u64>,
+    /// [default: as many as it takes].
+    #[arg(long, value_name = "N")]
     pub processes: Option<u64>,
+    /// Partitions of each topic for each database, where there are some already [default: as many as it takes].
+    #[arg(long, value_name = "N")]
+    pub partitions_per_shard: Option<u64>,
+    /// Records that one process takes in [default: 100k].
+    #[arg(long = "process-rows-per-second", value_name = "N", value_parser = number)]
     pub process_rows: Option<f64>,
+    /// Memory of a process for records between Kafka and the databases [default: 2048].
+    #[arg(long, value_name = "MIB")]
     pub process_memory_mib: Option<u64>,
+    /// Bytes that one partition takes in, a second [default: 5M].
+    #[arg(long = "partition-bytes-per-second", value_name = "N", value_parser = number)]
     pub partition_bytes: Option<f64>,
 }
 
@@ -50,9 +97,11 @@ pub struct Wish {
     pub catch_up_s: f64,
     /// Copies of each record in Kafka.
     pub replication: u64,
+    /// Of each database.
+    pub replicas: u64,
     /// So many processes may fail at a time.
     pub spare_processes: u64,
-    /// So many times as many databases without other partitions.
+    /// So many times the peak without other partitions.
     pub growth: u64,
     /// What the busiest shard gets, in shares of an even one.
     pub busiest_shard: f64,
@@ -65,6 +114,8 @@ pub struct Wish {
     /// How many databases there are; as many as it takes where nobody says.
     pub shards: Option<u64>,
     pub processes: Option<u64>,
+    /// Of each topic; as many as it takes where nobody says.
+    pub partitions_per_shard: Option<u64>,
     /// What one process takes in.
     pub process_rows_per_s: f64,
     pub process_memory_bytes: u64,
@@ -123,6 +174,13 @@ impl Wish {
                 2.0 * outage_s.max(1.0),
             )?,
             replication: of.whole("--replication", "copies of a record in Kafka", asked.replication, 3, 1..=10)?,
+            replicas: of.whole(
+                "--replicas",
+                "replicas that each database sends its WAL to",
+                asked.replicas,
+                1,
+                0..=64,
+            )?,
             spare_processes: of.whole(
                 "--spare-processes",
                 "processes that may fail at a time",
@@ -132,7 +190,7 @@ impl Wish {
             )?,
             growth: of.whole(
                 "--growth",
-                "so many times as many databases without other partitions",
+                "so many times the peak without other partitions",
                 asked.growth,
                 4,
                 1..=1024,
@@ -167,6 +225,10 @@ impl Wish {
             )?,
             shards: asked.shards.map(|n| within("--shards", n, 1..=10_000)).transpose()?,
             processes: asked.processes.map(|n| within("--processes", n, 1..=1000)).transpose()?,
+            partitions_per_shard: asked
+                .partitions_per_shard
+                .map(|n| within("--partitions-per-shard", n, 1..=100_000))
+                .transpose()?,
             process_rows_per_s: of.number(
                 "--process-rows-per-second",
                 "records that one process takes in, a second",
@@ -345,20 +407,27 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|_| expected())
 }
 
-/// `400000`, `400k`, `10G`; decimal points are allowed.
+/// `400000`, `400k`, `10G`; decimal points are allowed, and commas between groups of three digits: anywhere else nobody can tell whether
+/// one was meant to be a decimal point.
 ///
 /// # Errors
 /// What was expected.
 pub fn number(text: &str) -> Result<f64, String> {
     let expected = || "expected a number such as 1500, 400k, 2.5M or 10G".to_owned();
-    let text = text.replace(['_', ','], "");
     let (digits, factor) = match text.chars().last() {
         Some('k') => (&text[..text.len() - 1], 1e3),
         Some('M') => (&text[..text.len() - 1], 1e6),
         Some('G') => (&text[..text.len() - 1], 1e9),
-        _ => (&text[..], 1.0),
+        _ => (text, 1.0),
     };
-    let number: f64 = digits.parse().map_err(|_| expected())?;
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let mut groups = whole.split(',');
+    let first = groups.next().unwrap_or_default();
+    let is_grouped = !first.is_empty() && first.len() <= 3 && groups.all(|group| group.len() == 3);
+    if fraction.contains(',') || whole.contains(',') && !is_grouped {
+        return Err(expected());
+    }
+    let number: f64 = digits.replace(['_', ','], "").parse().map_err(|_| expected())?;
     (number.is_finite() && number >= 0.0).then_some(number * factor).ok_or_else(expected)
 }
 
@@ -376,12 +445,17 @@ mod tests {
         for wrong in ["", "10", "s", "10x", "-1s", "1e400s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
-        for (text, expectation) in
-            [("1500", 1500.0), ("400k", 400_000.0), ("2.5M", 2.5e6), ("10G", 1e10), ("1,000", 1000.0)]
-        {
+        for (text, expectation) in [
+            ("1500", 1500.0),
+            ("400k", 400_000.0),
+            ("2.5M", 2.5e6),
+            ("10G", 1e10),
+            ("1,000", 1000.0),
+            ("12,345,678.5", 12_345_678.5),
+        ] {
             assert_eq!(number(text), Ok(expectation), "{text}");
         }
-        for wrong in ["", "k", "-1", "1x", "NaN", "inf"] {
+        for wrong in ["", "k", "-1", "1x", "NaN", "inf", "2,5M", "1,0", ",100", "1000,000", "1.5,000"] {
             assert!(number(wrong).is_err(), "{wrong}");
         }
         let said = [0.0021, 0.5, 3.0, 90.0, 95.5, 600.0, 3700.0, 9000.0, 86_400.0].map(seconds);

@@ -6,6 +6,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use crate::config::load::{self, Loaded};
+use crate::config::settings;
 use crate::planner::PlanError;
 use crate::planner::plan::Plan;
 use crate::planner::wish::Wish;
@@ -13,6 +14,7 @@ use crate::planner::wish::Wish;
 /// The files' names.
 pub const CONFIGURATION: &str = "forebay.toml";
 pub const COMMANDS: &str = "topics.sh";
+const BROKER: &str = "BROKER:9092";
 /// What Kafka takes of one record by default, with what it adds itself.
 const MESSAGE_BYTES_MAX: f64 = 1_000_000.0;
 
@@ -49,7 +51,7 @@ impl Present {
         let kafka = self.document.get("kafka");
         let dotted = kafka.and_then(|kafka| kafka.get("bootstrap.servers"));
         let nested = kafka.and_then(|kafka| kafka.get("bootstrap")?.get("servers"));
-        let brokers = dotted.or(nested).and_then(Value::as_str).unwrap_or("BROKER:9092");
+        let brokers = dotted.or(nested).and_then(Value::as_str).unwrap_or(BROKER);
         brokers.to_owned()
     }
 }
@@ -62,7 +64,7 @@ pub fn configuration(present: &Present, plan: &Plan) -> Result<String, PlanError
     let mut document = present.document.clone();
     let is_new = document.is_empty();
     if is_new {
-        document = template(plan);
+        document = template(&(0..plan.shards).map(stand_in).collect::<Vec<_>>());
     }
     let engine = table(&mut document, "engine")?;
     for (name, value) in [
@@ -76,8 +78,7 @@ pub fn configuration(present: &Present, plan: &Plan) -> Result<String, PlanError
     }
     absolute(&mut document, &present.directory);
     declare_partitions(&mut document, plan)?;
-    let body = toml::to_string(&document).map_err(|e| PlanError::Failed(format!("the configuration: {e}")))?;
-    let text = format!("{}{body}", head(plan, is_new));
+    let text = format!("{}{}", head(plan, is_new), text(&document)?);
     parse(&text)?;
     Ok(text)
 }
@@ -101,33 +102,45 @@ fn head(plan: &Plan, is_new: bool) -> String {
     text
 }
 
-/// Where there is no configuration yet.
-fn template(plan: &Plan) -> Table {
-    let shard = |i: usize| {
-        let (name, host) =
-            (format!("db{:03}", i + 1), format!("host=db{:03}.example port=5432 user=app dbname=app", i + 1));
-        Value::Table(Table::from_iter([("name".to_owned(), name.into()), ("dsn".to_owned(), host.into())]))
+/// What to begin with where there is no configuration yet, of shards by their names and connection strings; the rest is for whoever has it
+/// to say.
+pub fn template(shards: &[(String, String)]) -> Table {
+    let table = |entries: &[(&str, Value)]| {
+        Value::Table(entries.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
     };
-    let topic = Table::from_iter([
-        ("name".to_owned(), "writes".into()),
-        ("table".to_owned(), "writes".into()),
-        ("insert_mode".to_owned(), "upsert".into()),
-        ("pk_fields".to_owned(), Value::Array(vec!["tenant_id".into(), "id".into()])),
-    ]);
-    let kafka = Table::from_iter([
-        ("bootstrap.servers".to_owned(), "BROKER:9092".into()),
-        ("group.id".to_owned(), "forebay".into()),
+    let shard = |(name, dsn): &(String, String)| table(&[("name", name.as_str().into()), ("dsn", dsn.as_str().into())]);
+    let keys = Value::Array(vec!["tenant_id".into(), "id".into()]);
+    let topic = table(&[
+        ("name", "writes".into()),
+        ("table", "writes".into()),
+        ("insert_mode", "upsert".into()),
+        ("pk_fields", keys),
     ]);
     let mut document = Table::from_iter([
-        ("kafka".to_owned(), Value::Table(kafka)),
-        ("shard".to_owned(), Value::Array((0..plan.shards).map(shard).collect())),
-        ("topic".to_owned(), Value::Array(vec![Value::Table(topic)])),
+        ("kafka".to_owned(), table(&[("bootstrap.servers", BROKER.into()), ("group.id", "forebay".into())])),
+        ("shard".to_owned(), Value::Array(shards.iter().map(shard).collect())),
+        ("topic".to_owned(), Value::Array(vec![topic])),
     ]);
-    if plan.shards > 1 {
-        let shards = Table::from_iter([("by".to_owned(), "hash".into()), ("tenant".to_owned(), "key:0".into())]);
-        document.insert("shards".to_owned(), Value::Table(shards));
+    if shards.len() > 1 {
+        document.insert("shards".to_owned(), table(&[("by", "hash".into()), ("tenant", "key:0".into())]));
     }
     document
+}
+
+pub fn shard_name(index: usize) -> String {
+    format!("db{:03}", index + 1)
+}
+
+/// A shard that nobody named.
+pub fn stand_in(index: usize) -> (String, String) {
+    let name = shard_name(index);
+    let dsn = format!("host={name}.example port=5432 user=app dbname=app");
+    (name, dsn)
+}
+
+/// As a file has it.
+pub fn text(document: &Table) -> Result<String, PlanError> {
+    toml::to_string(document).map_err(|e| PlanError::Failed(format!("the configuration: {e}")))
 }
 
 fn table<'d>(document: &'d mut Table, name: &str) -> Result<&'d mut Table, PlanError> {
@@ -135,7 +148,8 @@ fn table<'d>(document: &'d mut Table, name: &str) -> Result<&'d mut Table, PlanE
     value.as_table_mut().ok_or_else(|| PlanError::Configuration(format!("{name}: expected a table")))
 }
 
-/// The partitions of each shard, next to each other: aligned. One shard has them all, and need not say so.
+/// The partitions of each shard, next to each other: aligned. One shard has them all, and need not say so. What is declared already stays:
+/// with other ranges, partitions that exist would be another database's from one moment to the next.
 fn declare_partitions(document: &mut Table, plan: &Plan) -> Result<(), PlanError> {
     let Some(Value::Array(shards)) = document.get_mut("shard") else {
         return Err(PlanError::Configuration("shard: expected one [[shard]] for each database".to_owned()));
@@ -147,12 +161,30 @@ fn declare_partitions(document: &mut Table, plan: &Plan) -> Result<(), PlanError
         )));
     }
     for (i, shard) in shards.iter_mut().filter_map(Value::as_table_mut).enumerate() {
-        match plan.shards {
-            1 => drop(shard.remove("partitions")),
-            _ => drop(shard.insert("partitions".to_owned(), range(plan, i).into())),
+        let planned = range(plan, i);
+        match shard.get("partitions") {
+            Some(declared) if !says(declared, &planned) => {
+                return Err(PlanError::Configuration(format!(
+                    "shard[{i}].partitions: found {declared}, and the plan has \"{planned}\": nothing is written, because partitions that exist \
+                     would be another database's. --partitions-per-shard keeps as many as there are; for others, plan a new topic with a \
+                     configuration that declares none"
+                )));
+            }
+            None if plan.shards > 1 => drop(shard.insert("partitions".to_owned(), planned.into())),
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// Whether it declares exactly these, however it is written.
+fn says(declared: &Value, planned: &str) -> bool {
+    let read = |text: &str| {
+        let mut all: Vec<i32> = (settings::SHARD_PARTITIONS.kind.parse)(text)?.into_iter().flatten().collect();
+        all.sort_unstable();
+        Some(all)
+    };
+    declared.as_str().and_then(read) == read(planned)
 }
 
 /// `0-7`.
@@ -182,7 +214,7 @@ fn visit(value: &mut Value, fix: &impl Fn(&mut Value)) {
             let only = inner.len() == 1;
             for (name, value) in inner.iter_mut() {
                 match name.as_str() {
-                    "dsn_file" | "map_file" | "token_file" | "socket" => fix(value),
+                    "dsn_file" | "map_file" | "token_file" | "catalog_file" | "socket" => fix(value),
                     "file" if only => fix(value),
                     _ => visit(value, fix),
                 }
@@ -195,15 +227,18 @@ fn visit(value: &mut Value, fix: &impl Fn(&mut Value)) {
 
 /// Commands for Kafka's own tools.
 pub fn commands(present: &Present, plan: &Plan, wish: &Wish) -> String {
-    let (brokers, retention_ms) = (present.brokers(), (plan.retention_s * 1000.0) as u64);
+    let ms = |seconds: f64| (seconds * 1000.0) as u64;
     let mut text = format!(
         "#!/bin/sh\n# Written by `forebay plan`: makes the topics, {} partitions each ({} for each of {} shards, next to each other).\n\
-         # An existing topic is another matter: more partitions move keys to other ones and break their order across the change.\n\
-         set -eu\nBROKERS=${{BROKERS:-{}}}\n",
+         # A topic that exists stays as it is: more partitions move keys to other ones and break their order across the change.\n\
+         # BROKERS, KAFKA_TOPICS (the tool) and COMMAND_CONFIG (a file of client properties, for TLS and SASL) may be set outside.\n\
+         set -eu\nBROKERS=${{BROKERS:-{}}}\n\
+         topics() {{\n    \"${{KAFKA_TOPICS:-kafka-topics.sh}}\" --bootstrap-server \"$BROKERS\" \\\n        \
+         ${{COMMAND_CONFIG:+--command-config \"$COMMAND_CONFIG\"}} \"$@\"\n}}\n",
         plan.partitions,
         plan.partitions_per_shard,
         plan.shards,
-        quoted(&brokers)
+        quoted(&present.brokers())
     );
     let bytes = wish.record_bytes;
     // Twice what a record has on average: some are larger.
@@ -211,12 +246,14 @@ pub fn commands(present: &Present, plan: &Plan, wish: &Wish) -> String {
         .then(|| format!(" \\\n    --config max.message.bytes={}", (bytes * 2.0) as u64));
     for topic in present.topics() {
         text.push_str(&format!(
-            "\nkafka-topics.sh --bootstrap-server \"$BROKERS\" --create --topic {} \\\n    --partitions {} --replication-factor {} \\\n    \
-             --config retention.ms={retention_ms} --config retention.bytes=-1 --config cleanup.policy=delete \\\n    \
-             --config min.insync.replicas={}{}\n",
+            "\ntopics --create --if-not-exists --topic {} \\\n    --partitions {} --replication-factor {} \\\n    \
+             --config retention.ms={} --config segment.ms={} --config retention.bytes=-1 \\\n    \
+             --config cleanup.policy=delete --config min.insync.replicas={}{}\n",
             quoted(&topic),
             plan.partitions,
             plan.replication,
+            ms(plan.retention_s),
+            ms(plan.segment_s),
             plan.min_insync_replicas,
             large.as_deref().unwrap_or_default()
         ));

@@ -5,6 +5,7 @@ use postgres::{Client, Row};
 
 use crate::sink::connect::application_prefix;
 use crate::sink::fence::Sql;
+use crate::sink::{Failure, Reason, sqlstate};
 
 /// How application names of a gateway's connections end: of those that write rows, and of those that ask what tables are like. Neither
 /// owns a partition.
@@ -73,6 +74,20 @@ pub fn ask(client: &mut Client, group: &str, purpose: &str) -> Result<Connection
         role_max: limit("role_max"),
         database_max: limit("database_max"),
     })
+}
+
+/// Before somebody makes a table to measure with.
+///
+/// # Errors
+/// [`Failure::Shard`] where a publication sends every new table on: its subscribers stop at one that they do not have.
+pub fn nobody_follows(client: &mut Client) -> Result<(), Failure> {
+    let sql = "SELECT pubname::text FROM pg_catalog.pg_publication WHERE puballtables ORDER BY 1 LIMIT 1";
+    let Some(row) = client.query_typed_opt(sql, &[]).map_err(|error| sqlstate::failure(&error))? else { return Ok(()) };
+    let name: String = row.get(0);
+    Err(Failure::Shard(Reason::new(format!(
+        "found publication {name} FOR ALL TABLES, expected none to measure beside: its subscribers would stop at a table that they do not have; \
+         nothing was written"
+    ))))
 }
 
 /// What the server lets in, less what it reserves; and what is in use, by everybody together.

@@ -30,8 +30,9 @@ const OURS: [(&str, &str); 4] = [
 /// and a backlog lies at the workers instead of in memory twice. An answer is one block of memory until its
 /// last message is done with, hence the limits in bytes (a batch that is larger is answered all the same, alone). A fetch that
 /// waits at the broker delays a partition that was just added or resumed, hence the short wait.
-const DEFAULTS: [(&str, &str); 8] = [
+const DEFAULTS: [(&str, &str); 9] = [
     ("client.id", "forebay"),
+    (STRATEGY, "cooperative-sticky"),
     ("isolation.level", "read_committed"),
     ("fetch.queue.backoff.ms", "1"),
     ("fetch.wait.max.ms", "100"),
@@ -45,9 +46,13 @@ const DEFAULTS: [(&str, &str); 8] = [
 /// and the queue's size.
 const FETCH_MAX: &str = "fetch.max.bytes";
 
+/// A member that comes or goes then stops nothing but the partitions that move; with the client's own `range` everything stops.
+const STRATEGY: &str = "partition.assignment.strategy";
+
 /// What is not ours to set where the user sets one of these: limits that must fit each other, or the same one by another name (of two
 /// names for one property a client takes either).
-const NOT_BESIDE: [(&str, &[&str]); 2] = [
+const NOT_BESIDE: [(&str, &[&str]); 3] = [
+    (STRATEGY, &["group.protocol"]),
     (FETCH_MAX, &["message.max.bytes", "receive.message.max.bytes", "queued.max.messages.kbytes"]),
     ("fetch.message.max.bytes", &["max.partition.fetch.bytes"]),
 ];
@@ -260,6 +265,13 @@ mod tests {
         assert_eq!(created(sizes).unwrap().get(FETCH_MAX), None);
         let alias = created("\"max.partition.fetch.bytes\" = \"10485760\"").unwrap();
         assert_eq!(alias.get("fetch.message.max.bytes"), None, "it would be whichever comes last");
+        assert_eq!(created("").unwrap().get(STRATEGY), Some("cooperative-sticky"));
+        assert_eq!(created("\"partition.assignment.strategy\" = \"range\"").unwrap().get(STRATEGY), Some("range"));
+        assert_eq!(
+            created("\"group.protocol\" = \"consumer\"").unwrap().get(STRATEGY),
+            None,
+            "it is refused beside it"
+        );
         let contradicting = "\"message.max.bytes\" = \"10000000\"\n\"fetch.max.bytes\" = \"5000000\"";
         assert!(created(contradicting).unwrap_err().contains("fetch.max.bytes"));
     }

@@ -6,6 +6,7 @@
 
 mod ask;
 mod assigned;
+pub mod assignor;
 pub(crate) mod client;
 pub mod kafka;
 pub mod logs;

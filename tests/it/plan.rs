@@ -9,7 +9,7 @@ use forebay::config::load::load;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Database, Server, unique_name, wait_until};
+use crate::support::{Database, Server, Topic, unique_name, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -85,11 +85,60 @@ fn what_it_writes_is_a_configuration_and_commands_and_nothing_is_overwritten() {
     let config = load(&directory.path().join("plan/forebay.toml")).unwrap().config;
     assert_eq!(config.shards.len(), 3);
     let commands = std::fs::read_to_string(directory.path().join("plan/topics.sh")).unwrap();
-    assert!(commands.contains("--partitions 12 --replication-factor 3"), "{commands}");
+    assert!(commands.contains("--partitions 6 --replication-factor 3"), "{commands}");
     let checked = Command::new("sh").args(["-n", "plan/topics.sh"]).current_dir(directory.path()).status().unwrap();
     assert!(checked.success());
     let (_, err) = run(directory.path(), &arguments, 69);
     assert!(err.contains("plan/forebay.toml") && err.contains("exists"), "{err}");
+}
+
+/// What the brokers have is not planned over.
+#[test]
+fn it_writes_nothing_that_the_brokers_cannot_have() {
+    let (topic, database) = (Topic::create("plan", 6), Database::create(Server::A, "plan"));
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[kafka]\n\"bootstrap.servers\" = {:?}\n\"group.id\" = \"plan\"\n[[shard]]\nname = \"main\"\ndsn = {:?}\n[[topic]]\n\
+         name = {:?}\ntable = \"t\"\n",
+        topic.bootstrap(),
+        database.dsn(),
+        topic.name()
+    );
+    std::fs::write(directory.path().join("one.toml"), text).unwrap();
+    let write = |more: &[&str], code: i32| {
+        let arguments = ["--peak", "1000", "--config", "one.toml", "--write", "plan"];
+        run(directory.path(), &[&arguments, more].concat(), code).1
+    };
+    let err = write(&[], 78);
+    assert!(err.contains("found 1 broker, expected at least 3 for so many copies of a record: --replication"), "{err}");
+    let err = write(&["--replication", "1"], 78);
+    assert!(err.contains(&format!("topic {}: found 6 partitions, and the plan has ", topic.name())), "{err}");
+    assert!(!directory.path().join("plan").exists());
+    write(&["--replication", "1", "--partitions-per-shard", "6"], 0);
+    assert!(directory.path().join("plan/topics.sh").exists());
+}
+
+/// A subscriber that is sent rows of a table that it does not have stops.
+#[test]
+fn nothing_is_measured_where_every_table_is_published() {
+    let database = Database::create(Server::A, "plan");
+    database.execute("CREATE PUBLICATION everything FOR ALL TABLES");
+    let directory = tempfile::tempdir().unwrap();
+    let (_, err) = run(directory.path(), &["--peak", "1000", "--dsn", database.dsn(), "--measure"], 78);
+    assert!(err.contains("found publication everything FOR ALL TABLES, expected none to measure beside"), "{err}");
+    assert_eq!(schemas(&database), [""; 0]);
+}
+
+/// It says that it stops before it has used up what it may, and does.
+#[test]
+fn a_measurement_keeps_to_its_wal() {
+    let database = Database::create(Server::A, "plan");
+    let directory = tempfile::tempdir().unwrap();
+    let arguments =
+        ["--peak", "1000", "--dsn", database.dsn(), "--measure", "--probe-wal-mib", "16", "--probe-rows", "100000"];
+    let (_, err) = run(directory.path(), &arguments, 70);
+    assert!(err.contains("half of the WAL, or would; expected 100,000 before the first point"), "{err}");
+    assert_eq!(schemas(&database), [""; 0]);
 }
 
 #[test]
@@ -132,7 +181,7 @@ fn a_measurement_says_what_the_database_bears_and_leaves_nothing() {
     let database = Database::create(Server::A, "plan");
     let directory = tempfile::tempdir().unwrap();
     let arguments =
-        ["--peak", "1000", "--dsn", database.dsn(), "--measure", "--probe-time", "6s", "--probe-rows", "2000"];
+        ["--peak", "1000", "--dsn", database.dsn(), "--measure", "--probe-time", "6s", "--probe-rows", "8000"];
     let report = json(directory.path(), &arguments, 0);
     let measured = &report["measured"];
     let points = measured["points"].as_array().unwrap();
@@ -179,7 +228,7 @@ fn what_a_killed_measurement_left_is_named() {
     child.wait().unwrap();
     let left = schemas(&database).remove(0);
     let arguments =
-        ["--peak", "1000", "--dsn", database.dsn(), "--measure", "--probe-time", "3s", "--probe-rows", "1000"];
+        ["--peak", "1000", "--dsn", database.dsn(), "--measure", "--probe-time", "3s", "--probe-rows", "4000"];
     let (_, err) = run(directory.path(), &arguments, 0);
     assert!(err.contains(&format!("DROP SCHEMA {left} CASCADE")), "{err}");
     assert_eq!(schemas(&database), [left], "what is another's stays");
@@ -220,12 +269,14 @@ fn a_simulation_is_a_table_charts_and_json() {
         "charts",
     ];
     let (out, _) = run(directory.path(), &arguments, 0);
-    for part in ["Simulated (seed 0, 500 tenants", "shard lost", "growth, split", "0 records misaligned"] {
+    for part in
+        ["Simulated (seed 0, 500 tenants", "dealt out by cooperative-sticky", "shard lost", "0 records misaligned"]
+    {
         assert!(out.contains(part), "{part} is missing in\n{out}");
     }
     let chart = std::fs::read_to_string(directory.path().join("charts/shard-lost-time-lag.svg")).unwrap();
     assert!(chart.starts_with("<svg") && chart.contains("the worst shard"), "{chart}");
     let once = json(directory.path(), &arguments, 0);
-    assert_eq!(once["simulated"]["scenarios"].as_array().unwrap().len(), 6);
+    assert_eq!(once["simulated"]["scenarios"].as_array().unwrap().len(), 5);
     assert_eq!(once["simulated"], json(directory.path(), &arguments, 0)["simulated"]);
 }

@@ -8,11 +8,22 @@ use crate::bench::protocol::Work;
 use crate::bench::run::Bench;
 use crate::bench::settings::Target;
 
-/// One run, not compared with anything yet. `what` is for people.
+/// One run of upserts, not compared with anything yet. `what` is for people.
 pub fn drain(bench: &mut Bench<'_>, what: &str, topic: &str, work: Work) -> Result<Round, BenchError> {
     let records = bench.options.records;
+    drain_some(bench, what, topic, (Target::Upsert, work), records)
+}
+
+/// The same with so many records, whatever becomes of them.
+pub fn drain_some(
+    bench: &mut Bench<'_>,
+    what: &str,
+    topic: &str,
+    (target, work): (Target, Work),
+    records: u64,
+) -> Result<Round, BenchError> {
     let load_before = machine::load();
-    let mut running = bench.start(topic, Target::Upsert, work, Some(records))?;
+    let mut running = bench.start(topic, target, work, Some(records))?;
     let mut progress = Progress::new(what, records, "records durable");
     let (mut cut_short, mut stuck) = (false, false);
     while !running.look()? {

@@ -3,9 +3,10 @@
 use super::size::Sized;
 use super::{Course, processes};
 use crate::planner::limits::ServerLimits;
-use crate::planner::plan::Break;
+use crate::planner::plan::{Break, Traffic};
 use crate::planner::wish::seconds;
-use crate::words::{grouped, rate};
+use crate::source::assignor::Assignor;
+use crate::words::{GIB, grouped, rate};
 
 impl Course<'_> {
     /// In the order in which they happen.
@@ -13,7 +14,8 @@ impl Course<'_> {
         let wish = self.wish;
         let mut breaks = Vec::new();
         let mut add = |what: String, at_per_s: f64| breaks.push(Break { what, at_per_s });
-        add("the busiest database takes no more: records begin to wait".to_owned(), capacity_per_s);
+        let of_databases = sized.shard_rows_per_s * sized.shards as f64 / wish.busiest_shard;
+        add("the busiest database takes no more: records begin to wait".to_owned(), of_databases);
         if wish.burst_s > 0.0 {
             let at = capacity_per_s * (wish.burst_s + wish.time_lag_s) / wish.burst_s;
             let (burst, lag) = (seconds(wish.burst_s), seconds(wish.time_lag_s));
@@ -42,13 +44,17 @@ impl Course<'_> {
         let size = server.setting("max_wal_size")?;
         let timeout = server.setting("checkpoint_timeout")?;
         let spread = server.setting("checkpoint_completion_target").unwrap_or(0.9);
-        let rows = plan.at_peak.shard_per_s.min(plan.shard_rows_per_s) * server.shards.max(1) as f64;
+        let of = |traffic: &Traffic| traffic.shard_per_s.min(plan.shard_rows_per_s) * server.shards.max(1) as f64;
+        let (mean, peak) = (of(&plan.at_mean), of(&plan.at_peak));
+        // A peak that is shorter than the time between two checkpoints is a part of it.
+        let part = (self.wish.burst_s / timeout.max(1.0)).min(1.0);
+        let rows = mean + (peak - mean) * part;
         let fills_s = size / (1.0 + spread) / (rows * per_row);
         let wanted = rows * per_row * timeout * (1.0 + spread);
         (fills_s < timeout).then(|| {
             format!(
-                "server of shard {}: at a peak, {} rows/s × {per_row:.0} bytes of WAL fill max_wal_size ({}) ÷ {} in {}, before checkpoint_timeout \
-                 ({}): checkpoints come so often, each page is written to WAL whole after each, and rows/s are fewer than measured; \
+                "server of shard {}: with a peak in it, {} rows/s × {per_row:.0} bytes of WAL fill max_wal_size ({}) ÷ {} in {}, before \
+                 checkpoint_timeout ({}): checkpoints come so often, each page is written to WAL whole after each, and rows/s are fewer than measured; \
                  max_wal_size = {:.0} GB would do",
                 server.name,
                 rate(rows),
@@ -56,7 +62,7 @@ impl Course<'_> {
                 1.0 + spread,
                 seconds(fills_s.round()),
                 server.settings["checkpoint_timeout"],
-                (wanted / 1_073_741_824.0).ceil()
+                (wanted / GIB).ceil()
             )
         })
     }
@@ -64,6 +70,14 @@ impl Course<'_> {
     /// Settings that figures should not be believed with, or that they hide something behind.
     pub(super) fn warn(&mut self) {
         let mut warnings = Vec::new();
+        let shards = self.decision.plan.as_ref().map_or(0, |plan| plan.shards);
+        if shards > 1 && self.limits.fixed.assignor == Assignor::Range {
+            warnings.push(
+                "partition.assignment.strategy is range: each process gets whole shards, which only its own workers write to, and every rebalance \
+                 stops everything; cooperative-sticky (forebay's default) stops what moves, roundrobin spreads each shard over all processes"
+                    .to_owned(),
+            );
+        }
         for server in &self.limits.servers {
             let is = |name: &str, value: &str| server.settings.get(name).is_some_and(|found| found == value);
             let name = &server.name;

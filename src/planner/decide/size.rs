@@ -2,20 +2,23 @@
 
 use super::{Choice, Course, processes};
 use crate::check::budget;
+use crate::config::settings;
+use crate::planner::limits::Fixed;
 use crate::planner::plan::Plan;
-use crate::words::{counted, grouped, rate};
+use crate::planner::wish::Wish;
+use crate::words::{MIB, counted, grouped, rate};
 
-/// The settings' defaults, and the least that one takes.
-const LANES_MIN: usize = 16;
-const PARTITION_BYTES_MAX: u64 = 8 << 20;
-const PARTITION_BYTES_MIN: u64 = 65_536;
-const PARTITION_RECORDS_MAX: f64 = 20_000.0;
+/// What one cluster was shown to carry, of all topics and copies, before it did without ZooKeeper (J. Rao, *Apache Kafka Supports 200K
+/// Partitions Per Cluster*, Confluent, 2018): beyond, a plan is a mistake in what was asked.
+const PARTITIONS_MAX: usize = 200_000;
 
 /// What has a size, and no times yet.
 pub struct Sized {
     pub shards: usize,
     pub choice: Choice,
     pub workers: usize,
+    /// Connections at work while records wait: the fewest.
+    pub connections: usize,
     pub lanes: usize,
     pub partitions_per_shard: usize,
     pub partition_bytes_max: u64,
@@ -34,44 +37,45 @@ impl Course<'_> {
     pub(super) fn sized(&mut self, needed: f64, shards: usize, choice: &Choice) -> Sized {
         let wish = self.wish;
         let share = needed * wish.busiest_shard / shards as f64;
-        let rates = &self.limits.rates;
         let batch = choice.batch as f64;
+        let partitions_per_shard = self.partitions_for(shards, choice.processes);
+        let spread = self.limits.fixed.assignor.fewest(choice.alive, shards, partitions_per_shard);
+        let rows = |workers: usize| self.rates.least(batch, workers * spread, workers * choice.processes);
         // As many as take it are within the knee: the number of shards was made of that.
-        let at_work = rates.connections_for(batch, share / wish.used, choice.knee).unwrap_or(choice.knee);
-        let workers = at_work.div_ceil(choice.alive);
-        let shard_rows_per_s = rates.most(batch, workers * choice.alive);
+        let enough = (1..=choice.workers).find(|workers| rows(*workers) >= share / wish.used);
+        let workers = enough.unwrap_or(choice.workers);
+        let (shard_rows_per_s, connections) = (rows(workers), workers * spread);
         let text = format!(
-            "{}/s × {} ÷ {} ÷ {:.0} % = {} rows/s of the busiest one take {}; ÷ {} left = {}",
+            "{}/s × {} ÷ {} ÷ {:.0} % = {} rows/s of the busiest one take {} a process and shard: {connections} to {} at work take {} at the least",
             rate(needed),
             wish.busiest_shard,
             counted(shards as u64, "shard"),
             wish.used * 100.0,
             rate(share / wish.used),
-            counted(at_work as u64, "connection"),
-            processes(choice.alive as u64),
-            counted(workers as u64, "worker")
+            counted(workers as u64, "worker"),
+            counted((workers * choice.processes) as u64, "connection"),
+            rate(shard_rows_per_s)
         );
-        self.say("workers", format!("{text} a process and shard"));
-        let writers = workers + self.limits.slow_lanes;
-        let each = budget::needed(1, writers, self.limits.besides);
+        self.say("workers", text);
+        let Fixed { slow_lanes, besides, .. } = self.limits.fixed;
+        let each = budget::needed(1, workers + slow_lanes, besides);
         self.say(
             "workers",
             format!(
-                "{} × ({workers} + {} + {}) = {} connections to each shard, of {} there are",
+                "{} × ({workers} + {slow_lanes} + {besides}) = {} connections to each shard, of {} there are",
                 processes(choice.processes as u64),
-                self.limits.slow_lanes,
-                self.limits.besides,
                 choice.processes as i64 * each,
                 grouped(self.room().max(0) as u64)
             ),
         );
-        let partitions_per_shard = self.partitions_per_shard(shards, choice);
+        self.say_partitions(shards, partitions_per_shard, choice);
         let (partition_bytes_max, process_memory_bytes) = self.window(partitions_per_shard * shards, choice);
         Sized {
             shards,
             choice: *choice,
             workers,
-            lanes: workers.next_power_of_two().max(LANES_MIN),
+            connections,
+            lanes: workers.next_power_of_two().max(settings::LANES.kind.0.default),
             partitions_per_shard,
             partition_bytes_max,
             process_memory_bytes,
@@ -79,26 +83,33 @@ impl Course<'_> {
         }
     }
 
-    fn partitions_per_shard(&mut self, shards: usize, choice: &Choice) -> usize {
+    /// What a partition must take in at the peak that may come.
+    fn partitions_for_rate(&self, shards: usize) -> usize {
+        let Wish { growth, peak_per_s, busiest_shard, record_bytes, partition_bytes_per_s, .. } = *self.wish;
+        let bytes = peak_per_s * busiest_shard / shards as f64 * record_bytes * growth as f64;
+        ((bytes / partition_bytes_per_s).ceil() as usize).clamp(1, PARTITIONS_MAX)
+    }
+
+    pub(super) fn partitions_for(&self, shards: usize, processes: usize) -> usize {
+        let least = || self.partitions_for_rate(shards).max(processes).next_power_of_two();
+        self.wish.partitions_per_shard.map_or_else(least, |given| given as usize)
+    }
+
+    fn say_partitions(&mut self, shards: usize, partitions: usize, choice: &Choice) {
         let wish = self.wish;
-        let grown = wish.growth as f64;
-        let bytes = wish.peak_per_s * wish.busiest_shard / shards as f64 * wish.record_bytes * grown;
-        let for_rate = (bytes / wish.partition_bytes_per_s).ceil().max(1.0) as usize;
-        let least = for_rate.max(wish.growth as usize).max(choice.processes);
-        let partitions = least.next_power_of_two();
         self.say(
             "partitions",
             format!(
-                "for each shard the largest of: {} (so many databases may come of one), {} (each process has a part of each), and {} ({}/s × \
-                 {} ÷ {shards} × {} bytes × {} ÷ {} bytes/s a partition); the next power of two: {partitions}",
-                wish.growth,
+                "for each shard the larger of: {} (so each process may have a part of each), and {} ({}/s × {} ÷ {shards} × {} bytes × {} of \
+                 growth ÷ {} bytes/s a partition); {}: {partitions}",
                 choice.processes,
-                for_rate,
+                grouped(self.partitions_for_rate(shards) as u64),
                 rate(wish.peak_per_s),
                 wish.busiest_shard,
                 grouped(wish.record_bytes as u64),
                 wish.growth,
-                grouped(wish.partition_bytes_per_s as u64)
+                grouped(wish.partition_bytes_per_s as u64),
+                if wish.partitions_per_shard.is_some() { "given" } else { "the next power of two" }
             ),
         );
         self.say(
@@ -108,28 +119,33 @@ impl Course<'_> {
                 grouped((shards * partitions) as u64)
             ),
         );
-        partitions
     }
 
     /// Of a partition, in bytes; and what all windows of a process take at most.
     fn window(&mut self, partitions: usize, choice: &Choice) -> (u64, u64) {
-        let wish = self.wish;
-        let of_process = partitions.div_ceil(choice.alive) as u64;
-        let fits = wish.process_memory_bytes / of_process / PARTITION_BYTES_MIN * PARTITION_BYTES_MIN;
-        let window = PARTITION_BYTES_MAX.min(fits.max(PARTITION_BYTES_MIN));
-        let filled = (PARTITION_RECORDS_MAX * wish.record_bytes).min(window as f64) as u64;
+        let (wish, fixed) = (self.wish, self.limits.fixed.clone());
+        let least = *settings::PARTITION_BYTES_MAX.kind.0.range.start() as u64;
+        let of_process = (partitions * fixed.topics).div_ceil(choice.alive) as u64;
+        let fits = wish.process_memory_bytes / of_process / least * least;
+        let window = (fixed.partition_bytes_max as u64).min(fits.max(least));
+        let filled = (fixed.partition_records_max as f64 * wish.record_bytes).min(window as f64) as u64;
         let memory = filled * of_process;
-        const MIB: f64 = 1_048_576.0;
+        let of_topics =
+            if fixed.topics > 1 { format!(" × {}", counted(fixed.topics as u64, "topic")) } else { String::new() };
         self.say(
             "memory",
             format!(
-                "{} ÷ {} left = {} × {:.1} MiB of window = at most {:.0} MiB a process{}",
+                "{}{of_topics} ÷ {} left = {} × {:.1} MiB of window = at most {:.0} MiB a process{}",
                 counted(partitions as u64, "partition"),
                 processes(choice.alive as u64),
                 counted(of_process, "partition"),
                 filled as f64 / MIB,
                 memory as f64 / MIB,
-                if window < PARTITION_BYTES_MAX { " (partition_bytes_max is made smaller for it)" } else { "" }
+                if window < fixed.partition_bytes_max as u64 {
+                    " (partition_bytes_max is made smaller for it)"
+                } else {
+                    ""
+                }
             ),
         );
         let batch = choice.batch as f64 * wish.record_bytes;
@@ -142,6 +158,20 @@ impl Course<'_> {
             ));
         }
         (window, memory)
+    }
+
+    /// False where something is more than can be, which is refused then.
+    pub(super) fn keeps_limits(&mut self, sized: &Sized) -> bool {
+        let all = sized.partitions() * self.limits.fixed.topics * self.wish.replication as usize;
+        if all > PARTITIONS_MAX {
+            self.refuse_partitions(sized, all, PARTITIONS_MAX);
+            return false;
+        }
+        if sized.process_memory_bytes > self.wish.process_memory_bytes {
+            self.refuse_memory(sized);
+            return false;
+        }
+        true
     }
 }
 
@@ -178,6 +208,7 @@ impl Sized {
             time_lag_s: 0.0,
             catch_up_s: 0.0,
             retention_s: 0.0,
+            segment_s: 0.0,
             kafka_bytes: 0.0,
             replication: 0,
             min_insync_replicas: 0,

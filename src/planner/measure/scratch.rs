@@ -11,6 +11,7 @@ use crate::planner::PlanError;
 use crate::planner::measure::Bounds;
 use crate::planner::measure::writer::Probe;
 use crate::sink::connect::{Connector, Opened};
+use crate::sink::connections::nobody_follows;
 use crate::sink::plan::TablePlan;
 use crate::sink::{Failure, schema, sqlstate};
 
@@ -41,8 +42,9 @@ impl Scratch {
         let failed = |failure: Failure| PlanError::of_shard(&shard.name, &failure);
         let mut opened = Connector::new(shard, group, PURPOSE).and_then(|mut c| c.open()).map_err(failed)?;
         let name = format!("forebay_probe_{:x}", fastrand::u64(..));
-        let made =
-            takes_writes(&mut opened.client, &shard.name).and_then(|()| make(&mut opened.client, &shard.name, &name));
+        let made = takes_writes(&mut opened.client, &shard.name)
+            .and_then(|()| nobody_follows(&mut opened.client).map_err(failed))
+            .and_then(|()| make(&mut opened.client, &shard.name, &name));
         if let Err(error) = made {
             opened.discard();
             return Err(error);

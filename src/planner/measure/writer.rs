@@ -30,14 +30,14 @@ pub struct Work {
     pub warm_up: Duration,
     pub time: Duration,
     /// Of all connections.
-    pub records_max: u64,
+    pub rows_max: u64,
 }
 
-/// What a connection has done.
+/// What a connection has done, in rows.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Done {
     /// Within the time that counts.
-    pub records: u64,
+    pub rows: u64,
     pub seconds: f64,
     /// With the warm-up.
     pub all: u64,
@@ -45,7 +45,7 @@ pub struct Done {
 
 impl Done {
     pub fn rows_per_s(&self) -> f64 {
-        if self.seconds > 0.0 { self.records as f64 / self.seconds } else { 0.0 }
+        if self.seconds > 0.0 { self.rows as f64 / self.seconds } else { 0.0 }
     }
 }
 
@@ -64,8 +64,10 @@ pub struct Probe {
     lanes: u16,
     /// Which of the lanes are its own: those whose number, modulo so many connections, is its.
     mine: (usize, usize),
-    /// The rows in these lanes, by partition; empty until they are looked for.
+    /// The rows in these lanes, by partition, in an order of its own; empty until they are looked for.
     rows: Vec<Vec<u64>>,
+    /// The next one of each partition.
+    next_row: Vec<usize>,
     /// The partition that the last batch was of.
     partition: usize,
     next_record: u64,
@@ -111,6 +113,7 @@ impl Probe {
             lanes: bounds.lanes,
             mine: (0, 1),
             rows: Vec::new(),
+            next_row: Vec::new(),
             partition: number,
             next_record: number as u64 * 1_000_000_007,
             rng: fastrand::Rng::with_seed(number as u64),
@@ -137,17 +140,18 @@ impl Probe {
         let began = Instant::now();
         let mut done = Done::default();
         let mut counted: Option<Instant> = None;
-        let most = work.records_max / connections as u64;
+        let most = work.rows_max / connections as u64;
         while !stopper.is_stopped() && began.elapsed() < work.warm_up + work.time {
-            if done.all >= most.max(work.batch as u64) {
+            // One batch in any case, so that there is something to be told.
+            if done.all > 0 && done.all + work.batch as u64 > most {
                 break;
             }
             self.fill(work.batch)?;
-            self.write_batch()?;
-            done.all += work.batch as u64;
+            let rows = self.write_batch()?;
+            done.all += rows;
             match counted {
                 Some(since) => {
-                    done.records += work.batch as u64;
+                    done.rows += rows;
                     done.seconds = since.elapsed().as_secs_f64();
                 }
                 None if began.elapsed() >= work.warm_up => counted = Some(Instant::now()),
@@ -165,7 +169,7 @@ impl Probe {
             self.push(key, key, &mut chunk, &mut runs)?;
         }
         self.batch.push(chunk);
-        self.write_batch()
+        self.write_batch().map(|_| ())
     }
 
     /// A batch of records of its own lanes, all of one partition, the next one: an engine with a backlog gets records as they lie
@@ -182,8 +186,9 @@ impl Probe {
         let mut chunk = self.spares.take(TopicIx(0));
         let mut runs = Vec::new();
         for _ in 0..records {
-            let rows = &self.rows[partition];
-            let (key, n) = (rows[self.rng.usize(..rows.len())], self.next_record);
+            let (rows, next) = (&self.rows[partition], &mut self.next_row[partition]);
+            let (key, n) = (rows[*next % rows.len()], self.next_record);
+            *next = (*next + 1) % rows.len();
             self.next_record += 1;
             self.push(key, n, &mut chunk, &mut runs)?;
         }
@@ -200,6 +205,8 @@ impl Probe {
                 self.rows[place / usize::from(self.lanes)].push(key);
             }
         }
+        self.next_row = vec![0; self.partitions];
+        self.rows.iter_mut().for_each(|rows| self.rng.shuffle(rows));
     }
 
     fn place(&self) -> usize {
@@ -250,8 +257,8 @@ impl Probe {
         PlanError::of_shard(&self.shard, &sqlstate::failure(error))
     }
 
-    /// One transaction, in one round trip: the statement that a worker sends, with the fences of another schema.
-    fn write_batch(&mut self) -> Result<(), PlanError> {
+    /// One transaction, in one round trip: the statement that a worker sends, with the fences of another schema. Answers how many rows.
+    fn write_batch(&mut self) -> Result<u64, PlanError> {
         let mut bad = Vec::new();
         let records = self.batch.len();
         self.table.load(&self.batch, 0..records, &mut bad);
@@ -281,7 +288,7 @@ impl Probe {
         }
         let (batch, spares) = (&mut self.batch, &mut self.spares);
         batch.take_chunks().into_iter().for_each(|chunk| spares.keep(chunk));
-        Ok(())
+        Ok(self.table.counts().upserted.into())
     }
 }
 

@@ -1,7 +1,8 @@
 //! `--simulate`: what a plan does in trouble, without a broker and without a database. A discrete-event simulation: seeded, no IO, no
 //! clock but its own.
 //!
-//! Real are the routing ([`Router`](crate::state::router::Router)), lanes and their packing, holding back and releasing (the engine's own
+//! Real are the routing ([`Router`](crate::state::router::Router)), the partition that a producer chooses
+//! ([`Placement`](crate::state::placement::Placement)), lanes and their packing, holding back and releasing (the engine's own
 //! [`Dispatcher`](crate::engine::dispatch::Dispatcher), one for each process and shard, with [`Loads`](crate::state::lane::Loads) and
 //! [`Lane`](crate::state::lane::Lane)), chunks, and what of a partition is durable ([`Tracker`](crate::state::tracker::Tracker)). A
 //! database is [`Rates`](crate::planner::rates::Rates): how long a transaction takes when so many connections are at work in it.
@@ -10,10 +11,10 @@
 //!
 //! - A simulated record stands for `weight` records of one key that come at the same moment, so that an hour of hundreds of thousands a
 //!   second takes seconds. Batches, windows and times count real records; under light traffic the smallest batch is one of `weight`.
-//! - Records come as a Poisson process. Tenants follow Zipf's law; each has as many rows as any other. A tenant's shard is its hash, its
-//!   partition one of that shard's, by the key's hash.
-//! - Fetching takes no time, and a process takes in whatever comes. A rebalance takes [`REBALANCE_S`]; only partitions that move stand
-//!   still meanwhile. A database that was away is found again by the engine's own back-off.
+//! - Records come as a Poisson process. Tenants follow Zipf's law; each has as many rows as any other. A tenant's shard is its hash.
+//! - There is one topic. A process takes in so many records a second as the wish says. Partitions are dealt out by the configured
+//!   [`Assignor`](crate::source::assignor::Assignor), at first to all processes at once. A rebalance takes [`REBALANCE_S`]; partitions that
+//!   move stand still meanwhile, with an eager assignor all of them. A database that was away is found again by the engine's own back-off.
 
 mod outcome;
 mod scenario;
@@ -28,6 +29,7 @@ use serde::Serialize;
 use crate::bench::progress::Progress;
 use crate::engine::Stopper;
 use crate::planner::PlanError;
+use crate::planner::limits::Fixed;
 use crate::planner::plan::Plan;
 use crate::planner::rates::Rates;
 use crate::planner::wish::Wish;
@@ -42,7 +44,9 @@ pub use world::World;
 pub struct Setup<'a> {
     pub plan: &'a Plan,
     pub wish: &'a Wish,
+    /// Of one database.
     pub rates: &'a Rates,
+    pub fixed: &'a Fixed,
     pub seed: u64,
     pub tenants: u64,
     /// Zipf's exponent; 0: all alike.
@@ -58,6 +62,7 @@ pub struct Simulated {
     pub tenants: u64,
     pub skew: f64,
     pub rebalance_s: f64,
+    pub assignor: &'static str,
     pub scenarios: Vec<Outcome>,
     /// Somebody ended it before all were done.
     pub cut_short: bool,
@@ -82,5 +87,13 @@ pub fn simulate(setup: &Setup<'_>, stopper: &Stopper) -> Result<Simulated, PlanE
     }
     let Setup { seed, tenants, skew, .. } = *setup;
     let cut_short = stopper.is_stopped();
-    Ok(Simulated { seed, tenants, skew, rebalance_s: REBALANCE_S, scenarios: done, cut_short })
+    Ok(Simulated {
+        seed,
+        tenants,
+        skew,
+        rebalance_s: REBALANCE_S,
+        assignor: setup.fixed.assignor.word(),
+        scenarios: done,
+        cut_short,
+    })
 }

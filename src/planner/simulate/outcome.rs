@@ -84,10 +84,11 @@ pub fn table(simulated: &Simulated, busiest_planned: f64) -> String {
         ]
     };
     let mut text = format!(
-        "Simulated (seed {}, {}, Zipf's exponent {}; a rebalance takes {})\n",
+        "Simulated (seed {}, {}, Zipf's exponent {}; partitions are dealt out by {}, which takes {})\n",
         simulated.seed,
         counted(simulated.tenants, "tenant"),
         simulated.skew,
+        simulated.assignor,
         seconds(simulated.rebalance_s)
     );
     text.push_str(&aligned(heads.map(str::to_owned).to_vec(), simulated.scenarios.iter().map(row).collect()));

@@ -11,8 +11,6 @@ const RESTART_S: f64 = 10.0;
 /// From one process's restart to the next.
 const ROLLING_S: f64 = 30.0;
 const OUTAGE_S: f64 = 600.0;
-/// The setting's default.
-const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// Traffic as it is before, so that there is something to compare with.
 const BEFORE_S: f64 = 30.0;
 /// A peak, in a simulation, is no longer.
@@ -49,8 +47,6 @@ pub struct Scenario {
     pub lost: Option<Lost>,
     /// Each process is restarted, one after the other: when, and for how long.
     pub restarts: Vec<(f64, f64)>,
-    pub shards: usize,
-    pub partitions_per_shard: usize,
     /// Records that a simulated one stands for.
     pub weight: u64,
 }
@@ -72,8 +68,6 @@ pub fn scenarios(setup: &Setup<'_>) -> Vec<Scenario> {
             hot_share: 0.0,
             lost: None,
             restarts: Vec::new(),
-            shards: plan.shards,
-            partitions_per_shard: plan.partitions_per_shard,
             weight: 1,
         };
         scenario.weighted(setup)
@@ -93,25 +87,11 @@ pub fn scenarios(setup: &Setup<'_>) -> Vec<Scenario> {
     all.push(Scenario { restarts, ..rolling });
     let lost =
         base("shard lost", format!("one database is away for {OUTAGE_S:.0} s"), mean, OUTAGE_S, 2.0 * AFTER_MAX_S);
-    let away = Lost { from_s: BEFORE_S, to_s: BEFORE_S + OUTAGE_S, backoff_max: RETRY_BACKOFF_MAX };
+    let away = Lost { from_s: BEFORE_S, to_s: BEFORE_S + OUTAGE_S, backoff_max: setup.fixed.retry_backoff_max };
     all.push(Scenario { lost: Some(away), ..lost });
-    let grown = |name, what: String| base(name, what, mean * GROWTH as f64, 60.0, 120.0);
-    all.push(grown("growth", format!("{GROWTH} times the mean for 60 s, on the same databases")));
-    if plan.partitions_per_shard > 1 {
-        let split = split(plan.partitions_per_shard);
-        let what = format!("the same on {} databases: {split} of each, with the same partitions", plan.shards * split);
-        all.push(Scenario {
-            shards: plan.shards * split,
-            partitions_per_shard: plan.partitions_per_shard / split,
-            ..grown("growth, split", what)
-        });
-    }
+    let what = format!("{GROWTH} times the mean for 60 s, on the same databases");
+    all.push(base("growth", what, mean * GROWTH as f64, 60.0, 120.0));
     all
-}
-
-/// How many databases come of one: the least power of two that bears the growth, as far as there are partitions.
-fn split(partitions_per_shard: usize) -> usize {
-    GROWTH.next_power_of_two().min(partitions_per_shard)
 }
 
 impl Scenario {

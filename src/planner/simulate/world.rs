@@ -6,11 +6,10 @@ mod watch;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Duration;
 
 use crate::engine::worker::BatchLimits;
 use crate::planner::PlanError;
-use crate::planner::plan::Plan;
+use crate::planner::limits::Fixed;
 use crate::planner::rates::Rates;
 use crate::planner::simulate::Setup;
 use crate::planner::simulate::outcome::Outcome;
@@ -18,6 +17,7 @@ use crate::planner::simulate::scenario::{Lost, REBALANCE_S, Scenario};
 use crate::planner::simulate::shares::Senders;
 use crate::planner::write;
 use crate::state::chunk::RawRecord;
+use crate::state::placement::Placement;
 use crate::state::retry::Backoff;
 use crate::state::router::Router;
 use crate::types::Offset;
@@ -30,9 +30,8 @@ use watch::Watch;
 const SAMPLE_US: u64 = 1_000_000;
 /// A partition whose last owner still has records of it is asked about again.
 const ASK_AGAIN_US: u64 = 50_000;
-/// The settings' defaults.
-const PARTITION_RECORDS_MAX: u64 = 20_000;
-const RETRY_MIN: Duration = Duration::from_millis(50);
+/// So far ahead of what a process takes in it may be: it fetches some records at a time.
+const AHEAD_US: f64 = 10_000.0;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -50,7 +49,22 @@ enum Event {
         partition: usize,
         process: usize,
     },
+    /// A process has taken in what it had.
+    Fetches(usize),
     Look,
+}
+
+/// What takes in the records of a process.
+#[derive(Debug, Clone, Default)]
+struct Poller {
+    /// With what it has taken.
+    busy_until_us: f64,
+    /// Something waits for it, in a partition or more.
+    left: bool,
+    /// It will be asked again.
+    planned: bool,
+    /// The partition that is next, so that each has its turn.
+    from: usize,
 }
 
 /// A database.
@@ -66,24 +80,27 @@ struct Database {
 /// See the module's text.
 pub struct World {
     rates: Rates,
+    fixed: Fixed,
     scenario: Scenario,
     shards: usize,
     weight: u64,
     rng: fastrand::Rng,
     senders: Senders,
-    /// The producers' side: a tenant's shard, among those of the plan.
-    placing: Router,
-    /// The other side: where databases were split, a partition's shard is another one.
+    /// A tenant's shard, and the partition that producers choose.
     router: Router,
+    placement: Placement,
     now_us: u64,
-    /// When the next record comes.
-    next_us: u64,
+    /// When the next record comes: in parts of a microsecond, or hundreds of thousands a second would be too many.
+    next_us: f64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     /// Of events of one moment, the first to be planned is the first to happen.
     planned: u64,
     partitions: Vec<Part>,
-    /// Partitions of each shard, as producers know it.
-    placed: usize,
+    /// By partition, as the group has dealt them out.
+    assigned: Vec<Option<usize>>,
+    pollers: Vec<Poller>,
+    /// Records a microsecond that a process takes in.
+    per_us: f64,
     /// By process, then by shard.
     nodes: Vec<Node>,
     databases: Vec<Database>,
@@ -100,36 +117,42 @@ impl World {
         let (plan, weight) = (setup.plan, scenario.weight);
         let batch = (plan.batch_records_max as u64 / weight).max(1) as usize;
         let limits = BatchLimits { records_max: batch, bytes_max: usize::MAX };
-        let window = setup.wish.record_bytes.max(1.0);
-        let window = ((plan.partition_bytes_max as f64 / window) as u64).min(PARTITION_RECORDS_MAX) / weight;
-        let (shards, processes) = (scenario.shards, plan.processes);
-        let partitions = shards * scenario.partitions_per_shard;
+        let window = (plan.partition_bytes_max as f64 / setup.wish.record_bytes.max(1.0)) as u64;
+        let window = window.min(setup.fixed.partition_records_max as u64) / weight;
+        let (shards, processes, partitions) = (plan.shards, plan.processes, plan.partitions);
+        let router = router(setup)?;
+        let node = |_| Node::new(plan.workers_per_shard, limits, setup.fixed.affinity);
         let mut world = World {
             rates: setup.rates.clone(),
+            fixed: setup.fixed.clone(),
             scenario: scenario.clone(),
             shards,
             weight,
             rng: fastrand::Rng::with_seed(setup.seed),
             senders: Senders::new(setup.tenants, setup.skew, scenario.hot_share),
-            placing: placing(setup)?,
-            router: routing(setup, scenario)?,
-            placed: setup.plan.partitions_per_shard,
+            placement: Placement::new(&router, partitions as i32),
+            router,
             now_us: 0,
-            next_us: 0,
+            next_us: 0.0,
             events: BinaryHeap::new(),
             planned: 0,
             partitions: (0..partitions)
-                .map(|i| Part::new(i, i / scenario.partitions_per_shard, plan.lanes, window.max(2) as usize))
+                .map(|i| Part::new(i, i / plan.partitions_per_shard, plan.lanes, window.max(2) as usize))
                 .collect(),
-            nodes: (0..shards * processes).map(|_| Node::new(plan.workers_per_shard, limits)).collect(),
+            assigned: vec![None; partitions],
+            pollers: vec![Poller::default(); processes],
+            per_us: setup.wish.process_rows_per_s / 1e6,
+            nodes: (0..shards * processes).map(node).collect(),
             databases: vec![Database::default(); shards],
             alive: vec![true; processes],
             key: String::new(),
             watch: Watch::new(shards, partitions, weight),
             over: false,
         };
-        for i in 0..partitions {
-            world.partitions[i].take_over(i % processes);
+        let owners = world.fixed.assignor.assign(&world.assigned, &world.alive);
+        for (partition, process) in owners.into_iter().enumerate() {
+            world.assigned[partition] = Some(process);
+            world.partitions[partition].take_over(process);
         }
         world.plan_trouble();
         world.plan(SAMPLE_US, Event::Look);
@@ -152,13 +175,13 @@ impl World {
                 return false;
             }
             match self.events.peek() {
-                Some(Reverse((at, _, _))) if *at <= self.next_us => {
+                Some(Reverse((at, _, _))) if *at as f64 <= self.next_us => {
                     let Some(Reverse((at, _, event))) = self.events.pop() else { return false };
                     self.now_us = at;
                     self.happen(event);
                 }
                 _ => {
-                    self.now_us = self.next_us;
+                    self.now_us = self.next_us as u64;
                     self.arrive();
                     self.next_us = self.next_arrival();
                 }
@@ -176,7 +199,7 @@ impl World {
         let us = |s: f64| (s * 1e6) as u64;
         if let Some(Lost { from_s, to_s, backoff_max }) = self.scenario.lost {
             // It is found again by whoever probes it.
-            let mut backoff = Backoff::new(RETRY_MIN, backoff_max);
+            let mut backoff = Backoff::new(self.fixed.retry_backoff_min, backoff_max);
             let mut found = from_s;
             while found < to_s {
                 found += backoff.next(self.rng.f64()).as_secs_f64();
@@ -192,10 +215,10 @@ impl World {
     }
 
     /// Poisson: what passes until the next one is exponential. The rate is that of now: it changes seldom.
-    fn next_arrival(&mut self) -> u64 {
-        let per_s = self.scenario.rate(self.seconds()) / self.weight as f64;
+    fn next_arrival(&mut self) -> f64 {
+        let per_s = self.scenario.rate(self.next_us / 1e6) / self.weight as f64;
         let wait = -(1.0 - self.rng.f64()).ln() / per_s.max(1e-9);
-        self.now_us + ((wait * 1e6) as u64).clamp(1, 3_600_000_000)
+        self.next_us + (wait * 1e6).min(3.6e9)
     }
 
     /// A record comes.
@@ -206,12 +229,10 @@ impl World {
         let raw =
             RawRecord { offset: Offset(0), timestamp_ms: -1, key: Some(key.as_bytes()), value: None, headers: &[] };
         let hash = raw.key_hash();
-        let Ok(home) = self.placing.route(0, &raw) else { unreachable!("every key names its tenant") };
-        // Not what the lane is made of.
-        let partition = usize::from(home.0) * self.placed + (hash as u64 >> 32) as usize % self.placed;
-        let aligned = self.placing.is_aligned(partition as i32, home);
-        let Ok(shard) = self.router.route(partition as i32, &raw) else { unreachable!("every partition is declared") };
-        self.watch.came(usize::from(shard.0), partition, aligned, self.in_trouble());
+        let Ok(place) = self.placement.place(&self.router, &raw) else { unreachable!("every shard has partitions") };
+        let (partition, shard) = (place.partition as usize, usize::from(place.shard.0));
+        let aligned = self.router.is_aligned(place.partition, place.shard) && self.partitions[partition].shard == shard;
+        self.watch.came(shard, partition, aligned, self.in_trouble());
         self.partitions[partition].append(self.now_us, hash);
         self.key = key;
         self.fetch(partition);
@@ -222,13 +243,56 @@ impl World {
         at >= self.scenario.rates[0].0 && at < self.scenario.trouble_ends
     }
 
-    /// What waits in a partition goes to its owner, as far as its window lets it.
+    /// What waits in a partition goes to its owner, as far as its window and its poller let it.
     fn fetch(&mut self, partition: usize) {
+        let Some(process) = self.partitions[partition].owner else { return };
+        let room = self.room(process);
         let part = &mut self.partitions[partition];
-        let Some(process) = part.owner else { return };
         let node = process * self.shards + part.shard;
-        if self.nodes[node].take(part, self.now_us) && self.nodes[node].idles() {
+        let taken = if room > 0 { self.nodes[node].take(part, self.now_us, room) } else { 0 };
+        let poller = &mut self.pollers[process];
+        let began = poller.busy_until_us.max(self.now_us as f64);
+        poller.busy_until_us = began + (taken as u64 * self.weight) as f64 / self.per_us;
+        if taken == room {
+            (poller.left, poller.from) = (true, partition + 1);
+            // That it is asked again.
+            self.room(process);
+        }
+        if taken > 0 && self.nodes[node].idles() {
             self.start(node);
+        }
+    }
+
+    /// Simulated records that a process may take now. Where it is not its workers that have enough, it is asked again.
+    fn room(&mut self, process: usize) -> usize {
+        let nodes = process * self.shards..(process + 1) * self.shards;
+        if self.nodes[nodes].iter().all(Node::is_congested) {
+            return 0;
+        }
+        let poller = &mut self.pollers[process];
+        let now = self.now_us as f64;
+        let room = ((now + AHEAD_US - poller.busy_until_us.max(now)) * self.per_us) as usize / self.weight as usize;
+        if room > 0 || poller.busy_until_us <= now {
+            return room.max(1);
+        }
+        if !std::mem::replace(&mut poller.planned, true) {
+            let at = poller.busy_until_us as u64;
+            self.plan(at.max(self.now_us + 1), Event::Fetches(process));
+        }
+        0
+    }
+
+    /// What waits for a process, from the partition on where it ended.
+    fn fetch_all(&mut self, process: usize) {
+        let (from, all) = (self.pollers[process].from, self.partitions.len());
+        self.pollers[process].left = false;
+        for partition in (from..all).chain(0..from) {
+            if self.partitions[partition].owner == Some(process) {
+                self.fetch(partition);
+            }
+            if self.pollers[process].left && self.room(process) == 0 {
+                return;
+            }
         }
     }
 
@@ -265,6 +329,10 @@ impl World {
             Event::ProcessGoes(process) => self.goes(process),
             Event::ProcessBack(process) => self.comes_back(process),
             Event::Owned { partition, process } => self.owned(partition, process),
+            Event::Fetches(process) => {
+                self.pollers[process].planned = false;
+                self.fetch_all(process);
+            }
             Event::Look => self.look(),
         }
     }
@@ -284,30 +352,37 @@ impl World {
             self.fetch(partition);
         }
         self.start(node);
-    }
-
-    /// A process drains and leaves; others get its partitions, each whoever has fewest.
-    fn goes(&mut self, process: usize) {
-        self.alive[process] = false;
-        let mut has = vec![0usize; self.alive.len()];
-        self.partitions.iter().filter_map(|part| part.owner).for_each(|owner| has[owner] += 1);
-        for partition in 0..self.partitions.len() {
-            if self.partitions[partition].owner != Some(process) {
-                continue;
-            }
-            self.partitions[partition].owner = None;
-            let others = (0..self.alive.len()).filter(|other| self.alive[*other]);
-            let Some(next) = others.min_by_key(|other| has[*other]) else { continue };
-            has[next] += 1;
-            self.plan(self.now_us + (REBALANCE_S * 1e6) as u64, Event::Owned { partition, process: next });
+        let process = node / self.shards;
+        if self.pollers[process].left && !self.pollers[process].planned && self.room(process) > 0 {
+            self.fetch_all(process);
         }
     }
 
-    /// It gets back what it had.
+    /// A process drains and leaves.
+    fn goes(&mut self, process: usize) {
+        self.alive[process] = false;
+        self.rebalance();
+    }
+
     fn comes_back(&mut self, process: usize) {
         self.alive[process] = true;
-        let processes = self.alive.len();
-        for partition in (process..self.partitions.len()).step_by(processes) {
+        self.rebalance();
+    }
+
+    /// The group deals partitions out anew. Those that move stand still for it; with an eager assignor all do.
+    fn rebalance(&mut self) {
+        if !self.alive.contains(&true) {
+            self.assigned.fill(None);
+            self.partitions.iter_mut().for_each(|part| part.owner = None);
+            return;
+        }
+        let assignor = self.fixed.assignor;
+        let owners = assignor.assign(&self.assigned, &self.alive);
+        for (partition, process) in owners.into_iter().enumerate() {
+            let stays = self.assigned[partition].replace(process) == Some(process);
+            if stays && !assignor.is_eager() {
+                continue;
+            }
             self.partitions[partition].owner = None;
             self.plan(self.now_us + (REBALANCE_S * 1e6) as u64, Event::Owned { partition, process });
         }
@@ -315,8 +390,7 @@ impl World {
 
     /// Once nobody before has records of it any more. One that has moved on meanwhile is another's.
     fn owned(&mut self, partition: usize, process: usize) {
-        if !self.alive[process] || self.partitions[partition].owner.is_some() {
-            // Its only owner went: whoever comes back takes it.
+        if self.assigned[partition] != Some(process) || self.partitions[partition].owner.is_some() {
             return;
         }
         if self.partitions[partition].in_flight() > 0 {
@@ -341,17 +415,7 @@ impl World {
 }
 
 /// The plan's own sharding: tenants by their hash, partitions as they are declared.
-fn placing(setup: &Setup<'_>) -> Result<Router, PlanError> {
+fn router(setup: &Setup<'_>) -> Result<Router, PlanError> {
     let text = write::configuration(&write::Present::default(), setup.plan)?;
     Ok(Router::new(&write::parse(&text)?.config))
-}
-
-/// The same partitions, next to each other, dealt out over the databases that there are.
-fn routing(setup: &Setup<'_>, scenario: &Scenario) -> Result<Router, PlanError> {
-    let (shards, partitions_per_shard) = (scenario.shards, scenario.partitions_per_shard);
-    let plan = Plan { shards, partitions_per_shard, ..setup.plan.clone() };
-    let text = write::configuration(&write::Present::default(), &plan)?;
-    // Without a function of tenants, the partition decides.
-    let by_partition = text.replace("by = \"hash\"", "by = \"partition\"").replace("tenant = \"key:0\"\n", "");
-    Ok(Router::new(&write::parse(&by_partition)?.config))
 }

@@ -35,6 +35,7 @@ fn plan(shards: usize) -> Plan {
         time_lag_s: 0.1,
         catch_up_s: 1.0,
         retention_s: 7200.0,
+        segment_s: 1800.0,
         kafka_bytes: 1.0,
         replication: 3,
         min_insync_replicas: 2,
@@ -63,7 +64,6 @@ dsn_file = "one.dsn"
 [[shard]]
 name = "two"
 dsn = "host=two user=app password='it is'"
-partitions = "0-3"
 [[topic]]
 name = "subscription-updates"
 table = "subscriptions"
@@ -109,6 +109,32 @@ fn a_plan_of_other_databases_than_there_are_is_not_written_into_them() {
     assert_eq!(error, "shard: found 2, expected the 3 of the plan: the configuration lacks those that are yet to come");
 }
 
+/// Partitions that exist would be another database's, and their rows would be written where nobody looks for them.
+#[test]
+fn declared_partitions_stay_and_a_plan_of_others_is_not_written() {
+    let (_directory, mut present) = present();
+    let mut declare = |shard: usize, partitions: &str| {
+        let shard = &mut present.document["shard"].as_array_mut().unwrap()[shard];
+        shard.as_table_mut().unwrap().insert("partitions".to_owned(), partitions.into());
+        configuration(&present, &plan(2)).map_err(|error| error.to_string())
+    };
+    let error = declare(1, "0-3").unwrap_err();
+    let expected = "shard[1].partitions: found \"0-3\", and the plan has \"8-15\": nothing is written";
+    assert!(error.starts_with(expected) && error.contains("--partitions-per-shard"), "{error}");
+    let written = declare(1, "8-11, 12 - 15").unwrap();
+    assert!(written.contains("8-11, 12 - 15"), "as the operator has it: {written}");
+    assert_eq!(parse(&written).unwrap().config.shards[0].partitions, Some(vec![0..=7]));
+    assert!(declare(0, "1-8").is_err());
+}
+
+#[test]
+fn every_file_that_is_named_is_found_from_elsewhere() {
+    let mut document: Table = "[ingest]\ncatalog_file = \"c.json\"\n[admin]\nsocket = \"/run/s\"\n".parse().unwrap();
+    absolute(&mut document, Path::new("/etc/forebay"));
+    assert_eq!(document["ingest"]["catalog_file"].as_str(), Some("/etc/forebay/c.json"));
+    assert_eq!(document["admin"]["socket"].as_str(), Some("/run/s"));
+}
+
 #[test]
 fn without_a_configuration_there_is_one_to_begin_with() {
     for shards in [1, 2, 40] {
@@ -128,14 +154,28 @@ fn commands_say_what_the_plan_says() {
     let text = commands(&present, &plan(2), &wish.unwrap().0);
     for part in [
         "BROKERS=${BROKERS:-k1:9092,k2:9092}",
-        "--create --topic subscription-updates",
+        "--create --if-not-exists --topic subscription-updates",
         "--partitions 16 --replication-factor 3",
-        "retention.ms=7200000",
+        "retention.ms=7200000 --config segment.ms=1800000",
         "min.insync.replicas=2",
         "max.message.bytes=1400000",
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
+    // What the tool is given, by a shell.
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("topics.sh");
+    std::fs::write(&script, &text).unwrap();
+    let given = |file: &str| {
+        let output = std::process::Command::new("sh")
+            .arg(&script)
+            .env("KAFKA_TOPICS", "echo")
+            .env("COMMAND_CONFIG", file)
+            .output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    assert!(given("").starts_with("--bootstrap-server k1:9092,k2:9092 --create --if-not-exists"), "{}", given(""));
+    assert!(given("a file").contains(" --command-config a file --create"), "{}", given("a file"));
     assert_eq!(quoted("it's"), r"'it'\''s'");
 }
 

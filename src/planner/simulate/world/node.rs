@@ -33,39 +33,52 @@ pub struct Node {
     inboxes: Vec<Receiver<Box<Chunk>>>,
     workers: Vec<Worker>,
     limits: BatchLimits,
+    /// Simulated records between taken and durable.
+    unfinished: usize,
 }
 
 impl Node {
-    pub fn new(workers: usize, limits: BatchLimits) -> Node {
+    pub fn new(workers: usize, limits: BatchLimits, affinity: Affinity) -> Node {
         let (senders, inboxes) = (0..workers).map(|_| unbounded()).unzip();
         let pace = Arc::new(Pace::unlimited(workers, 1));
         Node {
-            dispatcher: Dispatcher::new(vec![senders], &[pace], limits, Affinity::Late, &[false]),
+            dispatcher: Dispatcher::new(vec![senders], &[pace], limits, affinity, &[false]),
             inboxes,
             workers: (0..workers).map(|_| Worker::default()).collect(),
             limits,
+            unfinished: 0,
         }
+    }
+
+    /// Whether more would only wait here: the engine fetches nothing while all of its shards have enough.
+    pub fn is_congested(&self) -> bool {
+        self.dispatcher.congested(|| self.unfinished)
     }
 
     pub fn idles(&self) -> bool {
         self.workers.iter().any(|worker| worker.batch.is_empty())
     }
 
-    /// Takes what a partition has room for; says whether anything came.
-    pub fn take(&mut self, part: &mut Part, now_us: u64) -> bool {
+    /// Takes what a partition has room for, at most so many; answers how many.
+    pub fn take(&mut self, part: &mut Part, now_us: u64, at_most: usize) -> usize {
         let owner = Owner { at: part.at, shard: SHARD, generation: part.generation, token: TOKEN };
-        let mut any = false;
-        while let Some((unit, offset, seq)) = part.fetch() {
+        self.dispatcher.set_now(now_us);
+        let mut taken = 0;
+        while taken < at_most
+            && let Some((unit, offset, seq)) = part.fetch()
+        {
             let raw = RawRecord { offset, timestamp_ms: -1, key: None, value: None, headers: &[] };
             let received = Received { seq, fetched_us: now_us, hash: unit.hash };
             self.dispatcher.send(owner, &mut part.owned, received, &raw, None);
-            any = true;
+            taken += 1;
         }
-        any
+        self.unfinished += taken;
+        taken
     }
 
     /// Workers that idle take a batch, as the engine's do: what has come, up to the limit. Who has one now.
     pub fn begin(&mut self, now_us: u64) -> Vec<usize> {
+        self.dispatcher.set_now(now_us);
         if self.dispatcher.flush(Duration::from_micros(now_us)).is_err() {
             unreachable!("the workers' inboxes are kept");
         }
@@ -100,6 +113,8 @@ impl Node {
     pub fn end(&mut self, worker: usize, partitions: &mut [Part], now_us: u64) -> Vec<usize> {
         let chunks = std::mem::take(&mut self.workers[worker].batch);
         let took_us = now_us - self.workers[worker].began_us;
+        self.dispatcher.set_now(now_us);
+        self.unfinished -= chunks.iter().map(|chunk| chunk.len()).sum::<usize>();
         self.dispatcher.returned(SHARD, worker as u16, &chunks, 0, took_us);
         let mut touched = Vec::new();
         for chunk in chunks {
