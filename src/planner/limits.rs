@@ -291,7 +291,7 @@ mod tests {
     /// 500 connections in all, of which 3 are reserved, 7 in use by others and 40 by the group.
     fn connections(database_max: Option<i32>) -> Connections {
         let server = Server { system: Some(1), started: 0.0 };
-        Connections { server, max: 500, reserved: 3, others: 7, group: 40, role_max: None, database_max }
+        Connections { server, max: 500, reserved: 3, others: 7, group: 40, gateways: 0, role_max: None, database_max }
     }
 
     fn of(connections: &Connections) -> ServerLimits {
