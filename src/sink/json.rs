@@ -86,41 +86,53 @@ fn hex4(bytes: &[u8], at: usize) -> Option<u32> {
 /// Checks a document's depth and, with `values`, that its strings and numbers are some that jsonb can hold.
 pub fn check(raw: &str, values: bool) -> Result<(), &'static str> {
     let bytes = raw.as_bytes();
-    let (mut at, mut depth, mut quoted) = (0, 0, false);
+    let has_long = bytes.len() > PLAIN_DIGITS_MAX;
+    let (mut at, mut depth) = (0, 0);
     while let Some(&byte) = bytes.get(at) {
         at += 1;
         match byte {
-            b'"' => quoted = !quoted,
-            b'\\' if values => at += escape(&bytes[at - 1..])?.1 - 1,
-            b'\\' => at += 1,
-            b'{' | b'[' if !quoted => {
+            b'"' => at = end_of_string(bytes, at, values)?,
+            b'{' | b'[' => {
                 depth += 1;
                 if depth > DEPTH_MAX {
                     return Err(TOO_DEEP);
                 }
             }
-            b'}' | b']' if !quoted => depth -= 1,
-            b'-' | b'0'..=b'9' if values && !quoted => {
-                let from = at - 1;
-                at += bytes[at..]
-                    .iter()
-                    .take_while(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'))
-                    .count();
-                number(&raw[from..at])?;
-            }
+            b'}' | b']' => depth -= 1,
+            // Few numbers can be out of range: those with an exponent (in words an `e` is behind a letter), and long ones.
+            b'e' | b'E' if values && at >= 2 && bytes[at - 2].is_ascii_digit() => at = number(raw, at)?,
+            b'-' | b'0'..=b'9' if values && has_long => at = number(raw, at)?,
             _ => {}
         }
     }
     Ok(())
 }
 
-/// In jsonb it is a numeric.
-fn number(token: &str) -> Result<(), &'static str> {
+/// Checks the string that begins at `at`, behind its quote. Returns where it ends, behind the other one.
+fn end_of_string(bytes: &[u8], mut at: usize, values: bool) -> Result<usize, &'static str> {
+    while let Some(&byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => break,
+            b'\\' if values => at += escape(&bytes[at - 1..])?.1 - 1,
+            b'\\' => at += 1,
+            _ => {}
+        }
+    }
+    Ok(at)
+}
+
+/// Checks the number around the byte before `at`: in jsonb it is a numeric. Returns where it ends.
+fn number(raw: &str, at: usize) -> Result<usize, &'static str> {
+    let is_part = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+    let from = at - raw.as_bytes()[..at].iter().rev().take_while(is_part).count();
+    let end = at + raw.as_bytes()[at..].iter().take_while(is_part).count();
+    let token = &raw[from..end];
     if token.len() <= PLAIN_DIGITS_MAX && !token.contains(['e', 'E']) {
-        return Ok(());
+        return Ok(end);
     }
     match Number::parse(token) {
-        Some(Number::Finite(decimal)) if decimal.fits() => Ok(()),
+        Some(Number::Finite(decimal)) if decimal.fits() => Ok(end),
         _ => Err(OUT_OF_RANGE),
     }
 }
@@ -156,6 +168,7 @@ mod tests {
         for (raw, fits) in [
             (r#"{"a":[-1.5e3,0,7,1e131071],"1e999999":"1e999999"}"#, true),
             (r#"{"a":[1,1e131072]}"#, false),
+            (r#"[true,false,{"e1e999999":null},-1.5E131072]"#, false),
             ("1e200000", false),
             ("[1e-16383]", true),
             ("[-1e-16384]", false),
