@@ -104,6 +104,7 @@ fn a_paused_topic_stays_paused_through_rebalances() {
             .set("bootstrap.servers", setup.topic.bootstrap())
             .set("group.id", setup.rig.group())
             .set("enable.auto.commit", "false")
+            .set("partition.assignment.strategy", "cooperative-sticky")
             .create()
             .expect("a consumer");
         member.subscribe(&[setup.topic.name()]).expect("a subscription");
