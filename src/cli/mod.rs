@@ -89,7 +89,7 @@ enum Command {
     /// The same HTTP endpoint before and after: `mode = "sync"` and `mode = "async"` under the same load and the same trouble (a locked row, a
     /// checkpoint, a database that is stopped, a burst), in turn, with every metric side by side as a table, JSON and a page. On PostgreSQL
     /// servers of its own and a Kafka that is there; --brokers and --dsn name others. The configuration is left alone.
-    Compare(compare::Compare),
+    Compare(crate::compare::Written),
     /// How many databases, processes, workers and partitions it takes, for how many records and which time lag: with the arithmetic
     /// written out, from what the databases say, or from what one of them bears (--measure). Refuses what cannot be, and says
     /// what can.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Args;
+
 use crate::bench::Sources;
 use crate::compare::CompareError;
 
@@ -21,25 +23,75 @@ const VALUE_BYTES_MAX: u64 = 500_000;
 /// Of `--quick`.
 const QUICK_SECONDS: u64 = 20;
 
-/// What was written, as clap read it.
-#[derive(Debug, Clone)]
+/// What was written, as clap reads it.
+#[derive(Debug, Clone, Args)]
 pub struct Written {
+    /// Requests a second, and then twice as many [default: the highest rate that sync bears, which is searched for first].
+    #[arg(long, value_name = "N")]
     pub rate: Option<u64>,
+    /// How long each of the runs sends: all disturbances are in it [default: 60].
+    #[arg(long, value_name = "N")]
     pub seconds: Option<u64>,
+    /// 20 seconds, and not at twice the rate: a first look.
+    #[arg(long)]
     pub quick: bool,
+    /// Rows that requests are of.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub keys: u64,
+    /// Zipf's exponent: the row of rank k has a share proportional to 1/k^S of the requests. 0: all alike.
+    #[arg(long, value_name = "S", default_value_t = 0.8)]
     pub skew: f64,
+    /// Another one is another workload; the same one is the same.
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// Of a request's body.
+    #[arg(long, value_name = "N", default_value_t = 300)]
     pub value_bytes: u64,
+    /// Keep-alive connections that requests are sent over. One that is due while all are in use waits, and that counts.
+    #[arg(long, value_name = "N", default_value_t = 256)]
     pub connections: u64,
+    /// After so long without an answer a request is an error.
+    #[arg(long, value_name = "MS", default_value_t = 5000)]
     pub timeout_ms: u64,
-    pub pool_size: u64,
+    /// Of the gateway in sync mode: connections to each database.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub pool: u64,
+    /// Likewise: how long a request waits for one of them.
+    #[arg(long, value_name = "MS", default_value_t = 1000)]
     pub pool_wait_ms: u64,
+    /// Of the engine, for each database [default: 4].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u64>,
+    /// Of the topic.
+    #[arg(long, value_name = "N", default_value_t = 8)]
     pub partitions: u64,
+    /// The burst is so many times the rate.
+    #[arg(long, value_name = "N", default_value_t = 3)]
     pub burst_factor: u64,
-    pub borne_p99_ms: u64,
+    /// A rate is borne when every request is accepted, and 99 of 100 within this.
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    pub p99_ms: u64,
+    /// Where compare.html and compare.json go.
+    #[arg(long, value_name = "DIRECTORY", default_value = "forebay-compare")]
     pub out: PathBuf,
-    pub sources: Sources,
+    /// [default: a Kafka at 127.0.0.1:9092 or :19092].
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub brokers: Option<String>,
+    /// Instead of servers of its own, which no other is stopped for; once for each database. Others on this machine can see it.
+    #[arg(long, value_name = "DSN")]
+    pub dsn: Vec<String>,
+    /// A setting of the engine: engine.batch_records_max=100, kafka.fetch.wait.max.ms=10, shard.lock_timeout_ms=1000 (of all shards).
+    #[arg(long, value_name = "SETTING=VALUE", value_parser = crate::bench::setting)]
+    pub set: Vec<(String, String)>,
+}
+
+impl Written {
+    /// Its file is nobody's: see `Environment`.
+    fn sources(&self) -> Sources {
+        let workers = self.workers.map(|workers| ("engine.workers_per_shard".to_owned(), workers.to_string()));
+        let settings = workers.into_iter().chain(self.set.iter().cloned()).collect();
+        Sources { file: PathBuf::new(), brokers: self.brokers.clone(), dsns: self.dsn.clone(), settings }
+    }
 }
 
 /// See the module's text.
@@ -70,8 +122,8 @@ pub struct Options {
 impl Options {
     /// # Errors
     /// [`CompareError::Usage`] names what is out of range.
-    pub fn new(written: Written) -> Result<Options, CompareError> {
-        let w = written;
+    pub fn new(w: Written) -> Result<Options, CompareError> {
+        let sources = w.sources();
         let seconds = w.seconds.unwrap_or(if w.quick { QUICK_SECONDS } else { 60 });
         within("--seconds", seconds, SECONDS_MIN, SECONDS_MAX)?;
         w.rate.map_or(Ok(()), |rate| within("--rate", rate, 1, RATE_MAX))?;
@@ -82,11 +134,11 @@ impl Options {
         within("--value-bytes", w.value_bytes, VALUE_BYTES_MIN, VALUE_BYTES_MAX)?;
         within("--connections", w.connections, 1, CONNECTIONS_MAX)?;
         within("--timeout-ms", w.timeout_ms, 100, 60_000)?;
-        within("--pool", w.pool_size, 1, 256)?;
+        within("--pool", w.pool, 1, 256)?;
         within("--pool-wait-ms", w.pool_wait_ms, 1, 60_000)?;
         within("--partitions", w.partitions, 1, PARTITIONS_MAX)?;
         within("--burst-factor", w.burst_factor, 2, 100)?;
-        within("--p99-ms", w.borne_p99_ms, 1, 60_000)?;
+        within("--p99-ms", w.p99_ms, 1, 60_000)?;
         let factors = if w.quick { vec![1] } else { vec![1, 2] };
         let options = Options {
             rate: w.rate,
@@ -98,13 +150,13 @@ impl Options {
             value_bytes: w.value_bytes as usize,
             connections: w.connections as usize,
             timeout: Duration::from_millis(w.timeout_ms),
-            pool_size: w.pool_size,
+            pool_size: w.pool,
             pool_wait: Duration::from_millis(w.pool_wait_ms),
             partitions: w.partitions as i32,
             burst_factor: w.burst_factor,
-            borne_p99: Duration::from_millis(w.borne_p99_ms),
+            borne_p99: Duration::from_millis(w.p99_ms),
             out: w.out,
-            sources: w.sources,
+            sources,
         };
         options.rate.map_or(Ok(()), |rate| options.fits(rate))?;
         Ok(options)
@@ -137,25 +189,23 @@ fn within(option: &str, found: u64, least: u64, most: u64) -> Result<(), Compare
 mod tests {
     use super::*;
 
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        written: Written,
+    }
+
+    /// What is written where nothing is.
     fn written() -> Written {
-        Written {
-            rate: None,
-            seconds: None,
-            quick: false,
-            keys: 10_000,
-            skew: 0.8,
-            seed: 0,
-            value_bytes: 300,
-            connections: 64,
-            timeout_ms: 5000,
-            pool_size: 8,
-            pool_wait_ms: 1000,
-            partitions: 8,
-            burst_factor: 3,
-            borne_p99_ms: 100,
-            out: PathBuf::from("out"),
-            sources: Sources::default(),
-        }
+        <Line as clap::Parser>::parse_from(["compare"]).written
+    }
+
+    #[test]
+    fn workers_are_a_setting_of_the_engine_and_others_come_behind() {
+        let line = ["compare", "--workers", "2", "--set", "engine.lanes=8"];
+        let sources = Options::new(<Line as clap::Parser>::parse_from(line).written).unwrap().sources;
+        let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(sources.settings, [setting("engine.workers_per_shard", "2"), setting("engine.lanes", "8")]);
     }
 
     #[test]
