@@ -88,6 +88,7 @@ fn read(report: &Report<'_>, file: &Path, document: &toml::de::DeTable<'_>) -> O
     let tenant_ceilings = tenant_ceilings(&section, topics.as_deref().unwrap_or_default());
     let routing = routing(&section, &shards);
     spread_lanes(&engine_section, &mut engine, routing.as_ref(), shards.len());
+    report.reading(&engine_section.key(s::LANES.name), s::LANES.reloads(), &engine.lanes);
     let of_topics = topics.as_deref().unwrap_or_default();
     let ingest = ingest::read(&root, of_topics, routing.as_ref(), &shards, admin.token.is_some());
     Some(Config {
@@ -147,7 +148,6 @@ const WINDOW_BATCHES: usize = 8;
 fn engine(section: &Section<'_>) -> Engine {
     let workers_per_shard = section.get(&s::WORKERS_PER_SHARD);
     let lanes = section.get(&s::LANES).unwrap_or_else(|| workers_per_shard.next_power_of_two().max(16));
-    section.report.reading(&section.key("lanes"), s::LANES.reloads(), &lanes);
     if !lanes.is_power_of_two() {
         section.problem("lanes", lanes.to_string(), "a power of two");
     }
