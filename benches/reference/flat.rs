@@ -54,12 +54,10 @@ fn measure(a: &Arguments, option: [&str; 2]) -> Outcome<Value> {
         ("--batch", a.batch.to_string()),
         ("--json", json.path().display().to_string()),
     ];
-    for (name, value) in defaults.iter().map(|(name, value)| (*name, value.as_str())).chain([(option[0], option[1])]) {
-        if name == option[0] && value != option[1] {
-            continue;
-        }
-        words.extend([name.to_owned(), value.to_owned()]);
+    for (name, value) in defaults.into_iter().filter(|(name, _)| *name != option[0]) {
+        words.extend([name.to_owned(), value]);
     }
+    words.extend(option.map(str::to_owned));
     words.extend(a.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]));
     let run = Command::new(env!("CARGO_BIN_EXE_forebay")).args(&words).stdout(Stdio::null()).output()?;
     if !run.status.success() {

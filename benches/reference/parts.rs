@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::ops::Sub;
 
+use forebay::admin::process::stat_of;
 use postgres::{Client, NoTls};
 
 use super::Outcome;
@@ -23,23 +24,24 @@ const TICK_US: f64 = 10_000.0;
 impl Parts {
     pub fn now(dsn: &str) -> Outcome<Parts> {
         let backend: i32 = Client::connect(dsn, NoTls)?.query_one("SELECT pg_backend_pid()", &[])?.get(0);
-        let postmaster = Stat::of(&backend.to_string()).map_or(0, |stat| stat.parent);
+        let postmaster = stat_of(backend as u32).map_or(0, |stat| stat.parent);
         let (mut postgres, mut kafka) = (0.0, 0.0);
         for process in fs::read_dir("/proc")?.flatten() {
-            let Some(stat) = process.file_name().to_str().and_then(Stat::of) else { continue };
-            if stat.pid == postmaster {
-                postgres += stat.own + stat.of_ended_children;
+            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Some(stat) = stat_of(pid) else { continue };
+            if pid == postmaster {
+                postgres += stat.cpu_seconds + stat.waited_for_seconds;
             } else if stat.parent == postmaster {
-                postgres += stat.own;
-            } else if stat.name == "java" {
-                kafka += stat.own;
+                postgres += stat.cpu_seconds;
+            } else if fs::read_to_string(process.path().join("comm")).is_ok_and(|name| name.trim_end() == "java") {
+                kafka += stat.cpu_seconds;
             }
         }
         let all = fs::read_to_string("/proc/stat")?;
         let fields: Vec<f64> =
             all.lines().next().unwrap_or_default().split(' ').filter_map(|f| f.parse().ok()).collect();
         let idle = fields.get(3).unwrap_or(&0.0) + fields.get(4).unwrap_or(&0.0);
-        Ok(Parts { postgres: postgres * TICK_US, kafka: kafka * TICK_US, idle: idle * TICK_US })
+        Ok(Parts { postgres: postgres * 1e6, kafka: kafka * 1e6, idle: idle * TICK_US })
     }
 
     pub fn postgres(&self) -> f64 {
@@ -66,30 +68,5 @@ impl Sub for Parts {
 impl fmt::Display for Parts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PostgreSQL {:.2}, Kafka {:.2}, unused {:.2} µs/row", self.postgres, self.kafka, self.idle)
-    }
-}
-
-struct Stat {
-    pid: i32,
-    parent: i32,
-    name: String,
-    own: f64,
-    of_ended_children: f64,
-}
-
-impl Stat {
-    fn of(pid: &str) -> Option<Stat> {
-        let number: i32 = pid.parse().ok()?;
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (before, behind) = text.rsplit_once(')')?;
-        // Field 3, the state, is the first behind the name.
-        let fields: Vec<f64> = behind.split(' ').skip(1).map(|f| f.parse().unwrap_or_default()).collect();
-        Some(Stat {
-            pid: number,
-            parent: *fields.get(1)? as i32,
-            name: before.split_once('(')?.1.to_owned(),
-            own: fields.get(11)? + fields.get(12)?,
-            of_ended_children: fields.get(13)? + fields.get(14)?,
-        })
     }
 }

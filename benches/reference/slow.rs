@@ -1,5 +1,9 @@
 //! A handler that sleeps for each record, many workers and one partition: beside what arithmetic allows.
 
+use std::time::Duration;
+
+use rdkafka::producer::Producer;
+
 use super::Outcome;
 use super::arguments::Arguments;
 use super::engine::{self, Job, Target};
@@ -25,7 +29,7 @@ pub fn slow(a: &Arguments) -> Outcome<()> {
     for n in 0..records {
         send(&producer, topic.name(), &record_key(n, &a), &payload(n, &a))?;
     }
-    rdkafka::producer::Producer::flush(&producer, std::time::Duration::from_secs(60))?;
+    producer.flush(Duration::from_secs(60))?;
     let job = Job { target: Target::Sleep, topic: topic.name(), records, affinity: &a.affinity };
     let mut parts = Rounds::default();
     for round in 1..=a.rounds {
