@@ -8,7 +8,7 @@ use forebay::compare::page::html;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::page::looks::{FAINT, TOO_WIDE};
+use crate::page::looks::{TOO_WIDE, can_be_read};
 use crate::support::Chromium;
 
 // Not every one of them is of use here.
@@ -45,19 +45,7 @@ const CROWDED: &str = "[...document.querySelectorAll('.plot > svg, .ys')].flatMa
 fn it_can_be_read_by_day_by_night_and_on_a_telephone() {
     let (mut page, _directory) = opened(&samples::normal());
     assert_eq!(page.eval("document.querySelectorAll('.chart').length"), 32, "8 panels, 2 rates, 2 modes");
-    let mut grounds = Vec::new();
-    for scheme in ["light", "dark"] {
-        page.prefer_colours(scheme);
-        assert_eq!(page.eval(FAINT), json!([]), "{scheme}");
-        grounds.push(page.eval("getComputedStyle(document.body).backgroundColor"));
-        for width in [380, 768, 1280, 1920] {
-            page.resize(width, 900);
-            assert_eq!(page.eval(TOO_WIDE), json!([]), "{width} pixels wide");
-            assert_eq!(page.eval(NOT_SEEN), json!([]), "{width} pixels wide");
-            assert_eq!(page.eval(CROWDED), json!([]), "{width} pixels wide");
-        }
-    }
-    assert_ne!(grounds[0], grounds[1]);
+    can_be_read(&mut page, &[NOT_SEEN, CROWDED]);
     assert_eq!(page.complaints(), [""; 0]);
 }
 

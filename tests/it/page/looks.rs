@@ -3,9 +3,10 @@
 use serde_json::json;
 
 use super::{in_bad_night, opened};
+use crate::support::Chromium;
 
 /// The texts that stand out too little from what is behind them, by WCAG's relative luminance: 4.5 to 1 is its level AA.
-pub const FAINT: &str = "(() => {
+const FAINT: &str = "(() => {
   const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
   const light = (colour) => {
     const linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
@@ -41,13 +42,9 @@ pub const TOO_WIDE: &str = "document.documentElement.scrollWidth > innerWidth
       .map((one) => `${one.tagName}.${one.className}`).slice(0, 5)
   : []";
 
-#[test]
-fn it_can_be_read_by_day_by_night_and_on_a_telephone() {
-    let site = in_bad_night();
-    let mut page = opened(&site);
-    page.click("#letters summary");
-    page.wait_for_text("#letters-list", "blocks its key");
-    page.wait_for_text("#parked-list", "0x61ff00");
+/// By day and by night, on a telephone and on large screens: nothing is faint, nothing too wide, and `more` finds nothing either.
+#[track_caller]
+pub fn can_be_read(page: &mut Chromium, more: &[&str]) {
     let mut grounds = Vec::new();
     for scheme in ["light", "dark"] {
         page.prefer_colours(scheme);
@@ -55,8 +52,20 @@ fn it_can_be_read_by_day_by_night_and_on_a_telephone() {
         grounds.push(page.eval("getComputedStyle(document.body).backgroundColor"));
         for width in [380, 768, 1280, 1920] {
             page.resize(width, 900);
-            assert_eq!(page.eval(TOO_WIDE), json!([]), "{width} pixels wide");
+            for found in [TOO_WIDE].iter().chain(more) {
+                assert_eq!(page.eval(found), json!([]), "{width} pixels wide");
+            }
         }
     }
     assert_ne!(grounds[0], grounds[1]);
+}
+
+#[test]
+fn it_can_be_read_by_day_by_night_and_on_a_telephone() {
+    let site = in_bad_night();
+    let mut page = opened(&site);
+    page.click("#letters summary");
+    page.wait_for_text("#letters-list", "blocks its key");
+    page.wait_for_text("#parked-list", "0x61ff00");
+    can_be_read(&mut page, &[]);
 }

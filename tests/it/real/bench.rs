@@ -2,16 +2,14 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Database, PATIENCE, Server, block_on, kafka_bootstrap, wait_until};
+use crate::support::{Database, PATIENCE, Server, block_on, kafka_bootstrap, topics_and_groups, wait_until};
 
 /// Small enough for seconds.
 const SMALL: [&str; 8] =
@@ -57,7 +55,7 @@ impl Rig {
             ask(&format!("SELECT '{table}' FROM forebay.{table}"));
         }
         ask("SELECT key FROM forebay.meta WHERE key <> 'schema'");
-        left.extend(in_kafka(id));
+        left.extend(topics_and_groups(&format!("forebay-bench-{id}")));
         left
     }
 }
@@ -71,16 +69,6 @@ fn bench(directory: &Path) -> Command {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// Topics and groups of a run.
-fn in_kafka(id: &str) -> Vec<String> {
-    let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", kafka_bootstrap()).create().unwrap();
-    let metadata = consumer.fetch_metadata(None, Duration::from_secs(30)).unwrap();
-    let groups = consumer.fetch_group_list(None, Duration::from_secs(30)).unwrap();
-    let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
-    let names = names.chain(groups.groups().iter().map(|group| group.name().to_owned()));
-    names.filter(|name| name.starts_with(&format!("forebay-bench-{id}"))).collect()
 }
 
 fn cases(report: &Value) -> Vec<(&str, &str)> {
@@ -256,7 +244,7 @@ fn kept_it_stays_as_it_says() {
         ..Default::default()
     };
     assert_eq!(rows(&rig.database) as u64, expected.expected(6_000).rows);
-    let mut left = in_kafka(id);
+    let mut left = topics_and_groups(&format!("forebay-bench-{id}"));
     left.sort();
     assert_eq!(left, [topic.as_str(), group.as_str()]);
     let admin: AdminClient<DefaultClientContext> =

@@ -4,14 +4,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Database, PATIENCE, Server, kafka_bootstrap, wait_until};
+use crate::support::{Database, PATIENCE, Server, kafka_bootstrap, topics_and_groups, wait_until};
 
 /// Below one that PostgreSQL's user can enter.
 fn directory() -> tempfile::TempDir {
@@ -48,14 +45,11 @@ fn left_in(directory: &Path) -> Vec<String> {
     names.filter(|name| name != "out").collect()
 }
 
-/// Topics and groups of a comparison.
-fn in_kafka(id: &str) -> Vec<String> {
-    let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", kafka_bootstrap()).create().unwrap();
-    let metadata = consumer.fetch_metadata(None, Duration::from_secs(30)).unwrap();
-    let groups = consumer.fetch_group_list(None, Duration::from_secs(30)).unwrap();
-    let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
-    let names = names.chain(groups.groups().iter().map(|group| group.name().to_owned()));
-    names.filter(|name| name.starts_with(&format!("forebay-compare-{id}"))).collect()
+/// Of a comparison that is over.
+#[track_caller]
+fn nothing_in_kafka(found: &Value) {
+    let prefix = format!("forebay-compare-{}", found["id"].as_str().unwrap());
+    wait_until(PATIENCE, "everything to be gone", || topics_and_groups(&prefix).is_empty());
 }
 
 fn in_database(database: &Database) -> Vec<String> {
@@ -144,7 +138,7 @@ fn the_same_trouble_is_errors_in_one_mode_and_lag_in_the_other() {
         assert!(told.contains(part), "no {part:?} in\n{told}");
     }
     assert_eq!(left_in(directory.path()), [] as [String; 0], "{errors}");
-    wait_until(PATIENCE, "everything to be gone", || in_kafka(found["id"].as_str().unwrap()).is_empty());
+    nothing_in_kafka(&found);
 }
 
 #[track_caller]
@@ -187,7 +181,7 @@ fn ended_early_it_reports_and_leaves_nothing() {
     assert_eq!(why.len(), 4, "{why:?}");
     assert!(why.contains(&"the servers were named, and are not ours to stop"), "{why:?}");
     assert_eq!((left_in(directory.path()), in_database(&database)), (Vec::<String>::new(), Vec::new()), "{errors}");
-    wait_until(PATIENCE, "everything to be gone", || in_kafka(found["id"].as_str().unwrap()).is_empty());
+    nothing_in_kafka(&found);
 }
 
 /// None yet: there is no such table.

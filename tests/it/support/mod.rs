@@ -36,7 +36,7 @@ pub use prometheus::{Exporter, Prometheus};
 pub use proxy::Proxy;
 pub use replica::Replica;
 pub use services::{OwnServices, Service, Stop};
-pub use topic::{Published, Topic, produce, produce_at, publish_records};
+pub use topic::{Published, Topic, produce, produce_at, publish_records, topics_and_groups};
 
 /// What a test says when a service is not there.
 pub const HOW_TO_START: &str = "start them with bin/services up";

@@ -18,6 +18,17 @@ fn admin_options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(ADMIN_WAIT)).operation_timeout(Some(ADMIN_WAIT))
 }
 
+/// Those of the shared broker whose names begin so.
+pub fn topics_and_groups(prefix: &str) -> Vec<String> {
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", kafka_bootstrap()).create().expect("a consumer");
+    let metadata = consumer.fetch_metadata(None, ADMIN_WAIT).expect("metadata");
+    let groups = consumer.fetch_group_list(None, ADMIN_WAIT).expect("the groups");
+    let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+    let names = names.chain(groups.groups().iter().map(|group| group.name().to_owned()));
+    names.filter(|name| name.starts_with(prefix)).collect()
+}
+
 /// A topic with a unique name. Dropping it deletes the topic.
 pub struct Topic {
     name: String,
