@@ -125,6 +125,10 @@ impl Databases {
         self.shards.iter().zip(skews).map(server).collect()
     }
 
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
     pub fn table(&self) -> String {
         format!("{}.{TABLE}", self.schema)
     }

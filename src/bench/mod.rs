@@ -34,7 +34,7 @@ pub mod zipf;
 pub use child::child;
 pub use figures::median;
 pub use options::{Mode, Options, Sources, Written, setting};
-pub use run::run;
+pub use run::{run, run_id};
 pub use settings::Settings;
 
 use crate::config::problem::Problems;

@@ -76,6 +76,11 @@ pub struct Bench<'a> {
     cleaned: bool,
 }
 
+/// For names that no other run has: of schemas, topics and groups.
+pub fn run_id() -> String {
+    format!("{:x}{:x}", unix_us() / 1_000_000, std::process::id())
+}
+
 impl<'a> Bench<'a> {
     fn new(
         options: &'a Options,
@@ -83,7 +88,7 @@ impl<'a> Bench<'a> {
         mut topics: Topics,
         stopper: &'a Stopper,
     ) -> Result<Bench<'a>, BenchError> {
-        let id = format!("{:x}{:x}", unix_us() / 1_000_000, std::process::id());
+        let id = run_id();
         let schema = format!("forebay_bench_{id}");
         let group = format!("forebay-bench-{id}");
         let job = Job { group: &group, topic: &group, schema: &schema, target: Target::Upsert };

@@ -70,18 +70,7 @@ impl Workload {
         if self.hot_percent > 0 && random(!n) % 100 < self.hot_percent {
             return HOT;
         }
-        match &self.skew {
-            None => random(n) % self.keys,
-            Some(zipf) => {
-                let mut state = n;
-                let uniform = || {
-                    state = random(state);
-                    // 53 bits: as many as a double holds.
-                    (state >> 11) as f64 / (1u64 << 53) as f64
-                };
-                zipf.rank(uniform) - 1
-            }
-        }
+        drawn(self.keys, self.skew.as_ref(), n)
     }
 
     pub fn operation(&self, n: u64) -> Operation {
@@ -233,8 +222,20 @@ fn write_changes(n: u64, text: &mut String) {
     );
 }
 
+/// One of so many keys: `n` says which, and where some are more likely than others the lower ones are.
+pub fn drawn(keys: u64, skew: Option<&Zipf>, n: u64) -> u64 {
+    let Some(zipf) = skew else { return random(n) % keys };
+    let mut state = n;
+    let uniform = || {
+        state = random(state);
+        // 53 bits: as many as a double holds.
+        (state >> 11) as f64 / (1u64 << 53) as f64
+    };
+    zipf.rank(uniform) - 1
+}
+
 /// splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014), of one step.
-fn random(seed: u64) -> u64 {
+pub fn random(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

@@ -4,7 +4,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
-use crate::admin::process::{Stat, stat_of};
+use crate::admin::process::stat_of;
 
 /// CPU seconds of a process so far.
 pub fn of_process(pid: u32) -> Option<f64> {
@@ -80,11 +80,6 @@ impl Rising {
         self.last = Some((pid, now));
         Some(self.sum)
     }
-}
-
-/// For the tests of others, too: a process's own.
-pub fn own() -> Option<f64> {
-    stat_of(std::process::id()).map(|Stat { cpu_seconds, .. }| cpu_seconds)
 }
 
 #[cfg(test)]

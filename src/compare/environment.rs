@@ -16,8 +16,7 @@ use crate::bench::database::{self, Databases};
 use crate::bench::latency::{self, Skew};
 use crate::bench::settings::{self, Job, Target};
 use crate::bench::topics::Topics;
-use crate::bench::{Settings, Sources};
-use crate::clock::unix_us;
+use crate::bench::{Settings, Sources, run_id};
 use crate::compare::check::{Row, Written};
 use crate::compare::findings::{self, Mode, Shard};
 use crate::compare::moment::Zero;
@@ -62,7 +61,7 @@ pub struct Made {
 impl Environment {
     /// Nobody is asked for a database before a broker answers.
     pub fn create(options: &Options) -> Result<Environment, CompareError> {
-        let id = format!("{:x}{:x}", unix_us() / 1_000_000, std::process::id());
+        let id = run_id();
         let mut sources = options.sources.clone();
         let brokers = match &sources.brokers {
             Some(brokers) => brokers.clone(),
@@ -140,7 +139,7 @@ impl Environment {
     /// Whoever writes a row leaves a line of it in `seen`, in both modes alike: a row's earlier versions are gone when all is over. It is
     /// not logged, so that WAL is the rows' own.
     fn tables(&self) -> String {
-        let (schema, table) = (self.schema(), self.table());
+        let (schema, table) = (self.databases.schema(), self.table());
         format!(
             "DROP TABLE IF EXISTS {table}, {schema}.seen; DROP FUNCTION IF EXISTS {schema}.note(); \
              CREATE TABLE {table} ({COLUMNS}); \
@@ -151,16 +150,12 @@ impl Environment {
         )
     }
 
-    fn schema(&self) -> String {
-        format!("forebay_compare_{}", self.id)
-    }
-
     pub fn table(&self) -> String {
         self.databases.table()
     }
 
     fn text(&self, mode: Mode, group: &str, topic: &str, options: &Options) -> Result<String, CompareError> {
-        let job = Job { group, topic, schema: &self.schema(), target: Target::Upsert };
+        let job = Job { group, topic, schema: self.databases.schema(), target: Target::Upsert };
         let text = self.settings.text(&job)?;
         let wrong = |what: &dyn std::fmt::Display| CompareError::Failed(format!("the configuration: {what}"));
         let mut document: Table = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
@@ -211,7 +206,7 @@ impl Environment {
 
     /// When rows were written, by our clock, by requests up to `last`.
     pub fn written(&self, zero: Zero, last: u64) -> Result<Vec<Written>, CompareError> {
-        let schema = self.schema();
+        let schema = self.databases.schema();
         self.databases.each(|client| client.batch_execute(&format!("CREATE INDEX ON {schema}.seen (n)")))?;
         let sql = format!(
             "SELECT n, round(extract(epoch FROM at) * 1000000)::bigint FROM {schema}.seen WHERE n >= $1 AND n < $2"

@@ -14,6 +14,7 @@ use mio::{Events, Poll, Token};
 
 use crate::compare::connection::{Connection, Progress};
 use crate::compare::ledger::{Entry, Ledger, Outcome};
+use crate::compare::moment::Zero;
 use crate::compare::requests::Requests;
 use crate::compare::schedule::Schedule;
 
@@ -67,8 +68,7 @@ struct Slot {
 struct Generator<'a> {
     load: &'a Load<'a>,
     live: &'a Live,
-    /// When second 0 is.
-    zero: Instant,
+    zero: Zero,
     poll: Poll,
     slots: Vec<Slot>,
     /// Slots whose connections are to be made.
@@ -86,7 +86,7 @@ struct Generator<'a> {
 ///
 /// # Errors
 /// The operating system's, where there can be no connections at all.
-pub fn run(load: &Load<'_>, zero: Instant, live: &Live) -> io::Result<Ledger> {
+pub fn run(load: &Load<'_>, zero: Zero, live: &Live) -> io::Result<Ledger> {
     let poll = Poll::new()?;
     let now = Instant::now();
     let slots = (0..load.connections).map(|_| Slot { connection: None, again: now, index: 0 }).collect();
@@ -115,7 +115,7 @@ impl Generator<'_> {
     /// What is to be done by now. Returns how long nothing will be; none: it is over.
     fn turn(&mut self) -> Option<Duration> {
         self.connect();
-        let now = self.now_us();
+        let now = self.zero.now_us();
         let is_over = self.live.is_over();
         let all = if is_over { self.ledger.entries.len() as u64 } else { self.load.schedule.requests() };
         while (self.ledger.entries.len() as u64) < all && self.next_due_us() <= now {
@@ -128,15 +128,7 @@ impl Generator<'_> {
             return None;
         }
         let until = if (self.ledger.entries.len() as u64) < all { self.next_due_us() } else { now + 10_000 };
-        Some(Duration::from_micros((until - self.now_us()).max(0) as u64))
-    }
-
-    fn now_us(&self) -> i64 {
-        let now = Instant::now();
-        match now.checked_duration_since(self.zero) {
-            Some(since) => since.as_micros() as i64,
-            None => -((self.zero - now).as_micros() as i64),
-        }
+        Some(Duration::from_micros((until - self.zero.now_us()).max(0) as u64))
     }
 
     fn next_due_us(&self) -> i64 {
@@ -148,7 +140,7 @@ impl Generator<'_> {
         let index = self.ledger.entries.len();
         let key = self.load.requests.key(self.load.first + index as u64);
         let due_us = self.next_due_us();
-        self.ledger.late.saturating_record((self.now_us() - due_us).max(1) as u64);
+        self.ledger.late.saturating_record((self.zero.now_us() - due_us).max(1) as u64);
         self.ledger.entries.push(Entry { key, due_us, took_us: 0, outcome: Outcome::Pending });
         self.line.push_back(index);
         self.live.due.store(index as u64 + 1, Ordering::Relaxed);
@@ -245,7 +237,7 @@ impl Generator<'_> {
 
     fn settle(&mut self, slot: usize, progress: Progress) {
         let index = self.slots[slot].index;
-        let now = self.now_us();
+        let now = self.zero.now_us();
         let pending = self.ledger.entries.get(index).filter(|entry| entry.outcome == Outcome::Pending);
         let took = pending.map(|entry| (now - entry.due_us).max(1) as u64);
         match progress {
@@ -327,7 +319,7 @@ mod tests {
         let timeout = Duration::from_millis(timeout_ms);
         let load = Load { address, schedule: &schedule, requests: &requests, first: 1000, connections, timeout };
         let live = Live::default();
-        let ledger = run(&load, Instant::now() + Duration::from_millis(50), &live).unwrap();
+        let ledger = run(&load, Zero::after(Duration::from_millis(50)), &live).unwrap();
         assert_eq!(live.done.load(Ordering::Relaxed), schedule.requests());
         assert_eq!(ledger.entries.len() as u64, schedule.requests());
         ledger

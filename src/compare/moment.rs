@@ -10,7 +10,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Second 0.
 #[derive(Debug, Clone, Copy)]
 pub struct Zero {
-    pub at: Instant,
+    at: Instant,
     /// The same by the wall clock, in µs since the Unix epoch.
     pub unix_us: i64,
 }
@@ -21,12 +21,16 @@ impl Zero {
     }
 
     /// Negative before second 0.
-    pub fn now_s(&self) -> f64 {
+    pub fn now_us(&self) -> i64 {
         let now = Instant::now();
         match now.checked_duration_since(self.at) {
-            Some(since) => since.as_secs_f64(),
-            None => -(self.at - now).as_secs_f64(),
+            Some(since) => since.as_micros() as i64,
+            None => -((self.at - now).as_micros() as i64),
         }
+    }
+
+    pub fn now_s(&self) -> f64 {
+        self.now_us() as f64 / 1e6
     }
 
     /// Returns whether the moment has come; false: it is over before.

@@ -94,7 +94,7 @@ fn observe(
     ];
     let mut stopping = Stopping::new(environment, script.shard_stopped);
     let mut bar = Bar::new(mode, rate, script.seconds);
-    let ledger = rig::drive(&load, zero.at, &live, || {
+    let ledger = rig::drive(&load, zero, &live, || {
         if stopper.is_stopped() {
             live.end();
         }

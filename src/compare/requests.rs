@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use crate::bench::workload::{drawn, random};
 use crate::bench::zipf::Zipf;
 
 /// Rows of a tenant.
@@ -31,19 +32,7 @@ impl Requests {
 
     /// Which row request `n` is of. Row 0 has the most requests.
     pub fn key(&self, n: u64) -> u32 {
-        let mut state = random(n ^ random(self.seed));
-        let key = match &self.zipf {
-            None => state % self.keys,
-            Some(zipf) => {
-                let uniform = || {
-                    state = random(state);
-                    // 53 bits: as many as a double holds.
-                    (state >> 11) as f64 / (1u64 << 53) as f64
-                };
-                zipf.rank(uniform) - 1
-            }
-        };
-        key as u32
+        drawn(self.keys, self.zipf.as_ref(), n ^ random(self.seed)) as u32
     }
 
     /// The tenant's and the row's. Neighbouring ranks are of different tenants, or one shard would have all that are busy.
@@ -86,14 +75,6 @@ impl Requests {
             body.len()
         );
     }
-}
-
-/// SplitMix64's finalizer: Steele, Lea, Flood, *Fast splittable pseudorandom number generators*, OOPSLA 2014.
-fn random(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

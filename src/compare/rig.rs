@@ -10,6 +10,7 @@ use crate::compare::environment::{Environment, Made};
 use crate::compare::findings::Mode;
 use crate::compare::generator::{self, Live, Load};
 use crate::compare::ledger::Ledger;
+use crate::compare::moment::Zero;
 use crate::compare::options::Options;
 use crate::compare::process::{Forebay, get, values};
 use crate::engine::Stopper;
@@ -92,7 +93,7 @@ impl Rig {
 /// Lets the generator run on a thread of its own, and calls `tick` meanwhile. After an error of it nothing more is sent.
 pub fn drive(
     load: &Load<'_>,
-    zero: Instant,
+    zero: Zero,
     live: &Live,
     mut tick: impl FnMut() -> Result<(), CompareError>,
 ) -> Result<Ledger, CompareError> {

@@ -156,7 +156,7 @@ fn processes_of(watched: &Watched) -> Raw {
         message_lag: (!lag.is_empty()).then(|| lag.iter().sum::<f64>() as u64),
         time_lag_ms: (!time_lag.is_empty()).then(|| (time_lag.iter().copied().fold(0.0, f64::max) * 1000.0) as u64),
         retries: (!exposition.is_empty()).then(|| values(&exposition, "forebay_retries_total").sum()),
-        own: cpu::own(),
+        own: cpu::of_process(std::process::id()),
         gateway: cpu::of_process(*gateway),
         engine: engine.and_then(|(pid, _)| cpu::of_process(pid)),
         kafka: kafka.and_then(cpu::of_process),

@@ -88,7 +88,7 @@ fn step(rig: &mut Rig, rate: u64, first: &mut u64, options: &Options, stopper: &
     };
     let zero = Zero::after(Duration::from_secs_f64(SETTLE_SECONDS + 0.3));
     let live = Live::default();
-    let ledger = rig::drive(&load, zero.at, &live, || {
+    let ledger = rig::drive(&load, zero, &live, || {
         if stopper.is_stopped() {
             return Err(CompareError::Interrupted);
         }
