@@ -370,7 +370,12 @@ impl Dispatcher {
     pub fn congested(&self, unfinished: impl Fn() -> usize) -> bool {
         let batch = self.limits.records_max;
         self.outlets.iter().all(|outlet| outlet.loads.total() >= outlet.enough(batch))
-            || self.outlets.iter().all(|outlet| outlet.nobody_runs_dry(batch)) && self.is_enough(unfinished() / 2)
+            || self.nobody_runs_dry() && self.is_enough(unfinished() / 2)
+    }
+
+    /// Whether each worker that may work has a batch in hand, and another one waiting.
+    pub fn nobody_runs_dry(&self) -> bool {
+        self.outlets.iter().all(|outlet| outlet.nobody_runs_dry(self.limits.records_max))
     }
 
     /// Whether so many records are as much as is good for all workers together.
@@ -394,7 +399,6 @@ impl Outlet {
         (self.pace.connections() * batch * BATCHES_QUEUED).min(self.pace.ahead())
     }
 
-    /// Whether each worker that may work has a batch in hand, and another one waiting.
     fn nobody_runs_dry(&self, batch: usize) -> bool {
         self.loads.each().iter().take(self.pace.connections()).all(|records| *records >= ENOUGH * batch)
     }

@@ -166,8 +166,10 @@ struct Core {
     drained_this_poll: bool,
     /// The wall clock, likewise.
     wall_ms: i64,
-    /// Some partition's window is full: it is paused before the next poll.
+    /// Some partition's window is full: before the next poll it is paused, or everything is held.
     window_full: bool,
+    /// Nothing is taken out of the source while that is so: see [`Core::is_better_held`].
+    held: bool,
     /// By shard and topic: a progress request is under way.
     progress_asked: Vec<Vec<bool>>,
     progress_at: Duration,
@@ -324,6 +326,7 @@ impl<S: Source> Poller<S> {
             drained_this_poll: false,
             wall_ms: 0,
             window_full: false,
+            held: false,
             progress_at: clock.now() + settings.commit_interval,
             commit_at: Duration::ZERO,
             committing: None,
@@ -360,7 +363,7 @@ impl<S: Source> Poller<S> {
         let now = self.core.clock.now();
         self.core.set_now(now);
         self.core.dispatcher.flush(now).map_err(|_| self.core.worker_gone())?;
-        if std::mem::take(&mut self.core.window_full) {
+        if std::mem::take(&mut self.core.window_full) || self.core.held {
             self.drive_windows();
         }
         if now >= self.core.housekeeping_at {
@@ -393,7 +396,8 @@ impl<S: Source> Poller<S> {
         core.observed.turned(core.now_us);
         let busy = !core.deferred.is_empty() || !core.reported.is_empty();
         let wait = if busy { Duration::ZERO } else { wait.min(core.housekeeping_at.saturating_sub(now)) };
-        let outcome = if core.dispatcher.congested(|| core.unfinished()) || core.overfull() || core.enough_waits() {
+        let congested = core.held || core.dispatcher.congested(|| core.unfinished());
+        let outcome = if congested || core.overfull() || core.enough_waits() {
             // Nothing is fetched until workers have room, or there is something to give them: events say so.
             if let Ok(event) = core.events.recv_timeout(wait) {
                 core.take_event(event);
@@ -521,9 +525,11 @@ impl<S: Source> Poller<S> {
         }
     }
 
-    /// Pauses partitions whose window is full and resumes those with room again.
+    /// Pauses partitions whose window is full, or holds everything, and resumes those with room again.
     fn drive_windows(&mut self) {
         let window = self.core.settings.window;
+        let held = self.core.is_better_held();
+        self.core.held = held;
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for p in self.core.partitions.iter_mut().flatten().flatten() {
             if !p.assigned {
@@ -533,7 +539,7 @@ impl<S: Source> Poller<S> {
                 Phase::Stopped => true,
                 _ if self.core.signals.is_paused(p.at.topic) => true,
                 Phase::Running if p.paused => !window.may_resume(&p.tracker),
-                Phase::Running => window.must_pause(&p.tracker),
+                Phase::Running => !held && window.must_pause(&p.tracker),
                 _ => p.paused,
             };
             if wanted != p.paused {
@@ -809,6 +815,21 @@ impl Core {
     fn overfull(&self) -> bool {
         let (in_flight, window) = (self.dispatcher.in_flight(), self.settings.window.records_max);
         in_flight > 2 * window && in_flight > 2 * window * self.partitions.iter().flatten().flatten().count()
+    }
+
+    /// Whether a window is full, and nobody would miss what comes after it: no other partition has much room, or all workers have
+    /// enough to do. Then nothing is taken out of the source until a batch is back. A pause would be dear: what was fetched is
+    /// thrown away, and librdkafka can take some 100 ms to fetch again.
+    fn is_better_held(&self) -> bool {
+        let window = self.settings.window;
+        let (mut full, mut room) = (false, false);
+        for p in self.partitions.iter().flatten().flatten() {
+            if p.assigned && !p.paused && p.takes_records() && !self.signals.is_paused(p.at.topic) {
+                full |= window.must_pause(&p.tracker);
+                room |= window.may_resume(&p.tracker);
+            }
+        }
+        full && (!room || self.dispatcher.nobody_runs_dry())
     }
 
     /// Records between fetched and durable.
