@@ -9,18 +9,26 @@ use super::peer::{Kind, Peer};
 use super::pipeline::drop_all;
 use super::workload::{PARTITIONS, publish};
 
+/// forebay fetches when its queue is empty, which costs least at a steady rate. The bare loop, as librdkafka comes, fetches ahead.
+const AHEAD: [&str; 2] = ["kafka.queued.min.messages=100000", "kafka.queued.max.messages.kbytes=65536"];
+
 pub fn run(a: &Arguments, peers: &[Peer], report: &mut Report) -> Outcome<()> {
     let topic = publish(a, a.records)?;
-    let child = |name: &str, ours, mode: &'static str| {
+    let child = |name: &str, ours, mode: &'static str, set: &[&str]| {
         let topic = &topic;
+        let mut a = a.clone();
+        a.set.extend(set.iter().map(|setting| (*setting).to_owned()));
         let run = move || {
             let job = Job { target: Target::Handler, topic, records: a.records, affinity: &a.affinity };
-            shown(&Running::start_child(mode, a, &job)?.finish()?)
+            shown(&Running::start_child(mode, &a, &job)?.finish()?)
         };
         Contestant { name: name.to_owned(), ours, run: Box::new(run) }
     };
-    let mut contestants =
-        vec![child("forebay without a database", true, "pipeline-child"), child("bare poll loop", false, "poll-child")];
+    let mut contestants = vec![
+        child("forebay without a database", true, "pipeline-child", &[]),
+        child("the same, fetching ahead", false, "pipeline-child", &AHEAD),
+        child("bare poll loop", false, "poll-child", &[]),
+    ];
     // Debezium's sink is one for databases.
     for peer in peers.iter().filter(|peer| peer.kind == Kind::ParallelConsumer) {
         let (topic, warm_up) = (&topic, peer.publish_warm_up(a, Target::Handler)?);

@@ -5,7 +5,7 @@
 //! databases, an exact model of the statements in `src/sink/fence.rs`, and of what is done about records that cannot be applied), `observe` (the guarantees), `process` and `scenario` (what can be done
 //! to a process), then the scenarios themselves: `random` (with `draw`), `cases` (each rule of the protocol switched off), `set_aside` (likewise of
 //! records that miss their parents, meet in rows or name no shard),
-//! `stops` (never skip in silence), `outages` (a shard that is down), `unfenced` (a poller without fences), and `fakes`, the tests of all this.
+//! `stops` (never skip in silence), `outages` (a shard that is down), `windows` (full ones), `unfenced` (a poller without fences), and `fakes`, the tests of all this.
 
 mod broker;
 mod cases;
@@ -25,4 +25,5 @@ mod source;
 mod stops;
 mod trial;
 mod unfenced;
+mod windows;
 mod world;

@@ -261,6 +261,11 @@ impl Process {
         }
     }
 
+    /// How often it paused a partition whose window was full.
+    pub fn pauses(&self) -> u64 {
+        self.counters.pauses.get()
+    }
+
     /// As on SIGHUP, with other limits in the configuration.
     pub fn set_pace(&mut self, pace: &config::Pace, topic: Option<usize>, tenant: Option<usize>) {
         let mut config = Config::clone(&self.live.get());
