@@ -1,4 +1,4 @@
-//! What each setting moves: everything but one as it is by default, and that one at several values in turn.
+//! What each setting moves: everything but one as the reference job has it, and that one at several values in turn.
 
 use super::Outcome;
 use super::arguments::Arguments;
@@ -8,7 +8,13 @@ use super::rounds::Rounds;
 use super::steady;
 use super::workload::publish;
 
-/// A setting, its values, and how they are set. The default is among them.
+/// For every size of batch: with the default, which cuts batches by their bytes, 5,000 records and 10,000 would both be 3,400.
+const BATCH_BYTES_MAX: usize = 16 << 20;
+
+/// What forebay sets. Where only the queue's size is written, that of answers follows it.
+const FETCH_BYTES_MAX: usize = 2 << 20;
+
+/// A setting, its values, and how they are set. The one that everything else is measured with is among them.
 struct Curve {
     name: &'static str,
     values: &'static [&'static str],
@@ -21,7 +27,7 @@ const CATCHING_UP: [Curve; 11] = [
         name: "batch_records_max",
         values: &["50", "100", "250", "500", "1000", "2000", "5000", "10000"],
         default: "500",
-        set: |a, value| put(&mut a.batch, value),
+        set: batch,
     },
     Curve {
         name: "workers_per_shard",
@@ -45,7 +51,7 @@ const CATCHING_UP: [Curve; 11] = [
         name: "queued.max.messages.kbytes",
         values: &["512", "1024", "4096", "16384", "65536"],
         default: "4096",
-        set: |a, value| set(a, "kafka.queued.max.messages.kbytes", value),
+        set: queue,
     },
     Curve {
         name: "fetch.message.max.bytes",
@@ -134,6 +140,16 @@ fn set(a: &mut Arguments, name: &str, value: &str) -> Outcome<()> {
     Ok(())
 }
 
+fn batch(a: &mut Arguments, value: &str) -> Outcome<()> {
+    set(a, "engine.batch_bytes_max", &BATCH_BYTES_MAX.to_string())?;
+    put(&mut a.batch, value)
+}
+
+fn queue(a: &mut Arguments, value: &str) -> Outcome<()> {
+    set(a, "kafka.fetch.max.bytes", &FETCH_BYTES_MAX.to_string())?;
+    set(a, "kafka.queued.max.messages.kbytes", value)
+}
+
 fn in_database(a: &mut Arguments, name: &str, value: &str) -> Outcome<()> {
     a.dsn.push_str(&format!(" options='-c {name}={value}'"));
     Ok(())
@@ -163,19 +179,29 @@ impl Curve {
         if value == self.default { format!("**{value}**") } else { value.to_owned() }
     }
 
-    fn catching_up(&self, a: &Arguments, topic: &str) -> Outcome<()> {
+    /// What `run` shows at each value, in turn; each round begins with another one, so that none always runs first.
+    fn measured(&self, a: &Arguments, run: impl Fn(&Arguments) -> Outcome<[f64; 5]>) -> Outcome<Vec<[Rounds; 5]>> {
+        let number = self.values.len();
         let mut of: Vec<[Rounds; 5]> = self.values.iter().map(|_| Default::default()).collect();
-        for _ in 0..a.rounds {
-            for (value, rounds) in self.values.iter().zip(&mut of) {
-                let a = self.at(a, value)?;
-                let began = Parts::now(&a.dsn)?;
-                let job = Job { target: Target::Table, topic, records: a.records, affinity: &a.affinity };
-                let run = engine::run(&a, &job)?;
-                let of_database = (Parts::now(&a.dsn)? - began).each(a.records as f64).postgres();
-                let figures = [run.rate, run.records / run.batches.max(1.0), of_database, run.cpu_us, run.peak_mb];
-                rounds.iter_mut().zip(figures).for_each(|(rounds, figure)| rounds.push(figure));
+        for round in 0..a.rounds {
+            let first = round * number / a.rounds;
+            for turn in 0..number {
+                let index = (first + turn) % number;
+                let figures = run(&self.at(a, self.values[index])?)?;
+                of[index].iter_mut().zip(figures).for_each(|(rounds, figure)| rounds.push(figure));
             }
         }
+        Ok(of)
+    }
+
+    fn catching_up(&self, a: &Arguments, topic: &str) -> Outcome<()> {
+        let of = self.measured(a, |a| {
+            let began = Parts::now(&a.dsn)?;
+            let job = Job { target: Target::Table, topic, records: a.records, affinity: &a.affinity };
+            let run = engine::run(a, &job)?;
+            let of_database = (Parts::now(&a.dsn)? - began).each(a.records as f64).postgres();
+            Ok([run.rate, run.records / run.batches.max(1.0), of_database, run.cpu_us, run.peak_mb])
+        })?;
         println!(
             "\n| {} | rows/s | records/batch | PostgreSQL, µs/row | own CPU, µs/row | peak memory, MB |",
             self.name
@@ -195,16 +221,11 @@ impl Curve {
     }
 
     fn steady(&self, a: &Arguments) -> Outcome<()> {
-        let mut of: Vec<[Rounds; 5]> = self.values.iter().map(|_| Default::default()).collect();
-        for _ in 0..a.rounds {
-            for (value, rounds) in self.values.iter().zip(&mut of) {
-                let lived = steady::live(&self.at(a, value)?, "late")?;
-                let [p50, p99, p999, _] = lived.latency;
-                let batch = lived.engine.records / lived.engine.batches.max(1.0);
-                let figures = [p50, p99, p999, batch, lived.engine.cpu_us];
-                rounds.iter_mut().zip(figures).for_each(|(rounds, figure)| rounds.push(figure));
-            }
-        }
+        let of = self.measured(a, |a| {
+            let lived = steady::live(a, "late")?;
+            let [p50, p99, p999, _] = lived.latency;
+            Ok([p50, p99, p999, lived.engine.records / lived.engine.batches.max(1.0), lived.engine.cpu_us])
+        })?;
         println!(
             "\n| {}, at {} records/s | p50, ms | p99, ms | p99.9, ms | records/transaction | own CPU, µs/row |",
             self.name, a.rate
