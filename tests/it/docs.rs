@@ -1,5 +1,6 @@
-//! What README.md and tuning.md show of configurations is one that forebay takes.
+//! What README.md and tuning.md show of configurations is one that forebay takes, and their links lead somewhere.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -36,4 +37,39 @@ fn configurations_in_the_documents_are_valid() {
     let Target::Table(places) = &tuning[0].topics[0].target else { panic!("not a table") };
     assert_eq!(places.columns.len(), 7);
     load(&root().join("examples/first.toml")).unwrap();
+}
+
+/// What GitHub calls the headings of a document, which must not be two of a name.
+fn anchors(document: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(document).unwrap();
+    let mut is_code = false;
+    let mut anchors = BTreeSet::new();
+    for line in text.lines() {
+        is_code ^= line.trim_start().starts_with("```");
+        if let Some(heading) = line.strip_prefix('#').filter(|_| !is_code) {
+            let heading = heading.trim_start_matches('#').trim().to_lowercase();
+            let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
+            assert!(anchors.insert(anchor), "{}: {heading} twice", document.display());
+        }
+    }
+    anchors
+}
+
+#[test]
+fn links_lead_to_headings_and_files_that_are_there() {
+    let mut checked = 0;
+    for document in ["README.md", "tuning.md", "benches/README.md"] {
+        let path = root().join(document);
+        let text = fs::read_to_string(&path).unwrap();
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+        for link in links.filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
+            let target = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
+            assert!(target.exists(), "{document}: {link}");
+            assert!(anchor.is_none_or(|anchor| anchors(&target).contains(anchor)), "{document}: {link}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 50, "{checked} links");
 }
