@@ -1,4 +1,5 @@
-//! What README.md and tuning.md show of configurations is one that forebay takes, and their links lead somewhere.
+//! What README.md and tuning.md show of configurations is one that forebay takes; their links lead somewhere; metrics and alerts that
+//! they name are there.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,6 +7,7 @@ use std::path::Path;
 
 use forebay::config::load::load;
 use forebay::config::{Config, Target};
+use forebay::metrics::name::Name;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -72,4 +74,31 @@ fn links_lead_to_headings_and_files_that_are_there() {
         }
     }
     assert!(checked > 50, "{checked} links");
+}
+
+/// The words of a text that begin so.
+fn words<'t>(text: &'t str, prefix: &str) -> BTreeSet<&'t str> {
+    let word = |(at, _): (usize, &str)| {
+        let end = text[at..].find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        &text[at..end.map_or(text.len(), |end| at + end)]
+    };
+    text.match_indices(prefix).map(word).collect()
+}
+
+#[test]
+fn metrics_and_alerts_that_the_documents_name_are_there() {
+    // A role, and what schemas begin with.
+    const OTHERS: [&str; 3] = ["forebay_app", "forebay_bench_", "forebay_probe_"];
+    let alerts = fs::read_to_string(root().join("deploy/prometheus/forebay-alerts.yml")).unwrap();
+    for document in ["README.md", "tuning.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        for word in words(&text, "forebay_") {
+            let is_metric = Name::ALL.iter().any(|name| name.family().name == word);
+            assert!(is_metric || OTHERS.contains(&word), "{document}: {word}");
+        }
+        // `ForebayGateway…` is all those of the gateway.
+        for word in words(&text, "Forebay").into_iter().filter(|word| word.len() > "Forebay".len()) {
+            assert!(alerts.contains(&format!("alert: {word}")), "{document}: {word}");
+        }
+    }
 }
