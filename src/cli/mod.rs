@@ -236,4 +236,31 @@ mod tests {
         }
         assert!(Arguments::try_parse_from(["forebay"]).is_err());
     }
+
+    /// As far as a line shows one whole: without what a shell makes of it, and without placeholders.
+    fn command(line: &str) -> Option<Vec<String>> {
+        let line = line.trim_start();
+        let words = line.strip_prefix("forebay ").or_else(|| line.strip_prefix("target/release/forebay "))?;
+        let words = words.split(['#', '|', '>']).next()?;
+        let word = |word: &str| if word.starts_with('$') { "1".to_owned() } else { word.to_owned() };
+        (!words.contains('…')).then(|| words.split_whitespace().map(word).collect())
+    }
+
+    #[test]
+    fn commands_that_the_documents_show_are_ones() {
+        let mut checked = 0;
+        for document in ["README.md", "tuning.md"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
+            let text = std::fs::read_to_string(path).expect("a document is readable");
+            let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split_once("```"));
+            for words in blocks.flat_map(|(block, _)| block.lines()).filter_map(command) {
+                let line = std::iter::once("forebay".to_owned()).chain(words.iter().cloned());
+                if let Err(error) = Arguments::try_parse_from(line) {
+                    panic!("{document}: forebay {}: {error}", words.join(" "));
+                }
+                checked += 1;
+            }
+        }
+        assert!(checked > 20, "{checked} commands");
+    }
 }

@@ -275,4 +275,51 @@ mod tests {
         let contradicting = "\"message.max.bytes\" = \"10000000\"\n\"fetch.max.bytes\" = \"5000000\"";
         assert!(created(contradicting).unwrap_err().contains("fetch.max.bytes"));
     }
+
+    fn document(name: &str) -> String {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        std::fs::read_to_string(path).expect("a document is readable")
+    }
+
+    /// Property, librdkafka's default, ours; in the order of the names.
+    fn table_in_tuning_md() -> Vec<[String; 3]> {
+        let text = document("tuning.md");
+        let head = "| property | librdkafka's default | forebay's |\n|---|---|---|\n";
+        let (_, rows) = text.split_once(head).expect("tuning.md has the table");
+        let cells = |row: &str| -> [String; 3] {
+            let cells = row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned());
+            cells.collect::<Vec<_>>().try_into().expect("three cells")
+        };
+        let mut table: Vec<_> = rows.lines().take_while(|line| line.starts_with('|')).map(cells).collect();
+        table.sort();
+        table
+    }
+
+    /// It once said 1 in one line and 2 in the next.
+    #[test]
+    fn tuning_md_says_what_is_set_and_instead_of_what() {
+        let librdkafka = ClientConfig::new().create_native_config().unwrap();
+        let of =
+            |(name, ours): &(&str, &str)| [*name, librdkafka.get(name).unwrap().as_str(), *ours].map(str::to_owned);
+        let mut expected: Vec<_> = DEFAULTS.iter().map(of).collect();
+        expected.sort();
+        assert_eq!(table_in_tuning_md(), expected);
+    }
+
+    #[test]
+    fn what_the_documents_say_of_a_default_in_passing_is_so() {
+        for name in ["README.md", "tuning.md"] {
+            let text = document(name).split_whitespace().collect::<Vec<_>>().join(" ");
+            let mut said: Vec<&str> = text.split("` unless you say otherwise").collect();
+            said.pop();
+            assert!(!said.is_empty(), "{name}");
+            for before in said {
+                // …`name`, which is `value
+                let mut parts = before.rsplit('`');
+                let (value, _, property) = (parts.next(), parts.next(), parts.next());
+                let found = DEFAULTS.iter().find(|(of, _)| Some(*of) == property).map(|(_, value)| *value);
+                assert_eq!(found, value, "{name}: {property:?}");
+            }
+        }
+    }
 }
