@@ -67,7 +67,7 @@ const CATCHING_UP: [Curve; 11] = [
     },
     Curve {
         name: "fetch.queue.backoff.ms",
-        values: &["1", "2", "10", "100", "1000"],
+        values: &["1", "2", "10", "100"],
         default: "1",
         set: |a, value| set(a, "kafka.fetch.queue.backoff.ms", value),
     },

@@ -262,13 +262,13 @@ pub static PARTITION_RECORDS_MAX: Setting<Optional<Number>> = Setting {
     section: "engine",
     name: "partition_records_max",
     kind: Optional(number("records", 20_000, 1..=10_000_000), "20000, or eight batches if that is more"),
-    prose: "Most records of one partition between fetched and durable; beyond, the partition is paused.",
+    prose: "Most records of one partition between fetched and durable; beyond, nothing more of it is taken from Kafka.",
 };
 pub static PARTITION_BYTES_MAX: Setting<Optional<Number>> = Setting {
     section: "engine",
     name: "partition_bytes_max",
     kind: Optional(number("bytes", 8 * MIB, 65_536..=1024 * MIB), "8388608, or eight batches if that is more"),
-    prose: "Most bytes of one partition between fetched and durable; beyond, the partition is paused.",
+    prose: "Most bytes of one partition between fetched and durable; beyond, nothing more of it is taken from Kafka.",
 };
 pub static DRAIN_DEADLINE: Setting<Millis> = Setting {
     section: "engine",
