@@ -10,12 +10,9 @@ use super::workload::publish;
 
 const BATCHES: [usize; 4] = [500, 2_000, 5_000, 20_000];
 
-/// The largest of them has 6 MB of keys and values.
-const BYTES_MAX: usize = 16 << 20;
-
 pub fn run(a: &Arguments, report: &mut Report) -> Outcome<()> {
     let topic = publish(a, a.records)?;
-    let of: Vec<Arguments> = BATCHES.iter().map(|batch| of_size(a, *batch)).collect();
+    let of: Vec<Arguments> = BATCHES.iter().map(|batch| a.with_batches_of(*batch)).collect();
     let columns: Vec<Vec<Vec<Columns>>> = of.iter().map(bare::columns).collect();
     let encoded: Vec<Vec<Vec<Vec<u8>>>> = columns.iter().map(|columns| copy::encoded(columns)).collect();
     let mut contestants = Vec::new();
@@ -28,10 +25,4 @@ pub fn run(a: &Arguments, report: &mut Report) -> Outcome<()> {
     let title = format!("Limits: {} records, {} connections", a.records, a.workers);
     report.add(a.rounds, contest(title, contestants));
     Ok(())
-}
-
-fn of_size(a: &Arguments, batch: usize) -> Arguments {
-    let mut a = Arguments { batch, ..a.clone() };
-    a.set.push(format!("engine.batch_bytes_max={BYTES_MAX}"));
-    a
 }

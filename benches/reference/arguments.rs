@@ -3,6 +3,9 @@
 use super::Outcome;
 use super::support::kafka_bootstrap;
 
+/// 20,000 of the reference job's records have 6 MB of keys and values.
+const BATCH_BYTES_MAX: usize = 16 << 20;
+
 #[derive(Debug, Clone)]
 pub struct Arguments {
     pub records: u64,
@@ -99,5 +102,13 @@ impl Arguments {
             }
         }
         Ok(a)
+    }
+
+    /// The same with batches of up to so many records, whatever their bytes: by default those cut 5,000 of the reference job's
+    /// records, and 20,000, to 3,400.
+    pub fn with_batches_of(&self, records: usize) -> Arguments {
+        let mut a = Arguments { batch: records, ..self.clone() };
+        a.set.push(format!("engine.batch_bytes_max={BATCH_BYTES_MAX}"));
+        a
     }
 }

@@ -8,9 +8,6 @@ use super::rounds::Rounds;
 use super::steady;
 use super::workload::publish;
 
-/// For every size of batch: with the default, which cuts batches by their bytes, 5,000 records and 10,000 would both be 3,400.
-const BATCH_BYTES_MAX: usize = 16 << 20;
-
 /// What forebay sets. Where only the queue's size is written, that of answers follows it.
 const FETCH_BYTES_MAX: usize = 2 << 20;
 
@@ -27,7 +24,10 @@ const CATCHING_UP: [Curve; 11] = [
         name: "batch_records_max",
         values: &["50", "100", "250", "500", "1000", "2000", "5000", "10000"],
         default: "500",
-        set: batch,
+        set: |a, value| {
+            *a = a.with_batches_of(value.parse()?);
+            Ok(())
+        },
     },
     Curve {
         name: "workers_per_shard",
@@ -138,11 +138,6 @@ fn put<T: std::str::FromStr<Err: std::error::Error + 'static>>(place: &mut T, va
 fn set(a: &mut Arguments, name: &str, value: &str) -> Outcome<()> {
     a.set.push(format!("{name}={value}"));
     Ok(())
-}
-
-fn batch(a: &mut Arguments, value: &str) -> Outcome<()> {
-    set(a, "engine.batch_bytes_max", &BATCH_BYTES_MAX.to_string())?;
-    put(&mut a.batch, value)
 }
 
 fn queue(a: &mut Arguments, value: &str) -> Outcome<()> {
