@@ -23,6 +23,8 @@ use crate::words::listed;
 /// Percentiles of many rows take their time.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3600);
 const PURPOSE: &str = "bench";
+/// Of the schemas that benchmarks make.
+pub const PREFIX: &str = "forebay_bench_";
 
 /// See the module's text.
 pub struct Databases {
@@ -113,6 +115,7 @@ impl Databases {
         let rows = client.query_typed(asked, &[(&names, Type::TEXT_ARRAY)]).map_err(failed)?;
         let settings = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         let has_name = kept_name(&mut client)?.is_some();
+        left_behind(&mut client, PREFIX, &shard.name);
         client.batch_execute(&format!("CREATE SCHEMA {}", self.schema)).map_err(failed)?;
         drop(client);
         self.shards.push(Known { name: shard.name.clone(), pool, version, settings, has_name, has_schema: true });
@@ -196,6 +199,17 @@ impl Databases {
     pub fn told(&self) -> String {
         let names: Vec<String> = self.shards.iter().map(|shard| shard.name.clone()).collect();
         format!("schema {} in shard {}", self.schema, listed(&names))
+    }
+}
+
+/// Says which schemas are of measurements that were killed. Another one may be running, so nothing is done about them.
+pub fn left_behind(client: &mut Client, prefix: &str, shard: &str) {
+    let sql = "SELECT nspname::text FROM pg_catalog.pg_namespace WHERE starts_with(nspname::text, $1)";
+    for row in client.query_typed(sql, &[(&prefix, Type::TEXT)]).unwrap_or_default() {
+        let name: String = row.get(0);
+        tracing::warn!(
+            "shard {shard}: schema {name} is of another measurement; if none is running: DROP SCHEMA {name} CASCADE"
+        );
     }
 }
 

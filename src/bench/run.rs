@@ -15,10 +15,11 @@ use crate::bench::protocol::{Spec, Work};
 use crate::bench::publisher::{self, Publisher};
 use crate::bench::report;
 use crate::bench::settings::{Job, Settings, Target};
-use crate::bench::topics::Topics;
+use crate::bench::topics::{self, Topics};
 use crate::bench::workload::Workload;
 use crate::bench::{BenchError, modes};
 use crate::check::budget::{self, Whose};
+use crate::check::{self, machine};
 use crate::clock::unix_us;
 use crate::config::Config;
 use crate::console;
@@ -37,7 +38,9 @@ pub fn run(options: &Options, mut settings: Settings, stopper: &Stopper) -> Resu
     let job = Job { group: "forebay-bench", topic: "forebay-bench", schema: "forebay_bench", target: Target::Upsert };
     // Nobody else is asked before the brokers answer.
     let config = settings.config(&job)?;
+    report::make_room(options)?;
     let topics = Topics::new(&config.kafka, 0)?;
+    topics.left_behind()?;
     database::name_shards(&mut settings, &config)?;
     let mut bench = Bench::new(options, settings, topics, stopper)?;
     console::out(bench.headline());
@@ -89,11 +92,13 @@ impl<'a> Bench<'a> {
         stopper: &'a Stopper,
     ) -> Result<Bench<'a>, BenchError> {
         let id = run_id();
-        let schema = format!("forebay_bench_{id}");
+        let schema = format!("{}{id}", database::PREFIX);
         let group = format!("forebay-bench-{id}");
         let job = Job { group: &group, topic: &group, schema: &schema, target: Target::Upsert };
         let loaded = settings.loaded(&job)?;
         let config = loaded.config;
+        // Figures of threads that run elsewhere than was said are of something else.
+        heed(machine::check(&config, &loaded.places))?;
         let needs_databases = options.modes.iter().any(|mode| *mode != Mode::NoDatabase);
         let partitions = options.partitions.unwrap_or_else(|| declared(&config).unwrap_or(PARTITIONS));
         topics.partitions = partitions;
@@ -114,12 +119,7 @@ impl<'a> Bench<'a> {
             config,
         };
         if needs_databases {
-            let budget = budget::at_start(&bench.config, &loaded.places, Whose::Run);
-            budget.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            if !budget.problems.is_empty() {
-                let problems: Vec<String> = budget.problems.iter().map(ToString::to_string).collect();
-                return Err(BenchError::Configuration(problems.join("\n")));
-            }
+            heed(budget::at_start(&bench.config, &loaded.places, Whose::Run))?;
             let mut databases = Databases::create(&bench.config, &schema)?;
             databases.note_group(&group);
             bench.skews = match latency::skews(&databases) {
@@ -164,7 +164,7 @@ impl<'a> Bench<'a> {
             return Err(BenchError::Interrupted);
         }
         self.made += 1;
-        let topic = format!("forebay-bench-{}-{}", self.id, self.made);
+        let topic = format!("{}{}-{}", topics::PREFIX, self.id, self.made);
         self.topics.create(&topic)?;
         Ok(topic)
     }
@@ -189,7 +189,7 @@ impl<'a> Bench<'a> {
         }
         self.made += 1;
         let (group, schema) =
-            (format!("forebay-bench-{}-{}", self.id, self.made), format!("forebay_bench_{}", self.id));
+            (format!("forebay-bench-{}-{}", self.id, self.made), format!("{}{}", database::PREFIX, self.id));
         self.topics.note_group(&group);
         self.databases.iter_mut().for_each(|databases| databases.note_group(&group));
         let config = self.settings.text(&Job { group: &group, topic, schema: &schema, target })?;
@@ -287,6 +287,16 @@ impl Drop for Bench<'_> {
     fn drop(&mut self) {
         self.clean();
     }
+}
+
+/// Warnings are said; with a problem nothing is measured.
+fn heed(report: check::Report) -> Result<(), BenchError> {
+    report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if report.problems.is_empty() {
+        return Ok(());
+    }
+    let problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+    Err(BenchError::Configuration(problems.join("\n")))
 }
 
 /// The partitions that the shards declare.

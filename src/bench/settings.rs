@@ -53,6 +53,7 @@ impl Settings {
     /// [`BenchError::Configuration`]: no readable file, and not everything that it would say; or one that is not valid.
     pub fn read(sources: &Sources) -> Result<Settings, BenchError> {
         let is_whole = sources.brokers.is_some() && !sources.dsns.is_empty();
+        let mut file = sources.file.clone();
         let mut document = match std::fs::read_to_string(&sources.file) {
             Ok(text) => match text.parse::<Table>() {
                 Ok(table) => table,
@@ -61,7 +62,11 @@ impl Settings {
                     return Err(load::load(&sources.file).err().map_or_else(|| unreadable(&sources.file), From::from));
                 }
             },
-            Err(_) if is_whole => Table::new(),
+            Err(_) if is_whole => {
+                // Beside which it would be: relative paths start from there.
+                file.set_file_name("options");
+                Table::new()
+            }
             Err(error) => {
                 return Err(BenchError::Configuration(format!(
                     "{}: no readable file: {error}; expected a configuration (--config FILE), or both --brokers and --dsn",
@@ -88,20 +93,20 @@ impl Settings {
         for (path, value) in &sources.settings {
             set(&mut document, path, value)?;
         }
-        let mut settings = Settings { file: sources.file.clone(), document, names_are_ours: !sources.dsns.is_empty() };
+        let mut settings = Settings { file, document, names_are_ours: !sources.dsns.is_empty() };
         settings.route()?;
         settings.document.remove("topic");
         settings.document.remove("ingest");
         let quiet = Table::from_iter([("listen".to_owned(), Value::from("off"))]);
         settings.document.insert("admin".to_owned(), Value::Table(quiet));
         // Whatever is wrong with it is said at once, where the file's own lines are known.
-        settings.loaded(&Job { group: "bench", topic: "bench", schema: "bench", target: Target::Upsert }).map_err(
-            |problems| match load::load(&sources.file) {
-                Err(of_file) if sources.file.exists() => BenchError::from(of_file),
+        match settings.loaded(&Job { group: "bench", topic: "bench", schema: "bench", target: Target::Upsert }) {
+            Ok(_) => Ok(settings),
+            Err(problems) => Err(match load::load(&sources.file) {
+                Err(of_file) if sources.file.exists() => of_file.into(),
                 _ => problems,
-            },
-        )?;
-        Ok(settings)
+            }),
+        }
     }
 
     /// What a run's engine is configured with, as a file would say it.
@@ -132,7 +137,13 @@ impl Settings {
     }
 
     pub fn loaded(&self, job: &Job<'_>) -> Result<Loaded, BenchError> {
-        parse(&self.file, &self.text(job)?).map_err(BenchError::from)
+        // Its lines are of our own text.
+        let mut loaded = parse(&self.file, &self.text(job)?).map_err(|mut problems| {
+            problems.0.iter_mut().for_each(|problem| problem.line = 0);
+            problems
+        })?;
+        loaded.places.forget_lines();
+        Ok(loaded)
     }
 
     pub fn config(&self, job: &Job<'_>) -> Result<Config, BenchError> {
@@ -321,7 +332,7 @@ handler = true
         assert!(error.contains("syntax error"), "{error}");
         let set = |path: &str| (path.to_owned(), "0".to_owned());
         let error = read(FILE, |sources| sources.settings = vec![set("engine.workers_per_shard")]).unwrap_err();
-        assert!(error.contains("engine.workers_per_shard: found 0"), "{error}");
+        assert!(error.contains("forebay.toml: engine.workers_per_shard: found 0"), "not a line of the file: {error}");
         let error = read(FILE, |sources| sources.settings = vec![set("topic.table")]).unwrap_err();
         assert!(error.contains("--set: found \"topic.table\""), "{error}");
     }

@@ -19,6 +19,9 @@ const ASK_DEADLINE: Duration = Duration::from_secs(15);
 const LEADERS_DEADLINE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// Of the topics that benchmarks make.
+pub const PREFIX: &str = "forebay-bench-";
+
 /// See the module's text.
 pub struct Topics {
     admin: AdminClient<DefaultClientContext>,
@@ -45,6 +48,18 @@ impl Topics {
     pub fn brokers(&self) -> Result<usize, BenchError> {
         let metadata = self.admin.inner().fetch_metadata(None, ASK_DEADLINE);
         Ok(metadata.map_err(|e| BenchError::kafka("its brokers", e))?.brokers().len())
+    }
+
+    /// Says which topics are of benchmarks that were killed. Another one may be running, so nothing is done about them.
+    pub fn left_behind(&self) -> Result<(), BenchError> {
+        let metadata = self.admin.inner().fetch_metadata(None, ASK_DEADLINE);
+        let metadata = metadata.map_err(|e| BenchError::kafka("its topics", e))?;
+        let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+        let names: Vec<String> = names.filter(|name| name.starts_with(PREFIX)).collect();
+        if !names.is_empty() {
+            tracing::warn!("of another benchmark, and of no use if none is running: topics {}", listed(&names));
+        }
+        Ok(())
     }
 
     /// A new topic, kept until it is removed, with the brokers' own number of replicas.

@@ -3,7 +3,7 @@
 
 mod brokers;
 pub mod budget;
-mod machine;
+pub mod machine;
 mod shard;
 mod table;
 

@@ -48,6 +48,11 @@ impl Places {
         self.overruled.insert(key.to_owned(), by);
     }
 
+    /// Of a text that nobody wrote by hand its lines say nothing.
+    pub fn forget_lines(&mut self) {
+        self.lines.clear();
+    }
+
     /// A problem at a key.
     pub fn problem(&self, key: &str, found: impl Into<String>, expected: impl Into<String>) -> Problem {
         let overruled = self.overruled.get(key);

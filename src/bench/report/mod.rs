@@ -11,6 +11,25 @@ use crate::bench::figures::Report;
 use crate::bench::options::Options;
 use crate::console;
 
+/// Nobody waits for figures that then cannot be kept: makes sure that what is to be written can be. A file that is there already keeps what
+/// it holds until there is something else.
+///
+/// # Errors
+/// [`BenchError::Unavailable`], with the path and why.
+pub fn make_room(options: &Options) -> Result<(), BenchError> {
+    options.json.iter().try_for_each(|file| try_to_write(file))?;
+    options.svg.iter().try_for_each(|directory| {
+        std::fs::create_dir_all(directory).map_err(|e| unwritable(directory, &e))?;
+        try_to_write(&directory.join("forebay-bench.svg"))
+    })
+}
+
+fn try_to_write(file: &Path) -> Result<(), BenchError> {
+    let was_there = file.exists();
+    let opened = std::fs::OpenOptions::new().append(true).create(true).open(file);
+    opened.and_then(|_| if was_there { Ok(()) } else { std::fs::remove_file(file) }).map_err(|e| unwritable(file, &e))
+}
+
 /// The table, and the files that were asked for; a file that cannot be written keeps nobody from the rest.
 pub fn write(report: &Report, options: &Options) -> Result<(), BenchError> {
     if report.cases.is_empty() {

@@ -247,6 +247,12 @@ fn kept_it_stays_as_it_says() {
     let mut left = topics_and_groups(&format!("forebay-bench-{id}"));
     left.sort();
     assert_eq!(left, [topic.as_str(), group.as_str()]);
+    let (_, output) = rig.run(&["catch-up"]);
+    let told = text(&output.stderr);
+    assert!(told.contains("of another benchmark"), "{told}");
+    for part in [topic.clone(), format!("schema forebay_bench_{id} is of another")] {
+        assert!(told.contains(&part), "no {part} in {told}");
+    }
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", kafka_bootstrap()).create().unwrap();
     block_on(admin.delete_topics(&[&topic], &AdminOptions::new())).unwrap();
@@ -301,7 +307,10 @@ fn what_cannot_be_measured_is_refused() {
     check(&["--operations", "upsert=50"], 2, "per cent that make a hundred");
     check(&with(&["--records", "0"]), 2, "--records: found 0, expected 1 to");
     check(&[], 78, "no readable file");
-    check(&with(&["--workers", "0"]), 78, "engine.workers_per_shard: found 0");
+    check(&with(&["--workers", "0"]), 78, "options: engine.workers_per_shard: found 0");
+    check(&with(&["--set", "engine.poller_core=1023"]), 78, "options: engine.poller_core: found core 1023");
+    check(&with(&["--json", "no/such/directory.json"]), 69, "no/such/directory.json: ");
+    check(&with(&["--svg", "/proc/charts"]), 69, "/proc/charts: ");
     check(&["--brokers", "127.0.0.1:1", "--dsn", dsn], 69, "no answer from 127.0.0.1:1");
     check(&["--brokers", &brokers, "--dsn", "host=127.0.0.1 port=1 user=x"], 69, "shard bench: ");
 }
