@@ -78,6 +78,12 @@ impl Course<'_> {
                     .to_owned(),
             );
         }
+        if !self.limits.fixed.unplanned.is_empty() {
+            warnings.push(format!(
+                "not reckoned with, and may hold records, or Kafka's commit, back: {}",
+                self.limits.fixed.unplanned.join(", ")
+            ));
+        }
         for server in &self.limits.servers {
             let is = |name: &str, value: &str| server.settings.get(name).is_some_and(|found| found == value);
             let name = &server.name;

@@ -1,11 +1,12 @@
 //! Wishes and limits on one side, plans or refusals on the other; and what holds for every plan.
 
+mod given;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::planner::limits::ServerLimits;
 use crate::planner::plan::Refusal;
 use crate::planner::rates::{Curves, Point};
 use crate::planner::wish::Asked;
