@@ -3,13 +3,13 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forebay::config::load::load;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Database, Server, Topic, unique_name, wait_until};
+use crate::support::{Database, OwnServices, Server, Service, Topic, kafka_bootstrap, unique_name, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -138,6 +138,61 @@ fn a_measurement_keeps_to_its_wal() {
         ["--peak", "1000", "--dsn", database.dsn(), "--measure", "--probe-wal-mib", "16", "--probe-rows", "100000"];
     let (_, err) = run(directory.path(), &arguments, 70);
     assert!(err.contains("half of the WAL, or would; expected 100,000 before the first point"), "{err}");
+    assert_eq!(schemas(&database), [""; 0]);
+}
+
+/// Also while a point is measured, whoever writes it.
+#[test]
+fn a_measurement_ends_when_its_wal_is_used_up() {
+    let database = Database::create(Server::A, "plan");
+    let directory = tempfile::tempdir().unwrap();
+    // A point of ten minutes takes 20 s.
+    let bounds = ["--probe-time", "600s", "--probe-wal-mib", "64", "--probe-rows", "8000"];
+    let arguments = [&["--peak", "1000", "--dsn", database.dsn(), "--measure", "--json"], &bounds[..]].concat();
+    let child = plan(directory.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut client = database.connect();
+    let analyzed = "SELECT count(*) FROM pg_class WHERE relname = 'records' AND reltuples >= 8000";
+    wait_until(PATIENCE, "the first point", || client.query_one(analyzed, &[]).unwrap().get::<_, i64>(0) > 0);
+    let began = Instant::now();
+    for _ in 0..70 {
+        client.execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1 << 20))", &[]).unwrap();
+    }
+    let (out, _) = ended(child.wait_with_output().unwrap(), 0);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["measured"]["cut_short"], Value::Bool(true), "{out}");
+    assert_eq!(schemas(&database), [""; 0]);
+}
+
+/// Where a standby that COMMITs wait for is away, no time-out of PostgreSQL's ends that.
+#[test]
+fn a_measurement_that_waits_for_a_standby_that_is_away_can_be_ended() {
+    let own = OwnServices::start(&[Service::Pg(Server::A)]);
+    let dsn = own.pg_dsn(Server::A);
+    let mut client = postgres::Client::connect(&dsn, postgres::NoTls).unwrap();
+    client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'").unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = ["--peak", "1000", "--dsn", &dsn, "--measure", "--probe-rows", "8000"];
+    let child = plan(directory.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    wait_until(PATIENCE, "a COMMIT that waits", || client.query_one(waits, &[]).unwrap().get::<_, i64>(0) > 0);
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let (_, err) = ended(child.wait_with_output().unwrap(), 69);
+    assert!(err.contains("ended before anything was planned"), "{err}");
+    let left = r"SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'forebay%'";
+    assert_eq!(client.query_one(left, &[]).unwrap().get::<_, i64>(0), 0);
+}
+
+/// A failover, or somebody who ends sessions.
+#[test]
+fn a_measurement_whose_connections_are_ended_removes_what_it_made() {
+    let database = Database::create(Server::A, "plan");
+    let directory = tempfile::tempdir().unwrap();
+    let child = measuring(directory.path(), &database);
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    database.connect().execute(end, &[]).unwrap();
+    ended(child.wait_with_output().unwrap(), 69);
     assert_eq!(schemas(&database), [""; 0]);
 }
 
