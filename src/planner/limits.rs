@@ -25,8 +25,9 @@ const SUPERUSER_RESERVED: i32 = 3;
 const PURPOSE: &str = "plan";
 
 /// What figures depend on, and what is to be looked at where they are high.
-const SETTINGS: [&str; 12] = [
+const SETTINGS: [&str; 13] = [
     "server_version",
+    "transaction_read_only",
     "synchronous_commit",
     "synchronous_standby_names",
     "fsync",

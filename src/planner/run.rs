@@ -18,7 +18,7 @@ use crate::planner::report::{self, Report, VERSION};
 use crate::planner::simulate::{self, Setup, Simulated};
 use crate::planner::wish::{Asked, Assumption, Wish, duration, number};
 use crate::planner::{PlanError, brokers, write};
-use crate::words::{counted, rate};
+use crate::words::{counted, grouped, rate};
 
 /// What the command line says. Rates are records a second of all topics together; numbers may be written 400k, 2.5M, 10G.
 #[derive(Debug, Clone, Args)]
@@ -237,7 +237,12 @@ impl Known {
             Some(loaded) if !options.offline => limits::ask(&loaded.config, options.max_connections)?,
             _ => Vec::new(),
         };
-        if !servers.is_empty() {
+        if let Some(most) = servers.iter().map(|server| server.others).max() {
+            assumptions.push(Assumption::new(
+                "connections that others have on a server: at most as many as now",
+                grouped(most.max(0) as u64),
+                "--max-connections, less what more they may have",
+            ));
             return Ok(servers);
         }
         let (server, assumed) = ServerLimits::assumed(options.max_connections);

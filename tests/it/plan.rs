@@ -302,6 +302,8 @@ fn where_it_may_not_write_it_says_so_and_writes_nothing() {
     database.execute(&format!("ALTER DATABASE {} SET default_transaction_read_only = on", database.name()));
     let (_, err) = run(directory.path(), &["--peak", "1000", "--dsn", database.dsn(), "--measure"], 78);
     assert!(err.contains("found a database that is read-only, expected a primary to measure at"), "{err}");
+    let (out, _) = run(directory.path(), &["--peak", "1000", "--dsn", database.dsn()], 0);
+    assert!(out.contains("it takes no writes now (a replica, or read-only)"), "{out}");
     assert_eq!(schemas(&database), [""; 0]);
 }
 

@@ -38,6 +38,41 @@ fn workers_that_are_given_are_planned_with() {
     assert!(few.nearest.iter().any(|can| can.starts_with("as many workers as it takes")), "{few:?}");
 }
 
+/// Beyond the rate at which a peak ends with the time lag that is allowed, it is refused; below, it is not.
+#[test]
+fn the_time_lag_breaks_where_the_plan_says() {
+    let limits = limits(100, 20_000.0);
+    let asked = Asked {
+        mean: Some(1_000.0),
+        peak: Some(15_000.0),
+        burst: Some(Duration::from_secs(10)),
+        time_lag: Some(Duration::from_secs(1)),
+        workers_per_shard: Some(8),
+        shards: Some(1),
+        processes: Some(2),
+        busiest_shard: Some(1.0),
+        used_percent: Some(100.0),
+        ..Asked::default()
+    };
+    let found = plan(&asked, &limits);
+    let lag = found.breaks.iter().find(|each| each.what.contains("ends with a time lag of 1 s")).unwrap().at_per_s;
+    plan(&Asked { peak: Some(lag * 0.999), ..asked.clone() }, &limits);
+    assert_eq!(decide(&wish(&Asked { peak: Some(lag * 1.001), ..asked }), &limits).plan, None, "{lag}");
+}
+
+/// A deployment that starts new processes first needs connections for both.
+#[test]
+fn it_says_how_many_processes_fit_beside_those_of_the_plan() {
+    let beside = |max| {
+        let asked = Asked { peak: Some(1_000.0), processes: Some(3), ..Asked::default() };
+        decide(&wish(&asked), &limits(max, 12_000.0)).warnings.join("\n")
+    };
+    // 3 × 4 of 97, 20 and 13.
+    assert!(!beside(100).contains("connections are forebay's then"), "{}", beside(100));
+    assert!(beside(23).contains("12 of 20 connections are forebay's then: 2 processes more fit"), "{}", beside(23));
+    assert!(beside(16).contains("12 of 13 connections are forebay's then: 0 processes more fit"), "{}", beside(16));
+}
+
 /// A configuration's own ceilings hold whatever the server lets in.
 #[test]
 fn what_a_shard_s_settings_allow_a_process_is_not_exceeded() {
