@@ -1,6 +1,7 @@
 //! `forebay plan` through the binary: what it says without a database and with one, what it writes, what it refuses; and that a
 //! measurement leaves nothing behind, however it ends.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -90,6 +91,76 @@ fn what_it_writes_is_a_configuration_and_commands_and_nothing_is_overwritten() {
     assert!(checked.success());
     let (_, err) = run(directory.path(), &arguments, 69);
     assert!(err.contains("plan/forebay.toml") && err.contains("exists"), "{err}");
+}
+
+/// The guide's example is what the program says: its command, and its summary as far as that is shown.
+#[test]
+fn the_worked_example_of_the_guide_is_what_it_says() {
+    let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tuning.md")).unwrap();
+    let (_, example) = guide.split_once("### A plan worked through").unwrap();
+    let fenced = |language: &str| {
+        let (_, rest) = example.split_once(&format!("```{language}\n")).unwrap();
+        rest.split_once("\n```").unwrap().0
+    };
+    let command: Vec<&str> = fenced("sh").split_whitespace().collect();
+    assert_eq!((command[..2].join(" ").as_str(), command.last()), ("forebay plan", Some(&"--simulate")));
+    let directory = tempfile::tempdir().unwrap();
+    let (out, _) = run(directory.path(), &command[2..command.len() - 1], 0);
+    let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said: Vec<String> = out.lines().map(squeezed).collect();
+    let shown: Vec<&str> = fenced("text").lines().filter(|line| line.trim() != "…").collect();
+    assert!(shown.len() > 8, "{shown:?}");
+    for line in shown {
+        assert!(said.contains(&squeezed(line)), "the guide has {line:?}; the program says\n{out}");
+    }
+    // And the arithmetic, in the text below it.
+    let out = squeezed(&out);
+    for part in [
+        "393,443/s",
+        "173,611/s",
+        "at most 36 workers",
+        "19,048 rows/s",
+        "15,238 rows/s",
+        "634,921/s",
+        "12,500,000 records",
+    ] {
+        assert!(out.contains(part), "{part} is missing in\n{out}");
+        assert!(example.contains(part.trim_end_matches(" rows/s")), "{part} is missing in the guide");
+    }
+}
+
+/// As an operator goes on: the topics are made, and the configuration is checked.
+#[test]
+fn what_it_writes_makes_topics_and_is_accepted_by_check() {
+    let databases = [Database::create(Server::A, "plan"), Database::create(Server::B, "plan")];
+    databases.iter().for_each(|database| database.execute("CREATE TABLE t (id text PRIMARY KEY, v int)"));
+    let (topic, directory) = (unique_name("plan"), tempfile::tempdir().unwrap());
+    let shards: String = (databases.iter().enumerate())
+        .map(|(i, database)| format!("[[shard]]\nname = \"s{i}\"\ndsn = {:?}\n", database.dsn()))
+        .collect();
+    let text = format!(
+        "[kafka]\n\"bootstrap.servers\" = {:?}\n\"group.id\" = {topic:?}\n[shards]\nby = \"hash\"\ntenant = \"key\"\n{shards}[[topic]]\n\
+         name = {topic:?}\ntable = \"t\"\ninsert_mode = \"upsert\"\npk_fields = [\"id\"]\n",
+        kafka_bootstrap()
+    );
+    std::fs::write(directory.path().join("two.toml"), text).unwrap();
+    let arguments = ["--peak", "2k", "--config", "two.toml", "--replication", "1", "--write", "plan"];
+    run(directory.path(), &arguments, 0);
+    let tool = directory.path().join("kafka-topics");
+    let services = concat!(env!("CARGO_MANIFEST_DIR"), "/bin/services");
+    std::fs::write(&tool, format!("#!/bin/sh\nexec {services} kafka org.apache.kafka.tools.TopicCommand \"$@\"\n"))
+        .unwrap();
+    std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+    let made =
+        Command::new("plan/topics.sh").env("KAFKA_TOPICS", &tool).current_dir(directory.path()).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let topic = Topic::adopt(&topic, 4);
+    let checked = Command::new(env!("CARGO_BIN_EXE_forebay"))
+        .args(["check", "--config", "plan/forebay.toml"])
+        .current_dir(directory.path())
+        .output();
+    let (out, err) = ended(checked.unwrap(), 0);
+    assert!([out, err].concat().contains(topic.name()));
 }
 
 /// What the brokers have is not planned over.
