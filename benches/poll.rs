@@ -22,7 +22,7 @@ use forebay::types::{NextOffset, TopicPartition};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use common::{bare_poll, process_cpu, thread_cpu};
+use common::{PATIENCE, bare_poll, process_cpu, thread_cpu};
 use support::{Topic, kafka_bootstrap};
 
 const RECORDS: usize = 1_000_000;
@@ -97,7 +97,7 @@ impl std::fmt::Display for Cost {
 }
 
 fn bare(bootstrap: &str, topic: &str) -> Duration {
-    let drained = bare_poll(bootstrap, topic, PARTITIONS, RECORDS);
+    let drained = bare_poll(bootstrap, topic, PARTITIONS, RECORDS, PATIENCE).expect("all records");
     assert_eq!(drained.bytes, BYTES, "bytes of all records");
     drained.took
 }

@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use super::arguments::Arguments;
-use super::common::{bare_poll, process_cpu};
+use super::common::{PATIENCE, bare_poll};
 use super::contest::{Column, Contest, Contestant, Report, Shown};
 use super::engine::{self, Job, Run, Running, Target};
 use super::peer::{Kind, Peer};
@@ -50,19 +50,17 @@ fn shown(run: &Run) -> Outcome<Shown> {
     Ok(Shown { figures: [run.rate, run.cpu_us, run.peak_mb].map(Some).into(), fault: None })
 }
 
-/// A process's own part: everything but the database. Its CPU time includes its start and its end.
+/// A process's own part: everything but the database.
 pub fn pipeline_child(a: &Arguments) -> Outcome<()> {
     forebay::cli::memory::keep_large_blocks();
-    let cpu = process_cpu();
-    let took = drop_all(a)?;
-    engine::print_run(took, process_cpu() - cpu, a.records, 1);
+    let (took, cpu) = drop_all(a)?;
+    engine::print_run(took, cpu, a.records, 1);
     Ok(())
 }
 
 /// The same of librdkafka's own loop, one message a call.
 pub fn poll_child(a: &Arguments) -> Outcome<()> {
-    let cpu = process_cpu();
-    let took = bare_poll(&a.kafka, &a.topic, PARTITIONS, a.records as usize).took;
-    engine::print_run(took, process_cpu() - cpu, a.records, 1);
+    let drained = bare_poll(&a.kafka, &a.topic, PARTITIONS, a.records as usize, PATIENCE)?;
+    engine::print_run(drained.took, drained.cpu, a.records, 1);
     Ok(())
 }

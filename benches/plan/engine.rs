@@ -5,12 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use forebay::bench::workload::Workload;
+use forebay::planner::plan::Plan;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode;
 
-use crate::support::{Database, Forebay, Rig, Server, Topic, kafka_bootstrap};
+use crate::support::{Database, Forebay, Rig, Topic, kafka_bootstrap};
 use crate::{KEYS, Outcome, PARTITIONS};
 
 /// How often the database is asked how far it is, and how often it notes that.
@@ -22,8 +23,8 @@ const CAUGHT_UP_S: f64 = 2.0;
 /// A producer at a rate sends so often.
 const SEND_EVERY: Duration = Duration::from_millis(5);
 
-struct Job {
-    database: Database,
+struct Job<'a> {
+    database: &'a Database,
     topic: Topic,
     rig: Rig,
     producer: BaseProducer,
@@ -31,16 +32,16 @@ struct Job {
 }
 
 /// Rows a second of a backlog that nothing is added to.
-pub fn peak(workers: usize, batch: usize, records: u64) -> Outcome<f64> {
-    let job = Job::new(workers, batch, records)?;
+pub fn peak(database: &Database, plan: &Plan, records: u64) -> Outcome<f64> {
+    let job = Job::new(database, plan, records)?;
     let (_running, began, first) = job.start()?;
     let done = job.until(|done| done >= records)?;
     Ok((done - first) as f64 / began.elapsed().as_secs_f64())
 }
 
 /// Seconds to catch up with it while more comes.
-pub fn catch_up(workers: usize, batch: usize, records: u64, mean: f64) -> Outcome<f64> {
-    let job = Job::new(workers, batch, records)?;
+pub fn catch_up(database: &Database, plan: &Plan, records: u64, mean: f64) -> Outcome<f64> {
+    let job = Job::new(database, plan, records)?;
     let (_running, began, first) = job.start()?;
     let (sent, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let took = thread::scope(|scope| {
@@ -57,17 +58,18 @@ pub fn catch_up(workers: usize, batch: usize, records: u64, mean: f64) -> Outcom
     Ok(took.as_secs_f64() * records as f64 / (records as f64 - before - after).max(1.0))
 }
 
-impl Job {
+impl Job<'_> {
     /// With the backlog in its topic, and every row in its table, as the measurement has them.
-    fn new(workers: usize, batch: usize, records: u64) -> Outcome<Job> {
-        let database = Database::create(Server::A, "plan");
+    fn new<'a>(database: &'a Database, plan: &Plan, records: u64) -> Outcome<Job<'a>> {
+        let Plan { workers_per_shard, lanes, batch_records_max, partition_bytes_max, .. } = plan;
         database.execute(
-            "CREATE TABLE records (app_id uuid, subscription_id uuid, country text, device text, sessions int, updated_at timestamptz, \
+            "DROP TABLE IF EXISTS records; DROP SCHEMA IF EXISTS forebay CASCADE; CREATE TABLE records (app_id uuid, subscription_id uuid, country text, device text, sessions int, updated_at timestamptz, \
              tags jsonb, PRIMARY KEY (app_id, subscription_id))",
         );
         let topic = Topic::create("plan", PARTITIONS as i32);
         let rig = Rig::new(&format!(
-            "[engine]\nworkers_per_shard = {workers}\nbatch_records_max = {batch}\ncommit_interval_ms = {COMMIT_INTERVAL_MS}\n[[shard]]\n\
+            "[engine]\nworkers_per_shard = {workers_per_shard}\nlanes = {lanes}\nbatch_records_max = {batch_records_max}\n\
+             partition_bytes_max = {partition_bytes_max}\ncommit_interval_ms = {COMMIT_INTERVAL_MS}\n[[shard]]\n\
              name = \"main\"\ndsn = \"{}\"\n[[topic]]\nname = \"{}\"\ntable = \"records\"\ninsert_mode = \"upsert\"\n\
              pk_fields = [\"app_id\", \"subscription_id\"]\n",
             database.dsn(),

@@ -6,8 +6,6 @@ use super::engine::{self, Job, Target};
 use super::rounds::{Rounds, load};
 use super::workload::publish;
 
-const MORE: u64 = 10;
-
 pub fn handler(a: &Arguments) -> Outcome<()> {
     let topic = publish(a, a.records)?;
     let job = Job { target: Target::Handler, topic: &topic, records: a.records, affinity: &a.affinity };
@@ -23,19 +21,22 @@ pub fn handler(a: &Arguments) -> Outcome<()> {
 }
 
 pub fn lag(a: &Arguments) -> Outcome<()> {
-    let (topic, longer) = (publish(a, a.records)?, publish(a, a.records * MORE)?);
-    let job = |topic, records| Job { target: Target::Table, topic, records, affinity: &a.affinity };
-    let (mut short, mut long, mut ratios) = (Rounds::default(), Rounds::default(), Rounds::default());
+    let records = |millions: &f64| (millions * 1e6).round() as u64;
+    let topics: Vec<String> = a.lags.iter().map(|lag| publish(a, records(lag))).collect::<Outcome<_>>()?;
+    let mut peaks: Vec<[Rounds; 2]> = a.lags.iter().map(|_| Default::default()).collect();
     for round in 1..=a.rounds {
-        let load = load();
-        let one = engine::run(a, &job(&topic, a.records))?;
-        let ten = engine::run(a, &job(&longer, a.records * MORE))?;
-        let ratio = ten.peak_mb / one.peak_mb;
-        println!("round {round}  x1 {one}   x{MORE} {ten}   peaks' ratio {ratio:.2}   {load}");
-        short.push(one.peak_mb);
-        long.push(ten.peak_mb);
-        ratios.push(ratio);
+        let mut first = None;
+        for ((lag, topic), [peak, ratio]) in a.lags.iter().zip(&topics).zip(&mut peaks) {
+            let load = load();
+            let job = Job { target: Target::Table, topic, records: records(lag), affinity: &a.affinity };
+            let run = engine::run(a, &job)?;
+            println!("round {round}  {lag} million {run}   {load}");
+            peak.push(run.peak_mb);
+            ratio.push(run.peak_mb / *first.get_or_insert(run.peak_mb));
+        }
     }
-    println!("lag: peak at x1 {short:.0} MB, at x{MORE} {long:.0} MB, ratio {ratios:.2}");
+    for (lag, [peak, ratio]) in a.lags.iter().zip(&peaks) {
+        println!("lag of {lag} million: peak {peak:.0} MB, {ratio:.2} of that of {} million", a.lags[0]);
+    }
     Ok(())
 }

@@ -18,6 +18,8 @@ pub struct Arguments {
     pub rate: u64,
     pub seconds: u64,
     pub linger: String,
+    /// What waits in `lag`, in millions of records.
+    pub lags: Vec<f64>,
     /// Per cent of the records that one key has.
     pub skew: u64,
     /// From which share of a worker's time on a key is hot; 0: none is.
@@ -57,6 +59,7 @@ impl Arguments {
             rate: 20_000,
             seconds: 20,
             linger: "5".to_owned(),
+            lags: vec![1.0, 10.0],
             skew: 0,
             hot_percent: 30,
             slow_ms: 5,
@@ -85,6 +88,7 @@ impl Arguments {
                 "--rate" => a.rate = value()?.parse()?,
                 "--seconds" => a.seconds = value()?.parse()?,
                 "--linger" => a.linger = value()?,
+                "--lags" => a.lags = lags(&value()?)?,
                 "--skew" => a.skew = value()?.parse()?,
                 "--hot-percent" => a.hot_percent = value()?.parse()?,
                 "--park-after-ms" => a.park_after_ms = value()?.parse()?,
@@ -111,4 +115,11 @@ impl Arguments {
         a.set.push(format!("engine.batch_bytes_max={BATCH_BYTES_MAX}"));
         a
     }
+}
+
+/// `1,10,50`
+fn lags(text: &str) -> Result<Vec<f64>, String> {
+    let millions = |part: &str| part.trim().parse().ok().filter(|n: &f64| *n >= 1e-6 && n.is_finite());
+    let all: Option<Vec<f64>> = text.split(',').map(millions).collect();
+    all.ok_or_else(|| format!("--lags: found {text:?}, expected millions of records, such as 1,10,50"))
 }

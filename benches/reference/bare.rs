@@ -182,7 +182,7 @@ fn connection<'b, B, C: Borrow<Columns>>(
     columns: impl Fn(&'b B) -> C,
     start: &Barrier,
 ) -> Result<(), String> {
-    let run = || -> Result<(), postgres::Error> {
+    let prepare = || -> Result<_, postgres::Error> {
         let mut client = Client::connect(&a.dsn, NoTls)?;
         let statement = client.prepare_typed(
             "INSERT INTO reference SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7) \
@@ -198,7 +198,13 @@ fn connection<'b, B, C: Borrow<Columns>>(
                 Type::JSONB_ARRAY,
             ],
         )?;
-        start.wait();
+        Ok((client, statement))
+    };
+    // Whatever happens, the others must not wait for ever.
+    let prepared = prepare();
+    start.wait();
+    let run = || -> Result<(), postgres::Error> {
+        let (mut client, statement) = prepared?;
         for batch in batches {
             let columns = columns(batch);
             let c = columns.borrow();

@@ -10,7 +10,7 @@
 //! | `affinity` | the engine with lanes bound late; with lanes bound statically |
 //! | `pinning` | the engine with no thread pinned, with its workers pinned, with all its threads pinned (or as `--set engine.cores=…` and the like say, instead of these two): catching up, and steady traffic |
 //! | `handler` | the engine with a handler that does nothing: no rows, but fences |
-//! | `lag` | the engine at one and at ten times the records: does memory grow with lag? |
+//! | `lag` | the engine with each of `--lags` million records waiting: does memory grow with lag? |
 //! | `seen` | the engine while nobody looks and nothing is sampled; while somebody asks for `/metrics` four times a second, and for `/status` once: what that costs, and how soon it is answered |
 //! | `bad` | the engine with no bad records; with some that PostgreSQL refuses; with some that do not decode |
 //! | `hot` | a handler that takes its time, and a table, each without and with one key that has half of all records: the other keys' latency, also where no key is ever parked; the table's throughput |
@@ -24,10 +24,12 @@
 //! | `pipeline` | librdkafka's bare poll loop; the engine's source, poller and workers without a database |
 //!
 //! Options: `--records` (1,000,000), `--keys` (200,000), `--rounds` (3), `--workers` (8), `--batch` (500), `--affinity` (late);
+//! for `lag` `--lags` (1,10; millions of records that wait, instead of `--records`);
 //! for `steady` and `shard-down` `--rate` (20,000 a second), `--seconds` (20) and `--linger` (the producer's, 5 ms);
 //! for `hot` `--slow-ms` (5, for each record), `--hot-percent` (30) and `--seconds`; for `locked` `--rate`, `--lock-seconds` (30) and `--park-after-ms` (50);
-//! for `pace` `--others` (pgbench's transactions a second, 200) and `--seconds`; for all `--adaptive` (false), `--fillfactor` (100), and
-//! `--set SECTION.NAME=VALUE` as often as needed, for settings of `[kafka]` and `[engine]`.
+//! for `pace` `--others` (pgbench's transactions a second, 200) and `--seconds`; for `slow` `--seconds`; for all `--skew` (0; per cent of the
+//! records that one key has), `--adaptive` (false), `--fillfactor` (100), and `--set SECTION.NAME=VALUE` as often as needed, for settings of
+//! `[kafka]` and `[engine]`.
 //!
 //! Every engine run but that of `pipeline` is a process of its own, whose CPU time and peak memory the operating system
 //! reports. Each round shows the machine's load before it. It prints; it judges nothing.

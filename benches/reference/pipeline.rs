@@ -8,7 +8,7 @@ use forebay::engine::Stopper;
 
 use super::Outcome;
 use super::arguments::Arguments;
-use super::common::{bare_poll, process_cpu};
+use super::common::{PATIENCE, bare_poll};
 use super::engine::{Target, config, watch};
 use super::rounds::{Rounds, load};
 use super::workload::{PARTITIONS, publish};
@@ -19,8 +19,8 @@ pub fn pipeline(a: &Arguments) -> Outcome<()> {
     let (mut bare, mut engine, mut ratios) = (Rounds::default(), Rounds::default(), Rounds::default());
     for round in 1..=a.rounds {
         let load = load();
-        let poll = Cost::of(a, || Ok(bare_poll(&a.kafka, &a.topic, PARTITIONS, a.records as usize).took))?;
-        let ours = Cost::of(a, || drop_all(a))?;
+        let drained = bare_poll(&a.kafka, &a.topic, PARTITIONS, a.records as usize, PATIENCE)?;
+        let (poll, ours) = (Cost::of(a, (drained.took, drained.cpu)), Cost::of(a, drop_all(a)?));
         let ratio = ours.rate / poll.rate;
         println!(
             "round {round}  bare poll {:>8.0} records/s, CPU {:.2} µs   pipeline {:>8.0} records/s, CPU {:.2} µs   ratio {ratio:.3}   {load}",
@@ -34,28 +34,26 @@ pub fn pipeline(a: &Arguments) -> Outcome<()> {
     Ok(())
 }
 
-/// Records per second, and the whole process's CPU per record, start and end included.
+/// Records per second, and the whole process's CPU per record, from the first one to the last.
 struct Cost {
     rate: f64,
     cpu_us: f64,
 }
 
 impl Cost {
-    fn of(a: &Arguments, job: impl FnOnce() -> Outcome<Duration>) -> Outcome<Cost> {
-        let cpu = process_cpu();
-        let took = job()?;
-        let cpu_us = (process_cpu() - cpu).as_secs_f64() * 1e6 / a.records as f64;
-        Ok(Cost { rate: a.records as f64 / took.as_secs_f64(), cpu_us })
+    fn of(a: &Arguments, (took, cpu): (Duration, Duration)) -> Cost {
+        let records = a.records as f64;
+        Cost { rate: records / took.as_secs_f64(), cpu_us: cpu.as_secs_f64() * 1e6 / records }
     }
 }
 
-/// From the first record fetched until all of them are dropped, and known to be.
-pub fn drop_all(a: &Arguments) -> Outcome<Duration> {
+/// Time and CPU time from the first record fetched until all of them are dropped, and known to be.
+pub fn drop_all(a: &Arguments) -> Outcome<(Duration, Duration)> {
     let config = config(a, Target::Table)?;
     let (observed, stopper) = (discard::observed(&config), Stopper::default());
     let took = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| {
-            let (took, _) = watch(&observed.counters, a.records, &stopper);
+            let took = watch(&observed.counters, a.records, &stopper);
             stopper.stop();
             took
         });

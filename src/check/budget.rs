@@ -19,7 +19,7 @@ use super::{Notes, Report};
 const ASK_DEADLINE: Duration = Duration::from_secs(1);
 
 /// To look at tables, now and then.
-const CATALOG: usize = 1;
+pub const CATALOG: usize = 1;
 
 /// What one process opens to so many shards of a server.
 pub fn needed(shards: i64, writers: usize, besides: usize) -> i64 {

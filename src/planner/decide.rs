@@ -22,7 +22,7 @@ mod time;
 
 use crate::check::budget;
 use crate::config::settings;
-use crate::planner::limits::{Fixed, Limits};
+use crate::planner::limits::{Fixed, Limits, ServerLimits};
 use crate::planner::plan::{Decision, Plan, Step};
 use crate::planner::rates::{KNEE_GAIN, Rates};
 use crate::planner::wish::{Wish, seconds};
@@ -151,7 +151,13 @@ impl Course<'_> {
     fn room(&self) -> i64 {
         let tightest = self.limits.tightest();
         let room = if tightest.pooled { ROOM_OF_A_POOLER } else { tightest.room_per_shard() };
-        room - self.limits.fixed.gateway as i64
+        room - self.gateways(tightest)
+    }
+
+    /// Connections to each shard of gateways whose routes write rows: those that there are now, or of one.
+    fn gateways(&self, server: &ServerLimits) -> i64 {
+        let now = (server.gateways as u64).div_ceil(server.shards.max(1) as u64) as i64;
+        now.max(self.limits.fixed.gateway as i64)
     }
 
     /// How many processes, and what is left of each database for their workers. None where that is refused.
@@ -209,20 +215,31 @@ impl Course<'_> {
     fn with_shards(&self, processes: usize, shards: usize, needed: f64) -> Option<Choice> {
         let fixed = &self.limits.fixed;
         let besides = budget::needed(1, fixed.slow_lanes, fixed.besides);
-        let workers_max = usize::try_from(self.room() / processes as i64 - besides).ok()?.min(workers_max());
-        if workers_max == 0 {
+        let of_process = fixed.connections_max.map_or(i64::MAX, |max| max as i64);
+        let room = (self.room() / processes as i64).min(of_process);
+        let workers_max = usize::try_from(room - besides).ok()?.min(workers_max());
+        if workers_max < self.wish.workers_per_shard.unwrap_or(1) as usize {
             return None;
         }
         let alive = processes - self.wish.spare_processes as usize;
         let spread = fixed.assignor.fewest(alive, shards, self.partitions_for(shards, processes));
-        let batch = self.batch(workers_max * spread);
-        let rows = |workers: usize| self.rates.least(batch as f64, workers * spread, workers * processes);
+        let given = self.wish.workers_per_shard.map(|n| n as usize);
+        let batch = self.batch(given.unwrap_or(workers_max) * spread);
+        let rows = |workers: usize| self.rows_of(batch, workers, spread, processes);
         let best = doublings(workers_max).map(rows).fold(0.0, f64::max);
-        let workers = doublings(workers_max).find(|workers| rows(*workers) * KNEE_GAIN > best).unwrap_or(1);
+        let knee = || doublings(workers_max).find(|workers| rows(*workers) * KNEE_GAIN > best).unwrap_or(1);
+        let workers = given.unwrap_or_else(knee);
         let rows_per_s = rows(workers);
         let usable = rows_per_s * self.wish.used;
         let shards = (needed * self.wish.busiest_shard / usable - 1e-9).ceil().max(1.0) as usize;
         Some(Choice { processes, alive, spread, workers_max, batch, workers, rows_per_s, usable, shards })
+    }
+
+    /// Rows a second of a database, at the least: of those connections that are at work in any case, or of more; and no more than those
+    /// processes may write.
+    fn rows_of(&self, batch: usize, workers: usize, spread: usize, processes: usize) -> f64 {
+        let ceiling = self.limits.fixed.rows_per_s_max.map_or(f64::INFINITY, |max| (max * spread) as f64);
+        self.rates.least(batch as f64, workers * spread, workers * processes).min(ceiling)
     }
 
     /// No larger than `batch_bytes_max` lets it become.
@@ -232,8 +249,10 @@ impl Course<'_> {
     }
 
     fn say_database(&mut self, choice: &Choice) {
-        let Fixed { slow_lanes, besides, gateway, assignor, .. } = self.limits.fixed.clone();
+        let fixed = self.limits.fixed.clone();
+        let Fixed { slow_lanes, besides, assignor, .. } = fixed;
         let server = self.limits.tightest();
+        let gateways = self.gateways(server);
         let each = budget::needed(1, choice.workers_max + slow_lanes, besides);
         let of = if server.shards > 1 { format!(" ÷ {} shards", server.shards) } else { String::new() };
         let whose =
@@ -248,7 +267,7 @@ impl Course<'_> {
                 server.reserved,
                 server.others,
                 if limited { ", and no more than the share or a role's or database's limit" } else { "" },
-                if gateway > 0 { format!(" − {gateway} of a gateway's sync routes") } else { String::new() },
+                if gateways > 0 { format!(" − {gateways} of gateways' sync routes") } else { String::new() },
                 grouped(self.room().max(0) as u64)
             ),
         };
@@ -256,10 +275,11 @@ impl Course<'_> {
         self.say(
             "connections",
             format!(
-                "{} ÷ {} = {} a process and shard − {slow_lanes} (slow lanes) − {besides} (control, sampling{}) = at most {} ({each} in all)",
+                "{} ÷ {} = {} a process and shard{} − {slow_lanes} (slow lanes) − {besides} (control, sampling{}) = at most {} ({each} in all)",
                 grouped(self.room().max(0) as u64),
                 processes(choice.processes as u64),
                 self.room() / choice.processes as i64,
+                fixed.connections_max.map_or(String::new(), |max| format!(" (connections_max: {max} at most)")),
                 if besides > 2 { ", forwarding" } else { "" },
                 counted(choice.workers_max as u64, "worker"),
             ),
@@ -281,17 +301,28 @@ impl Course<'_> {
             );
         }
         let (least, most) = (choice.workers * choice.spread, choice.workers * choice.processes);
+        let gain = match self.wish.workers_per_shard {
+            Some(_) => "so many workers are given",
+            None => "more of them gain less than a tenth",
+        };
         self.say(
             "a database",
             format!(
-                "batches of {}, {} a process, so {least} to {most} connections: {} rows/s at the least ({}); more of them gain less than a tenth, \
-                 larger batches less than a twentieth",
+                "batches of {}, {} a process, so {least} to {most} connections: {} rows/s at the least ({}); {gain}, \
+                 larger batches gain less than a twentieth",
                 grouped(choice.batch as u64),
                 counted(choice.workers as u64, "worker"),
                 rate(choice.rows_per_s),
                 self.limits.rates_from
             ),
         );
+        if let Some(max) = self.limits.fixed.rows_per_s_max {
+            let max = rate(max as f64);
+            self.say(
+                "a database",
+                format!("rows_per_second_max: at most {max} of each of {}", processes(choice.spread as u64)),
+            );
+        }
         self.say("a database", format!("{:.0} % of it: {} rows/s", self.wish.used * 100.0, rate(choice.usable)));
     }
 

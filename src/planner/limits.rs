@@ -8,8 +8,8 @@ use postgres::Client;
 use postgres::types::Type;
 use serde::Serialize;
 
-use crate::check::budget::Room;
-use crate::config::ingest::{Ingest, Mode};
+use crate::check::budget::{CATALOG, Room};
+use crate::config::ingest::Ingest;
 use crate::config::{Affinity, Config, Pooler};
 use crate::planner::rates::Rates;
 use crate::planner::wish::Assumption;
@@ -25,8 +25,9 @@ const SUPERUSER_RESERVED: i32 = 3;
 const PURPOSE: &str = "plan";
 
 /// What figures depend on, and what is to be looked at where they are high.
-const SETTINGS: [&str; 12] = [
+const SETTINGS: [&str; 13] = [
     "server_version",
+    "transaction_read_only",
     "synchronous_commit",
     "synchronous_standby_names",
     "fsync",
@@ -63,6 +64,11 @@ pub struct Fixed {
     /// Those of one gateway, whose sync routes write by themselves.
     pub gateway: usize,
     pub topics: usize,
+    /// The lowest of the shards': connections of a process, and rows that it writes a second.
+    pub connections_max: Option<usize>,
+    pub rows_per_s_max: Option<usize>,
+    /// Settings that hold records back and are not reckoned with, for people.
+    pub unplanned: Vec<String>,
     pub assignor: Assignor,
     pub affinity: Affinity,
     pub batch_bytes_max: usize,
@@ -75,12 +81,15 @@ pub struct Fixed {
 impl Fixed {
     pub fn of(config: &Config) -> Fixed {
         let engine = &config.engine;
-        let writes = |gateway: &&Ingest| gateway.routes.iter().any(|route| route.mode == Mode::Sync);
+        let pool = config.ingest.as_ref().map_or(0, Ingest::pooled_per_shard);
         Fixed {
             slow_lanes: engine.slow_lanes_per_shard,
             besides: config.connections_besides_writers(),
-            gateway: config.ingest.as_ref().filter(writes).map_or(0, |gateway| gateway.pool_size),
+            gateway: if pool > 0 { pool + CATALOG } else { 0 },
             topics: config.topics.len(),
+            connections_max: config.shards.iter().filter_map(|shard| shard.connections_max).min(),
+            rows_per_s_max: config.shards.iter().filter_map(|shard| shard.pace.rows_per_second_max).min(),
+            unplanned: unplanned(config),
             assignor: Assignor::of(&config.kafka),
             affinity: engine.affinity,
             batch_bytes_max: engine.batch_bytes_max,
@@ -90,6 +99,18 @@ impl Fixed {
             retry_backoff_max: engine.retry_backoff_max,
         }
     }
+}
+
+fn unplanned(config: &Config) -> Vec<String> {
+    let topics = config.topics.iter().filter(|topic| topic.rows_per_second_max.is_some());
+    let mut all: Vec<String> = topics.map(|topic| format!("topic {}: rows_per_second_max", topic.name)).collect();
+    for shard in &config.shards {
+        let named = |name: &str| format!("shard {}: {name}", shard.name);
+        all.extend(shard.pace.adaptive_limit.then(|| named("adaptive_limit")));
+        all.extend(shard.pace.replica.is_some().then(|| named("replica")));
+        all.extend(shard.commit_gate.is_some().then(|| named("commit_replicas")));
+    }
+    all
 }
 
 impl Default for Fixed {
@@ -109,6 +130,8 @@ pub struct ServerLimits {
     pub max_connections: i64,
     pub reserved: i64,
     pub others: i64,
+    /// In use by gateways of this group now.
+    pub gateways: i64,
     /// For all processes of the group together: after others, reserves, shares, and the role's own limit.
     pub room: i64,
     /// The lowest connection limit of one of its databases.
@@ -164,6 +187,7 @@ impl ServerLimits {
             max_connections: of.max.into(),
             reserved: of.reserved.into(),
             others: of.others.into(),
+            gateways: of.gateways.into(),
             room: Room::of(of, percent).all(of),
             database_max: of.database_max.map(i64::from),
             free: Room::of(of, percent).all(of) - i64::from(of.group),
@@ -333,6 +357,24 @@ mod tests {
         assert_eq!(limits.tightest().name, "b");
         limits.servers.truncate(1);
         assert_eq!(limits.tightest().name, "a");
+    }
+
+    /// As `forebay check` reckons: a pool, and one that looks at tables.
+    #[test]
+    fn a_gateway_has_its_pool_and_one_more() {
+        let gateway = |mode: &str| {
+            let text = format!(
+                "[kafka]\nbootstrap.servers = \"a\"\ngroup.id = \"g\"\n[[topic]]\nname = \"t\"\ntable = \"t\"\npk_fields = [\"x\"]\n\
+                 rows_per_second_max = 9\n[[shard]]\nname = \"a\"\ndsn = \"host=a\"\nconnections_max = 30\nrows_per_second_max = 500\n\
+                 adaptive_limit = true\n[ingest]\npool_size = 8\n[[ingest.route]]\npath = \"/t/{{x}}\"\nmethods = [\"PUT\"]\ntopic = \"t\"\n\
+                 mode = {mode:?}\n"
+            );
+            Fixed::of(&write::parse(&text).unwrap().config)
+        };
+        assert_eq!((gateway("sync").gateway, gateway("async").gateway), (9, 0));
+        let fixed = gateway("sync");
+        assert_eq!((fixed.connections_max, fixed.rows_per_s_max), (Some(30), Some(500)));
+        assert_eq!(fixed.unplanned, ["topic t: rows_per_second_max", "shard a: adaptive_limit"]);
     }
 
     #[test]

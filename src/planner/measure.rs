@@ -41,6 +41,11 @@ const POINTS_OF_A_BATCH: u32 = 6;
 const WARM_UP: f64 = 0.2;
 /// A connection that has fewer batches of rows of a partition would write the same few rows all the time.
 const BATCHES_OF_ROWS: u64 = 2;
+/// How often it is looked at, during a point, how much WAL there is, and whether somebody wants an end.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A transaction that has no answer for so long behind its point's end is given up: its COMMIT may wait for a standby that is away, which
+/// no time-out of PostgreSQL's ends.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Rows of a statement that fills the table.
 const FILL: usize = 1000;
 
@@ -205,11 +210,10 @@ impl<'a> Course<'a> {
         let mut progress = Progress::new("measuring", self.bounds.time.as_secs(), "s");
         self.fill()?;
         // A COMMIT by itself is wanted in any case.
-        self.point(1, 1, self.time_of(4, 0))?;
+        let (_, mut wal_bytes_per_row) = self.point(1, 1, self.time_of(4, 0))?;
         let Some(commit_ms) = self.points.first().map(|point| 1e3 / point.rows_per_s) else {
             return Err(PlanError::Interrupted);
         };
-        let mut wal_bytes_per_row = 0.0;
         let ended = self.points(&mut progress, &mut wal_bytes_per_row);
         // What there is by then counts.
         let failed = match ended {
@@ -252,7 +256,7 @@ impl<'a> Course<'a> {
                     Some(point) => (point.rows_per_s, 0.0),
                     None => self.point(batch, connections, self.time_of((sizes - done) as u32, doubling))?,
                 };
-                if done == 0 && connections == 1 {
+                if done == 0 && connections == 1 && known.is_none() {
                     *wal_bytes_per_row = wal_per_row;
                 }
                 in_vain = if rows_per_s < best * KNEE_GAIN { in_vain + 1 } else { 0 };
@@ -284,6 +288,8 @@ impl<'a> Course<'a> {
             )));
         }
         self.connections(1)?;
+        // Nothing of it has to be on a standby.
+        self.probes[0].set("SET synchronous_commit = local")?;
         let until = self.began + self.bounds.time / 2;
         self.probes[0].share(0, 1);
         let mut first = 0;
@@ -310,6 +316,7 @@ impl<'a> Course<'a> {
             first = last;
         }
         self.wal_per_row = self.wal()? as f64 / rows as f64;
+        self.probes[0].set("RESET synchronous_commit")?;
         self.scratch.analyze()
     }
 
@@ -339,19 +346,42 @@ impl<'a> Course<'a> {
         let work = Work { batch, warm_up: each.mul_f64(WARM_UP), time: each, rows_max };
         let probes = &mut self.probes[..connections];
         probes.iter_mut().enumerate().for_each(|(i, probe)| probe.share(i, connections));
-        let stopper = self.stopper;
+        let pids: Vec<i32> = probes.iter().filter_map(|probe| probe.pid).collect();
+        let (scratch, wal_max, began) = (self.scratch, self.wal_began + self.bounds.wal_bytes, Instant::now());
+        let (enough, stopper) = (Stopper::default(), self.stopper);
+        let mut late = false;
         let done: Vec<_> = std::thread::scope(|scope| {
-            let run = |probe: &'_ mut Probe| probe.run(work, connections, stopper);
+            let run = |probe: &'_ mut Probe| probe.run(work, connections, &enough);
             let started: Vec<_> = probes.iter_mut().map(|probe| scope.spawn(move || run(probe))).collect();
+            while !started.iter().all(|thread| thread.is_finished()) {
+                std::thread::sleep(LOOK_EVERY);
+                // Behind a checkpoint a row may take a page of WAL, and others write, too: it was not reckoned with.
+                if stopper.is_stopped() || scratch.wal().is_ok_and(|wal| wal >= wal_max) {
+                    enough.stop();
+                }
+                late |= began.elapsed() > work.warm_up + work.time + PATIENCE;
+                if late || stopper.is_stopped() {
+                    scratch.cancel(&pids);
+                }
+            }
             started.into_iter().map(|thread| thread.join().expect("a probe does not panic")).collect()
         });
-        let done = done.into_iter().collect::<Result<Vec<_>, PlanError>>()?;
         if stopper.is_stopped() {
             return Err(PlanError::Interrupted);
         }
+        if late {
+            return Err(PlanError::Unavailable(format!(
+                "shard {}: a transaction of {batch} rows had no answer {} s behind its time; where synchronous standbys are named, one may be away",
+                scratch.shard(),
+                PATIENCE.as_secs()
+            )));
+        }
+        let done = done.into_iter().collect::<Result<Vec<_>, PlanError>>()?;
         let rows_per_s: f64 = done.iter().map(|each| each.rows_per_s()).sum();
         let rows: u64 = done.iter().map(|each| each.all).sum();
-        if rows_per_s > 0.0 {
+        // One that was cut short says little; but of the first there must be something.
+        let is_whole = done.iter().all(|each| each.seconds >= work.time.as_secs_f64() / 2.0);
+        if rows_per_s > 0.0 && (is_whole || self.points.is_empty()) {
             self.points.push(Point { batch, connections, rows_per_s });
         }
         let per_row = self.wal()?.saturating_sub(before) as f64 / rows.max(1) as f64;

@@ -10,6 +10,7 @@ use crate::planner::measure::Measured;
 use crate::planner::plan::{Decision, Plan, Traffic};
 use crate::planner::simulate::Simulated;
 use crate::planner::wish::{Assumption, Wish, seconds};
+use crate::planner::write::range;
 use crate::words::{GIB, MIB, counted, grouped, rate};
 
 /// Of the JSON's form.
@@ -109,10 +110,7 @@ fn summary(text: &mut String, plan: &Plan, wish: &Wish) {
                 grouped(plan.connections_room.max(0) as u64)
             ),
         ),
-        (
-            "partitions",
-            format!("{} = {} × {} shards, aligned", plan.partitions, plan.partitions_per_shard, plan.shards),
-        ),
+        ("partitions", partitions(plan)),
         (
             "Kafka keeps",
             format!(
@@ -160,6 +158,18 @@ fn summary(text: &mut String, plan: &Plan, wish: &Wish) {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in rows {
         let _ = writeln!(text, "  {name:<width$}  {value}");
+    }
+}
+
+/// Nothing is aligned before somebody says which are whose.
+fn partitions(plan: &Plan) -> String {
+    let Plan { partitions, partitions_per_shard, shards, .. } = plan;
+    match shards {
+        1 => format!("{partitions}, all of the one shard"),
+        _ => format!(
+            "{partitions} = {partitions_per_shard} × {shards} shards, aligned where each declares its own: partitions = \"{}\" and so on",
+            range(plan, 0)
+        ),
     }
 }
 

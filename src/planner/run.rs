@@ -18,7 +18,7 @@ use crate::planner::report::{self, Report, VERSION};
 use crate::planner::simulate::{self, Setup, Simulated};
 use crate::planner::wish::{Asked, Assumption, Wish, duration, number};
 use crate::planner::{PlanError, brokers, write};
-use crate::words::{counted, rate};
+use crate::words::{counted, grouped, rate};
 
 /// What the command line says. Rates are records a second of all topics together; numbers may be written 400k, 2.5M, 10G.
 #[derive(Debug, Clone, Args)]
@@ -237,7 +237,12 @@ impl Known {
             Some(loaded) if !options.offline => limits::ask(&loaded.config, options.max_connections)?,
             _ => Vec::new(),
         };
-        if !servers.is_empty() {
+        if let Some(most) = servers.iter().map(|server| server.others).max() {
+            assumptions.push(Assumption::new(
+                "connections that others have on a server: at most as many as now",
+                grouped(most.max(0) as u64),
+                "--max-connections, less what more they may have",
+            ));
             return Ok(servers);
         }
         let (server, assumed) = ServerLimits::assumed(options.max_connections);
@@ -284,7 +289,8 @@ impl Known {
 
 /// Of what nobody has now, half: others come and go, and somebody has to look at it.
 fn connections(servers: &[ServerLimits]) -> Result<usize, PlanError> {
-    let free = servers.iter().map(|server| server.free).min().unwrap_or_default();
+    let free = |server: &ServerLimits| server.free.min(server.database_max.unwrap_or(i64::MAX));
+    let free = servers.iter().map(free).min().unwrap_or_default();
     match free / 2 {
         half if half >= 1 => Ok(half.min(PROBE_CONNECTIONS_MAX) as usize),
         _ => Err(PlanError::Unavailable(format!(
@@ -348,4 +354,21 @@ fn rates(
     }
     let commit_s = commit_ms.unwrap_or(COMMIT_MS) / 1e3;
     Ok((Rates::Assumed { database_rows_per_s, connection_rows_per_s, commit_s }, from.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the server has free is more than this database lets in.
+    #[test]
+    fn a_measurement_takes_half_of_what_its_database_lets_in() {
+        let (mut server, _) = ServerLimits::assumed(Some(100));
+        assert_eq!(connections(std::slice::from_ref(&server)).ok(), Some(48));
+        server.database_max = Some(10);
+        assert_eq!(connections(std::slice::from_ref(&server)).ok(), Some(5));
+        server.database_max = Some(1);
+        let error = connections(&[server]).unwrap_err().to_string();
+        assert!(error.contains("found 1 connection free, expected at least 2"), "{error}");
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use crate::config::settings;
 use crate::planner::PlanError;
 use crate::words::{grouped, rate};
 
@@ -66,6 +67,9 @@ pub struct Asked {
     /// [default: as many as it takes].
     #[arg(long, value_name = "N")]
     pub processes: Option<u64>,
+    /// Workers of a process for each database, where that is decided already [default: as many as it takes].
+    #[arg(long, value_name = "N")]
+    pub workers_per_shard: Option<u64>,
     /// Partitions of each topic for each database, where there are some already [default: as many as it takes].
     #[arg(long, value_name = "N")]
     pub partitions_per_shard: Option<u64>,
@@ -114,6 +118,8 @@ pub struct Wish {
     /// How many databases there are; as many as it takes where nobody says.
     pub shards: Option<u64>,
     pub processes: Option<u64>,
+    /// Of a process; as many as it takes where nobody says.
+    pub workers_per_shard: Option<u64>,
     /// Of each topic; as many as it takes where nobody says.
     pub partitions_per_shard: Option<u64>,
     /// What one process takes in.
@@ -225,6 +231,10 @@ impl Wish {
             )?,
             shards: asked.shards.map(|n| within("--shards", n, 1..=10_000)).transpose()?,
             processes: asked.processes.map(|n| within("--processes", n, 1..=1000)).transpose()?,
+            workers_per_shard: asked
+                .workers_per_shard
+                .map(|n| within("--workers-per-shard", n, 1..=*settings::WORKERS_PER_SHARD.kind.range.end() as u64))
+                .transpose()?,
             partitions_per_shard: asked
                 .partitions_per_shard
                 .map(|n| within("--partitions-per-shard", n, 1..=100_000))
@@ -487,6 +497,7 @@ mod tests {
         check(&|a| (a.peak, a.mean) = (None, None), "expected --peak, --mean or --per-day: records a second, or a day");
         check(&|a| a.per_day = Some(10.0), "found both --mean and --per-day, expected one of them");
         check(&|a| a.replication = Some(0), "--replication: found 0, expected 1 to 10");
+        check(&|a| a.workers_per_shard = Some(0), "--workers-per-shard: found 0, expected 1 to 256");
         check(&|a| a.used_percent = Some(f64::NAN), "--used-percent: found NaN, expected 1 to 100");
         check(
             &|a| (a.processes, a.spare_processes) = (Some(2), Some(2)),

@@ -231,6 +231,7 @@ pub fn commands(present: &Present, plan: &Plan, wish: &Wish) -> String {
     let mut text = format!(
         "#!/bin/sh\n# Written by `forebay plan`: makes the topics, {} partitions each ({} for each of {} shards, next to each other).\n\
          # A topic that exists stays as it is: more partitions move keys to other ones and break their order across the change.\n\
+         # Where it keeps records for a shorter time than the plan, the lines that are commented out change that.\n\
          # BROKERS, KAFKA_TOPICS (the tool) and COMMAND_CONFIG (a file of client properties, for TLS and SASL) may be set outside.\n\
          set -eu\nBROKERS=${{BROKERS:-{}}}\n\
          topics() {{\n    \"${{KAFKA_TOPICS:-kafka-topics.sh}}\" --bootstrap-server \"$BROKERS\" \\\n        \
@@ -248,14 +249,19 @@ pub fn commands(present: &Present, plan: &Plan, wish: &Wish) -> String {
         text.push_str(&format!(
             "\ntopics --create --if-not-exists --topic {} \\\n    --partitions {} --replication-factor {} \\\n    \
              --config retention.ms={} --config segment.ms={} --config retention.bytes=-1 \\\n    \
-             --config cleanup.policy=delete --config min.insync.replicas={}{}\n",
+             --config cleanup.policy=delete --config min.insync.replicas={}{}\n\
+             # \"${{KAFKA_CONFIGS:-kafka-configs.sh}}\" --bootstrap-server \"$BROKERS\" --alter --entity-type topics --entity-name {} \\\n\
+             #     --add-config retention.ms={},segment.ms={},retention.bytes=-1\n",
             quoted(&topic),
             plan.partitions,
             plan.replication,
             ms(plan.retention_s),
             ms(plan.segment_s),
             plan.min_insync_replicas,
-            large.as_deref().unwrap_or_default()
+            large.as_deref().unwrap_or_default(),
+            quoted(&topic),
+            ms(plan.retention_s),
+            ms(plan.segment_s)
         ));
     }
     text

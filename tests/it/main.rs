@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod benches;
 mod check;
 mod cli;
 mod compare_page;

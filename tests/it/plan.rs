@@ -1,15 +1,16 @@
 //! `forebay plan` through the binary: what it says without a database and with one, what it writes, what it refuses; and that a
 //! measurement leaves nothing behind, however it ends.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forebay::config::load::load;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Database, Server, Topic, unique_name, wait_until};
+use crate::support::{Database, OwnServices, Server, Service, Topic, kafka_bootstrap, unique_name, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -92,6 +93,76 @@ fn what_it_writes_is_a_configuration_and_commands_and_nothing_is_overwritten() {
     assert!(err.contains("plan/forebay.toml") && err.contains("exists"), "{err}");
 }
 
+/// The guide's example is what the program says: its command, and its summary as far as that is shown.
+#[test]
+fn the_worked_example_of_the_guide_is_what_it_says() {
+    let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tuning.md")).unwrap();
+    let (_, example) = guide.split_once("### A plan worked through").unwrap();
+    let fenced = |language: &str| {
+        let (_, rest) = example.split_once(&format!("```{language}\n")).unwrap();
+        rest.split_once("\n```").unwrap().0
+    };
+    let command: Vec<&str> = fenced("sh").split_whitespace().collect();
+    assert_eq!((command[..2].join(" ").as_str(), command.last()), ("forebay plan", Some(&"--simulate")));
+    let directory = tempfile::tempdir().unwrap();
+    let (out, _) = run(directory.path(), &command[2..command.len() - 1], 0);
+    let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said: Vec<String> = out.lines().map(squeezed).collect();
+    let shown: Vec<&str> = fenced("text").lines().filter(|line| line.trim() != "…").collect();
+    assert!(shown.len() > 8, "{shown:?}");
+    for line in shown {
+        assert!(said.contains(&squeezed(line)), "the guide has {line:?}; the program says\n{out}");
+    }
+    // And the arithmetic, in the text below it.
+    let out = squeezed(&out);
+    for part in [
+        "393,443/s",
+        "173,611/s",
+        "at most 36 workers",
+        "19,048 rows/s",
+        "15,238 rows/s",
+        "634,921/s",
+        "12,500,000 records",
+    ] {
+        assert!(out.contains(part), "{part} is missing in\n{out}");
+        assert!(example.contains(part.trim_end_matches(" rows/s")), "{part} is missing in the guide");
+    }
+}
+
+/// As an operator goes on: the topics are made, and the configuration is checked.
+#[test]
+fn what_it_writes_makes_topics_and_is_accepted_by_check() {
+    let databases = [Database::create(Server::A, "plan"), Database::create(Server::B, "plan")];
+    databases.iter().for_each(|database| database.execute("CREATE TABLE t (id text PRIMARY KEY, v int)"));
+    let (topic, directory) = (unique_name("plan"), tempfile::tempdir().unwrap());
+    let shards: String = (databases.iter().enumerate())
+        .map(|(i, database)| format!("[[shard]]\nname = \"s{i}\"\ndsn = {:?}\n", database.dsn()))
+        .collect();
+    let text = format!(
+        "[kafka]\n\"bootstrap.servers\" = {:?}\n\"group.id\" = {topic:?}\n[shards]\nby = \"hash\"\ntenant = \"key\"\n{shards}[[topic]]\n\
+         name = {topic:?}\ntable = \"t\"\ninsert_mode = \"upsert\"\npk_fields = [\"id\"]\n",
+        kafka_bootstrap()
+    );
+    std::fs::write(directory.path().join("two.toml"), text).unwrap();
+    let arguments = ["--peak", "2k", "--config", "two.toml", "--replication", "1", "--write", "plan"];
+    run(directory.path(), &arguments, 0);
+    let tool = directory.path().join("kafka-topics");
+    let services = concat!(env!("CARGO_MANIFEST_DIR"), "/bin/services");
+    std::fs::write(&tool, format!("#!/bin/sh\nexec {services} kafka org.apache.kafka.tools.TopicCommand \"$@\"\n"))
+        .unwrap();
+    std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+    let made =
+        Command::new("plan/topics.sh").env("KAFKA_TOPICS", &tool).current_dir(directory.path()).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let topic = Topic::adopt(&topic, 4);
+    let checked = Command::new(env!("CARGO_BIN_EXE_forebay"))
+        .args(["check", "--config", "plan/forebay.toml"])
+        .current_dir(directory.path())
+        .output();
+    let (out, err) = ended(checked.unwrap(), 0);
+    assert!([out, err].concat().contains(topic.name()));
+}
+
 /// What the brokers have is not planned over.
 #[test]
 fn it_writes_nothing_that_the_brokers_cannot_have() {
@@ -138,6 +209,61 @@ fn a_measurement_keeps_to_its_wal() {
         ["--peak", "1000", "--dsn", database.dsn(), "--measure", "--probe-wal-mib", "16", "--probe-rows", "100000"];
     let (_, err) = run(directory.path(), &arguments, 70);
     assert!(err.contains("half of the WAL, or would; expected 100,000 before the first point"), "{err}");
+    assert_eq!(schemas(&database), [""; 0]);
+}
+
+/// Also while a point is measured, whoever writes it.
+#[test]
+fn a_measurement_ends_when_its_wal_is_used_up() {
+    let database = Database::create(Server::A, "plan");
+    let directory = tempfile::tempdir().unwrap();
+    // A point of ten minutes takes 20 s.
+    let bounds = ["--probe-time", "600s", "--probe-wal-mib", "64", "--probe-rows", "8000"];
+    let arguments = [&["--peak", "1000", "--dsn", database.dsn(), "--measure", "--json"], &bounds[..]].concat();
+    let child = plan(directory.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut client = database.connect();
+    let analyzed = "SELECT count(*) FROM pg_class WHERE relname = 'records' AND reltuples >= 8000";
+    wait_until(PATIENCE, "the first point", || client.query_one(analyzed, &[]).unwrap().get::<_, i64>(0) > 0);
+    let began = Instant::now();
+    for _ in 0..70 {
+        client.execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1 << 20))", &[]).unwrap();
+    }
+    let (out, _) = ended(child.wait_with_output().unwrap(), 0);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["measured"]["cut_short"], Value::Bool(true), "{out}");
+    assert_eq!(schemas(&database), [""; 0]);
+}
+
+/// Where a standby that COMMITs wait for is away, no time-out of PostgreSQL's ends that.
+#[test]
+fn a_measurement_that_waits_for_a_standby_that_is_away_can_be_ended() {
+    let own = OwnServices::start(&[Service::Pg(Server::A)]);
+    let dsn = own.pg_dsn(Server::A);
+    let mut client = postgres::Client::connect(&dsn, postgres::NoTls).unwrap();
+    client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'").unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = ["--peak", "1000", "--dsn", &dsn, "--measure", "--probe-rows", "8000"];
+    let child = plan(directory.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    wait_until(PATIENCE, "a COMMIT that waits", || client.query_one(waits, &[]).unwrap().get::<_, i64>(0) > 0);
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let (_, err) = ended(child.wait_with_output().unwrap(), 69);
+    assert!(err.contains("ended before anything was planned"), "{err}");
+    let left = r"SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'forebay%'";
+    assert_eq!(client.query_one(left, &[]).unwrap().get::<_, i64>(0), 0);
+}
+
+/// A failover, or somebody who ends sessions.
+#[test]
+fn a_measurement_whose_connections_are_ended_removes_what_it_made() {
+    let database = Database::create(Server::A, "plan");
+    let directory = tempfile::tempdir().unwrap();
+    let child = measuring(directory.path(), &database);
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    database.connect().execute(end, &[]).unwrap();
+    ended(child.wait_with_output().unwrap(), 69);
     assert_eq!(schemas(&database), [""; 0]);
 }
 
@@ -247,6 +373,8 @@ fn where_it_may_not_write_it_says_so_and_writes_nothing() {
     database.execute(&format!("ALTER DATABASE {} SET default_transaction_read_only = on", database.name()));
     let (_, err) = run(directory.path(), &["--peak", "1000", "--dsn", database.dsn(), "--measure"], 78);
     assert!(err.contains("found a database that is read-only, expected a primary to measure at"), "{err}");
+    let (out, _) = run(directory.path(), &["--peak", "1000", "--dsn", database.dsn()], 0);
+    assert!(out.contains("it takes no writes now (a replica, or read-only)"), "{out}");
     assert_eq!(schemas(&database), [""; 0]);
 }
 

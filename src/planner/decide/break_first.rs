@@ -17,7 +17,12 @@ impl Course<'_> {
         let of_databases = sized.shard_rows_per_s * sized.shards as f64 / wish.busiest_shard;
         add("the busiest database takes no more: records begin to wait".to_owned(), of_databases);
         if wish.burst_s > 0.0 {
-            let at = capacity_per_s * (wish.burst_s + wish.time_lag_s) / wish.burst_s;
+            // Of that time, the last record needs a part once it is its turn: two transactions of full batches.
+            let transaction_s =
+                |connections: usize| self.rates.transaction_s(sized.choice.batch as f64, connections as f64);
+            let all = sized.workers * sized.choice.processes;
+            let worst_s = 2.0 * transaction_s(sized.connections).max(transaction_s(all));
+            let at = capacity_per_s * (1.0 + (wish.time_lag_s - worst_s).max(0.0) / wish.burst_s);
             let (burst, lag) = (seconds(wish.burst_s), seconds(wish.time_lag_s));
             add(format!("a peak of {burst} at it ends with a time lag of {lag}"), at);
         }
@@ -78,10 +83,22 @@ impl Course<'_> {
                     .to_owned(),
             );
         }
+        if !self.limits.fixed.unplanned.is_empty() {
+            warnings.push(format!(
+                "not reckoned with, and may hold records, or Kafka's commit, back: {}",
+                self.limits.fixed.unplanned.join(", ")
+            ));
+        }
         for server in &self.limits.servers {
             let is = |name: &str, value: &str| server.settings.get(name).is_some_and(|found| found == value);
             let name = &server.name;
             warnings.extend(self.warn_of_checkpoints(server));
+            if is("transaction_read_only", "on") {
+                warnings.push(format!(
+                    "server of shard {name}: it takes no writes now (a replica, or read-only): what it says of itself may not be what the primary \
+                     has, and forebay waits for one"
+                ));
+            }
             if is("fsync", "off") {
                 warnings.push(format!(
                     "server of shard {name}: fsync is off: it is faster than one that survives a power cut, and so are figures measured here"
@@ -99,7 +116,8 @@ impl Course<'_> {
                     server.settings["synchronous_commit"]
                 ));
             }
-            let standbys = server.settings.get("synchronous_standby_names").filter(|names| !names.is_empty());
+            let waits = !is("synchronous_commit", "off") && !is("synchronous_commit", "local");
+            let standbys = server.settings.get("synchronous_standby_names").filter(|names| waits && !names.is_empty());
             if let Some(names) = standbys {
                 warnings.push(format!(
                     "server of shard {name}: every COMMIT waits for synchronous standbys ({names}); while they are away nothing is written, \
@@ -108,15 +126,23 @@ impl Course<'_> {
             }
             if let Some(plan) = &self.decision.plan
                 && !server.pooled
-                && plan.connections_per_shard as i64 * server.shards.max(1) as i64 * 2 > server.room
-                && plan.processes > 1
             {
-                let (all, room) = (plan.connections_per_shard * server.shards.max(1), server.room.max(0));
-                warnings.push(format!(
-                    "server of shard {name}: {all} of {} connections are forebay's then; a second set of processes beside the first (another \
-                     consumer group, a deployment that starts new ones before it stops old ones) does not fit",
-                    grouped(room as u64)
-                ));
+                let shards = server.shards.max(1) as i64;
+                let (each, all) =
+                    (plan.connections_per_process as i64 * shards, plan.connections_per_shard as i64 * shards);
+                // The tightest of its limits, a database's own one included.
+                let room = (server.room_per_shard() - self.gateways(server)) * shards;
+                let more = ((room - all) / each).max(0);
+                if more < plan.processes as i64 {
+                    warnings.push(format!(
+                        "server of shard {name}: {} of {} connections are forebay's then: {} more fit beside these. A deployment that starts new \
+                         processes before it stops old ones may have so many of them at a time, and a second set of all (another consumer \
+                         group) does not fit",
+                        grouped(all as u64),
+                        grouped(room.max(0) as u64),
+                        processes(more as u64)
+                    ));
+                }
             }
         }
         self.decision.warnings.extend(warnings);

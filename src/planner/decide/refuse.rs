@@ -70,22 +70,27 @@ impl Course<'_> {
 
     pub(super) fn refuse_connections(&mut self, started: usize) {
         let (slow_lanes, besides) = (self.limits.fixed.slow_lanes, self.limits.fixed.besides);
-        let least = budget::needed(1, 1 + slow_lanes, besides);
+        let workers = self.wish.workers_per_shard.unwrap_or(1) as usize;
+        let least = budget::needed(1, workers + slow_lanes, besides);
         let (server, room) = (self.limits.tightest(), self.room());
         let shards = server.shards.max(1) as i64;
         let of = match server.shards {
             0 => "a database has".to_owned(),
             n => format!("the server of shard {} has, for each of {},", server.name, counted(n as u64, "shard")),
         };
+        let own = self.limits.fixed.connections_max.filter(|max| (*max as i64) < least);
         let why = format!(
-            "{started} processes need {least} connections each to a shard (1 worker + {slow_lanes} slow lanes + {besides}): {}; {of} {}",
+            "{started} processes need {least} connections each to a shard ({} + {slow_lanes} slow lanes + {besides}): {}; {}",
+            counted(workers as u64, "worker"),
             least * started as i64,
-            grouped(room.max(0) as u64)
+            match own {
+                Some(max) => format!("connections_max lets each of them open {max}"),
+                None => format!("{of} {}", grouped(room.max(0) as u64)),
+            }
         );
         let mut offers = Vec::new();
         let more = |workers: usize| {
-            let each =
-                budget::needed(1, workers + slow_lanes, besides) * started as i64 + self.limits.fixed.gateway as i64;
+            let each = budget::needed(1, workers + slow_lanes, besides) * started as i64 + self.gateways(server);
             let max = each * shards + (server.max_connections - server.room);
             let mut offer = self.offer(format!("max_connections = {max}, if nothing else limits them"), |_| {});
             for server in &mut offer.limits.servers {
@@ -95,7 +100,20 @@ impl Course<'_> {
             }
             offer
         };
-        offers.extend(self.first((0..8).map(|doubling| more((1 << doubling).min(workers_max())))));
+        offers.extend(self.first((0..8).map(|doubling| more((workers << doubling).min(workers_max())))));
+        if workers > 1 {
+            offers.push(self.offer("fewer workers (--workers-per-shard)".to_owned(), |w| w.workers_per_shard = None));
+        }
+        if let Some(max) = self.limits.fixed.connections_max {
+            let own = |workers: usize| {
+                let more = budget::needed(1, workers + slow_lanes, besides);
+                let text = format!("connections_max = {more} for each shard, instead of {max}");
+                let mut offer = self.offer(text, |_| {});
+                offer.limits.fixed.connections_max = Some(more as usize);
+                offer
+            };
+            offers.extend(self.first((0..8).map(|doubling| own((workers << doubling).min(workers_max())))));
+        }
         let fit = (room / least).max(0);
         if fit > self.wish.spare_processes as i64 {
             let alive = fit - self.wish.spare_processes as i64;
@@ -141,6 +159,16 @@ impl Course<'_> {
         faster.limits.rates = faster.limits.rates.times(each / choice.rows_per_s);
         offers.push(faster);
         offers.extend(self.less(given, bears));
+        if let Some(max) = self.limits.fixed.rows_per_s_max {
+            let text = format!("no rows_per_second_max (of {} for each process and shard)", rate(max as f64));
+            let mut offer = self.offer(text, |w| w.shards = Some(given as u64));
+            offer.limits.fixed.rows_per_s_max = None;
+            offers.push(offer);
+        }
+        if wish.workers_per_shard.is_some() {
+            let text = "as many workers as it takes (without --workers-per-shard)".to_owned();
+            offers.push(self.offer(text, |w| w.workers_per_shard = None));
+        }
         self.refuse(why, offers);
     }
 

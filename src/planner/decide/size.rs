@@ -37,12 +37,12 @@ impl Course<'_> {
     pub(super) fn sized(&mut self, needed: f64, shards: usize, choice: &Choice) -> Sized {
         let wish = self.wish;
         let share = needed * wish.busiest_shard / shards as f64;
-        let batch = choice.batch as f64;
         let partitions_per_shard = self.partitions_for(shards, choice.processes);
         let spread = self.limits.fixed.assignor.fewest(choice.alive, shards, partitions_per_shard);
-        let rows = |workers: usize| self.rates.least(batch, workers * spread, workers * choice.processes);
+        let rows = |workers: usize| self.rows_of(choice.batch, workers, spread, choice.processes);
         // As many as take it are within the knee: the number of shards was made of that.
-        let enough = (1..=choice.workers).find(|workers| rows(*workers) >= share / wish.used);
+        let least = if wish.workers_per_shard.is_some() { choice.workers } else { 1 };
+        let enough = (least..=choice.workers).find(|workers| rows(*workers) >= share / wish.used);
         let workers = enough.unwrap_or(choice.workers);
         let (shard_rows_per_s, connections) = (rows(workers), workers * spread);
         let text = format!(

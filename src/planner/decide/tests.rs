@@ -1,11 +1,12 @@
 //! Wishes and limits on one side, plans or refusals on the other; and what holds for every plan.
 
+mod given;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::planner::limits::ServerLimits;
 use crate::planner::plan::Refusal;
 use crate::planner::rates::{Curves, Point};
 use crate::planner::wish::Asked;
@@ -283,6 +284,13 @@ fn settings_that_flatter_are_named() {
     for expected in ["fsync is off", "synchronous_commit is off", "fill max_wal_size (1GB) ÷ 1.9 in 2 min 37 s"] {
         assert!(warnings.contains(expected), "{expected} is missing in {warnings}");
     }
+    assert!(!warnings.contains("takes no writes"), "{warnings}");
+    for (name, value) in [("transaction_read_only", "on"), ("synchronous_standby_names", "b")] {
+        flattering.servers[0].settings.insert(name.to_owned(), value.to_owned());
+    }
+    let warnings = decide(&wish(&Asked { peak: Some(6_000.0), ..Asked::default() }), &flattering).warnings.join("\n");
+    assert!(warnings.contains("it takes no writes now (a replica, or read-only)"), "{warnings}");
+    assert!(!warnings.contains("every COMMIT waits"), "with synchronous_commit off it does not: {warnings}");
     // A peak of ten seconds is no lasting load.
     let short =
         Asked { peak: Some(6_000.0), mean: Some(100.0), burst: Some(Duration::from_secs(10)), ..Asked::default() };

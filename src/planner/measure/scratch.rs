@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use postgres::Client;
+use postgres::types::Type;
 
 use crate::config::load::parse;
 use crate::config::{Shard, Target};
@@ -16,6 +17,8 @@ use crate::sink::plan::TablePlan;
 use crate::sink::{Failure, schema, sqlstate};
 
 const PURPOSE: &str = "plan";
+/// Also where every COMMIT waits for standbys.
+const LOCAL: &str = "SET synchronous_commit = local; ";
 const TABLE: &str = "records";
 /// As the reference job has it.
 const COLUMNS: &str = "app_id uuid, subscription_id uuid, country text, device text, sessions int, updated_at timestamptz, tags jsonb, \
@@ -108,6 +111,13 @@ impl Scratch {
         self.ask(|client| client.query_typed_one(sql, &[])).map(|row| row.get::<_, i64>(0) as u64)
     }
 
+    /// Whatever these do, or wait for: the answer comes to whoever waits for it.
+    pub fn cancel(&self, pids: &[i32]) {
+        let sql = "SELECT pg_cancel_backend(pid) FROM unnest($1::int4[]) pid";
+        // Without an answer, the connections' own time-outs are left.
+        let _ = self.ask(|client| client.query_typed(sql, &[(&pids, Type::INT4_ARRAY)]).map(|_| ()));
+    }
+
     pub fn analyze(&self) -> Result<(), PlanError> {
         let name = &self.name;
         self.ask(|client| client.batch_execute(&format!("ANALYZE {name}.{TABLE}; ANALYZE {name}.fence")))
@@ -134,7 +144,7 @@ impl Drop for Scratch {
 
 fn make(client: &mut Client, shard: &str, name: &str) -> Result<(), PlanError> {
     left_behind(client, shard);
-    client.batch_execute(&format!("CREATE SCHEMA {name}")).map_err(|error| match error.code() {
+    client.batch_execute(&format!("{LOCAL}CREATE SCHEMA {name}")).map_err(|error| match error.code() {
         Some(code) if code.code() == NO_PRIVILEGE => PlanError::Configuration(format!(
             "shard {shard}: this role may not make a schema to measure in: GRANT CREATE ON DATABASE … TO …, or measure with another role (dsn), or \
              give --shard-rows-per-second instead"
@@ -146,15 +156,16 @@ fn make(client: &mut Client, shard: &str, name: &str) -> Result<(), PlanError> {
 /// By the connection that there is, or, where that one is broken, by a new one.
 fn removed(shard: &Shard, group: &str, name: &str, opened: Option<Opened>) -> Result<(), PlanError> {
     let sql = format!("DROP SCHEMA IF EXISTS {name} CASCADE");
+    let local = format!("{LOCAL}{sql}");
     if let Some(mut opened) = opened {
-        let dropped = opened.client.batch_execute(&sql);
+        let dropped = opened.client.batch_execute(&local);
         opened.discard();
         if dropped.is_ok() {
             return Ok(());
         }
     }
     let again = Connector::new(shard, group, PURPOSE).and_then(|mut c| c.connect()).and_then(|mut opened| {
-        let dropped = opened.client.batch_execute(&sql).map_err(|error| sqlstate::failure(&error));
+        let dropped = opened.client.batch_execute(&local).map_err(|error| sqlstate::failure(&error));
         opened.discard();
         dropped
     });

@@ -52,6 +52,8 @@ impl Done {
 /// See the module's text.
 pub struct Probe {
     shard: String,
+    /// The server's process at the other end.
+    pub pid: Option<i32>,
     /// Taken by `drop` alone.
     opened: Option<Opened>,
     /// Prepared with the first batch, by which the statement's text is known.
@@ -103,6 +105,7 @@ impl Probe {
         };
         Ok(Probe {
             shard: scratch.shard().to_owned(),
+            pid: opened.pid,
             opened: Some(opened),
             statement: None,
             schema: scratch.schema().to_owned(),
@@ -159,6 +162,11 @@ impl Probe {
             }
         }
         Ok(done)
+    }
+
+    /// For the session.
+    pub fn set(&mut self, sql: &str) -> Result<(), PlanError> {
+        self.client().batch_execute(sql).map_err(|error| self.failed(&error))
     }
 
     /// These rows, once each.

@@ -159,6 +159,7 @@ fn commands_say_what_the_plan_says() {
         "retention.ms=7200000 --config segment.ms=1800000",
         "min.insync.replicas=2",
         "max.message.bytes=1400000",
+        "--entity-name subscription-updates \\\n#     --add-config retention.ms=7200000,segment.ms=1800000,",
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }

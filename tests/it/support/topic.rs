@@ -58,6 +58,15 @@ impl Topic {
         Topic::new(&kafka_bootstrap(), name.to_owned(), partitions, &[])
     }
 
+    /// One that somebody else has made.
+    pub fn adopt(name: &str, partitions: i32) -> Topic {
+        let bootstrap = kafka_bootstrap();
+        let admin = client_config(&bootstrap).create().expect("an administration client");
+        let topic = Topic { name: name.to_owned(), partitions, bootstrap, admin };
+        topic.wait_for_leaders();
+        topic
+    }
+
     fn new(bootstrap: &str, name: String, partitions: i32, settings: &[(&str, &str)]) -> Topic {
         let bootstrap = bootstrap.to_owned();
         let admin = client_config(&bootstrap).create().expect("an administration client");
@@ -101,6 +110,10 @@ impl Topic {
         for result in results {
             result.unwrap_or_else(|(name, e)| panic!("creating topic {name}: {e}"));
         }
+        self.wait_for_leaders();
+    }
+
+    fn wait_for_leaders(&self) {
         let consumer = self.consumer();
         wait_until(ADMIN_WAIT, "the new topic's partitions to have leaders", || {
             (0..self.partitions).all(|p| consumer.fetch_watermarks(&self.name, p, ADMIN_WAIT).is_ok())
