@@ -125,6 +125,7 @@ fn totals(all: &Sum, samples: &[Sample], sums: &Sums, seconds: f64, ledger: &Led
         request_ms: all.request_ms(),
         durable_ms: all.durable_ms(),
         late_ms: times(&ledger.late),
+        client_connections_max: ledger.connections_max as u64,
         message_lag_max: most(|sample| sample.message_lag),
         time_lag_max_ms: most(|sample| sample.time_lag_ms),
         retries: sums.retries.map(|retries| retries as u64),

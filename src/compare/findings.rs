@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Of the form of [`Findings`]: a number that is missed when an old file is read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// See the module's text.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Findings {
+    /// [`VERSION`].
     pub version: u32,
     /// Of this program.
     pub forebay: String,
@@ -81,7 +82,7 @@ pub struct Parameters {
     pub seed: u64,
     /// Of a request's body.
     pub value_bytes: u64,
-    /// Keep-alive connections of the generator. A request that is due while all are in use waits, and that counts.
+    /// Keep-alive connections of the generator, at most. A request that is due while there can be no more waits, and that counts.
     pub connections: u64,
     /// After so long without an answer a request is an error.
     pub timeout_ms: u64,
@@ -113,6 +114,7 @@ pub struct Step {
     pub seconds: f64,
     pub offered: u64,
     pub accepted: u64,
+    /// As `request_ms` of [`Totals`].
     pub p99_ms: f64,
     pub borne: bool,
 }
@@ -159,6 +161,13 @@ pub struct Run {
     pub verification: Verification,
 }
 
+impl Run {
+    /// It was ended before the engine had caught up: what is not in the tables may still have waited in Kafka.
+    pub fn was_left(&self) -> bool {
+        self.cut_short && self.drain_seconds.is_none()
+    }
+}
+
 /// Of a whole run, disturbances included.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
@@ -166,6 +175,7 @@ pub struct Totals {
     pub offered: u64,
     /// Answered with 200 or 202.
     pub accepted: u64,
+    /// Of the time in which it sent.
     pub offered_per_s: f64,
     pub accepted_per_s: f64,
     pub errors: Errors,
@@ -175,8 +185,11 @@ pub struct Totals {
     pub request_ms: Option<Times>,
     /// From when a request was due until its row was written, of accepted ones.
     pub durable_ms: Option<Times>,
-    /// How late the generator itself was, on connections that were free: where this is large, it is part of the times above.
+    /// How late requests were sent, by the generator's own pace or because there was no connection: it is part of the times above. Those that
+    /// were not sent at all are `unsent`.
     pub late_ms: Option<Times>,
+    /// The generator's own connections, at most. As many as it may have: from there on the loop was not open.
+    pub client_connections_max: u64,
     /// Records published and not durable, at most. None in sync.
     pub message_lag_max: Option<u64>,
     /// Age of the oldest record that was not durable, at most. None in sync.
@@ -200,7 +213,7 @@ pub struct Totals {
 pub struct Errors {
     /// Answered, by status.
     pub by_status: BTreeMap<u16, u64>,
-    /// Sent and not answered in time; and not sent in time, because all connections were in use.
+    /// Sent and not answered in time; and not sent in time, because there was no connection.
     pub timeouts: u64,
     pub unsent: u64,
     /// The connection ended, or could not be made.

@@ -47,8 +47,9 @@ pub struct Written {
     /// Of a request's body.
     #[arg(long, value_name = "N", default_value_t = 300)]
     pub value_bytes: u64,
-    /// Keep-alive connections that requests are sent over. One that is due while all are in use waits, and that counts.
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    /// Keep-alive connections that requests are sent over, at most: another one is made whenever all are in use. A request that is due while
+    /// there can be no more waits, and that counts; one that is not sent in time is counted as such.
+    #[arg(long, value_name = "N", default_value_t = CONNECTIONS_MAX)]
     pub connections: u64,
     /// After so long without an answer a request is an error.
     #[arg(long, value_name = "MS", default_value_t = 5000)]

@@ -105,6 +105,7 @@ const REQUESTS: Metric = Metric {
     totals: &[
         column("offered", |run| Some(number(run.totals.offered as f64))),
         column("accepted", |run| Some(number(run.totals.accepted as f64))),
+        column("offered a second", |run| Some(number(run.totals.offered_per_s))),
         column("accepted a second", |run| Some(number(run.totals.accepted_per_s))),
         column("failed", |run| Some(percent(run.totals.error_percent))),
         column("how", |run| Some(how(&run.totals.errors))),
@@ -144,7 +145,7 @@ const LATENCY: Metric = Metric {
         column("p99", |run| times(run.totals.request_ms, |t| t.p99)),
         column("p99.9", |run| times(run.totals.request_ms, |t| t.p999)),
         column("slowest", |run| times(run.totals.request_ms, |t| t.max)),
-        column("generator late, p99", |run| times(run.totals.late_ms, |t| t.p99)),
+        column("sent late, p99", |run| times(run.totals.late_ms, |t| t.p99)),
     ],
     before: "The endpoint’s p99: it is the database’s COMMIT, its locks and the wait for a connection.",
     after: "The gateway’s p99 (forebay_ingest_acknowledged_seconds) is the brokers’ acknowledgement. It says nothing of the database any \
@@ -238,6 +239,7 @@ const CONNECTIONS: Metric = Metric {
     totals: &[
         column("connections at most", |run| run.totals.connections_max.map(|n| number(f64::from(n)))),
         column("waiting for locks at most", |run| run.totals.lock_waits_max.map(|n| number(f64::from(n)))),
+        column("clients’ own, to the gateway", |run| Some(number(run.totals.client_connections_max as f64))),
     ],
     before: "The pool of each process: how many are in use, how many requests wait for one. Each further process of the endpoint brings \
              its own.",

@@ -175,6 +175,7 @@ fn run(mode: Mode, factor: u64) -> Run {
                 times(2.2, 41.0, 4900.0, 5012.0)
             },
             late_ms: times(0.1, 0.4, 0.9, 1.2),
+            client_connections_max: if is_async { 64 } else { 3_600 * factor },
             message_lag_max: is_async.then_some(12_400 * factor),
             time_lag_max_ms: is_async.then_some(11_200),
             retries: is_async.then_some(14),
