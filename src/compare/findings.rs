@@ -84,6 +84,8 @@ pub struct Parameters {
     pub value_bytes: u64,
     /// Keep-alive connections of the generator, at most. A request that is due while there can be no more waits, and that counts.
     pub connections: u64,
+    /// The rate rises evenly over each run, from a tenth of it, instead of staying the same.
+    pub ramp: bool,
     /// After so long without an answer a request is an error.
     pub timeout_ms: u64,
     /// Of a gateway in sync mode, to each shard, and how long a request waits for one.
@@ -143,7 +145,7 @@ impl Mode {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     pub mode: Mode,
-    /// Requests a second outside the burst.
+    /// Requests a second outside the burst; with a ramp at its end.
     pub rate: u64,
     /// So many times the rate that was found, or given: 1 or 2.
     pub factor: u64,

@@ -45,7 +45,7 @@ pub fn run(
     stopper: &Stopper,
 ) -> Result<Run, CompareError> {
     let script = Script::new(options.seconds);
-    let schedule = script.schedule(rate, options.burst_factor);
+    let schedule = script.schedule(rate, options.burst_factor, options.ramp);
     let rig = Rig::start(environment, mode, options, stopper)?;
     let zero = Zero::after(LEAD + Duration::from_secs_f64(WARM_UP_S));
     let observed = observe(environment, options, rig, (&script, &schedule, zero), (mode, rate), stopper)?;

@@ -21,11 +21,12 @@ pub fn headline(findings: &Findings) -> String {
     let versions: Vec<&str> = on.shards.iter().map(|shard| shard.version.as_str()).collect();
     let whose = if on.servers_are_ours { "of its own" } else { "as named" };
     format!(
-        "PUT of {} bytes, {} keys (Zipf {}), {} connections, time-out {} ms; PostgreSQL {} {whose}: {}; Kafka at {}",
+        "PUT of {} bytes, {} keys (Zipf {}){}, up to {} connections, time-out {} ms; PostgreSQL {} {whose}: {}; Kafka at {}",
         of.value_bytes,
         grouped(of.keys),
         of.skew,
-        of.connections,
+        if of.ramp { ", as a ramp" } else { "" },
+        grouped(of.connections),
         grouped(of.timeout_ms),
         versions.first().unwrap_or(&"?"),
         listed(&names),

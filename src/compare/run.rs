@@ -95,6 +95,7 @@ fn parameters(options: &Options, environment: &Environment) -> Parameters {
         seed: options.seed,
         value_bytes: options.value_bytes as u64,
         connections: options.connections as u64,
+        ramp: options.ramp,
         timeout_ms: options.timeout.as_millis() as u64,
         pool_size: options.pool_size,
         pool_wait_ms: options.pool_wait.as_millis() as u64,
