@@ -29,6 +29,41 @@ pub fn of_family(pid: u32) -> Option<f64> {
     Some(first.cpu_seconds + first.waited_for_seconds + children)
 }
 
+/// How much of the machine's CPU time was in use between the first and the last look.
+#[derive(Debug, Default)]
+pub struct Busy {
+    first: Option<(u64, u64)>,
+    last: Option<(u64, u64)>,
+}
+
+impl Busy {
+    pub fn look(&mut self) {
+        self.last = fs::read_to_string("/proc/stat").ok().and_then(|text| in_use(&text));
+        self.first = self.first.or(self.last);
+    }
+
+    pub fn percent(&self) -> Option<f64> {
+        let ((from_used, from_all), (used, all)) = (self.first?, self.last?);
+        let all = all.checked_sub(from_all).filter(|all| *all > 0)?;
+        Some(used.saturating_sub(from_used) as f64 * 100.0 / all as f64)
+    }
+}
+
+/// Of proc(5)'s `stat`: time in use, and all of it. What the hypervisor gave to others is in use, too; a guest's is in its host's.
+fn in_use(stat: &str) -> Option<(u64, u64)> {
+    let times: Vec<u64> = stat
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace()
+        .take(8)
+        .map_while(|time| time.parse().ok())
+        .collect();
+    let all: u64 = times.iter().sum();
+    // Idle, and idle while the disk works.
+    Some((all - times.get(3)? - times.get(4)?, all))
+}
+
 fn processes() -> impl Iterator<Item = u32> {
     fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
@@ -104,6 +139,17 @@ mod tests {
         assert_eq!((inode_of(line, 0x1f90), inode_of(line, 80)), (Some(54321), None));
         assert_eq!(inode_of(&line.replace(" 0A ", " 01 "), 0x1f90), None);
         assert_eq!(inode_of("  sl  local_address rem_address   st", 80), None);
+    }
+
+    #[test]
+    fn a_machine_is_busy_with_what_is_not_idle() {
+        assert_eq!(in_use("cpu  10 1 20 100 5 2 3 4 7 0\ncpu0 1 1 1 1\n"), Some((40, 145)));
+        assert_eq!(in_use("intr 5"), None);
+        let busy = Busy { first: Some((40, 145)), last: Some((70, 185)) };
+        assert_eq!((busy.percent(), Busy::default().percent()), (Some(75.0), None));
+        let mut now = Busy::default();
+        now.look();
+        assert!(now.last.is_some() && now.percent().is_none());
     }
 
     #[test]

@@ -108,16 +108,25 @@ pub struct Search {
     pub borne: Option<u64>,
     /// The lowest rate of a step that was not. None: it ended before there was one.
     pub not_borne: Option<u64>,
+    /// At that rate the machine had nothing left, or the generator itself was late: more might be borne elsewhere.
+    pub machine_was_the_limit: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Step {
+    /// Requests a second.
     pub rate: u64,
+    /// How much of it counts, and how many requests were due in that, and accepted.
     pub seconds: f64,
     pub offered: u64,
     pub accepted: u64,
     /// As `request_ms` of [`Totals`].
     pub p99_ms: f64,
+    /// As `late_ms` of [`Totals`].
+    pub late_p99_ms: f64,
+    /// Of the machine's CPU time, whoever used it. None: it is not known.
+    pub busy_percent: Option<f64>,
+    /// See `borne_p99_ms` of [`Parameters`].
     pub borne: bool,
 }
 

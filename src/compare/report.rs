@@ -48,6 +48,9 @@ pub fn search(found: &Search) -> String {
             if step.borne { "borne" } else { "not borne" }
         );
     }
+    if found.machine_was_the_limit {
+        text.push_str("\n  the machine was the limit, and not the mode: nothing of it was left");
+    }
     text
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::bench::machine::{self, Machine};
 use crate::compare::environment::Environment;
-use crate::compare::findings::{self, Findings, Mode, Parameters, VERSION};
+use crate::compare::findings::{self, Findings, Mode, Parameters, Search, VERSION};
 use crate::compare::options::Options;
 use crate::compare::search::search;
 use crate::compare::{CompareError, one, report};
@@ -50,11 +50,11 @@ fn measure(
     let rate = match options.rate {
         Some(rate) => rate,
         None => {
-            let found = search(environment, options, stopper)?;
-            console::out(report::search(&found));
-            let rate = found.borne;
-            findings.search = Some(found);
-            rate.ok_or_else(|| {
+            let found = findings.search.insert(Search::default());
+            let outcome = search(environment, options, stopper, found);
+            console::out(report::search(found));
+            outcome?;
+            found.borne.ok_or_else(|| {
                 let limit = options.borne_p99.as_millis();
                 CompareError::Unavailable(format!(
                     "not even the lowest rate that was tried is answered without errors and within {limit} ms: see --rate and --p99-ms"

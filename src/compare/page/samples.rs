@@ -71,6 +71,7 @@ pub fn normal() -> Findings {
             steps: vec![step(600, 4.1), step(1200, 31.0), step(1500, 870.0)],
             borne: Some(1200),
             not_borne: Some(1500),
+            machine_was_the_limit: false,
         }),
         runs: runs.map(|(mode, factor)| run(mode, factor)).to_vec(),
         ..Findings::default()
@@ -140,7 +141,17 @@ pub fn interrupted() -> Findings {
 }
 
 fn step(rate: u64, p99_ms: f64) -> Step {
-    Step { rate, seconds: 5.0, offered: rate * 5, accepted: rate * 5, p99_ms, borne: p99_ms <= 100.0 }
+    let borne = p99_ms <= 100.0;
+    Step {
+        rate,
+        seconds: 5.0,
+        offered: rate * 5,
+        accepted: rate * 5,
+        p99_ms,
+        late_p99_ms: 0.4,
+        busy_percent: Some(62.0),
+        borne,
+    }
 }
 
 fn times(p50: f64, p99: f64, p999: f64, max: f64) -> Option<Times> {

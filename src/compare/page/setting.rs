@@ -14,7 +14,7 @@ pub fn section(findings: &Findings) -> Markup {
         .and(part("Asked for", &[], asked(findings)))
         .and(part(
             "Search for what sync bears",
-            &["rate", "for", "offered", "accepted", "p99", "borne"],
+            &["rate", "for", "offered", "accepted", "p99", "sent late, p99", "of the machine’s CPU", "borne"],
             search(findings),
         ))
         .and(part("Disturbances, as they came", &["run", "what", "from", "to", "told"], disturbances(findings)))
@@ -110,6 +110,8 @@ fn search(findings: &Findings) -> Vec<Vec<String>> {
             number(step.offered as f64),
             number(step.accepted as f64),
             ms(step.p99_ms),
+            ms(step.late_p99_ms),
+            or_unknown(step.busy_percent, percent),
             (if step.borne { "yes" } else { "no" }).to_owned(),
         ]
     };

@@ -353,6 +353,15 @@ fn what_is_to_be_known_first_is_said_first() {
 }
 
 #[test]
+fn whose_limit_was_found_is_said() {
+    let mut findings = samples::normal();
+    let said = "the machine was the limit";
+    assert!(!html(&findings).contains(said));
+    findings.search.as_mut().expect("it was searched").machine_was_the_limit = true;
+    assert!(html(&findings).contains(said));
+}
+
+#[test]
 fn nothing_found_is_a_page_that_says_so() {
     let html = html(&samples::empty());
     assert!(html.contains("Nothing was measured.") && !html.contains("<figure"), "{html}");

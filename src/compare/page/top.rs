@@ -211,5 +211,12 @@ fn searched(search: &Search, p99_ms: f64) -> String {
         Some(not_borne) => format!("and did not bear {}", rate(not_borne)),
         None => "and no rate that it does not bear was found".to_owned(),
     };
-    format!("Undisturbed, {borne} {not_borne}. Borne means: all accepted, 99 of 100 answered within {}.", ms(p99_ms))
+    let limit = match search.machine_was_the_limit {
+        true => " There the machine was the limit, which all of it shares, and not the mode: nothing of it was left.",
+        false => "",
+    };
+    format!(
+        "Undisturbed, {borne} {not_borne}.{limit} Borne means: all accepted, 99 of 100 answered within {}.",
+        ms(p99_ms)
+    )
 }
