@@ -23,6 +23,8 @@ pub fn run(options: &Options, stopper: &Stopper) -> Result<(), CompareError> {
         machine: this_machine(),
         ..Findings::default()
     };
+    // Whoever measures for minutes is not told at the end that there is no place for what was found.
+    report::make_room(options)?;
     let mut environment = Environment::create(options)?;
     findings.id = environment.id.clone();
     findings.environment = environment.found()?;

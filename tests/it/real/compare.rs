@@ -1,9 +1,11 @@
 //! `forebay compare` through the binary: the same trouble in both modes, what each shows of it, that everything acknowledged is in the
 //! tables, what it refuses, and that nothing of it stays behind.
 
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -193,6 +195,56 @@ fn rows(database: &Database) -> i64 {
     database.connect().query_one(&format!("SELECT count(*) FROM {schema}.records"), &[]).map_or(0, |row| row.get(0))
 }
 
+/// It gets SIGINT as soon as it has said this on stderr. Returns what is on stdout, and the rest of stderr.
+fn interrupted_at(mut command: Command, said: &str, code: i32) -> (String, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains(said) {
+        line.clear();
+        assert!(errors.read_line(&mut line).unwrap() > 0, "it ended without {said:?}");
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let mut rest = String::new();
+    errors.read_to_string(&mut rest).unwrap();
+    let (told, _) = ended(&child.wait_with_output().unwrap(), code);
+    (told, rest)
+}
+
+#[test]
+fn ended_in_the_search_it_reports_its_steps() {
+    let (directory, database) = (directory(), Database::create(Server::A, "compare"));
+    let (told, errors) = interrupted_at(compare(directory.path(), &["--dsn", database.dsn()]), "what sync bears", 69);
+    assert!(told.contains("100/s  p99") && errors.contains("ended before a run was measured"), "{told}\n{errors}");
+    let found = findings(directory.path());
+    let steps = found["search"]["steps"].as_array().unwrap();
+    assert!(!steps.is_empty() && found["cut_short"] == true, "{found}");
+    for step in steps {
+        assert!((0.0..=100.0).contains(&number(&step["busy_percent"])) && number(&step["late_p99_ms"]) > 0.0, "{step}");
+    }
+    assert_eq!((left_in(directory.path()), in_database(&database)), (Vec::<String>::new(), Vec::new()), "{errors}");
+    nothing_in_kafka(&found);
+}
+
+/// The table takes next to nothing, so that the engine never catches up: whoever ends that does not wait for it, and is not told that what
+/// waits in Kafka was lost.
+#[test]
+fn ended_with_records_left_in_kafka_it_does_not_wait_for_them() {
+    let (directory, database) = (directory(), Database::create(Server::A, "compare"));
+    database.execute(&on_table("refuse", "RAISE EXCEPTION 'no';", "NEW.n > 20"));
+    let arguments = ["--dsn", database.dsn(), "--quick", "--rate", "60", "--seconds", "12"];
+    let begin = Instant::now();
+    let (told, errors) = interrupted_at(compare(directory.path(), &arguments), "async at 60/s", 0);
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}\n{errors}", begin.elapsed());
+    assert!(told.contains("CUT SHORT") && !told.contains("WRONG"), "{told}\n{errors}");
+    let found = findings(directory.path());
+    let later = &found["runs"][1];
+    assert_eq!((&later["mode"], &later["drain_seconds"]), (&"async".into(), &Value::Null));
+    assert!(number(&later["verification"]["missing"]) > 0.0, "{later}");
+    assert_eq!((left_in(directory.path()), in_database(&database)), (Vec::<String>::new(), Vec::new()), "{errors}");
+    nothing_in_kafka(&found);
+}
+
 fn wait_for_end(child: &mut Child) {
     wait_until(PATIENCE, "the comparison to end", || child.try_wait().unwrap().is_some());
 }
@@ -247,6 +299,7 @@ fn what_cannot_be_compared_is_refused() {
     let with = |more: &[&'static str]| [&dsn[..], more].concat();
     check(&["--rate", "0"], 2, "--rate: found 0, expected 1 to");
     check(&["--seconds", "5"], 2, "--seconds: found 5, expected 12 to");
+    check(&["--out", "/proc/x"], 69, "/proc/x: ");
     check(&["--set", "topic.table=x"], 2, "--set: found \"topic.table\"");
     check(&with(&["--workers", "0"]), 78, "engine.workers_per_shard: found 0");
     check(&["--dsn", "host=127.0.0.1 port=1 user=x"], 69, "shard bench: ");
