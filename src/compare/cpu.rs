@@ -84,6 +84,13 @@ pub fn listener(brokers: &str) -> Option<u32> {
     })
 }
 
+/// Whether a process says of itself that it is a broker: on a port of a container listens whoever passes things on.
+pub fn is_broker(pid: u32) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = String::from_utf8_lossy(&line).to_ascii_lowercase();
+    ["kafka", "redpanda"].iter().any(|name| line.contains(name))
+}
+
 /// Of a line of proc(5)'s `net/tcp` that is a listener (state 0A) on this port: the tenth field.
 fn inode_of(line: &str, port: u16) -> Option<u64> {
     let mut fields = line.split_ascii_whitespace();
@@ -131,6 +138,17 @@ mod tests {
         drop(listener_here);
         assert_eq!(listener(&format!("127.0.0.1:{port}")), None);
         assert_eq!(listener("192.0.2.1:9092,no such thing"), None);
+    }
+
+    #[test]
+    fn a_broker_says_so() {
+        assert!(!is_broker(std::process::id()));
+        let mut child = std::process::Command::new("sh");
+        child.args(["-c", "read x", "kafka.Kafka"]);
+        let mut child = child.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        assert!(is_broker(child.id()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]

@@ -211,7 +211,8 @@ pub struct Totals {
     pub connections_max: Option<u32>,
     /// Those of them that waited for a lock, at most.
     pub lock_waits_max: Option<u32>,
-    /// Of all shards, everything included that happened in these databases, for 1000 accepted requests.
+    /// Of all shards, for 1000 accepted requests: commits and rollbacks in these databases, all included but our own looks, and the WAL of
+    /// their servers.
     pub transactions_per_1000: Option<f64>,
     pub wal_bytes_per_1000: Option<f64>,
     /// CPU seconds.
@@ -255,6 +256,7 @@ pub struct Cpu {
     pub engine: Option<f64>,
     /// All servers, with all their processes.
     pub postgresql: Option<f64>,
+    /// Whatever else the broker does is in it. Null in sync, which has nothing to do with it.
     pub kafka: Option<f64>,
 }
 

@@ -15,7 +15,7 @@ use crate::compare::environment::Environment;
 use crate::compare::figures::{Observed, figures};
 use crate::compare::findings::{Kind, Mode, Run};
 use crate::compare::generator::{Live, Load};
-use crate::compare::ledger::Ledger;
+use crate::compare::ledger::{Entry, Ledger};
 use crate::compare::moment::Zero;
 use crate::compare::options::Options;
 use crate::compare::requests::Requests;
@@ -24,7 +24,7 @@ use crate::compare::sample::{Sampler, Watched};
 use crate::compare::schedule::{Schedule, Script, Span, WARM_UP_S};
 use crate::console;
 use crate::engine::Stopper;
-use crate::words::grouped;
+use crate::words::{counted, grouped};
 
 /// Until the first request that does not count: threads are started.
 const LEAD: Duration = Duration::from_millis(300);
@@ -74,7 +74,8 @@ fn observe(
         live: Arc::clone(&live),
         gateway: rig.gateway.pid(),
         engine: rig.engine.as_ref().map(|(engine, admin)| (engine.pid(), *admin)),
-        kafka: environment.kafka,
+        // In sync it works for others.
+        kafka: environment.kafka.filter(|_| mode == Mode::Async),
         shards: shards.clone(),
         group: rig.made.group.clone(),
         own_group: group.clone(),
@@ -109,7 +110,8 @@ fn observe(
     let ledger = ledger?;
     let mut happened = vec![stopped?];
     for thread in threads {
-        happened.push(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let came = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        happened.push(felt(came, &ledger));
     }
     happened.push(burst(script, &ledger, options.burst_factor));
     let patience = DRAIN_MIN.max(DRAIN_FACTOR * Duration::from_secs_f64(script.seconds));
@@ -126,10 +128,25 @@ fn observe(
     Ok(Observed { ledger, seen, happened, drained, written })
 }
 
+/// A row that is held and that nobody asks for is no trouble.
+fn felt(happened: Happened, ledger: &Ledger) -> Happened {
+    let (Kind::RowLocked, Ok((span, told))) = (happened.kind, &happened.outcome) else { return happened };
+    let is_for_it = |entry: &&Entry| entry.key == BUSIEST && span.holds(entry.due_us as f64 / 1e6);
+    let outcome = match ledger.entries.iter().filter(is_for_it).count() as u64 {
+        0 => {
+            Err("no request was for the row while it was held: fewer --keys, more --skew, or another --rate".to_owned())
+        }
+        count => Ok((*span, format!("{told}, {} for it meanwhile", counted(count, "request")))),
+    };
+    Happened { outcome, ..happened }
+}
+
+/// As much of it as was sent.
 fn burst(script: &Script, ledger: &Ledger, factor: u64) -> Happened {
-    let reached = ledger.entries.last().is_some_and(|last| last.due_us as f64 / 1e6 >= script.burst.to_s - 0.1);
-    let outcome = if reached {
-        Ok((script.burst, format!("{factor} times the rate")))
+    let until = ledger.entries.last().map_or(0.0, |last| last.due_us as f64 / 1e6);
+    let Span { from_s, to_s } = script.burst;
+    let outcome = if until > from_s {
+        Ok((Span { from_s, to_s: to_s.min(until) }, format!("{factor} times the rate")))
     } else {
         Err("it was ended before".to_owned())
     };
@@ -240,6 +257,34 @@ pub fn wrong(run: &Run) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::compare::findings::Verification;
+    use crate::compare::ledger::Outcome;
+    use crate::compare::ledger::tests::entry;
+
+    #[test]
+    fn a_row_that_nobody_asked_for_was_no_trouble() {
+        let span = Span { from_s: 10.0, to_s: 15.0 };
+        let after = |of: &[(u32, i64)]| {
+            let entries = of.iter().map(|(key, due_s)| entry(*key, due_s * 1_000_000, 1, Outcome::Answered(200)));
+            let ledger = Ledger { entries: entries.collect(), ..Ledger::new(0) };
+            let outcome = Ok((span, "a row is held".to_owned()));
+            felt(Happened { kind: Kind::RowLocked, shard: None, outcome }, &ledger).outcome
+        };
+        let told = |what: &str| Ok((span, format!("a row is held, {what} for it meanwhile")));
+        assert_eq!(after(&[(BUSIEST, 9), (BUSIEST, 10), (3, 12), (BUSIEST, 14), (BUSIEST, 15)]), told("2 requests"));
+        let why = after(&[(BUSIEST, 9), (3, 12)]).unwrap_err();
+        assert!(why.starts_with("no request was for the row"), "{why}");
+    }
+
+    #[test]
+    fn of_a_burst_that_was_ended_there_is_what_was_sent() {
+        let script = Script::new(60);
+        let of = |last_s: i64| {
+            let entries = vec![entry(1, last_s * 1_000_000, 1, Outcome::Answered(200))];
+            burst(&script, &Ledger { entries, ..Ledger::new(0) }, 3).outcome.map(|(span, _)| span.to_s)
+        };
+        assert_eq!((of(59), of(49)), (Ok(52.0), Ok(49.0)));
+        assert!(of(46).is_err());
+    }
 
     #[test]
     fn what_is_lost_or_late_for_ever_is_wrong() {
