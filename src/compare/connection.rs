@@ -18,6 +18,8 @@ pub enum Progress {
     Nothing,
     /// It is connected, and may be given a request.
     Ready,
+    /// It could not be made.
+    Refused,
     /// The request was answered with this status; it may be given another one, unless the server closes.
     Answered {
         status: u16,
@@ -95,7 +97,10 @@ impl Connection {
                 Progress::Ready
             }
             (Ok(None), Err(error)) if error.kind() == ErrorKind::NotConnected => Progress::Nothing,
-            _ => self.gone(),
+            _ => {
+                self.state = State::Gone;
+                Progress::Refused
+            }
         }
     }
 

@@ -29,6 +29,41 @@ pub fn of_family(pid: u32) -> Option<f64> {
     Some(first.cpu_seconds + first.waited_for_seconds + children)
 }
 
+/// How much of the machine's CPU time was in use between the first and the last look.
+#[derive(Debug, Default)]
+pub struct Busy {
+    first: Option<(u64, u64)>,
+    last: Option<(u64, u64)>,
+}
+
+impl Busy {
+    pub fn look(&mut self) {
+        self.last = fs::read_to_string("/proc/stat").ok().and_then(|text| in_use(&text));
+        self.first = self.first.or(self.last);
+    }
+
+    pub fn percent(&self) -> Option<f64> {
+        let ((from_used, from_all), (used, all)) = (self.first?, self.last?);
+        let all = all.checked_sub(from_all).filter(|all| *all > 0)?;
+        Some(used.saturating_sub(from_used) as f64 * 100.0 / all as f64)
+    }
+}
+
+/// Of proc(5)'s `stat`: time in use, and all of it. What the hypervisor gave to others is in use, too; a guest's is in its host's.
+fn in_use(stat: &str) -> Option<(u64, u64)> {
+    let times: Vec<u64> = stat
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace()
+        .take(8)
+        .map_while(|time| time.parse().ok())
+        .collect();
+    let all: u64 = times.iter().sum();
+    // Idle, and idle while the disk works.
+    Some((all - times.get(3)? - times.get(4)?, all))
+}
+
 fn processes() -> impl Iterator<Item = u32> {
     fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
@@ -47,6 +82,13 @@ pub fn listener(brokers: &str) -> Option<u32> {
         let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         files.filter_map(|file| fs::read_link(file.path()).ok()).any(|link| link.to_str() == Some(&socket))
     })
+}
+
+/// Whether a process says of itself that it is a broker: on a port of a container listens whoever passes things on.
+pub fn is_broker(pid: u32) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = String::from_utf8_lossy(&line).to_ascii_lowercase();
+    ["kafka", "redpanda"].iter().any(|name| line.contains(name))
 }
 
 /// Of a line of proc(5)'s `net/tcp` that is a listener (state 0A) on this port: the tenth field.
@@ -99,11 +141,33 @@ mod tests {
     }
 
     #[test]
+    fn a_broker_says_so() {
+        assert!(!is_broker(std::process::id()));
+        let mut child = std::process::Command::new("sh");
+        child.args(["-c", "read x", "kafka.Kafka"]);
+        let mut child = child.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        assert!(is_broker(child.id()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn a_line_of_the_kernel_s_table() {
         let line = "   1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000  0 54321 1 0000 100 0 0 10 0";
         assert_eq!((inode_of(line, 0x1f90), inode_of(line, 80)), (Some(54321), None));
         assert_eq!(inode_of(&line.replace(" 0A ", " 01 "), 0x1f90), None);
         assert_eq!(inode_of("  sl  local_address rem_address   st", 80), None);
+    }
+
+    #[test]
+    fn a_machine_is_busy_with_what_is_not_idle() {
+        assert_eq!(in_use("cpu  10 1 20 100 5 2 3 4 7 0\ncpu0 1 1 1 1\n"), Some((40, 145)));
+        assert_eq!(in_use("intr 5"), None);
+        let busy = Busy { first: Some((40, 145)), last: Some((70, 185)) };
+        assert_eq!((busy.percent(), Busy::default().percent()), (Some(75.0), None));
+        let mut now = Busy::default();
+        now.look();
+        assert!(now.last.is_some() && now.percent().is_none());
     }
 
     #[test]

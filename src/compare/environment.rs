@@ -97,7 +97,7 @@ impl Environment {
         let mut databases = Databases::create(&config, &schema)?;
         databases.note_group(&names);
         let made = DirBuilder::new().mode(0o700).create(&directory);
-        let kafka = cpu::listener(&brokers);
+        let kafka = cpu::listener(&brokers).filter(|pid| cpu::is_broker(*pid));
         let mut environment = Environment {
             id,
             brokers,

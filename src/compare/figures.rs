@@ -24,7 +24,7 @@ pub fn figures(observed: &Observed, script: &Script, rate: u64) -> Run {
     let sent_until = ledger.entries.last().map_or(0.0, |last| last.due_us as f64 / 1e6).clamp(0.0, script.seconds);
     let cut = sent_until + 2.0 / (rate as f64) + 0.1 < script.seconds;
     let seconds = if cut { sent_until } else { script.seconds };
-    let last_s = last_written_s(ledger, &durable, |_| true);
+    let last_s = written_s(ledger, &durable, |_| true).flatten().fold(0.0, f64::max);
     let end = seconds.max(last_s).ceil() as u32;
     let (samples, sums) = sample::assemble(seen, &ledger::by_second(ledger, &durable), &by_second(written), end);
     let all = ledger::sum_of(ledger, &durable, |at| at >= 0.0);
@@ -36,7 +36,8 @@ pub fn figures(observed: &Observed, script: &Script, rate: u64) -> Run {
         let disturbed = |span: &Span| Span { to_s: span.to_s + script.recovery_s, ..*span }.holds(at);
         at >= 0.0 && !spans.iter().any(disturbed)
     };
-    let quiet_samples = || samples.iter().filter(|sample| is_quiet(f64::from(sample.second)));
+    let is_quiet_second = |second: u32| is_quiet(f64::from(second)) && is_quiet(f64::from(second + 1));
+    let quiet_samples = || samples.iter().filter(|sample| is_quiet_second(sample.second));
     let quiet_seconds = quiet_samples().filter(|sample| f64::from(sample.second) < seconds).count() as f64;
     let quiet = ledger::sum_of(ledger, &durable, is_quiet).effect(quiet_seconds);
     Run {
@@ -50,11 +51,15 @@ pub fn figures(observed: &Observed, script: &Script, rate: u64) -> Run {
     }
 }
 
-/// When the last row of what was accepted was written, of requests due at such times.
-fn last_written_s(ledger: &Ledger, durable: &[Option<u64>], when: impl Fn(f64) -> bool) -> f64 {
+/// When the rows of what was accepted were written, of requests due at such times. None: that has not been seen.
+fn written_s(
+    ledger: &Ledger,
+    durable: &[Option<u64>],
+    when: impl Fn(f64) -> bool,
+) -> impl Iterator<Item = Option<f64>> {
     let accepted = ledger.entries.iter().zip(durable).filter(|(entry, _)| entry.is_accepted());
-    let due = accepted.filter(|(entry, _)| when(entry.due_us as f64 / 1e6));
-    due.filter_map(|(entry, us)| Some((entry.due_us + (*us)? as i64) as f64 / 1e6)).fold(0.0, f64::max)
+    let due = accepted.filter(move |(entry, _)| when(entry.due_us as f64 / 1e6));
+    due.map(|(entry, us)| Some((entry.due_us + (*us)? as i64) as f64 / 1e6))
 }
 
 fn by_second(written: &[Written]) -> Vec<u64> {
@@ -88,8 +93,9 @@ fn disturbance(
                 second + 1.0 > seen.from_s && second <= seen.to_s
             };
             let mut effect = with_lag(sum.effect(seen.to_s - seen.from_s), samples.iter().filter(of));
-            effect.caught_up_after_s =
-                Some((last_written_s(ledger, durable, |at| seen.holds(at)) - seen.to_s).max(0.0));
+            // Nothing, where one of them was never written.
+            let mut late_s = written_s(ledger, durable, |at| seen.holds(at)).map(|at| Some((at? - seen.to_s).max(0.0)));
+            effect.caught_up_after_s = late_s.try_fold(0.0, |most: f64, late| Some(most.max(late?)));
             Disturbance { from_s: span.from_s, to_s: span.to_s, told: told.clone(), effect: Some(effect), ..blank }
         }
     }
@@ -125,6 +131,7 @@ fn totals(all: &Sum, samples: &[Sample], sums: &Sums, seconds: f64, ledger: &Led
         request_ms: all.request_ms(),
         durable_ms: all.durable_ms(),
         late_ms: times(&ledger.late),
+        client_connections_max: ledger.connections_max as u64,
         message_lag_max: most(|sample| sample.message_lag),
         time_lag_max_ms: most(|sample| sample.time_lag_ms),
         retries: sums.retries.map(|retries| retries as u64),
@@ -202,6 +209,17 @@ mod tests {
         assert!((after.totals.cpu_ms_per_1000.gateway.unwrap() - 62.0 * 0.2 * 1e6 / 600.0).abs() < 1.0);
         assert_eq!(after.drain_seconds.map(|s| s < 0.1), Some(true));
         assert_eq!((after.samples[36].written, after.samples[37].written), (10, 110));
+    }
+
+    #[test]
+    fn what_was_never_written_was_not_caught_up_with() {
+        let script = Script::new(60);
+        let mut observed = observed(false);
+        // Of the time in which the shard was stopped.
+        observed.written.retain(|one| one.n != 300);
+        let run = figures(&observed, &script, 10);
+        let stopped = run.disturbances.iter().find(|one| one.kind == Kind::ShardStopped).unwrap();
+        assert_eq!(stopped.effect.as_ref().unwrap().caught_up_after_s, None);
     }
 
     #[test]

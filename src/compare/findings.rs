@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Of the form of [`Findings`]: a number that is missed when an old file is read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// See the module's text.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Findings {
+    /// [`VERSION`].
     pub version: u32,
     /// Of this program.
     pub forebay: String,
@@ -81,8 +82,10 @@ pub struct Parameters {
     pub seed: u64,
     /// Of a request's body.
     pub value_bytes: u64,
-    /// Keep-alive connections of the generator. A request that is due while all are in use waits, and that counts.
+    /// Keep-alive connections of the generator, at most. A request that is due while there can be no more waits, and that counts.
     pub connections: u64,
+    /// The rate rises evenly over each run, from a tenth of it, instead of staying the same.
+    pub ramp: bool,
     /// After so long without an answer a request is an error.
     pub timeout_ms: u64,
     /// Of a gateway in sync mode, to each shard, and how long a request waits for one.
@@ -105,15 +108,25 @@ pub struct Search {
     pub borne: Option<u64>,
     /// The lowest rate of a step that was not. None: it ended before there was one.
     pub not_borne: Option<u64>,
+    /// At that rate the machine had nothing left, or the generator itself was late: more might be borne elsewhere.
+    pub machine_was_the_limit: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Step {
+    /// Requests a second.
     pub rate: u64,
+    /// How much of it counts, and how many requests were due in that, and accepted.
     pub seconds: f64,
     pub offered: u64,
     pub accepted: u64,
+    /// As `request_ms` of [`Totals`].
     pub p99_ms: f64,
+    /// As `late_ms` of [`Totals`].
+    pub late_p99_ms: f64,
+    /// Of the machine's CPU time, whoever used it. None: it is not known.
+    pub busy_percent: Option<f64>,
+    /// See `borne_p99_ms` of [`Parameters`].
     pub borne: bool,
 }
 
@@ -141,7 +154,7 @@ impl Mode {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     pub mode: Mode,
-    /// Requests a second outside the burst.
+    /// Requests a second outside the burst; with a ramp at its end.
     pub rate: u64,
     /// So many times the rate that was found, or given: 1 or 2.
     pub factor: u64,
@@ -159,6 +172,13 @@ pub struct Run {
     pub verification: Verification,
 }
 
+impl Run {
+    /// It was ended before the engine had caught up: what is not in the tables may still have waited in Kafka.
+    pub fn was_left(&self) -> bool {
+        self.cut_short && self.drain_seconds.is_none()
+    }
+}
+
 /// Of a whole run, disturbances included.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
@@ -166,6 +186,7 @@ pub struct Totals {
     pub offered: u64,
     /// Answered with 200 or 202.
     pub accepted: u64,
+    /// Of the time in which it sent.
     pub offered_per_s: f64,
     pub accepted_per_s: f64,
     pub errors: Errors,
@@ -175,8 +196,11 @@ pub struct Totals {
     pub request_ms: Option<Times>,
     /// From when a request was due until its row was written, of accepted ones.
     pub durable_ms: Option<Times>,
-    /// How late the generator itself was, on connections that were free: where this is large, it is part of the times above.
+    /// How late requests were sent, by the generator's own pace or because there was no connection: it is part of the times above. Those that
+    /// were not sent at all are `unsent`.
     pub late_ms: Option<Times>,
+    /// The generator's own connections, at most. As many as it may have: from there on the loop was not open.
+    pub client_connections_max: u64,
     /// Records published and not durable, at most. None in sync.
     pub message_lag_max: Option<u64>,
     /// Age of the oldest record that was not durable, at most. None in sync.
@@ -187,7 +211,8 @@ pub struct Totals {
     pub connections_max: Option<u32>,
     /// Those of them that waited for a lock, at most.
     pub lock_waits_max: Option<u32>,
-    /// Of all shards, everything included that happened in these databases, for 1000 accepted requests.
+    /// Of all shards, for 1000 accepted requests: commits and rollbacks in these databases, all included but our own looks, and the WAL of
+    /// their servers.
     pub transactions_per_1000: Option<f64>,
     pub wal_bytes_per_1000: Option<f64>,
     /// CPU seconds.
@@ -200,7 +225,7 @@ pub struct Totals {
 pub struct Errors {
     /// Answered, by status.
     pub by_status: BTreeMap<u16, u64>,
-    /// Sent and not answered in time; and not sent in time, because all connections were in use.
+    /// Sent and not answered in time; and not sent in time, because there was no connection.
     pub timeouts: u64,
     pub unsent: u64,
     /// The connection ended, or could not be made.
@@ -231,6 +256,7 @@ pub struct Cpu {
     pub engine: Option<f64>,
     /// All servers, with all their processes.
     pub postgresql: Option<f64>,
+    /// Whatever else the broker does is in it. Null in sync, which has nothing to do with it.
     pub kafka: Option<f64>,
 }
 

@@ -1,8 +1,10 @@
-//! An open loop of requests: each is sent when it is due, whatever became of those before it, over a fixed number of keep-alive
-//! connections; and whatever it takes counts from when it was *due*. Nobody who is slow makes the generator ask for less.
+//! An open loop of requests: each is sent when it is due, whatever became of those before it, over keep-alive connections, of which another
+//! one is made whenever all are in use; and whatever it takes counts from when it was *due*. Nobody who is slow makes the generator ask for
+//! less.
 //!
-//! One thread, which never waits for one connection. A request that is due while all connections are in use waits in a line, and is an
-//! error once its time-out is over, sent or not. Nothing is tried again: who retries is a client of its own.
+//! One thread, which never waits for one connection. A request that is due waits in a line until a connection is free or made, and is an
+//! error once its time-out is over, sent or not: where there are as many connections as there may be, the loop is not open any more, and the
+//! requests that were not sent say so. Nothing is tried again: who retries is a client of its own.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,7 +23,7 @@ use crate::compare::schedule::Schedule;
 /// How exactly it keeps time: a poll of the operating system's takes whole milliseconds.
 const PACE: Duration = Duration::from_micros(200);
 const POLL_MIN: Duration = Duration::from_millis(2);
-/// How soon a connection that could not be made is tried again.
+/// How soon another one is tried after a connection that could not be made.
 const AGAIN: Duration = Duration::from_millis(50);
 const EVENTS: usize = 1024;
 
@@ -32,6 +34,7 @@ pub struct Load<'a> {
     pub requests: &'a Requests,
     /// The number of the schedule's first request.
     pub first: u64,
+    /// At most so many at once.
     pub connections: usize,
     pub timeout: Duration,
 }
@@ -57,10 +60,9 @@ impl Live {
 }
 
 /// A connection's place.
+#[derive(Default)]
 struct Slot {
-    /// None: to be made, not before a time.
     connection: Option<Connection>,
-    again: Instant,
     /// What it is busy with.
     index: usize,
 }
@@ -71,8 +73,12 @@ struct Generator<'a> {
     zero: Zero,
     poll: Poll,
     slots: Vec<Slot>,
-    /// Slots whose connections are to be made.
-    absent: Vec<usize>,
+    /// Slots without a connection.
+    free: Vec<usize>,
+    /// Connections that are being made.
+    opening: usize,
+    /// After one could not be made none is tried before that.
+    again: Instant,
     idle: VecDeque<usize>,
     /// Due and not sent, by index in the ledger.
     line: VecDeque<usize>,
@@ -87,16 +93,15 @@ struct Generator<'a> {
 /// # Errors
 /// The operating system's, where there can be no connections at all.
 pub fn run(load: &Load<'_>, zero: Zero, live: &Live) -> io::Result<Ledger> {
-    let poll = Poll::new()?;
-    let now = Instant::now();
-    let slots = (0..load.connections).map(|_| Slot { connection: None, again: now, index: 0 }).collect();
     let mut generator = Generator {
         load,
         live,
         zero,
-        poll,
-        slots,
-        absent: (0..load.connections).collect(),
+        poll: Poll::new()?,
+        slots: Vec::new(),
+        free: Vec::new(),
+        opening: 0,
+        again: Instant::now(),
         idle: VecDeque::new(),
         line: VecDeque::new(),
         sent: VecDeque::new(),
@@ -114,7 +119,6 @@ pub fn run(load: &Load<'_>, zero: Zero, live: &Live) -> io::Result<Ledger> {
 impl Generator<'_> {
     /// What is to be done by now. Returns how long nothing will be; none: it is over.
     fn turn(&mut self) -> Option<Duration> {
-        self.connect();
         let now = self.zero.now_us();
         let is_over = self.live.is_over();
         let all = if is_over { self.ledger.entries.len() as u64 } else { self.load.schedule.requests() };
@@ -123,6 +127,7 @@ impl Generator<'_> {
         }
         self.expire(now);
         self.send();
+        self.connect();
         let is_busy = || !self.line.is_empty() || self.slots.iter().any(Slot::is_busy);
         if self.ledger.entries.len() as u64 == all && !is_busy() {
             return None;
@@ -140,7 +145,6 @@ impl Generator<'_> {
         let index = self.ledger.entries.len();
         let key = self.load.requests.key(self.load.first + index as u64);
         let due_us = self.next_due_us();
-        self.ledger.late.saturating_record((self.zero.now_us() - due_us).max(1) as u64);
         self.ledger.entries.push(Entry { key, due_us, took_us: 0, outcome: Outcome::Pending });
         self.line.push_back(index);
         self.live.due.store(index as u64 + 1, Ordering::Relaxed);
@@ -151,6 +155,10 @@ impl Generator<'_> {
         while !self.line.is_empty() && !self.idle.is_empty() {
             let (Some(index), Some(slot)) = (self.line.pop_front(), self.idle.pop_front()) else { return };
             self.load.requests.write(self.load.first + index as u64, &mut self.text);
+            let due_us = self.ledger.entries[index].due_us;
+            if due_us >= 0 {
+                self.ledger.late.saturating_record((self.zero.now_us() - due_us).max(1) as u64);
+            }
             self.slots[slot].index = index;
             self.sent.push_back((index, slot));
             let connection = self.slots[slot].connection.as_mut().expect("an idle slot has one");
@@ -192,25 +200,33 @@ impl Generator<'_> {
         }
     }
 
+    /// One for each request in the line, as far as there may be more.
     fn connect(&mut self) {
-        if self.absent.is_empty() {
-            return;
-        }
-        let (now, address, slots, registry) =
-            (Instant::now(), self.load.address, &mut self.slots, self.poll.registry());
-        self.absent.retain(|index| {
-            let slot = &mut slots[*index];
-            if slot.again <= now {
-                slot.again = now + AGAIN;
-                slot.connection = Connection::open(address, registry, Token(*index)).ok();
+        while self.opening < self.line.len() && self.again <= Instant::now() {
+            if self.free.is_empty() && self.slots.len() < self.load.connections {
+                self.free.push(self.slots.len());
+                self.slots.push(Slot::default());
             }
-            slot.connection.is_none()
-        });
+            let Some(slot) = self.free.pop() else { break };
+            match Connection::open(self.load.address, self.poll.registry(), Token(slot)) {
+                Ok(connection) => {
+                    self.slots[slot].connection = Some(connection);
+                    self.opening += 1;
+                }
+                Err(_) => self.not_made(slot),
+            }
+        }
+        self.ledger.connections_max = self.ledger.connections_max.max(self.slots.len() - self.free.len());
+    }
+
+    fn not_made(&mut self, slot: usize) {
+        self.again = Instant::now() + AGAIN;
+        self.let_go(slot);
     }
 
     fn let_go(&mut self, slot: usize) {
         self.slots[slot].connection = None;
-        self.absent.push(slot);
+        self.free.push(slot);
     }
 
     fn wait(&mut self, events: &mut Events, wait: Duration) -> io::Result<()> {
@@ -242,7 +258,14 @@ impl Generator<'_> {
         let took = pending.map(|entry| (now - entry.due_us).max(1) as u64);
         match progress {
             Progress::Nothing => {}
-            Progress::Ready => self.idle.push_back(slot),
+            Progress::Ready => {
+                self.opening -= 1;
+                self.idle.push_back(slot);
+            }
+            Progress::Refused => {
+                self.opening -= 1;
+                self.not_made(slot);
+            }
             Progress::Answered { status, closes } => {
                 if let Some(took) = took {
                     self.finish(index, Outcome::Answered(status), took);
@@ -337,6 +360,23 @@ mod tests {
         assert_eq!(ledger.entry(1003).unwrap().outcome, Outcome::Answered(503));
     }
 
+    /// A server that takes 300 ms for each: there are as many connections as the rate wants, and nobody waits for one.
+    #[test]
+    fn whoever_is_slow_gets_more_connections_and_not_less_to_do() {
+        let address = server(|_, out| {
+            std::thread::sleep(Duration::from_millis(300));
+            say(out, "200 OK");
+        });
+        let ledger = load(address, 200.0, 1000, 5000);
+        assert_eq!(count(&ledger, Outcome::Answered(200)), 100);
+        assert!((50..=100).contains(&ledger.connections_max), "{}", ledger.connections_max);
+        let late_us = ledger.late.value_at_quantile(0.9);
+        assert!(late_us < 150_000, "{late_us}");
+        // Who is quick is asked over few.
+        let quick = load(server(|_, out| say(out, "200 OK")), 100.0, 1000, 5000);
+        assert!(quick.connections_max < 50, "{}", quick.connections_max);
+    }
+
     /// One connection and a server that takes 20 ms: what is due while it works waits, and that counts.
     #[test]
     fn waiting_for_a_connection_is_part_of_what_it_takes() {
@@ -349,6 +389,8 @@ mod tests {
         // 50 requests of 20 ms, the last due after 490 ms and answered after a second.
         let last = ledger.entries.last().unwrap().took_us;
         assert!(last > 400_000, "{last}");
+        let late = ledger.late.max();
+        assert!(late > 300_000, "that it was sent late is said: {late}");
         assert!(ledger.entries.iter().map(|entry| entry.due_us).is_sorted());
     }
 

@@ -45,13 +45,15 @@ impl Entry {
 pub struct Ledger {
     pub first: u64,
     pub entries: Vec<Entry>,
-    /// How late requests were sent although a connection was free.
+    /// How late those were sent that count: the generator's own pace, and the wait for a connection.
     pub late: Histogram<u64>,
+    /// Connections that were open at once, or being opened, at most.
+    pub connections_max: usize,
 }
 
 impl Ledger {
     pub fn new(first: u64) -> Ledger {
-        Ledger { first, entries: Vec::new(), late: histogram() }
+        Ledger { first, entries: Vec::new(), late: histogram(), connections_max: 0 }
     }
 
     /// Of request `n`.

@@ -57,7 +57,7 @@ pub enum CompareError {
     /// A broker or a database does not do what it is asked.
     #[error("{0}")]
     Unavailable(String),
-    #[error("ended before anything was measured")]
+    #[error("ended before a run was measured")]
     Interrupted,
     /// Requests were lost, a process of ours ended, or a check could not be made.
     #[error("{0}")]

@@ -15,7 +15,7 @@ use crate::compare::environment::Environment;
 use crate::compare::figures::{Observed, figures};
 use crate::compare::findings::{Kind, Mode, Run};
 use crate::compare::generator::{Live, Load};
-use crate::compare::ledger::Ledger;
+use crate::compare::ledger::{Entry, Ledger};
 use crate::compare::moment::Zero;
 use crate::compare::options::Options;
 use crate::compare::requests::Requests;
@@ -24,7 +24,7 @@ use crate::compare::sample::{Sampler, Watched};
 use crate::compare::schedule::{Schedule, Script, Span, WARM_UP_S};
 use crate::console;
 use crate::engine::Stopper;
-use crate::words::grouped;
+use crate::words::{counted, grouped};
 
 /// Until the first request that does not count: threads are started.
 const LEAD: Duration = Duration::from_millis(300);
@@ -45,7 +45,7 @@ pub fn run(
     stopper: &Stopper,
 ) -> Result<Run, CompareError> {
     let script = Script::new(options.seconds);
-    let schedule = script.schedule(rate, options.burst_factor);
+    let schedule = script.schedule(rate, options.burst_factor, options.ramp);
     let rig = Rig::start(environment, mode, options, stopper)?;
     let zero = Zero::after(LEAD + Duration::from_secs_f64(WARM_UP_S));
     let observed = observe(environment, options, rig, (&script, &schedule, zero), (mode, rate), stopper)?;
@@ -53,7 +53,8 @@ pub fn run(
     let verification = check::check(&observed.ledger, &rows);
     let mut run = figures(&observed, &script, rate);
     (run.mode, run.rate, run.factor, run.verification) = (mode, rate, factor, verification);
-    run.cut_short = stopper.is_stopped();
+    // Whoever ends it once all was sent and written has a whole run.
+    run.cut_short = stopper.is_stopped() && (run.seconds < script.seconds || run.drain_seconds.is_none());
     Ok(run)
 }
 
@@ -73,7 +74,8 @@ fn observe(
         live: Arc::clone(&live),
         gateway: rig.gateway.pid(),
         engine: rig.engine.as_ref().map(|(engine, admin)| (engine.pid(), *admin)),
-        kafka: environment.kafka,
+        // In sync it works for others.
+        kafka: environment.kafka.filter(|_| mode == Mode::Async),
         shards: shards.clone(),
         group: rig.made.group.clone(),
         own_group: group.clone(),
@@ -108,11 +110,12 @@ fn observe(
     let ledger = ledger?;
     let mut happened = vec![stopped?];
     for thread in threads {
-        happened.push(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let came = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        happened.push(felt(came, &ledger));
     }
     happened.push(burst(script, &ledger, options.burst_factor));
     let patience = DRAIN_MIN.max(DRAIN_FACTOR * Duration::from_secs_f64(script.seconds));
-    let drained = rig.drain(patience, || bar.show(zero, &live, &sampler))?;
+    let drained = rig.drain(patience, stopper, || bar.show(zero, &live, &sampler))?;
     drop(bar);
     // The last second's look is still to come.
     let last = ledger.entries.last().map_or(0.0, |last| last.due_us as f64 / 1e6).ceil();
@@ -125,10 +128,25 @@ fn observe(
     Ok(Observed { ledger, seen, happened, drained, written })
 }
 
+/// A row that is held and that nobody asks for is no trouble.
+fn felt(happened: Happened, ledger: &Ledger) -> Happened {
+    let (Kind::RowLocked, Ok((span, told))) = (happened.kind, &happened.outcome) else { return happened };
+    let is_for_it = |entry: &&Entry| entry.key == BUSIEST && span.holds(entry.due_us as f64 / 1e6);
+    let outcome = match ledger.entries.iter().filter(is_for_it).count() as u64 {
+        0 => {
+            Err("no request was for the row while it was held: fewer --keys, more --skew, or another --rate".to_owned())
+        }
+        count => Ok((*span, format!("{told}, {} for it meanwhile", counted(count, "request")))),
+    };
+    Happened { outcome, ..happened }
+}
+
+/// As much of it as was sent.
 fn burst(script: &Script, ledger: &Ledger, factor: u64) -> Happened {
-    let reached = ledger.entries.last().is_some_and(|last| last.due_us as f64 / 1e6 >= script.burst.to_s - 0.1);
-    let outcome = if reached {
-        Ok((script.burst, format!("{factor} times the rate")))
+    let until = ledger.entries.last().map_or(0.0, |last| last.due_us as f64 / 1e6);
+    let Span { from_s, to_s } = script.burst;
+    let outcome = if until > from_s {
+        Ok((Span { from_s, to_s: to_s.min(until) }, format!("{factor} times the rate")))
     } else {
         Err("it was ended before".to_owned())
     };
@@ -218,6 +236,9 @@ impl Bar {
 
 /// A run that did not drain, or lost something: what is wrong with it, in sentences.
 pub fn wrong(run: &Run) -> Vec<String> {
+    if run.was_left() {
+        return Vec::new();
+    }
     let name = format!("{} at {}/s", run.mode.word(), grouped(run.rate));
     let mut wrong = Vec::new();
     let found = &run.verification;
@@ -236,6 +257,34 @@ pub fn wrong(run: &Run) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::compare::findings::Verification;
+    use crate::compare::ledger::Outcome;
+    use crate::compare::ledger::tests::entry;
+
+    #[test]
+    fn a_row_that_nobody_asked_for_was_no_trouble() {
+        let span = Span { from_s: 10.0, to_s: 15.0 };
+        let after = |of: &[(u32, i64)]| {
+            let entries = of.iter().map(|(key, due_s)| entry(*key, due_s * 1_000_000, 1, Outcome::Answered(200)));
+            let ledger = Ledger { entries: entries.collect(), ..Ledger::new(0) };
+            let outcome = Ok((span, "a row is held".to_owned()));
+            felt(Happened { kind: Kind::RowLocked, shard: None, outcome }, &ledger).outcome
+        };
+        let told = |what: &str| Ok((span, format!("a row is held, {what} for it meanwhile")));
+        assert_eq!(after(&[(BUSIEST, 9), (BUSIEST, 10), (3, 12), (BUSIEST, 14), (BUSIEST, 15)]), told("2 requests"));
+        let why = after(&[(BUSIEST, 9), (3, 12)]).unwrap_err();
+        assert!(why.starts_with("no request was for the row"), "{why}");
+    }
+
+    #[test]
+    fn of_a_burst_that_was_ended_there_is_what_was_sent() {
+        let script = Script::new(60);
+        let of = |last_s: i64| {
+            let entries = vec![entry(1, last_s * 1_000_000, 1, Outcome::Answered(200))];
+            burst(&script, &Ledger { entries, ..Ledger::new(0) }, 3).outcome.map(|(span, _)| span.to_s)
+        };
+        assert_eq!((of(59), of(49)), (Ok(52.0), Ok(49.0)));
+        assert!(of(46).is_err());
+    }
 
     #[test]
     fn what_is_lost_or_late_for_ever_is_wrong() {
@@ -244,6 +293,9 @@ mod tests {
         assert_eq!(wrong(&run), [] as [String; 0]);
         let late = Run { drain_seconds: None, mode: Mode::Async, rate: 1200, ..run.clone() };
         assert_eq!(wrong(&late), ["async at 1,200/s: the engine had not caught up when patience ended"]);
+        // What was ended early may still wait in Kafka.
+        let left = Run { cut_short: true, verification: Verification::default(), ..late.clone() };
+        assert_eq!(wrong(&left), [] as [String; 0]);
         let mut lost = run;
         (lost.verification.equal, lost.verification.in_table) = (false, 8);
         lost.verification.problems = vec!["request 3 was acknowledged".to_owned()];

@@ -47,9 +47,13 @@ pub struct Written {
     /// Of a request's body.
     #[arg(long, value_name = "N", default_value_t = 300)]
     pub value_bytes: u64,
-    /// Keep-alive connections that requests are sent over. One that is due while all are in use waits, and that counts.
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    /// Keep-alive connections that requests are sent over, at most: another one is made whenever all are in use. A request that is due while
+    /// there can be no more waits, and that counts; one that is not sent in time is counted as such.
+    #[arg(long, value_name = "N", default_value_t = CONNECTIONS_MAX)]
     pub connections: u64,
+    /// The rate rises evenly over each run, from a tenth of it, instead of staying the same. The burst is so many times the rate of its time.
+    #[arg(long)]
+    pub ramp: bool,
     /// After so long without an answer a request is an error.
     #[arg(long, value_name = "MS", default_value_t = 5000)]
     pub timeout_ms: u64,
@@ -107,6 +111,7 @@ pub struct Options {
     pub seed: u64,
     pub value_bytes: usize,
     pub connections: usize,
+    pub ramp: bool,
     pub timeout: Duration,
     pub pool_size: u64,
     pub pool_wait: Duration,
@@ -149,6 +154,7 @@ impl Options {
             seed: w.seed,
             value_bytes: w.value_bytes as usize,
             connections: w.connections as usize,
+            ramp: w.ramp,
             timeout: Duration::from_millis(w.timeout_ms),
             pool_size: w.pool,
             pool_wait: Duration::from_millis(w.pool_wait_ms),

@@ -13,6 +13,8 @@ use crate::words::{counted, grouped, listed};
 
 pub const JSON: &str = "compare.json";
 pub const PAGE: &str = "compare.html";
+/// What a file is called until it is whole.
+const PART: &str = ".part";
 
 /// What is about to be measured, on what.
 pub fn headline(findings: &Findings) -> String {
@@ -21,11 +23,12 @@ pub fn headline(findings: &Findings) -> String {
     let versions: Vec<&str> = on.shards.iter().map(|shard| shard.version.as_str()).collect();
     let whose = if on.servers_are_ours { "of its own" } else { "as named" };
     format!(
-        "PUT of {} bytes, {} keys (Zipf {}), {} connections, time-out {} ms; PostgreSQL {} {whose}: {}; Kafka at {}",
+        "PUT of {} bytes, {} keys (Zipf {}){}, up to {} connections, time-out {} ms; PostgreSQL {} {whose}: {}; Kafka at {}",
         of.value_bytes,
         grouped(of.keys),
         of.skew,
-        of.connections,
+        if of.ramp { ", as a ramp" } else { "" },
+        grouped(of.connections),
         grouped(of.timeout_ms),
         versions.first().unwrap_or(&"?"),
         listed(&names),
@@ -46,6 +49,9 @@ pub fn search(found: &Search) -> String {
             counted(errors, "error"),
             if step.borne { "borne" } else { "not borne" }
         );
+    }
+    if found.machine_was_the_limit {
+        text.push_str("\n  the machine was the limit, and not the mode: nothing of it was left");
     }
     text
 }
@@ -72,6 +78,14 @@ fn name(run: &Run) -> String {
     format!("{}, {}/s", run.mode.word(), grouped(run.rate))
 }
 
+/// That files can be written there.
+pub fn make_room(options: &Options) -> Result<(), CompareError> {
+    let trial = options.out.join(format!("{JSON}{PART}"));
+    let done =
+        fs::create_dir_all(&options.out).and_then(|()| fs::write(&trial, "")).and_then(|()| fs::remove_file(&trial));
+    done.map_err(|e| CompareError::Unavailable(format!("{}: {e}", options.out.display())))
+}
+
 /// The table, and the files; a file that cannot be written keeps nobody from the others.
 pub fn write(findings: &Findings, options: &Options) -> Result<(), CompareError> {
     if findings.runs.is_empty() && findings.search.is_none() {
@@ -80,18 +94,30 @@ pub fn write(findings: &Findings, options: &Options) -> Result<(), CompareError>
     if !findings.runs.is_empty() {
         console::out(table(findings));
     }
-    let made = fs::create_dir_all(&options.out);
-    made.map_err(|e| CompareError::Unavailable(format!("{}: {e}", options.out.display())))?;
     let json = serde_json::to_string_pretty(findings).map_err(|e| CompareError::Failed(format!("the report: {e}")))?;
-    let files = [(JSON, json + "\n"), (PAGE, page::html(findings))];
-    let written: Vec<Result<(), CompareError>> =
-        files.iter().map(|(name, text)| save(&options.out.join(name), text)).collect();
-    console::out(format_args!("{}, {}", options.out.join(PAGE).display(), options.out.join(JSON).display()));
-    written.into_iter().collect()
+    let (mut outcome, mut written) = (Ok(()), Vec::new());
+    for (name, text) in [(PAGE, page::html(findings)), (JSON, json + "\n")] {
+        let file = options.out.join(name);
+        match save(&file, &text) {
+            Ok(()) => written.push(file.display().to_string()),
+            failed => outcome = failed,
+        }
+    }
+    if !written.is_empty() {
+        console::out(written.join(", "));
+    }
+    outcome
 }
 
+/// All of it, or what was there before.
 fn save(file: &Path, text: &str) -> Result<(), CompareError> {
-    fs::write(file, text).map_err(|e| CompareError::Unavailable(format!("{}: {e}", file.display())))
+    let mut part = file.as_os_str().to_owned();
+    part.push(PART);
+    let done = fs::write(&part, text).and_then(|()| fs::rename(&part, file));
+    done.map_err(|e| {
+        let _ = fs::remove_file(&part);
+        CompareError::Unavailable(format!("{}: {e}", file.display()))
+    })
 }
 
 /// Both modes side by side.
@@ -131,7 +157,7 @@ pub fn table(findings: &Findings) -> String {
 type Value = fn(&Run) -> String;
 
 /// What stands on the left, and its figure.
-const ROWS: [(&str, Value); 25] = [
+const ROWS: [(&str, Value); 28] = [
     ("offered, /s", |run| decimal(Some(run.totals.offered_per_s), 0)),
     ("accepted, /s", |run| decimal(Some(run.totals.accepted_per_s), 0)),
     ("errors, %", |run| decimal(Some(run.totals.error_percent), 2)),
@@ -140,9 +166,8 @@ const ROWS: [(&str, Value); 25] = [
         let others = run.totals.errors.by_status.iter().filter(|(status, _)| **status != 503);
         whole(Some(others.map(|(_, count)| count).sum()).filter(|count| *count > 0))
     }),
-    ("  time-outs", |run| {
-        whole(Some(run.totals.errors.timeouts + run.totals.errors.unsent).filter(|count| *count > 0))
-    }),
+    ("  time-outs", |run| whole(Some(run.totals.errors.timeouts).filter(|count| *count > 0))),
+    ("  not sent in time", |run| whole(Some(run.totals.errors.unsent).filter(|count| *count > 0))),
     ("  connections lost", |run| whole(Some(run.totals.errors.connection).filter(|count| *count > 0))),
     ("answered, ms: p50", |run| quantile(run.totals.request_ms, |of| of.p50)),
     ("  p99", |run| quantile(run.totals.request_ms, |of| of.p99)),
@@ -150,6 +175,8 @@ const ROWS: [(&str, Value); 25] = [
     ("  max", |run| quantile(run.totals.request_ms, |of| of.max)),
     ("row written, ms: p50", |run| quantile(run.totals.durable_ms, |of| of.p50)),
     ("  p99", |run| quantile(run.totals.durable_ms, |of| of.p99)),
+    ("sent late, ms: p99", |run| quantile(run.totals.late_ms, |of| of.p99)),
+    ("clients' connections at most", |run| whole(Some(run.totals.client_connections_max).filter(|count| *count > 0))),
     ("message lag at most, records", |run| whole(run.totals.message_lag_max)),
     ("time lag at most, s", |run| decimal(run.totals.time_lag_max_ms.map(|ms| ms as f64 / 1000.0), 1)),
     ("connections at most", |run| whole(run.totals.connections_max.map(u64::from))),
@@ -212,7 +239,22 @@ fn quantile(times: Option<Times>, of: fn(&Times) -> f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::findings::{Disturbance, Mode, Totals, Verification};
+    use crate::compare::findings::{Disturbance, Errors, Mode, Totals, Verification};
+
+    #[test]
+    fn a_file_is_whole_or_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x.json");
+        save(&file, "old").unwrap();
+        let part = directory.path().join("x.json.part");
+        // Nobody can write that, root neither.
+        fs::create_dir(&part).unwrap();
+        assert!(save(&file, "new").is_err());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "old");
+        fs::remove_dir(&part).unwrap();
+        save(&file, "new").unwrap();
+        assert_eq!((fs::read_to_string(&file).unwrap().as_str(), part.exists()), ("new", false));
+    }
 
     #[test]
     fn modes_stand_side_by_side_and_what_was_left_out_says_why() {
@@ -241,5 +283,14 @@ mod tests {
         assert!(text.contains("async, 1,500/s: shard stopped was left out: not ours"), "{text}");
         assert!(text.contains("CUT SHORT") && text.contains("WRONG: one is lost"), "{text}");
         assert!(!text.contains("Kafka ") && !text.contains("time-outs"), "{text}");
+        let errors = Errors { timeouts: 3, unsent: 4, ..Errors::default() };
+        let totals = Totals { errors, late_ms: Some(times), client_connections_max: 10_000, ..Totals::default() };
+        let text = table(&Findings { runs: vec![Run { totals, ..Run::default() }], ..Findings::default() });
+        for line in
+            ["  time-outs 3", "  not sent in time 4", "sent late, ms: p99 20.0", "clients' connections at most 10,000"]
+        {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            assert!(text.lines().any(|found| found.split_whitespace().eq(words.iter().copied())), "{line}: {text}");
+        }
     }
 }

@@ -18,6 +18,8 @@ use crate::engine::Stopper;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The engine asks where the logs end once a second: it has said for longer that nothing waits.
 const CALM: Duration = Duration::from_millis(2500);
+/// Whoever ended it early does not wait for longer.
+const HASTE: Duration = Duration::from_secs(10);
 
 /// See the module's text.
 pub struct Rig {
@@ -60,9 +62,14 @@ impl Rig {
     }
 
     /// Until nothing waits in Kafka or is parked. Returns whether that came.
-    pub fn drain(&mut self, patience: Duration, mut each: impl FnMut()) -> Result<bool, CompareError> {
+    pub fn drain(
+        &mut self,
+        patience: Duration,
+        stopper: &Stopper,
+        mut each: impl FnMut(),
+    ) -> Result<bool, CompareError> {
         let Some(admin) = self.engine.as_ref().map(|(_, admin)| *admin) else { return Ok(true) };
-        let (start, mut calm_since) = (Instant::now(), None);
+        let (start, mut calm_since, mut stopped) = (Instant::now(), None, None);
         loop {
             self.check()?;
             each();
@@ -74,7 +81,8 @@ impl Rig {
             } else if calm_since.get_or_insert_with(Instant::now).elapsed() >= CALM {
                 return Ok(true);
             }
-            if start.elapsed() > patience {
+            let in_haste = stopper.is_stopped() && stopped.get_or_insert_with(Instant::now).elapsed() > HASTE;
+            if in_haste || start.elapsed() > patience {
                 return Ok(false);
             }
             thread::sleep(10 * LOOK_EVERY);

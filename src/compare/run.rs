@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::bench::machine::{self, Machine};
 use crate::compare::environment::Environment;
-use crate::compare::findings::{self, Findings, Mode, Parameters, VERSION};
+use crate::compare::findings::{self, Findings, Mode, Parameters, Search, VERSION};
 use crate::compare::options::Options;
 use crate::compare::search::search;
 use crate::compare::{CompareError, one, report};
@@ -23,6 +23,8 @@ pub fn run(options: &Options, stopper: &Stopper) -> Result<(), CompareError> {
         machine: this_machine(),
         ..Findings::default()
     };
+    // Whoever measures for minutes is not told at the end that there is no place for what was found.
+    report::make_room(options)?;
     let mut environment = Environment::create(options)?;
     findings.id = environment.id.clone();
     findings.environment = environment.found()?;
@@ -50,11 +52,11 @@ fn measure(
     let rate = match options.rate {
         Some(rate) => rate,
         None => {
-            let found = search(environment, options, stopper)?;
-            console::out(report::search(&found));
-            let rate = found.borne;
-            findings.search = Some(found);
-            rate.ok_or_else(|| {
+            let found = findings.search.insert(Search::default());
+            let outcome = search(environment, options, stopper, found);
+            console::out(report::search(found));
+            outcome?;
+            found.borne.ok_or_else(|| {
                 let limit = options.borne_p99.as_millis();
                 CompareError::Unavailable(format!(
                     "not even the lowest rate that was tried is answered without errors and within {limit} ms: see --rate and --p99-ms"
@@ -95,6 +97,7 @@ fn parameters(options: &Options, environment: &Environment) -> Parameters {
         seed: options.seed,
         value_bytes: options.value_bytes as u64,
         connections: options.connections as u64,
+        ramp: options.ramp,
         timeout_ms: options.timeout.as_millis() as u64,
         pool_size: options.pool_size,
         pool_wait_ms: options.pool_wait.as_millis() as u64,

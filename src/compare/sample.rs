@@ -240,7 +240,7 @@ pub fn assemble(seen: &Seen, sums: &[Sum], written: &[u64], seconds: u32) -> (Ve
     let [mut own, mut gateway, mut engine, mut kafka, mut retries] = [(); 5].map(|()| Counter::default());
     let last =
         seen.processes.keys().chain(seen.shards.iter().flat_map(|shard| shard.keys())).max().copied().unwrap_or(0);
-    let mut samples = Vec::new();
+    let (mut samples, mut all_transactions) = (Vec::new(), None);
     let mut at_s = 0.0;
     for mark in 0..=last.max(seconds) {
         let raw = seen.processes.get(&mark).cloned();
@@ -267,10 +267,13 @@ pub fn assemble(seen: &Seen, sums: &[Sum], written: &[u64], seconds: u32) -> (Ve
             let Some(look) = looks.get(&mark) else { continue };
             *sample.connections.get_or_insert(0) += look.connections;
             *sample.lock_waits.get_or_insert(0) += look.lock_waits;
-            transactions = add(transactions, counters.transactions.step(Some(look.transactions)));
+            // Of which this look is one.
+            transactions =
+                add(transactions, counters.transactions.step(Some(look.transactions)).map(|step| step - 1.0));
             wal_bytes = add(wal_bytes, counters.wal_bytes.step(Some(look.wal_bytes)));
             cpu = add(cpu, counters.cpu.step(look.cpu));
         }
+        all_transactions = add(all_transactions, transactions);
         (sample.transactions, sample.wal_bytes) = (transactions.map(|n| n as u64), wal_bytes.map(|n| n as u64));
         sample.cpu.postgresql = cores(cpu);
         if mark > 0 && mark <= seconds {
@@ -279,7 +282,7 @@ pub fn assemble(seen: &Seen, sums: &[Sum], written: &[u64], seconds: u32) -> (Ve
     }
     let sum_of = |counter: fn(&OfShard) -> Option<f64>| shards.iter().map(counter).fold(None, add);
     let sums = Sums {
-        transactions: sum_of(|shard| shard.transactions.sum),
+        transactions: all_transactions,
         wal_bytes: sum_of(|shard| shard.wal_bytes.sum),
         retries: retries.sum,
         cpu: Cpu {
@@ -339,12 +342,12 @@ mod tests {
             samples.iter().map(|s| (s.second, s.offered, s.written)).collect::<Vec<_>>(),
             [(0, 1, 1), (1, 0, 0), (2, 0, 7)]
         );
-        assert_eq!(samples.iter().map(|s| s.transactions).collect::<Vec<_>>(), [Some(10), Some(70), Some(30)]);
+        assert_eq!(samples.iter().map(|s| s.transactions).collect::<Vec<_>>(), [Some(9), Some(68), Some(28)]);
         assert_eq!(samples.iter().map(|s| s.connections).collect::<Vec<_>>(), [Some(4), Some(8), Some(8)]);
         assert_eq!(samples.iter().map(|s| s.message_lag).collect::<Vec<_>>(), [Some(70), None, None]);
         assert_eq!(samples.iter().map(|s| s.cpu.engine).collect::<Vec<_>>(), [Some(0.5), None, None]);
         assert!((samples[2].cpu.gateway.unwrap() - 2.0).abs() < 1e-9, "over the time since it was last seen");
-        assert_eq!((sums.transactions, sums.cpu.engine, sums.cpu.gateway), (Some(110.0), Some(0.5), Some(6.0)));
+        assert_eq!((sums.transactions, sums.cpu.engine, sums.cpu.gateway), (Some(105.0), Some(0.5), Some(6.0)));
         assert_eq!((sums.cpu.postgresql, sums.cpu.kafka), (Some(0.5), None));
         assert!((samples[0].request_p50_ms.unwrap() - 2.0).abs() < 0.01 && samples[1].request_p50_ms.is_none());
     }

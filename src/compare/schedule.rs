@@ -3,6 +3,8 @@
 
 /// Requests before those that count: connections are opened, and code and plans are warm.
 pub const WARM_UP_S: f64 = 3.0;
+/// Where a rate that is to rise over a run begins, as part of it.
+const RAMP_FROM: f64 = 0.1;
 
 /// A rate that goes evenly from one to another.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -110,14 +112,20 @@ impl Script {
         }
     }
 
-    /// A ramp to the rate, which does not count, and the rate, with the burst in it.
-    pub fn schedule(&self, rate: u64, burst_factor: u64) -> Schedule {
-        let rate = rate as f64;
+    /// The warm-up, which does not count, and the rate, with the burst in it. `ramp`: the rate is reached at the end.
+    pub fn schedule(&self, rate: u64, burst_factor: u64, ramp: bool) -> Schedule {
+        let begin = if ramp { RAMP_FROM } else { 1.0 };
+        let at = |second: f64| rate as f64 * (begin + (1.0 - begin) * second / self.seconds);
+        let part = |from_s: f64, to_s: f64, times: f64| Segment {
+            seconds: to_s - from_s,
+            from: times * at(from_s),
+            to: times * at(to_s),
+        };
         let segments = vec![
-            Segment { seconds: WARM_UP_S, from: rate * 0.1, to: rate },
-            Segment::constant(self.burst.from_s, rate),
-            Segment::constant(self.burst.to_s - self.burst.from_s, rate * burst_factor as f64),
-            Segment::constant(self.seconds - self.burst.to_s, rate),
+            Segment { seconds: WARM_UP_S, from: at(0.0) * 0.1, to: at(0.0) },
+            part(0.0, self.burst.from_s, 1.0),
+            part(self.burst.from_s, self.burst.to_s, burst_factor as f64),
+            part(self.burst.to_s, self.seconds, 1.0),
         ];
         Schedule::new(-WARM_UP_S, segments)
     }
@@ -152,12 +160,25 @@ mod tests {
     #[test]
     fn times_only_rise_over_all_segments() {
         let script = Script::new(60);
-        let schedule = script.schedule(101, 3);
+        let schedule = script.schedule(101, 3, false);
         let dues: Vec<f64> = (0..schedule.requests()).map(|n| schedule.due_s(n)).collect();
         assert!(dues.is_sorted() && dues[0] == -WARM_UP_S && *dues.last().unwrap() <= 60.0);
         let within = |span: &Span| dues.iter().filter(|due| span.holds(**due)).count() as i64;
         assert!((within(&script.burst) - 1515).abs() <= 1, "{}", within(&script.burst));
         assert!((within(&script.row_locked) - 505).abs() <= 1);
+    }
+
+    #[test]
+    fn a_ramp_reaches_the_rate_at_the_end_and_has_its_burst() {
+        let script = Script::new(60);
+        let schedule = script.schedule(1000, 3, true);
+        let dues: Vec<f64> = (0..schedule.requests()).map(|n| schedule.due_s(n)).collect();
+        assert!(dues.is_sorted());
+        let a_second = |from_s: f64| dues.iter().filter(|due| (from_s..from_s + 1.0).contains(*due)).count() as f64;
+        // At its begin a tenth, halfway up 0.55, and 15 a second more with each second.
+        for (from_s, expectation) in [(0.0, 107.5), (29.5, 550.0), (59.0, 992.5), (48.0, 3.0 * 827.5)] {
+            assert!((a_second(from_s) - expectation).abs() <= 1.5, "{from_s}: {}", a_second(from_s));
+        }
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! The highest rate that sync bears, without disturbances: steps of constant rates, each twice the one before, until one is not borne;
-//! then between the last two. A step that was not borne is tried once more: on a machine with other work a hiccup is no limit.
+//! then between the last two. A step that was not borne is tried once more: on a machine with other work a hiccup is no limit. What is
+//! found is the machine's limit, and not the mode's, where nothing of the machine was left.
 
 use std::time::Duration;
 
 use crate::bench::progress::Progress;
 use crate::compare::CompareError;
+use crate::compare::cpu::Busy;
 use crate::compare::environment::Environment;
 use crate::compare::findings::{Mode, Search, Step};
 use crate::compare::generator::{Live, Load};
-use crate::compare::ledger;
+use crate::compare::ledger::{self, times};
 use crate::compare::moment::Zero;
 use crate::compare::options::Options;
 use crate::compare::requests::Requests;
@@ -24,12 +26,21 @@ const STEP_SECONDS: f64 = 3.0;
 const SETTLE_SECONDS: f64 = 0.5;
 /// Between borne and not borne the ratio is halved so often, on a logarithmic scale: to about 9 %.
 const HALVINGS: u32 = 3;
+/// A machine that is busy to so much has nothing left.
+const BUSY_PERCENT: f64 = 95.0;
+/// A generator that is so late (p99) does not get the CPU that it needs.
+const LATE_MS: f64 = 10.0;
 
-/// See the module's text.
-pub fn search(environment: &mut Environment, options: &Options, stopper: &Stopper) -> Result<Search, CompareError> {
+/// See the module's text. Whatever ends it, `found` has the steps that were done.
+pub fn search(
+    environment: &mut Environment,
+    options: &Options,
+    stopper: &Stopper,
+    found: &mut Search,
+) -> Result<(), CompareError> {
     let mut rig = Rig::start(environment, Mode::Sync, options, stopper)?;
     let mut progress = Progress::new("what sync bears", u64::from(expected_steps()), "steps");
-    let (mut found, mut first) = (Search::default(), 0);
+    let mut first = 0;
     let mut one = |rate: u64, found: &mut Search| -> Result<bool, CompareError> {
         for _ in 0..2 {
             progress.show(found.steps.len() as u64, &format!(", {}/s", grouped(rate)));
@@ -41,12 +52,16 @@ pub fn search(environment: &mut Environment, options: &Options, stopper: &Stoppe
             }
         }
         let borne = found.steps.last().is_some_and(|step| step.borne);
-        let place = if borne { &mut found.borne } else { &mut found.not_borne };
-        *place = Some(rate);
+        if borne {
+            found.borne = Some(rate);
+        } else {
+            found.not_borne = Some(rate);
+            found.machine_was_the_limit = found.steps.last().is_some_and(took_all);
+        }
         Ok(borne)
     };
     let mut rate = FIRST;
-    while rate <= MOST && one(rate, &mut found)? {
+    while rate <= MOST && one(rate, found)? {
         rate *= 2;
     }
     for _ in 0..HALVINGS {
@@ -55,12 +70,17 @@ pub fn search(environment: &mut Environment, options: &Options, stopper: &Stoppe
         if rate == borne {
             break;
         }
-        one(rate, &mut found)?;
+        one(rate, found)?;
     }
     drop(progress);
     let made = rig.stop()?;
     environment.drop_topic(&made.topic);
-    Ok(found)
+    Ok(())
+}
+
+/// Whether there was nothing left of the machine.
+fn took_all(step: &Step) -> bool {
+    step.busy_percent.is_some_and(|percent| percent >= BUSY_PERCENT) || step.late_p99_ms >= LATE_MS
 }
 
 fn expected_steps() -> u32 {
@@ -87,10 +107,13 @@ fn step(rig: &mut Rig, rate: u64, first: &mut u64, options: &Options, stopper: &
         timeout: options.timeout,
     };
     let zero = Zero::after(Duration::from_secs_f64(SETTLE_SECONDS + 0.3));
-    let live = Live::default();
+    let (live, mut busy) = (Live::default(), Busy::default());
     let ledger = rig::drive(&load, zero, &live, || {
         if stopper.is_stopped() {
             return Err(CompareError::Interrupted);
+        }
+        if (0.0..STEP_SECONDS).contains(&zero.now_s()) {
+            busy.look();
         }
         rig.check()
     })?;
@@ -100,12 +123,31 @@ fn step(rig: &mut Rig, rate: u64, first: &mut u64, options: &Options, stopper: &
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
     let p99_ms = sum.request_ms().map_or(ms(options.timeout), |of| of.p99);
     let borne = sum.accepted == sum.offered && p99_ms <= ms(options.borne_p99);
-    Ok(Step { rate, seconds: STEP_SECONDS, offered: sum.offered, accepted: sum.accepted, p99_ms, borne })
+    Ok(Step {
+        rate,
+        seconds: STEP_SECONDS,
+        offered: sum.offered,
+        accepted: sum.accepted,
+        p99_ms,
+        late_p99_ms: times(&ledger.late).map_or(0.0, |late| late.p99),
+        busy_percent: busy.percent(),
+        borne,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_is_the_machine_s_where_nothing_of_it_was_left() {
+        let step = |busy_percent, late_p99_ms| Step { busy_percent, late_p99_ms, ..Step::default() };
+        for (busy, late_ms, expectation) in
+            [(Some(60.0), 0.4, false), (Some(98.0), 0.4, true), (None, 0.4, false), (Some(60.0), 30.0, true)]
+        {
+            assert_eq!(took_all(&step(busy, late_ms)), expectation, "{busy:?} {late_ms}");
+        }
+    }
 
     #[test]
     fn halfway_on_a_logarithmic_scale_in_readable_numbers() {

@@ -16,6 +16,8 @@ pub struct Metric {
     /// What an endpoint's operator looks at in sync, and in async.
     pub before: &'static str,
     pub after: &'static str,
+    /// The alert on an endpoint that those below replace, as people call it.
+    pub instead_of: &'static str,
     /// Of `deploy/prometheus`, each with what it says.
     pub alerts: &'static [(&'static str, &'static str)],
 }
@@ -105,6 +107,7 @@ const REQUESTS: Metric = Metric {
     totals: &[
         column("offered", |run| Some(number(run.totals.offered as f64))),
         column("accepted", |run| Some(number(run.totals.accepted as f64))),
+        column("offered a second", |run| Some(number(run.totals.offered_per_s))),
         column("accepted a second", |run| Some(number(run.totals.accepted_per_s))),
         column("failed", |run| Some(percent(run.totals.error_percent))),
         column("how", |run| Some(how(&run.totals.errors))),
@@ -113,6 +116,7 @@ const REQUESTS: Metric = Metric {
              asked has to ask again.",
     after: "The gateway’s error rate (forebay_ingest_requests_total) is about Kafka and about bad requests only. That a database is \
             away, or refuses a row, is said by alerts of their own.",
+    instead_of: "“too many 5xx”",
     alerts: &[
         (
             "ForebayGatewayErrors",
@@ -144,11 +148,12 @@ const LATENCY: Metric = Metric {
         column("p99", |run| times(run.totals.request_ms, |t| t.p99)),
         column("p99.9", |run| times(run.totals.request_ms, |t| t.p999)),
         column("slowest", |run| times(run.totals.request_ms, |t| t.max)),
-        column("generator late, p99", |run| times(run.totals.late_ms, |t| t.p99)),
+        column("sent late, p99", |run| times(run.totals.late_ms, |t| t.p99)),
     ],
     before: "The endpoint’s p99: it is the database’s COMMIT, its locks and the wait for a connection.",
     after: "The gateway’s p99 (forebay_ingest_acknowledged_seconds) is the brokers’ acknowledgement. It says nothing of the database any \
             more: how late rows are is time lag.",
+    instead_of: "“p99 too high”",
     alerts: &[
         ("ForebayGatewaySlow", "the brokers acknowledge late: the latency that is left"),
         (
@@ -185,6 +190,7 @@ const DURABLE: Metric = Metric {
              is in no table until somebody asks again.",
     after: "Time lag (forebay_unparked_lag_seconds): how old the oldest record is that no table has yet. Readers of the tables see rows \
             as old as that.",
+    instead_of: "nothing: rows were never late",
     alerts: &[
         ("ForebayTimeLagHigh", "rows come later than the objective; a person looks now"),
         ("ForebayTimeLagGrows", "it will not catch up by itself"),
@@ -212,9 +218,11 @@ const LAG: Metric = Metric {
         }),
         of_async("tried again by the engine", |run| run.totals.retries.map(|retries| number(retries as f64))),
     ],
-    before: "Requests in flight, threads in use, waits for the pool. Each that waits is a client that waits, and there is room for few.",
+    before: "Requests in flight. Each waits in the line in front of its shard’s pool, those of one row for each other, and a client waits \
+             with it: there is room for few, and who is not taken in time is a 503.",
     after: "Message lag (forebay_lag_records): records that wait in Kafka. No client waits with them, and there is room for as long as \
             Kafka keeps them.",
+    instead_of: "“too many requests in flight”",
     alerts: &[
         ("ForebayMessageLagGrows", "more comes in than is written, whatever the time lag says"),
         ("ForebayStandsStill", "records wait, and none becomes durable"),
@@ -238,10 +246,13 @@ const CONNECTIONS: Metric = Metric {
     totals: &[
         column("connections at most", |run| run.totals.connections_max.map(|n| number(f64::from(n)))),
         column("waiting for locks at most", |run| run.totals.lock_waits_max.map(|n| number(f64::from(n)))),
+        column("clients’ own, to the gateway", |run| Some(number(run.totals.client_connections_max as f64))),
     ],
-    before: "The pool of each process: how many are in use, how many requests wait for one. Each further process of the endpoint brings \
-             its own.",
+    before: "The pool of each process: for each of its slots and shards a thread and a connection, and one more that looks at the tables. \
+             Who finds none free in time is a 503 (no_connection). A locked row holds one of them, until its own wait for the lock is over. \
+             Each further process of the endpoint brings its own.",
     after: "A fixed number for each process of the engine (forebay_connections), however many requests come.",
+    instead_of: "“pool exhausted”, which is ForebayGatewayNoConnection",
     alerts: &[
         ("ForebayConnectionsNearMax", "the server is about to refuse connections, whoever has them"),
         ("ForebayBackendsBlocked", "somebody’s locks hold ours up"),
@@ -275,6 +286,7 @@ const TRANSACTIONS: Metric = Metric {
     before: "Commits a second: one for each request, so the disk’s latency bounds the endpoint.",
     after: "Batches commit together: WAL (forebay_wal_bytes_total) follows the rows, and transactions follow the batches. What is left \
             to watch is what the updates do to the tables.",
+    instead_of: "“too many commits”",
     alerts: &[
         ("ForebayFewHotUpdates", "updates write every index anew: more WAL than there has to be"),
         ("ForebayDeadRows", "autovacuum does not keep up"),
@@ -309,6 +321,7 @@ const CPU: Metric = Metric {
     before: "The CPU of the endpoint’s processes and of the database, which rise and fall with the requests.",
     after: "The engine’s (process_cpu_seconds_total) follows what is written, and lag is where a lack of it shows. That a process is \
             there at all has to be watched: requests go well without it.",
+    instead_of: "“endpoint down”",
     alerts: &[
         ("ForebayGroupGone", "nobody applies the topics any more"),
         ("ForebayNotReady", "a process runs and cannot do its work"),
@@ -367,6 +380,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::metrics::labelled::Refused;
     use crate::metrics::name::Name;
 
     const ALERTS: &str = include_str!("../../../deploy/prometheus/forebay-alerts.yml");
@@ -377,14 +391,18 @@ mod tests {
             ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
         assert!(delivered.len() > 10, "not the expected form: {delivered:?}");
         let troubles = super::super::troubles::ALERTS.iter().flat_map(|(_, alerts)| alerts.iter().copied());
-        let named = METRICS.iter().flat_map(|metric| metric.alerts).map(|(alert, _)| *alert).chain(troubles);
+        let replaced = METRICS.iter().flat_map(|metric| metric.instead_of.split_whitespace());
+        let replaced = replaced.filter(|word| word.starts_with("Forebay"));
+        let now = METRICS.iter().flat_map(|metric| metric.alerts).map(|(alert, _)| *alert);
+        let named = now.chain(replaced).chain(troubles);
         let strange: Vec<&str> = named.filter(|alert| !delivered.contains(alert)).collect();
         assert!(strange.is_empty(), "{strange:?}");
     }
 
     #[test]
     fn every_metric_that_is_named_is_exported() {
-        let exported: BTreeSet<&str> = Name::ALL.iter().map(|name| name.family().name).collect();
+        let reasons = Refused::ALL.iter().map(|refused| refused.label());
+        let exported: BTreeSet<&str> = Name::ALL.iter().map(|name| name.family().name).chain(reasons).collect();
         for Metric { name, before, after, alerts, .. } in &METRICS {
             assert!(!alerts.is_empty(), "{name}");
             let words = [before, after]

@@ -35,18 +35,20 @@ pub fn pairs(findings: &Findings) -> Vec<Pair<'_>> {
     rates.dedup_by_key(|(rate, _)| *rate);
     let pair = |(rate, factor)| {
         let of = |mode| findings.runs.iter().find(|run| run.rate == rate && run.mode == mode);
-        Pair { rate, what: what(findings, rate, factor), sync: of(Mode::Sync), queued: of(Mode::Async) }
+        let ramp = findings.parameters.ramp.then(|| "reached at the end of a ramp".to_owned());
+        let what: Vec<String> = [what(findings, rate, factor), ramp].into_iter().flatten().collect();
+        Pair { rate, what: what.join(", "), sync: of(Mode::Sync), queued: of(Mode::Async) }
     };
     rates.into_iter().map(pair).collect()
 }
 
-fn what(findings: &Findings, rate: u64, factor: u64) -> String {
+fn what(findings: &Findings, rate: u64, factor: u64) -> Option<String> {
     let borne = findings.search.as_ref().and_then(|search| search.borne);
     match (factor, borne) {
-        (_, Some(borne)) if borne == rate => "the most that sync bore".to_owned(),
-        (2.., Some(borne)) if borne * factor == rate => format!("{} what sync bore", times(factor)),
-        (2.., _) => format!("{} the rate asked for", times(factor)),
-        _ => String::new(),
+        (_, Some(borne)) if borne == rate => Some("the most that sync bore".to_owned()),
+        (2.., Some(borne)) if borne * factor == rate => Some(format!("{} what sync bore", times(factor))),
+        (2.., _) => Some(format!("{} the rate asked for", times(factor))),
+        _ => None,
     }
 }
 
@@ -173,6 +175,8 @@ mod tests {
         findings.runs[0].factor = 1;
         let pairs = super::pairs(&findings);
         assert!(pairs[0].queued.is_none() && pairs[0].what.is_empty());
+        findings.parameters.ramp = true;
+        assert_eq!(super::pairs(&findings)[0].what, "reached at the end of a ramp");
     }
 
     #[test]

@@ -57,7 +57,8 @@ pub fn normal() -> Findings {
             skew: 0.8,
             seed: 7,
             value_bytes: 300,
-            connections: 64,
+            connections: 10_000,
+            ramp: false,
             timeout_ms: 5000,
             pool_size: 8,
             pool_wait_ms: 1000,
@@ -70,6 +71,7 @@ pub fn normal() -> Findings {
             steps: vec![step(600, 4.1), step(1200, 31.0), step(1500, 870.0)],
             borne: Some(1200),
             not_borne: Some(1500),
+            machine_was_the_limit: false,
         }),
         runs: runs.map(|(mode, factor)| run(mode, factor)).to_vec(),
         ..Findings::default()
@@ -139,7 +141,17 @@ pub fn interrupted() -> Findings {
 }
 
 fn step(rate: u64, p99_ms: f64) -> Step {
-    Step { rate, seconds: 5.0, offered: rate * 5, accepted: rate * 5, p99_ms, borne: p99_ms <= 100.0 }
+    let borne = p99_ms <= 100.0;
+    Step {
+        rate,
+        seconds: 5.0,
+        offered: rate * 5,
+        accepted: rate * 5,
+        p99_ms,
+        late_p99_ms: 0.4,
+        busy_percent: Some(62.0),
+        borne,
+    }
 }
 
 fn times(p50: f64, p99: f64, p999: f64, max: f64) -> Option<Times> {
@@ -175,6 +187,7 @@ fn run(mode: Mode, factor: u64) -> Run {
                 times(2.2, 41.0, 4900.0, 5012.0)
             },
             late_ms: times(0.1, 0.4, 0.9, 1.2),
+            client_connections_max: if is_async { 64 } else { 3_600 * factor },
             message_lag_max: is_async.then_some(12_400 * factor),
             time_lag_max_ms: is_async.then_some(11_200),
             retries: is_async.then_some(14),

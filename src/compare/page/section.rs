@@ -126,6 +126,6 @@ fn replaces(metric: &Metric) -> Markup {
     let entry = |term: &str, told: Markup| plain("div", plain("dt", term).and(plain("dd", told)));
     let entries = entry("Before, in sync", metric.before.into())
         .and(entry("After, in async", metric.after.into()))
-        .and(entry("Alerts from now on", alerts));
+        .and(entry(&format!("Alerts from now on, instead of {}", metric.instead_of), alerts));
     classed("dl", "replaces", entries)
 }

@@ -14,7 +14,7 @@ pub fn section(findings: &Findings) -> Markup {
         .and(part("Asked for", &[], asked(findings)))
         .and(part(
             "Search for what sync bears",
-            &["rate", "for", "offered", "accepted", "p99", "borne"],
+            &["rate", "for", "offered", "accepted", "p99", "sent late, p99", "of the machine’s CPU", "borne"],
             search(findings),
         ))
         .and(part("Disturbances, as they came", &["run", "what", "from", "to", "told"], disturbances(findings)))
@@ -92,7 +92,8 @@ fn asked(findings: &Findings) -> Vec<Vec<String>> {
         ("each run", format!("{} s", p.seconds)),
         ("rows", format!("{}, Zipf’s exponent {}, seed {}", number(p.keys as f64), p.skew, p.seed)),
         ("body", bytes(p.value_bytes as f64)),
-        ("clients’ connections", number(p.connections as f64)),
+        ("clients’ connections", format!("at most {}", number(p.connections as f64))),
+        ("profile", (if p.ramp { "a ramp from a tenth of the rate" } else { "constant" }).to_owned()),
         ("time-out of a request", ms(p.timeout_ms as f64)),
         ("sync’s pool", format!("{} connections to each shard, waited for {}", p.pool_size, ms(p.pool_wait_ms as f64))),
         ("engine", format!("{} workers for each shard, {} partitions", p.workers_per_shard, p.partitions)),
@@ -109,6 +110,8 @@ fn search(findings: &Findings) -> Vec<Vec<String>> {
             number(step.offered as f64),
             number(step.accepted as f64),
             ms(step.p99_ms),
+            ms(step.late_p99_ms),
+            or_unknown(step.busy_percent, percent),
             (if step.borne { "yes" } else { "no" }).to_owned(),
         ]
     };

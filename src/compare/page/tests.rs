@@ -327,6 +327,8 @@ fn what_is_to_be_known_first_is_said_first() {
     findings.machine.load_before = Some(3.25);
     findings.runs[0].verification.missing = 17;
     findings.runs[0].totals.late_ms.as_mut().expect("times").p99 = 40.0;
+    findings.runs[0].totals.errors.unsent = 12;
+    findings.runs[1].verification.missing = 300;
     findings.wrong.push("17 writes are missing.".into());
     let html = html(&findings).replace('\u{a0}', " ");
     let first = html.split("<main").nth(1).and_then(|main| main.split("<section").next()).expect("notices");
@@ -335,15 +337,28 @@ fn what_is_to_be_known_first_is_said_first() {
         "<li class=\"warn\">This comparison was ended early",
         "The run of async at 1,200/s was ended early, after 31 s.",
         "sync at 1,200/s: “shard b stopped” was left out: the servers are not ours to stop",
-        "sync at 1,200/s: the generator itself was 40 ms late (p99)",
+        "sync at 1,200/s: requests were sent 40 ms late (p99)",
+        "sync at 1,200/s: 12 requests could not even be sent in time, over up to 3,600 connections.",
+        "async at 1,200/s: what was accepted was not all written while it was watched.",
         "a load of 3.2 on 8 cores.",
         "<li class=\"bad\">17 of 112,",
-        "<li class=\"ok\">All of ",
     ] {
         assert!(first.contains(notice), "no {notice} in {first}");
     }
+    // What still waited in Kafka when it was ended is not lost.
+    assert!(!first.contains("(async)."), "{first}");
+    assert!(super::html(&samples::normal()).contains("<li class=\"ok\">All of "));
     // What was left out has no band.
     assert!(!html.contains("band shard-stopped") && html.contains("band row-locked"));
+}
+
+#[test]
+fn whose_limit_was_found_is_said() {
+    let mut findings = samples::normal();
+    let said = "the machine was the limit";
+    assert!(!html(&findings).contains(said));
+    findings.search.as_mut().expect("it was searched").machine_was_the_limit = true;
+    assert!(html(&findings).contains(said));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::pairs::{MODES, Pair, label};
 use crate::compare::findings::{Findings, Mode, Run, Search};
 use crate::words::{counted, listed};
 
-/// A generator whose p99 is so late adds that to what it measures.
+/// Requests of which one in a hundred is sent so late have that in what they took.
 const LATE_MS: f64 = 5.0;
 
 /// As `admin`'s page has them.
@@ -82,7 +82,7 @@ fn of_pair(pair: &Pair<'_>) -> Vec<(Weight, String)> {
             let what = if one.effect.is_none() { "was left out" } else { "did not go as planned" };
             said.push((Weight::Warn, format!("{name} at {at}: “{label}” {what}: {why}")));
         }
-        if run.drain_seconds.is_none() && run.totals.accepted > 0 && !run.cut_short {
+        if run.drain_seconds.is_none() && run.totals.accepted > 0 {
             said.push((
                 Weight::Warn,
                 format!("{name} at {at}: what was accepted was not all written while it was watched."),
@@ -92,7 +92,16 @@ fn of_pair(pair: &Pair<'_>) -> Vec<(Weight, String)> {
         if let Some(late) = late {
             let late = ms(late.p99);
             let text =
-                format!("{name} at {at}: the generator itself was {late} late (p99); that is part of the times below.");
+                format!("{name} at {at}: requests were sent {late} late (p99); that is part of the times below.");
+            said.push((Weight::Warn, text));
+        }
+        let unsent = run.totals.errors.unsent;
+        if unsent > 0 {
+            let (unsent, most) = (counted(unsent, "request"), number(run.totals.client_connections_max as f64));
+            let text = format!(
+                "{name} at {at}: {unsent} could not even be sent in time, over up to {most} connections. They are errors, and from there on \
+                 the load was not all that was due."
+            );
             said.push((Weight::Warn, text));
         }
     }
@@ -111,7 +120,7 @@ fn of_machine(findings: &Findings) -> Option<(Weight, String)> {
 /// Whether what was acknowledged is in the tables.
 fn lost(findings: &Findings) -> Vec<(Weight, String)> {
     let of = |mode: Mode| {
-        let runs: Vec<&Run> = findings.runs.iter().filter(|run| run.mode == mode).collect();
+        let runs: Vec<&Run> = findings.runs.iter().filter(|run| run.mode == mode && !run.was_left()).collect();
         let sum = |of: fn(&Run) -> u64| runs.iter().map(|run| of(run)).sum::<u64>();
         let acknowledged = sum(|run| run.verification.acknowledged);
         let (missing, name) = (sum(|run| run.verification.missing), mode.word());
@@ -155,13 +164,13 @@ pub fn method(findings: &Findings, pairs: &[Pair<'_>]) -> Markup {
     let rates: Vec<String> = pairs.iter().map(|pair| format!("{}/s", number(pair.rate as f64))).collect();
     let how = format!(
         "The same requests in turn, to a gateway that writes each row before it answers (sync) and to one that answers once Kafka has \
-         the record (async): {} for {} s each, for {} of {}, over {}. They are due at fixed times, whether earlier ones have been \
+         the record (async): {} for {} s each, for {} of {}, over as many connections as it takes, up to {}. They are due at fixed times, whether earlier ones have been \
          answered or not, and waiting counts. Left is sync, right is async, on the same scales; shaded is what was done to both.",
         listed(&rates),
         p.seconds,
         counted(p.keys, "row"),
         bytes(p.value_bytes as f64),
-        counted(p.connections, "connection"),
+        number(p.connections as f64),
     );
     let told = told(findings);
     let told = if told.is_empty() {
@@ -202,5 +211,12 @@ fn searched(search: &Search, p99_ms: f64) -> String {
         Some(not_borne) => format!("and did not bear {}", rate(not_borne)),
         None => "and no rate that it does not bear was found".to_owned(),
     };
-    format!("Undisturbed, {borne} {not_borne}. Borne means: all accepted, 99 of 100 answered within {}.", ms(p99_ms))
+    let limit = match search.machine_was_the_limit {
+        true => " There the machine was the limit, which all of it shares, and not the mode: nothing of it was left.",
+        false => "",
+    };
+    format!(
+        "Undisturbed, {borne} {not_borne}.{limit} Borne means: all accepted, 99 of 100 answered within {}.",
+        ms(p99_ms)
+    )
 }

@@ -40,7 +40,7 @@ pub fn section(pairs: &[Pair<'_>]) -> Markup {
     let head = el("h2", &[("id", &"troubles-title")], "The same trouble, before and after");
     let tables: Markup = pairs.iter().map(|pair| plain("h3", at_rate(pair)).and(table(pair))).collect();
     let note = "Times are from when a request was due: until its answer, where a time-out counts as the time it took, and until its row \
-                was written, of what was accepted. Each of these alerts waits for minutes before it fires: what heals by itself before \
+                was written (its COMMIT follows), of what was accepted. Each of these alerts waits for minutes before it fires: what heals by itself before \
                 that wakes nobody.";
     let inside = head.and(tables).and(classed("p", "note", note));
     el("section", &[("id", &"troubles"), ("aria-labelledby", &"troubles-title")], inside)

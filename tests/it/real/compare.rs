@@ -1,9 +1,11 @@
 //! `forebay compare` through the binary: the same trouble in both modes, what each shows of it, that everything acknowledged is in the
 //! tables, what it refuses, and that nothing of it stays behind.
 
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -100,7 +102,7 @@ fn the_same_trouble_is_errors_in_one_mode_and_lag_in_the_other() {
     let found = findings(directory.path());
     assert_eq!(
         (&found["version"], &found["cut_short"], &found["wrong"]),
-        (&1.into(), &false.into(), &Value::Array(vec![]))
+        (&2.into(), &false.into(), &Value::Array(vec![]))
     );
     let runs = found["runs"].as_array().unwrap();
     let [sync, later] = &runs[..] else { panic!("{} runs", runs.len()) };
@@ -149,14 +151,37 @@ fn what_it_took(sync: &Value, later: &Value) {
         assert!((10.0..4000.0).contains(&number(&totals["transactions_per_1000"])), "{totals}");
         assert!((50_000.0..50_000_000.0).contains(&number(&totals["wal_bytes_per_1000"])), "{totals}");
         assert!(number(&totals["connections_max"]) >= 2.0, "{totals}");
+        // The loop was open: nobody waited for a connection.
+        assert_eq!(totals["errors"]["unsent"], 0, "{totals}");
+        assert!((1.0..10_000.0).contains(&number(&totals["client_connections_max"])), "{totals}");
         for part in ["generator", "gateway", "postgresql"] {
             assert!(number(&totals["cpu"][part]) > 0.0, "{part}: {totals}");
         }
     }
-    assert_eq!(sync["totals"]["cpu"]["engine"], Value::Null);
+    for part in ["engine", "kafka"] {
+        assert_eq!(sync["totals"]["cpu"][part], Value::Null, "{part}");
+    }
     assert_eq!(sync["totals"]["message_lag_max"], Value::Null);
     assert!(number(&later["totals"]["cpu"]["engine"]) > 0.0);
-    assert!(number(&sync["totals"]["transactions_per_1000"]) > 900.0);
+    let of = |run: &Value, name: &str| number(&run["totals"][name]);
+    // A COMMIT for each; the rest is what was refused, and the gateway's looks at the tables.
+    assert!((900.0..1300.0).contains(&of(sync, "transactions_per_1000")), "{}", sync["totals"]);
+    assert!(of(later, "transactions_per_1000") < 1700.0, "{}", later["totals"]);
+    // Of 2 shards: a pool of 8 and one that looks; 4 workers, 2 slow lanes, 2 besides, and what dead letters take, and the gateway's.
+    assert!((4.0..=18.0).contains(&of(sync, "connections_max")), "{}", sync["totals"]);
+    assert!((4.0..=24.0).contains(&of(later, "connections_max")), "{}", later["totals"]);
+    for run in [sync, later] {
+        let (totals, quiet) = (&run["totals"], &run["quiet"]);
+        let offered = number(&totals["offered_per_s"]);
+        // 150 a second, and three times as many for a twelfth of the time.
+        assert!((170.0..180.0).contains(&offered), "{totals}");
+        assert!(number(&totals["accepted_per_s"]) <= offered, "{totals}");
+        assert!((0.0..50.0).contains(&number(&totals["error_percent"])), "{totals}");
+        for times in [&totals["request_ms"], &totals["durable_ms"], &quiet["request_ms"], &quiet["durable_ms"]] {
+            let in_order: Vec<f64> = ["p50", "p99", "p999", "max"].iter().map(|name| number(&times[name])).collect();
+            assert!(in_order.is_sorted() && in_order[0] > 0.05 && in_order[3] < 60_000.0, "{times}");
+        }
+    }
 }
 
 /// On a database that was named: nobody stops its server.
@@ -188,6 +213,56 @@ fn ended_early_it_reports_and_leaves_nothing() {
 fn rows(database: &Database) -> i64 {
     let Some(schema) = in_database(database).pop() else { return 0 };
     database.connect().query_one(&format!("SELECT count(*) FROM {schema}.records"), &[]).map_or(0, |row| row.get(0))
+}
+
+/// It gets SIGINT as soon as it has said this on stderr. Returns what is on stdout, and the rest of stderr.
+fn interrupted_at(mut command: Command, said: &str, code: i32) -> (String, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains(said) {
+        line.clear();
+        assert!(errors.read_line(&mut line).unwrap() > 0, "it ended without {said:?}");
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let mut rest = String::new();
+    errors.read_to_string(&mut rest).unwrap();
+    let (told, _) = ended(&child.wait_with_output().unwrap(), code);
+    (told, rest)
+}
+
+#[test]
+fn ended_in_the_search_it_reports_its_steps() {
+    let (directory, database) = (directory(), Database::create(Server::A, "compare"));
+    let (told, errors) = interrupted_at(compare(directory.path(), &["--dsn", database.dsn()]), "what sync bears", 69);
+    assert!(told.contains("100/s  p99") && errors.contains("ended before a run was measured"), "{told}\n{errors}");
+    let found = findings(directory.path());
+    let steps = found["search"]["steps"].as_array().unwrap();
+    assert!(!steps.is_empty() && found["cut_short"] == true, "{found}");
+    for step in steps {
+        assert!((0.0..=100.0).contains(&number(&step["busy_percent"])) && number(&step["late_p99_ms"]) > 0.0, "{step}");
+    }
+    assert_eq!((left_in(directory.path()), in_database(&database)), (Vec::<String>::new(), Vec::new()), "{errors}");
+    nothing_in_kafka(&found);
+}
+
+/// The table takes next to nothing, so that the engine never catches up: whoever ends that does not wait for it, and is not told that what
+/// waits in Kafka was lost.
+#[test]
+fn ended_with_records_left_in_kafka_it_does_not_wait_for_them() {
+    let (directory, database) = (directory(), Database::create(Server::A, "compare"));
+    database.execute(&on_table("refuse", "RAISE EXCEPTION 'no';", "NEW.n > 20"));
+    let arguments = ["--dsn", database.dsn(), "--quick", "--rate", "60", "--seconds", "12"];
+    let begin = Instant::now();
+    let (told, errors) = interrupted_at(compare(directory.path(), &arguments), "async at 60/s", 0);
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}\n{errors}", begin.elapsed());
+    assert!(told.contains("CUT SHORT") && !told.contains("WRONG"), "{told}\n{errors}");
+    let found = findings(directory.path());
+    let later = &found["runs"][1];
+    assert_eq!((&later["mode"], &later["drain_seconds"]), (&"async".into(), &Value::Null));
+    assert!(number(&later["verification"]["missing"]) > 0.0, "{later}");
+    assert_eq!((left_in(directory.path()), in_database(&database)), (Vec::<String>::new(), Vec::new()), "{errors}");
+    nothing_in_kafka(&found);
 }
 
 fn wait_for_end(child: &mut Child) {
@@ -244,6 +319,7 @@ fn what_cannot_be_compared_is_refused() {
     let with = |more: &[&'static str]| [&dsn[..], more].concat();
     check(&["--rate", "0"], 2, "--rate: found 0, expected 1 to");
     check(&["--seconds", "5"], 2, "--seconds: found 5, expected 12 to");
+    check(&["--out", "/proc/x"], 69, "/proc/x: ");
     check(&["--set", "topic.table=x"], 2, "--set: found \"topic.table\"");
     check(&with(&["--workers", "0"]), 78, "engine.workers_per_shard: found 0");
     check(&["--dsn", "host=127.0.0.1 port=1 user=x"], 69, "shard bench: ");
