@@ -6,6 +6,7 @@ use std::sync::Arc;
 use postgres::Client;
 use postgres::types::Type;
 
+use crate::bench::database::left_behind;
 use crate::config::load::parse;
 use crate::config::{Shard, Target};
 use crate::planner::PlanError;
@@ -17,6 +18,8 @@ use crate::sink::plan::TablePlan;
 use crate::sink::{Failure, schema, sqlstate};
 
 const PURPOSE: &str = "plan";
+/// Of the schemas that measurements make.
+const PREFIX: &str = "forebay_probe_";
 /// Also where every COMMIT waits for standbys.
 const LOCAL: &str = "SET synchronous_commit = local; ";
 const TABLE: &str = "records";
@@ -44,7 +47,7 @@ impl Scratch {
     pub fn create(shard: &Shard, group: &str, bounds: &Bounds) -> Result<Scratch, PlanError> {
         let failed = |failure: Failure| PlanError::of_shard(&shard.name, &failure);
         let mut opened = Connector::new(shard, group, PURPOSE).and_then(|mut c| c.open()).map_err(failed)?;
-        let name = format!("forebay_probe_{:x}", fastrand::u64(..));
+        let name = format!("{PREFIX}{:x}", fastrand::u64(..));
         let made = takes_writes(&mut opened.client, &shard.name)
             .and_then(|()| nobody_follows(&mut opened.client).map_err(failed))
             .and_then(|()| make(&mut opened.client, &shard.name, &name));
@@ -143,7 +146,7 @@ impl Drop for Scratch {
 }
 
 fn make(client: &mut Client, shard: &str, name: &str) -> Result<(), PlanError> {
-    left_behind(client, shard);
+    left_behind(client, PREFIX, shard);
     client.batch_execute(&format!("{LOCAL}CREATE SCHEMA {name}")).map_err(|error| match error.code() {
         Some(code) if code.code() == NO_PRIVILEGE => PlanError::Configuration(format!(
             "shard {shard}: this role may not make a schema to measure in: GRANT CREATE ON DATABASE … TO …, or measure with another role (dsn), or \
@@ -191,17 +194,6 @@ fn takes_writes(client: &mut Client, shard: &str) -> Result<(), PlanError> {
     Err(PlanError::Configuration(format!(
         "shard {shard}: found {what}, expected a primary to measure at: nothing was written"
     )))
-}
-
-/// Schemas of measurements that were killed. Another one may be running, so nothing is done about them.
-fn left_behind(client: &mut Client, shard: &str) {
-    let sql = r"SELECT nspname::text FROM pg_catalog.pg_namespace WHERE nspname LIKE 'forebay\_probe\_%'";
-    for row in client.query_typed(sql, &[]).unwrap_or_default() {
-        let name: String = row.get(0);
-        tracing::warn!(
-            "shard {shard}: schema {name} is of another measurement; if none is running: DROP SCHEMA {name} CASCADE"
-        );
-    }
 }
 
 /// What a worker would make of the topic's records.
