@@ -142,10 +142,14 @@ mod tests {
 
     #[test]
     fn a_broker_says_so() {
+        use std::io::Read;
+        use std::process::{Command, Stdio};
         assert!(!is_broker(std::process::id()));
-        let mut child = std::process::Command::new("sh");
-        child.args(["-c", "read x", "kafka.Kafka"]);
-        let mut child = child.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo; read x", "kafka.Kafka"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // Its words are there once it has begun.
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         assert!(is_broker(child.id()));
         drop(child.stdin.take());
         child.wait().unwrap();

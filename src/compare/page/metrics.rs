@@ -249,7 +249,7 @@ const CONNECTIONS: Metric = Metric {
         column("clients’ own, to the gateway", |run| Some(number(run.totals.client_connections_max as f64))),
     ],
     before: "The pool of each process: for each of its slots and shards a thread and a connection, and one more that looks at the tables. \
-             Who finds none free in time is a 503 (no_connection). A locked row holds one of them, until its own wait for the lock is over. \
+             Who finds none free in time is a 503 (no_connection). A row that somebody holds keeps one of them busy, and is a 503 of its own. \
              Each further process of the endpoint brings its own.",
     after: "A fixed number for each process of the engine (forebay_connections), however many requests come.",
     instead_of: "“pool exhausted”, which is ForebayGatewayNoConnection",
