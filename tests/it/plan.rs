@@ -222,8 +222,8 @@ fn a_measurement_ends_when_its_wal_is_used_up() {
     let arguments = [&["--peak", "1000", "--dsn", database.dsn(), "--measure", "--json"], &bounds[..]].concat();
     let child = plan(directory.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut client = database.connect();
-    let analyzed = "SELECT count(*) FROM pg_class WHERE relname = 'records' AND reltuples >= 8000";
-    wait_until(PATIENCE, "the first point", || client.query_one(analyzed, &[]).unwrap().get::<_, i64>(0) > 0);
+    let written = "SELECT count(*) FROM pg_stat_user_tables WHERE relname = 'records' AND n_tup_upd > 0";
+    wait_until(PATIENCE, "the first point", || client.query_one(written, &[]).unwrap().get::<_, i64>(0) > 0);
     let began = Instant::now();
     for _ in 0..70 {
         client.execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1 << 20))", &[]).unwrap();
