@@ -212,7 +212,14 @@ impl<'a> Course<'a> {
         // A COMMIT by itself is wanted in any case.
         let (_, mut wal_bytes_per_row) = self.point(1, 1, self.time_of(4, 0))?;
         let Some(commit_ms) = self.points.first().map(|point| 1e3 / point.rows_per_s) else {
-            return Err(PlanError::Interrupted);
+            return Err(if self.stopper.is_stopped() {
+                PlanError::Interrupted
+            } else {
+                let mib = self.bounds.wal_bytes >> 20;
+                PlanError::Failed(format!(
+                    "the server wrote {mib} MiB of WAL, others' too, before there was a first point: give it more (--probe-wal-mib), or measure when less is written"
+                ))
+            });
         };
         let ended = self.points(&mut progress, &mut wal_bytes_per_row);
         // What there is by then counts.
