@@ -86,6 +86,11 @@ impl<T> Line<T> {
         }
     }
 
+    /// Whether somebody has one of that key.
+    pub fn is_taken(&self, key: u64) -> bool {
+        self.state.lock().taken.contains(&key)
+    }
+
     /// Nobody waits any more, and nothing is taken.
     pub fn end(&self) {
         let mut state = self.state.lock();
@@ -129,6 +134,7 @@ mod tests {
         let take = || line.take().expect("one");
         let (first, other) = (take(), take());
         assert_eq!((first.job.0, other.job.0), (0, 2), "the second one of key 1 is passed");
+        assert!(line.is_taken(1) && !line.is_taken(3));
         drop(first);
         let second = take();
         assert_eq!(second.job.0, 1);

@@ -91,7 +91,7 @@ pub fn status(refused: Refused) -> Status {
         Refused::Unfit | Refused::Contradiction | Refused::Tenant => Status::UNPROCESSABLE_CONTENT,
         Refused::Conflict => Status::CONFLICT,
         Refused::QueueFull | Refused::Deadline | Refused::Brokers | Refused::Unknown => Status::SERVICE_UNAVAILABLE,
-        Refused::NoConnection | Refused::Database => Status::SERVICE_UNAVAILABLE,
+        Refused::NoConnection | Refused::RowBusy | Refused::Database => Status::SERVICE_UNAVAILABLE,
     }
 }
 

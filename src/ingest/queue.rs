@@ -13,6 +13,7 @@ use crate::ingest::problem::Problem;
 use crate::metrics::Counter;
 use crate::metrics::histogram::Histogram;
 use crate::metrics::labelled::Refused;
+use crate::types::ShardIx;
 
 /// Answered ones that may stand in line behind one that is not, before they are taken out.
 const ANSWERED_KEPT_MAX: usize = 1024;
@@ -155,12 +156,18 @@ pub struct Pending {
     pub sent: Instant,
     /// The number of its listener.
     pub listener: usize,
+    /// What it waits for in its shard's line, where it writes the row itself.
+    pub row: Option<Row>,
 }
 
+/// A row, by its shard and the hash of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row(pub ShardIx, pub u64);
+
 impl Pending {
-    pub fn new(ticket: Ticket, route: usize, bytes: usize, sent: Instant, listener: usize) -> Arc<Pending> {
+    pub fn new(ticket: Ticket, route: usize, bytes: usize, listener: usize, row: Option<Row>) -> Arc<Pending> {
         let state = Mutex::new(State { ticket: Some(ticket), begun: false });
-        Arc::new(Pending { state, route, bytes, sent, listener })
+        Arc::new(Pending { state, route, bytes, sent: Instant::now(), listener, row })
     }
 
     /// Marks it as begun: from now on it may have been done. False if it was answered before: then it must not be.

@@ -34,7 +34,7 @@ const FIRST_LOOK_DEADLINE: Duration = Duration::from_secs(5);
 const DEADLINE_EXTRA: Duration = Duration::from_secs(2);
 /// How long clients that keep their connections may take to hear with an answer that it ends.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
-/// How long threads that ask databases are waited for.
+/// How long threads are waited for, all together: one that waits for a database that hangs is left behind.
 const JOIN_DEADLINE: Duration = Duration::from_secs(2);
 /// How often is looked whether it is to end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -49,10 +49,9 @@ pub struct Running {
     shared: Arc<Shared>,
     stops: Vec<Stop>,
     listeners: Vec<Thread>,
-    acks: Option<Thread>,
-    writers: Vec<Thread>,
-    watchers: Vec<Thread>,
-    _end_watchers: Channel<()>,
+    /// All others.
+    threads: Vec<Thread>,
+    end_watchers: Option<Channel<()>>,
     ended: Receiver<&'static str>,
     _admin: Option<Admin>,
 }
@@ -83,26 +82,25 @@ impl Running {
         .map_err(|error| EngineError::Configuration(format!("[kafka]: {error}")))?;
         let (alive, ended) = bounded(1);
         let context = sync::Context { counts: Arc::clone(&counts), repliers: repliers.clone(), alive: alive.clone() };
-        let (lines, writers) =
+        let (lines, mut threads) =
             sync::start(&live, ingest.pooled_per_shard(), &pinning.others(), &context).map_err(unavailable)?;
         let nothing = Rules::new(&config, &Default::default(), &vec![None; config.topics.len()]);
         let shared = Arc::new(Shared::new(&ingest, counts, queue, sender, lines, nothing));
         let watch = Arc::new(Watch::new(Arc::clone(&live), Arc::clone(&shared)));
         let (end_watchers, watchers_end) = bounded(0);
 
-        let acks = {
+        {
             let (shared, alive) = (Arc::clone(&shared), Alive(alive.clone(), "fb-acks"));
-            spawn("fb-acks", pinning.others(), move || {
+            threads.push(spawn("fb-acks", pinning.others(), move || {
                 let _alive = alive;
                 shared.sender.run();
-            })?
-        };
-        let mut watchers = Vec::new();
+            })?);
+        }
         for (name, follow) in
             [("fb-tables", Watch::follow_tables as fn(&Watch, &Receiver<()>)), ("fb-topics", Watch::follow_topics)]
         {
             let (watch, end, alive) = (Arc::clone(&watch), watchers_end.clone(), Alive(alive.clone(), name));
-            watchers.push(spawn(name, pinning.others(), move || {
+            threads.push(spawn(name, pinning.others(), move || {
                 let _alive = alive;
                 follow(&watch, &end);
             })?);
@@ -121,10 +119,8 @@ impl Running {
             shared,
             stops: Vec::new(),
             listeners: Vec::new(),
-            acks: Some(acks),
-            writers,
-            watchers,
-            _end_watchers: end_watchers,
+            threads,
+            end_watchers: Some(end_watchers),
             ended,
             _admin: admin,
         };
@@ -212,12 +208,10 @@ impl Running {
             tracing::warn!("{left} records were still on their way: nobody was told that they arrived");
         }
         self.shared.lines.end();
-        self.writers.drain(..).for_each(|thread| thread.join(Instant::now() + JOIN_DEADLINE));
         self.shared.sender.end();
-        self.acks.take().into_iter().for_each(|thread| thread.join(Instant::now() + JOIN_DEADLINE));
-        let (end, _) = bounded(0);
-        self._end_watchers = end;
-        self.watchers.drain(..).for_each(|thread| thread.join(Instant::now() + JOIN_DEADLINE));
+        self.end_watchers.take();
+        let until = Instant::now() + JOIN_DEADLINE;
+        self.threads.drain(..).for_each(|thread| thread.join(until));
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use rdkafka::producer::BaseProducer;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::admin::token;
 use crate::clock::unix_ms;
@@ -16,9 +17,9 @@ use crate::ingest::door::{Asked, Door};
 use crate::ingest::paths::{Found, Paths};
 use crate::ingest::problem::Problem;
 use crate::ingest::producer::{Answers, Outgoing, Sender, send, undelivered};
-use crate::ingest::queue::{Counts, Pending, Queue, Waiting};
+use crate::ingest::queue::{Counts, Pending, Queue, Row, Waiting};
 use crate::ingest::rules::Rules;
-use crate::ingest::sync::{Job, Lines, no_connection};
+use crate::ingest::sync::{Job, Lines};
 use crate::metrics::labelled::Refused;
 use crate::state::chunk::Headers;
 
@@ -142,8 +143,10 @@ impl Gateway {
         let rules = Arc::clone(self.door.rules());
         let passed = self.door.check(&asked).map_err(|problem| refuse(&problem))?;
         let bytes = passed.key.len() + passed.value.map_or(0, <[u8]>::len) + self.headers.len();
-        let pending = Pending::new(ticket, route, bytes, Instant::now(), self.listener);
-        if shared.ingest.routes[route].mode == Mode::Sync {
+        let is_sync = shared.ingest.routes[route].mode == Mode::Sync;
+        let row = is_sync.then(|| Row(passed.shard, xxh3_64(passed.key)));
+        let pending = Pending::new(ticket, route, bytes, self.listener, row);
+        if let Some(row) = row {
             // It has a line of its own, whatever becomes of the brokers.
             let job = Job {
                 pending: Arc::clone(&pending),
@@ -153,7 +156,7 @@ impl Gateway {
                 headers: self.headers.clone(),
                 now_ms,
             };
-            shared.lines.put(passed.shard, job).map_err(|problem| refuse(&problem))?;
+            shared.lines.put(row, job).map_err(|problem| refuse(&problem))?;
             self.for_connection.push(pending);
             return Ok(());
         }
@@ -221,9 +224,9 @@ impl Service for Gateway {
         self.refresh();
         *self.shared.servers[self.listener].lock() = *counts;
         for pending in self.for_connection.expired(now) {
-            match pending.take_unbegun() {
-                Some(ticket) => self.expire(&pending, ticket, &no_connection()),
-                None => self.writing.push(pending),
+            match (pending.row, pending.take_unbegun()) {
+                (Some(row), Some(ticket)) => self.expire(&pending, ticket, &self.shared.lines.not_begun(row)),
+                _ => self.writing.push(pending),
             }
         }
         let mut late = self.waiting.expired(now);

@@ -9,19 +9,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-use parking_lot::Mutex;
-use xxhash_rust::xxh3::xxh3_64;
+use crossbeam_channel::{Sender, bounded};
 
+use crate::config::ingest::Ingest;
 use crate::config::live::Live;
 use crate::cpus::Place;
 use crate::engine::thread::Thread;
 use crate::http::{Response, Status};
 use crate::ingest::alive::Alive;
+use crate::ingest::away::Away;
 use crate::ingest::line::Line;
 use crate::ingest::problem::Problem;
-use crate::ingest::queue::{Counts, Pending, Repliers};
+use crate::ingest::queue::{Counts, Pending, Repliers, Row};
+use crate::ingest::under_way::UnderWay;
 use crate::metrics::labelled::Refused;
+use crate::sink::cancel::{self, Cancel};
 use crate::sink::plan::TablePlan;
 use crate::sink::session::Session;
 use crate::sink::table::TableWriter;
@@ -32,10 +34,6 @@ use crate::types::{Offset, ShardIx};
 
 /// Requests of a shard that wait for a thread, or have one.
 const LINE_MAX: usize = 4096;
-/// How soon a database that was away is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
-/// For so long a database that refuses is a reason not to be ready. Only requests try it again, and whoever is not ready gets none.
-const REFUSAL_HOLDS: Duration = Duration::from_secs(10);
 /// Forms of tables that a thread keeps buffers for.
 const WRITERS_MAX: usize = 64;
 
@@ -50,33 +48,48 @@ pub struct Job {
     pub now_ms: i64,
 }
 
-/// The lines in front of the shards' threads.
+/// The lines in front of the shards' threads, and what these are at.
 #[derive(Default)]
-pub struct Lines(Vec<(Arc<Line<Job>>, Arc<Away>)>);
+pub struct Lines {
+    shards: Vec<(Arc<Line<Job>>, Arc<Away>)>,
+    under_way: Arc<UnderWay<Cancel>>,
+}
 
 impl Lines {
     /// # Errors
     /// Where too many wait already, or there is nobody to wait for.
-    pub fn put(&self, shard: ShardIx, job: Job) -> Result<(), Problem> {
-        let Some((line, _)) = self.0.get(usize::from(shard.0)) else { return Err(no_connection()) };
-        let (key, bytes) = (xxh3_64(&job.key), job.pending.bytes);
+    pub fn put(&self, Row(shard, key): Row, job: Job) -> Result<(), Problem> {
+        let Some((line, _)) = self.shards.get(usize::from(shard.0)) else { return Err(no_connection()) };
+        let bytes = job.pending.bytes;
         let is_there = line.put(key, bytes, job, Instant::now(), |job| job.pending.is_answered());
         if is_there { Ok(()) } else { Err(no_connection()) }
     }
 
-    /// Ends the threads, once each is done with what it has.
+    /// Why a row is not written that waited long enough.
+    pub fn not_begun(&self, Row(shard, key): Row) -> Problem {
+        match self.shards.get(usize::from(shard.0)) {
+            Some((line, _)) if line.is_taken(key) => Problem::new(
+                Refused::RowBusy,
+                "another request of the same row was still being written; nothing was done",
+            ),
+            _ => no_connection(),
+        }
+    }
+
+    /// Ends the threads: what waits is not written, and what they are at is cancelled.
     pub fn end(&self) {
-        self.0.iter().for_each(|(line, _)| line.end());
+        self.shards.iter().for_each(|(line, _)| line.end());
+        self.under_way.give_up();
     }
 
     /// Shards that refused rows just now, until a person has done something, and why.
     pub fn refusing(&self) -> Vec<String> {
         let now = Instant::now();
-        self.0.iter().filter_map(|(_, away)| away.refuses(now)).collect()
+        self.shards.iter().filter_map(|(_, away)| away.refuses(now)).collect()
     }
 }
 
-pub fn no_connection() -> Problem {
+fn no_connection() -> Problem {
     Problem::new(Refused::NoConnection, "no connection to the database was free in time; nothing was done")
 }
 
@@ -98,21 +111,32 @@ pub fn start(
     place: &Place,
     context: &Context,
 ) -> std::io::Result<(Lines, Vec<Thread>)> {
-    let (mut lines, mut threads) = (Lines::default(), Vec::new());
     let config = live.get();
-    let Some(ingest) = config.ingest.as_ref().filter(|_| connections > 0) else { return Ok((lines, threads)) };
+    let Some(ingest) = config.ingest.as_ref().filter(|_| connections > 0) else { return Ok(Default::default()) };
+    let under_way = Arc::new(UnderWay::new(config.shards.len() * connections));
+    let (mut lines, mut threads) = (Lines { shards: Vec::new(), under_way: Arc::clone(&under_way) }, Vec::new());
+    let (lives, threads_end) = bounded::<()>(0);
     for (index, shard) in config.shards.iter().enumerate() {
         let line = Arc::new(Line::new(LINE_MAX, ingest.queue_bytes_max / config.shards.len()));
-        let away = Arc::new(Away { shard: shard.name.clone(), since: Mutex::default() });
-        lines.0.push((Arc::clone(&line), Arc::clone(&away)));
+        let away = Arc::new(Away::new(&shard.name));
+        lines.shards.push((Arc::clone(&line), Arc::clone(&away)));
         for number in 0..connections {
             let shard = ShardIx(index as u16);
             let mut session = Session::new(&config, shard, connections::SYNC);
             session.follow(Arc::clone(live), shard);
-            let (line, away, context) = (Arc::clone(&line), Arc::clone(&away), context.clone());
+            session.wait_for_locks(Some(lock_wait(ingest)));
+            let (line, lives, alive) = (Arc::clone(&line), lives.clone(), context.alive.clone());
+            let mut worker = Worker {
+                session,
+                away: Arc::clone(&away),
+                context: context.clone(),
+                under_way: Arc::clone(&under_way),
+                number: index * connections + number,
+                deadline: ingest.deadline,
+                writers: Vec::new(),
+            };
             let body = move || {
-                let _alive = Alive(context.alive.clone(), "a thread that writes rows");
-                let mut worker = Worker { session, away, context, writers: Vec::new() };
+                let (_lives, _alive) = (lives, Alive(alive, "a thread that writes rows"));
                 while let Some(taken) = line.take() {
                     worker.work(&taken.job);
                 }
@@ -120,66 +144,28 @@ pub fn start(
             threads.push(Thread::spawn(&format!("fb-s{index}.{number}"), place.clone(), None, body)?);
         }
     }
+    let alive = Alive(context.alive.clone(), "fb-cancel");
+    let follow = move || {
+        let _alive = alive;
+        under_way.follow(&threads_end, cancel::send);
+    };
+    threads.push(Thread::spawn("fb-cancel", place.clone(), None, follow)?);
     Ok((lines, threads))
 }
 
-/// What keeps connections to a shard from being opened.
-pub struct Away {
-    shard: String,
-    /// Until when it is not tried again, and why.
-    since: Mutex<Option<(Instant, Failure)>>,
-}
-
-impl Away {
-    fn check(&self, now: Instant) -> Result<(), Problem> {
-        match &*self.since.lock() {
-            Some((until, failure)) if now < *until => Err(away(failure)),
-            _ => Ok(()),
-        }
-    }
-
-    /// It is said once, and again when it is another failure.
-    fn note(&self, failure: Failure, now: Instant) -> Problem {
-        let problem = away(&failure);
-        let mut since = self.since.lock();
-        if since.as_ref().is_none_or(|(_, known)| *known != failure) {
-            let (shard, reason) = (&self.shard, failure.reason());
-            match &failure {
-                Failure::Shard(_) => tracing::error!(shard, "rows of requests are not written: {reason}"),
-                _ => tracing::warn!(shard, "rows of requests are not written for now: {reason}"),
-            }
-        }
-        *since = Some((now + AGAIN, failure));
-        problem
-    }
-
-    fn is_there(&self) {
-        if self.since.lock().take().is_some() {
-            tracing::info!(shard = self.shard, "shard {}: rows of requests are written again", self.shard);
-        }
-    }
-
-    fn refuses(&self, now: Instant) -> Option<String> {
-        match &*self.since.lock() {
-            Some((until, Failure::Shard(reason))) if now < *until + REFUSAL_HOLDS => Some(reason.to_string()),
-            _ => None,
-        }
-    }
-}
-
-fn away(failure: &Failure) -> Problem {
-    let why = match failure {
-        // It names what is in the configuration, which is nobody's business out there.
-        Failure::Shard(_) => "the database refuses this gateway, whose log says why; nothing was done".to_owned(),
-        failure => format!("the database is away: {}; nothing was done", failure.reason()),
-    };
-    Problem::new(Refused::Database, why)
+/// How long a statement may wait for a lock: one that began in time is over before anybody gives up, and is known not to have done anything.
+fn lock_wait(ingest: &Ingest) -> Duration {
+    (ingest.deadline - ingest.pool_wait).max(ingest.deadline / 2)
 }
 
 struct Worker {
     session: Session<()>,
     away: Arc<Away>,
     context: Context,
+    under_way: Arc<UnderWay<Cancel>>,
+    /// Of this thread, there.
+    number: usize,
+    deadline: Duration,
     writers: Vec<TableWriter>,
 }
 
@@ -219,12 +205,13 @@ impl Worker {
         {
             return Some(Err(problem));
         }
-        let client = match self.session.open() {
+        let (client, cancel) = match self.session.open() {
             Ok((live, is_new)) => {
                 if is_new {
+                    live.silent_for(self.deadline);
                     self.away.is_there();
                 }
-                &mut live.client
+                (&mut live.client, Arc::clone(&live.cancel))
             }
             Err(failure) => {
                 let failure = self.session.settle(Err::<(), _>(failure)).expect_err("it was an error");
@@ -237,8 +224,14 @@ impl Worker {
             return None;
         }
         // Each statement is a transaction of its own, and of one record there is one at most.
+        self.under_way.begin(self.number, job.pending.sent + self.deadline, cancel);
         let written = writer.write(client).map_err(|error| sqlstate::failure(&error));
-        Some(self.session.settle(written).map_err(|failure| refused(&failure)))
+        let was_cancelled = self.under_way.end(self.number);
+        let written = self.session.settle(written);
+        if was_cancelled {
+            self.session.close();
+        }
+        Some(written.map_err(|failure| refused(&failure, was_cancelled)))
     }
 }
 
@@ -266,8 +259,8 @@ fn batch(job: &Job) -> Batch {
     Batch::of_one(0, &record)
 }
 
-/// What a failure means to the client. Its words hold no values.
-fn refused(failure: &Failure) -> Problem {
+/// What a failure means to the client. Its words hold no values. `cancelled`: the request was overdue.
+fn refused(failure: &Failure, cancelled: bool) -> Problem {
     let reason: &Reason = failure.reason();
     let refused = match failure {
         Failure::Record(..) => match reason.sqlstate.as_deref() {
@@ -275,40 +268,35 @@ fn refused(failure: &Failure) -> Problem {
             Some("23503" | "23505" | "23P01") => Refused::Conflict,
             _ => Refused::Unfit,
         },
+        Failure::LockWait(_) => Refused::RowBusy,
+        Failure::TooLong(_) if cancelled => Refused::Deadline,
         _ => Refused::Database,
     };
-    let unknown = if matches!(failure, Failure::Outage(_)) { "; whether it was done is not known" } else { "" };
-    Problem::new(refused, format!("{reason}{unknown}"))
+    let what_became = match failure {
+        Failure::Outage(_) => "; whether it was done is not known",
+        Failure::LockWait(_) => ": somebody else holds it; nothing was done",
+        Failure::TooLong(_) => "; nothing was done",
+        _ => "",
+    };
+    Problem::new(refused, format!("{reason}{what_became}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// It is tried again soon, and does not keep a gateway from being ready for ever that nobody asks any more.
-    #[test]
-    fn a_database_that_is_away_or_refuses() {
-        let (away, start) = (Away { shard: "s".to_owned(), since: Mutex::default() }, Instant::now());
-        let at = |ms: u64| start + Duration::from_millis(ms);
-        assert!(away.check(start).is_ok() && away.refuses(start).is_none());
-        let problem = away.note(Failure::Outage(Reason::new("gone")), start);
-        assert!(problem.detail().contains("gone") && problem.detail().contains("nothing was done"));
-        assert_eq!((away.check(at(999)).err(), away.check(at(1000)).err()), (Some(problem), None));
-        assert_eq!(away.refuses(start), None, "others may be served meanwhile");
-        let problem = away.note(Failure::Shard(Reason::new("password of x")), start);
-        assert!(!problem.detail().contains("password"), "that is for the log");
-        assert_eq!(away.refuses(at(10_999)).as_deref(), Some("password of x"));
-        assert_eq!(away.refuses(at(11_000)), None);
-        away.is_there();
-        assert_eq!(away.refuses(start), None);
-    }
-
     #[test]
     fn what_a_failure_means() {
         let check = |failure: fn(Reason) -> Failure, code: &str, status: u16| {
             let reason = Reason { sqlstate: Some(code.to_owned()), ..Reason::new("x") };
-            assert_eq!(refused(&failure(reason)).status().0, status, "{code}");
+            assert_eq!(refused(&failure(reason), false).status().0, status, "{code}");
         };
+        let of = |failure: fn(Reason) -> Failure, cancelled| refused(&failure(Reason::new("x")), cancelled).refused();
+        assert_eq!(of(Failure::LockWait, false), Refused::RowBusy);
+        assert_eq!(
+            [false, true].map(|cancelled| of(Failure::TooLong, cancelled)),
+            [Refused::Database, Refused::Deadline]
+        );
         let record = |reason| Failure::Record(None, reason);
         check(record, "23505", 409);
         check(record, "23503", 409);

@@ -68,6 +68,8 @@ labels! {
         Conflict = "conflict",
         /// No connection was free in time.
         NoConnection = "no_connection",
+        /// Somebody holds the row's lock, or another request is still writing it.
+        RowBusy = "row_busy",
         /// The database is away, or did not do it.
         Database = "database",
     }

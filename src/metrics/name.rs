@@ -86,7 +86,7 @@ families! {
     WalBytes: Counter "forebay_wal_bytes_total" ["shard"] "WAL that the shard's server wrote, for anybody, since the sampler began.";
     Checkpoints: Counter "forebay_checkpoints_total" ["shard", "kind"] "Its checkpoints since then: timed, or requested because the WAL was full.";
     IngestRequests: Counter "forebay_ingest_requests_total" ["route", "class"] "Requests of the gateway's routes, by class of the answer: 2xx, 4xx, 5xx.";
-    IngestRefused: Counter "forebay_ingest_refused_total" ["reason"] "Requests that the gateway did not answer with success, by reason.";
+    IngestRefused: Counter "forebay_ingest_refused_total" ["reason"] "Requests that the gateway did not answer with success, by reason; of sync routes: conflict, no_connection (all were in use), row_busy (somebody holds the row's lock, or another request writes it), database.";
     IngestAcknowledged: Histogram "forebay_ingest_acknowledged_seconds" ["mode"] "From a record's handing over to the brokers' acknowledgement (async), or of a row's to its COMMIT (sync).";
     IngestLate: Counter "forebay_ingest_late_total" [] "Acknowledgements of records, and COMMITs of rows, whose requests had been answered with 503 already.";
     IngestProducersLost: Counter "forebay_ingest_producers_lost_total" [] "Producers that had to be given up after a fatal error; another one took the place of each.";

@@ -5,6 +5,7 @@
 
 use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::config::dsn::{self, Tls};
 use crate::config::{self, Pooler};
 use crate::cpus;
 use crate::sink::bounds::{self, Bounded};
+use crate::sink::cancel::Cancel;
 use crate::sink::watch::{Mark, Watch};
 use crate::sink::{Failure, Reason, sqlstate};
 
@@ -48,6 +50,7 @@ pub struct Opened {
     pub client: Client,
     /// None over a Unix-domain socket.
     pub watch: Option<Watch>,
+    pub cancel: Arc<Cancel>,
     /// Whether the server itself is at the other end; where nobody can tell, it is not.
     pub direct: bool,
     /// The server's process at the other end; none behind a pooler.
@@ -139,8 +142,7 @@ impl Connector {
     /// Connects within twice `connect_timeout` for each host of the DSN and makes sure that the session is bounded.
     /// [`Failure::Outage`] or [`Failure::Shard`], nothing else.
     pub fn open(&mut self) -> Result<Opened, Failure> {
-        let (client, watch) = self.client()?;
-        let mut opened = Opened { client, watch, direct: false, pid: None };
+        let mut opened = self.client()?;
         match bounds::check(&mut opened.client, &self.shard, opened.watch.as_ref().and_then(Watch::local_address)) {
             Ok(Bounded { direct, wait_max, pid }) => {
                 opened.watch.iter().for_each(|watch| watch.allow(wait_max + SILENCE_EXTRA));
@@ -153,10 +155,11 @@ impl Connector {
         }
     }
 
-    fn client(&mut self) -> Result<(Client, Option<Watch>), Failure> {
-        let watched = |mark: Mark, client| {
+    fn client(&mut self) -> Result<Opened, Failure> {
+        let watched = |mark: Mark, client: Client| {
             let watch = |socket| Watch::new(socket, self.user_timeout, self.silence_max);
-            (client, mark.find().map(watch))
+            let (watch, cancel) = (mark.find().map(watch), Cancel::new(&client, self.tls.clone(), mark));
+            Opened { client, watch, cancel: Arc::new(cancel), direct: false, pid: None }
         };
         let mut attempt = match self.pending.take() {
             None => self.begin(),

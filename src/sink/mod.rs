@@ -5,6 +5,7 @@ pub mod array;
 mod aside;
 pub mod backends;
 pub mod bounds;
+pub mod cancel;
 mod careful_table;
 pub mod catalog;
 pub mod connect;

@@ -5,13 +5,15 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::{ToSql, Type};
 use postgres::{Client, Error, GenericClient, Row, Statement};
 
 use crate::config::{Config, Pooler, live};
 use crate::sink::backends::{Backends, Known};
+use crate::sink::cancel::Cancel;
 use crate::sink::connect::{Connector, Opened};
 use crate::sink::schema::{self, Expected};
 use crate::sink::watch::Watch;
@@ -20,8 +22,10 @@ use crate::types::ShardIx;
 
 /// Statements kept per connection; then all are let go. Shapes beyond this are rare, and each costs the server memory.
 const STATEMENTS_MAX: usize = 256;
-/// How long a connection may take to show that it is alive.
-const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+/// A connection that was used since then is not looked at: a look costs more than the little that it could save.
+const RESTED: Duration = Duration::from_millis(100);
+/// How long is waited for what may have come meanwhile.
+const LOOK: Duration = Duration::from_millis(1);
 /// PostgreSQL ends what takes too long; beyond it, its answer may be so late.
 const LATE_ANSWER: Duration = Duration::from_secs(2);
 
@@ -57,6 +61,10 @@ pub struct Live<K> {
     pub statements: Statements<K>,
     pub client: Client,
     watch: Option<Watch>,
+    /// Cancels what it is at.
+    pub cancel: Arc<Cancel>,
+    /// When it was used last.
+    used: Instant,
     /// See [`Session::wait_for_locks`].
     lock_wait: Option<Duration>,
     /// A transaction could not be ended: nothing more may be sent over it.
@@ -73,13 +81,18 @@ impl<K> Live<K> {
     }
 
     fn answer_within(&mut self, at_most: Duration, pooler: Pooler) -> Result<(), Failure> {
-        self.watch.iter().for_each(|watch| watch.allow(at_most + LATE_ANSWER));
+        self.silent_for(at_most);
         if pooler == Pooler::Transaction {
             return Ok(());
         }
         let (ms, sql) = (at_most.as_millis(), "SET jit = off; SET default_transaction_read_only = on");
         let sql = format!("{sql}; SET statement_timeout = {ms}; SET lock_timeout = {ms}");
         self.client.batch_execute(&sql).map_err(|error| own_failure(&error))
+    }
+
+    /// Over it nothing may be silent for longer, where somebody waits.
+    pub fn silent_for(&self, at_most: Duration) {
+        self.watch.iter().for_each(|watch| watch.allow(at_most + LATE_ANSWER));
     }
 
     fn wait_for_locks(&mut self, at_most: Option<Duration>) -> Result<(), Failure> {
@@ -101,9 +114,9 @@ impl<K> Live<K> {
     }
 
     fn discard(self) {
-        let Live { client, statements, watch, .. } = self;
+        let Live { client, statements, watch, cancel, .. } = self;
         drop(statements);
-        Opened { client, watch, direct: false, pid: None }.discard();
+        Opened { client, watch, cancel, direct: false, pid: None }.discard();
     }
 }
 
@@ -192,10 +205,11 @@ impl<K: Hash + Eq> Session<K> {
                 None => schema::connect(connector, &self.expected),
                 Some(_) => connector.open(),
             };
-            let Opened { client, watch, pid, .. } = opened.map_err(|failure| self.named(failure))?;
+            let Opened { client, watch, cancel, pid, .. } = opened.map_err(|failure| self.named(failure))?;
             let statements = Statements::new(self.pooler);
             let known = self.backends.as_ref().map(|backends| Backends::add(backends, &self.thread, pid));
-            let mut live = Live { client, statements, watch, lock_wait: None, unusable: false, known };
+            let used = Instant::now();
+            let mut live = Live { client, statements, watch, cancel, used, lock_wait: None, unusable: false, known };
             let set = match self.looks {
                 Some(at_most) => live.answer_within(at_most, self.pooler),
                 None if self.avoids_scans => live.avoid_scans(),
@@ -219,14 +233,14 @@ impl<K: Hash + Eq> Session<K> {
     }
 
     /// Lets go of a connection that has ended while nobody used it: the next statement over it would fail, and nobody would know whether
-    /// it was done. One over which nothing came is asked nothing.
+    /// it was done. Only one that has rested is looked at, and none is asked anything: that would be a transaction.
     pub fn look(&mut self) {
-        let Some(live) = &mut self.live else { return };
+        let Some(live) = self.live.as_mut().filter(|live| live.used.elapsed() >= RESTED) else { return };
         if live.watch.as_ref().is_some_and(Watch::is_quiet) {
             return;
         }
-        // A farewell, perhaps; or nobody can see its socket.
-        if live.client.is_closed() || live.client.is_valid(ALIVE_WITHIN).is_err() {
+        // A farewell, perhaps; or nobody can see its socket, as those of the Unix domain. It is read, where there is one.
+        if live.client.notifications().timeout_iter(LOOK).next().is_err() || live.client.is_closed() {
             self.close();
         }
     }
@@ -260,6 +274,7 @@ impl<K: Hash + Eq> Session<K> {
     /// Ends what [`open`](Session::open) began, and looks at a failure on its way up: after an outage, or one of the shard,
     /// nothing of this connection is used again.
     pub fn settle<T>(&mut self, result: Result<T, Failure>) -> Result<T, Failure> {
+        self.live.iter_mut().for_each(|live| live.used = Instant::now());
         let watch = self.live.as_ref().and_then(|live| live.watch.as_ref());
         watch.inspect(|watch| watch.end());
         let cut = watch.and_then(Watch::was_cut);

@@ -103,7 +103,8 @@ pub static DEADLINE: Setting<Millis> = Setting {
     name: "deadline_ms",
     kind: millis(10_000, 1000..=300_000),
     prose: "How long a request may wait for the brokers before it is answered with 503. librdkafka gives a record up after three quarters of it, \
-            so that what was answered with 503 hardly ever lands later; that it never does, nobody can promise.",
+            so that what was answered with 503 hardly ever lands later; that it never does, nobody can promise. With `mode = \"sync\"` a \
+            statement waits for locks no longer than this less `pool_wait_ms` (at least half of it), and is cancelled when this is over.",
 };
 pub static DRAIN_DEADLINE: Setting<Millis> = Setting {
     section: "ingest",

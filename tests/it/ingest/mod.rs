@@ -9,6 +9,8 @@ mod fatal;
 mod metrics;
 mod pinning;
 mod sync;
+mod sync_chaos;
+mod sync_trouble;
 mod trouble;
 
 use std::net::SocketAddr;
