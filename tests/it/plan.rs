@@ -220,7 +220,7 @@ fn a_measurement_ends_when_its_wal_is_used_up() {
     let directory = tempfile::tempdir().unwrap();
     // A point of ten minutes takes 20 s.
     let bounds = ["--probe-time", "600s", "--probe-wal-mib", "64", "--probe-rows", "8000"];
-    let arguments = [&["--peak", "1000", "--dsn", database.dsn(), "--measure", "--json"], &bounds[..]].concat();
+    let arguments = [&["--peak", "10", "--dsn", database.dsn(), "--measure", "--json"], &bounds[..]].concat();
     let child = plan(directory.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut client = database.connect();
     let written = "SELECT count(*) FROM pg_stat_user_tables WHERE relname = 'records' AND n_tup_upd > 0";

@@ -219,10 +219,9 @@ fn rows(database: &Database) -> i64 {
 fn interrupted_at(mut command: Command, said: &str, code: i32) -> (String, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut errors = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains(said) {
-        line.clear();
-        assert!(errors.read_line(&mut line).unwrap() > 0, "it ended without {said:?}");
+    let mut before = String::new();
+    while !before.contains(said) {
+        assert!(errors.read_line(&mut before).unwrap() > 0, "it ended without {said:?}: {before}");
     }
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let mut rest = String::new();
