@@ -32,10 +32,9 @@ pub fn figures(observed: &Observed, script: &Script, rate: u64) -> Run {
     let mut disturbances: Vec<Disturbance> =
         happened.iter().map(|one| disturbance(one, &spans, ledger, &durable, &samples)).collect();
     disturbances.sort_by(|a, b| a.from_s.total_cmp(&b.from_s));
-    let is_quiet = |at: f64| {
-        let disturbed = |span: &Span| Span { to_s: span.to_s + script.recovery_s, ..*span }.holds(at);
-        at >= 0.0 && !spans.iter().any(disturbed)
-    };
+    // A disturbance lasts until what came of it is over.
+    let disturbed: Vec<Span> = disturbances.iter().filter_map(|one| until_well(one, script.recovery_s)).collect();
+    let is_quiet = |at: f64| at >= 0.0 && !disturbed.iter().any(|span| span.holds(at));
     let is_quiet_second = |second: u32| is_quiet(f64::from(second)) && is_quiet(f64::from(second + 1));
     let quiet_samples = || samples.iter().filter(|sample| is_quiet_second(sample.second));
     let quiet_seconds = quiet_samples().filter(|sample| f64::from(sample.second) < seconds).count() as f64;
@@ -99,6 +98,13 @@ fn disturbance(
             Disturbance { from_s: span.from_s, to_s: span.to_s, told: told.clone(), effect: Some(effect), ..blank }
         }
     }
+}
+
+/// Nothing, where it was left out.
+fn until_well(one: &Disturbance, recovery_s: f64) -> Option<Span> {
+    let effect = one.effect.as_ref()?;
+    let well_after_s = effect.caught_up_after_s.map_or(f64::INFINITY, |after| after.max(recovery_s));
+    Some(Span { from_s: one.from_s, to_s: one.to_s + well_after_s })
 }
 
 /// A moment is not without requests because it is short, and what comes next is not its effect.
@@ -209,6 +215,13 @@ mod tests {
         assert!((after.totals.cpu_ms_per_1000.gateway.unwrap() - 62.0 * 0.2 * 1e6 / 600.0).abs() < 1.0);
         assert_eq!(after.drain_seconds.map(|s| s < 0.1), Some(true));
         assert_eq!((after.samples[36].written, after.samples[37].written), (10, 110));
+    }
+
+    #[test]
+    fn it_is_not_quiet_before_what_waited_is_written() {
+        let mut observed = observed(false);
+        observed.written.iter_mut().filter(|one| one.at_us == 37_000_000).for_each(|one| one.at_us = 45_000_000);
+        assert_eq!(figures(&observed, &Script::new(60), 10).quiet.offered, 400);
     }
 
     #[test]
