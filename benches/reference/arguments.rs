@@ -1,5 +1,9 @@
 //! The command line, of the benchmark itself and of the processes that it starts.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
 use super::Outcome;
 use super::support::kafka_bootstrap;
 
@@ -79,24 +83,24 @@ impl Arguments {
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
             match word.as_str() {
-                "--records" => a.records = value()?.parse()?,
-                "--keys" => a.keys = value()?.parse()?,
-                "--rounds" => a.rounds = value()?.parse()?,
-                "--workers" => a.workers = value()?.parse()?,
-                "--batch" => a.batch = value()?.parse()?,
+                "--records" => a.records = within(&word, &value()?, 1..=1_000_000_000)?,
+                "--keys" => a.keys = within(&word, &value()?, 1..=1_000_000_000)?,
+                "--rounds" => a.rounds = within(&word, &value()?, 1..=1000)?,
+                "--workers" => a.workers = within(&word, &value()?, 1..=256)?,
+                "--batch" => a.batch = within(&word, &value()?, 1..=100_000)?,
                 "--affinity" => a.affinity = value()?,
-                "--rate" => a.rate = value()?.parse()?,
-                "--seconds" => a.seconds = value()?.parse()?,
+                "--rate" => a.rate = within(&word, &value()?, 1..=2_000_000)?,
+                "--seconds" => a.seconds = within(&word, &value()?, 1..=86_400)?,
                 "--linger" => a.linger = value()?,
                 "--lags" => a.lags = lags(&value()?)?,
-                "--skew" => a.skew = value()?.parse()?,
-                "--hot-percent" => a.hot_percent = value()?.parse()?,
-                "--park-after-ms" => a.park_after_ms = value()?.parse()?,
-                "--slow-ms" => a.slow_ms = value()?.parse()?,
-                "--lock-seconds" => a.lock_seconds = value()?.parse()?,
-                "--adaptive" => a.adaptive = value()?.parse()?,
-                "--others" => a.others = value()?.parse()?,
-                "--fillfactor" => a.fillfactor = value()?.parse()?,
+                "--skew" => a.skew = within(&word, &value()?, 0..=100)?,
+                "--hot-percent" => a.hot_percent = within(&word, &value()?, 0..=100)?,
+                "--park-after-ms" => a.park_after_ms = within(&word, &value()?, 0..=3_600_000)?,
+                "--slow-ms" => a.slow_ms = within(&word, &value()?, 0..=3_600_000)?,
+                "--lock-seconds" => a.lock_seconds = within(&word, &value()?, 0..=86_400)?,
+                "--adaptive" => a.adaptive = within(&word, &value()?, false..=true)?,
+                "--others" => a.others = within(&word, &value()?, 0..=1_000_000)?,
+                "--fillfactor" => a.fillfactor = within(&word, &value()?, 10..=100)?,
                 "--set" => a.set.push(value()?),
                 "--seen-at" => a.seen_at = value()?,
                 "--dsn" => a.dsn = value()?,
@@ -115,6 +119,12 @@ impl Arguments {
         a.set.push(format!("engine.batch_bytes_max={BATCH_BYTES_MAX}"));
         a
     }
+}
+
+/// The value of an option.
+fn within<T: FromStr + PartialOrd + Display>(option: &str, text: &str, range: RangeInclusive<T>) -> Result<T, String> {
+    let found = text.parse().ok().filter(|value| range.contains(value));
+    found.ok_or_else(|| format!("{option}: found {text:?}, expected {} to {}", range.start(), range.end()))
 }
 
 /// `1,10,50`

@@ -45,6 +45,15 @@ fn lags_are_a_list_of_millions() {
     }
 }
 
+#[test]
+fn numbers_have_bounds() {
+    let of = |option: &str, text: &str| Arguments::of([option, text].map(str::to_owned)).map_err(|e| e.to_string());
+    assert_eq!(of("--records", "7").unwrap().records, 7);
+    assert_eq!(of("--records", "0").unwrap_err(), "--records: found \"0\", expected 1 to 1000000000");
+    assert_eq!(of("--batch", "many").unwrap_err(), "--batch: found \"many\", expected 1 to 100000");
+    assert_eq!(of("--adaptive", "yes").unwrap_err(), "--adaptive: found \"yes\", expected false to true");
+}
+
 /// What cargo, and the processes that it starts, are told is nobody else's.
 #[test]
 fn every_option_of_the_reference_job_is_in_its_head_and_in_the_readme() {

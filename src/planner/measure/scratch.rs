@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use postgres::Client;
 use postgres::types::Type;
@@ -18,6 +19,8 @@ use crate::sink::plan::TablePlan;
 use crate::sink::{Failure, schema, sqlstate};
 
 const PURPOSE: &str = "plan";
+/// How long a connection may take to show that it is alive.
+const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 /// Of the schemas that measurements make.
 const PREFIX: &str = "forebay_probe_";
 /// Also where every COMMIT waits for standbys.
@@ -205,5 +208,9 @@ fn table_plan(client: &mut Client, table: &str) -> Result<TablePlan, PlanError> 
     let loaded = parse(std::path::Path::new("probe"), &text, &|_| None)?;
     let topic = &loaded.config.topics[0];
     let Target::Table(of) = &topic.target else { unreachable!("it names a table") };
-    TablePlan::read(client, topic, of).map_err(|problems| PlanError::Failed(problems.join("; ")))
+    TablePlan::read(client, topic, of).map_err(|problems| {
+        let text = problems.join("; ");
+        // It says in words only what it could not read.
+        if client.is_valid(ALIVE_WITHIN).is_ok() { PlanError::Failed(text) } else { PlanError::Unavailable(text) }
+    })
 }
