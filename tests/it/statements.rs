@@ -123,6 +123,11 @@ impl World {
     }
 }
 
+/// Whoever waits for a lock is there for as long as the test needs.
+fn wait_long(config: &mut Config) {
+    config.engine.park_after = PATIENCE;
+}
+
 pub fn identity() -> Identity {
     Identity { cluster_id: "cluster-1".to_owned(), topic_id: Some("id-1".to_owned()) }
 }
@@ -300,7 +305,7 @@ pub fn a_worker_behind_a_takeover_does_nothing() {
 /// would apply the batch twice.
 #[test]
 pub fn a_retry_behind_its_own_orphan_does_nothing() {
-    let world = World::new("orphan_commits");
+    let world = World::with("orphan_commits", wait_long);
     world.located().takeover(&takeover(111, 2, 0)).expect("a takeover");
     let gate = world.close_gate();
     let orphan = write_in_thread(world.writer("w0"), 111, 0, 0);
@@ -319,7 +324,7 @@ pub fn a_retry_behind_its_own_orphan_does_nothing() {
 /// Rule: as before, the other way round. The orphan's transaction is rolled back, and the retry is the one that counts.
 #[test]
 pub fn a_retry_behind_an_orphan_that_is_rolled_back_applies_the_batch() {
-    let world = World::new("orphan_dies");
+    let world = World::with("orphan_dies", wait_long);
     world.located().takeover(&takeover(111, 2, 0)).expect("a takeover");
     let gate = world.close_gate();
     let orphan = write_in_thread(world.writer("w0"), 111, 0, 0);
