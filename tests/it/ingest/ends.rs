@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
-use super::{Gate, SUBSCRIPTIONS, gateway, published, request, shard};
+use super::{Gate, SUBSCRIPTIONS, ask, gateway, published, request, shard};
 use crate::http::client::Client;
 use crate::real::texts;
 use crate::support::{Admin, Database, PATIENCE, Rig, Server, Topic, wait_until};
@@ -62,25 +62,6 @@ impl Load {
     fn end(self) -> Vec<(String, String)> {
         self.over.store(true, Ordering::Relaxed);
         self.clients.into_iter().flat_map(|client| client.join().expect("a client")).collect()
-    }
-}
-
-/// Status, and whether the connection ends; none where it broke.
-fn ask(stream: &mut std::net::TcpStream, text: &str) -> Option<(u16, bool)> {
-    use std::io::{Read, Write};
-    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-    stream.write_all(text.as_bytes()).ok()?;
-    let mut found = Vec::new();
-    let mut bytes = [0; 4096];
-    loop {
-        let read = stream.read(&mut bytes).ok().filter(|n| *n > 0)?;
-        found.extend_from_slice(&bytes[..read]);
-        let text = String::from_utf8_lossy(&found);
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length: usize = head.split_once("Content-Length: ")?.1.split("\r\n").next()?.parse().ok()?;
-        if body.len() >= length {
-            return Some((head[9..12].parse().ok()?, head.contains("Connection: close")));
-        }
     }
 }
 

@@ -13,7 +13,9 @@ mod sync_chaos;
 mod sync_trouble;
 mod trouble;
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -95,6 +97,23 @@ fn request(method: &str, app: &str, subscription: &str, body: &str) -> String {
         "{method} /apps/{app}/subscriptions/{subscription} HTTP/1.1\r\nHost: gateway\r\n{json}Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// Sends it and reads the answer: its status, and whether the connection ends; none where it broke.
+fn ask(stream: &mut TcpStream, text: &str) -> Option<(u16, bool)> {
+    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+    stream.write_all(text.as_bytes()).ok()?;
+    let (mut found, mut bytes) = (Vec::new(), [0; 4096]);
+    loop {
+        let read = stream.read(&mut bytes).ok().filter(|n| *n > 0)?;
+        found.extend_from_slice(&bytes[..read]);
+        let text = String::from_utf8_lossy(&found);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length: usize = head.split_once("Content-Length: ")?.1.split("\r\n").next()?.parse().ok()?;
+        if body.len() >= length {
+            return Some((head[9..12].parse().ok()?, head.contains("Connection: close")));
+        }
+    }
 }
 
 #[track_caller]
