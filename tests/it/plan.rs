@@ -21,6 +21,10 @@ fn plan(directory: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+fn started(directory: &Path, arguments: &[&str]) -> Child {
+    plan(directory, arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
 #[track_caller]
 fn ended(output: Output, code: i32) -> (String, String) {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -221,7 +225,7 @@ fn a_measurement_ends_when_its_wal_is_used_up() {
     // A point of ten minutes takes 20 s.
     let bounds = ["--probe-time", "600s", "--probe-wal-mib", "64", "--probe-rows", "8000"];
     let arguments = [&["--peak", "10", "--dsn", database.dsn(), "--measure", "--json"], &bounds[..]].concat();
-    let child = plan(directory.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = started(directory.path(), &arguments);
     let mut client = database.connect();
     let written = "SELECT count(*) FROM pg_stat_user_tables WHERE relname = 'records' AND n_tup_upd > 0";
     wait_until(PATIENCE, "the first point", || client.query_one(written, &[]).unwrap().get::<_, i64>(0) > 0);
@@ -248,7 +252,7 @@ fn a_measurement_that_waits_for_a_standby_that_is_away_can_be_ended() {
     client.batch_execute("SELECT pg_reload_conf()").unwrap();
     let directory = tempfile::tempdir().unwrap();
     let arguments = ["--peak", "1000", "--dsn", &dsn, "--measure", "--probe-rows", "8000"];
-    let child = plan(directory.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = started(directory.path(), &arguments);
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     wait_until(PATIENCE, "a COMMIT that waits", || client.query_one(waits, &[]).unwrap().get::<_, i64>(0) > 0);
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
@@ -331,7 +335,7 @@ fn a_measurement_says_what_the_database_bears_and_leaves_nothing() {
 /// Until it has made its schema.
 fn measuring(directory: &Path, database: &Database) -> Child {
     let arguments = ["--peak", "1000", "--dsn", database.dsn(), "--measure", "--probe-time", "120s"];
-    let child = plan(directory, &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = started(directory, &arguments);
     wait_until(PATIENCE, "the measurement to begin", || !schemas(database).is_empty());
     child
 }
