@@ -23,8 +23,6 @@ use crate::words::listed;
 /// Percentiles of many rows take their time.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3600);
 const PURPOSE: &str = "bench";
-/// Of the schemas that benchmarks make.
-pub const PREFIX: &str = "forebay_bench_";
 
 /// See the module's text.
 pub struct Databases {
@@ -115,7 +113,7 @@ impl Databases {
         let rows = client.query_typed(asked, &[(&names, Type::TEXT_ARRAY)]).map_err(failed)?;
         let settings = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         let has_name = kept_name(&mut client)?.is_some();
-        left_behind(&mut client, PREFIX, &shard.name);
+        left_behind(&mut client, &self.schema, &shard.name);
         client.batch_execute(&format!("CREATE SCHEMA {}", self.schema)).map_err(failed)?;
         drop(client);
         self.shards.push(Known { name: shard.name.clone(), pool, version, settings, has_name, has_schema: true });
@@ -202,8 +200,10 @@ impl Databases {
     }
 }
 
-/// Says which schemas are of measurements that were killed. Another one may be running, so nothing is done about them.
-pub fn left_behind(client: &mut Client, prefix: &str, shard: &str) {
+/// Says which schemas are of measurements like that of `schema`, whose name ends with what only it has, and were killed. Another one may be
+/// running, so nothing is done about them.
+pub fn left_behind(client: &mut Client, schema: &str, shard: &str) {
+    let prefix = schema.rfind('_').map_or(schema, |end| &schema[..=end]);
     let sql = "SELECT nspname::text FROM pg_catalog.pg_namespace WHERE starts_with(nspname::text, $1)";
     for row in client.query_typed(sql, &[(&prefix, Type::TEXT)]).unwrap_or_default() {
         let name: String = row.get(0);

@@ -84,6 +84,10 @@ pub fn run_id() -> String {
     format!("{:x}{:x}", unix_us() / 1_000_000, std::process::id())
 }
 
+fn schema_of(id: &str) -> String {
+    format!("forebay_bench_{id}")
+}
+
 impl<'a> Bench<'a> {
     fn new(
         options: &'a Options,
@@ -92,8 +96,8 @@ impl<'a> Bench<'a> {
         stopper: &'a Stopper,
     ) -> Result<Bench<'a>, BenchError> {
         let id = run_id();
-        let schema = format!("{}{id}", database::PREFIX);
-        let group = format!("forebay-bench-{id}");
+        let schema = schema_of(&id);
+        let group = format!("{}{id}", topics::PREFIX);
         let job = Job { group: &group, topic: &group, schema: &schema, target: Target::Upsert };
         let loaded = settings.loaded(&job)?;
         let config = loaded.config;
@@ -163,8 +167,7 @@ impl<'a> Bench<'a> {
         if self.stopper.is_stopped() {
             return Err(BenchError::Interrupted);
         }
-        self.made += 1;
-        let topic = format!("{}{}-{}", topics::PREFIX, self.id, self.made);
+        let topic = self.next_name();
         self.topics.create(&topic)?;
         Ok(topic)
     }
@@ -187,14 +190,18 @@ impl<'a> Bench<'a> {
         if self.stopper.is_stopped() {
             return Err(BenchError::Interrupted);
         }
-        self.made += 1;
-        let (group, schema) =
-            (format!("forebay-bench-{}-{}", self.id, self.made), format!("{}{}", database::PREFIX, self.id));
+        let (group, schema) = (self.next_name(), schema_of(&self.id));
         self.topics.note_group(&group);
         self.databases.iter_mut().for_each(|databases| databases.note_group(&group));
         let config = self.settings.text(&Job { group: &group, topic, schema: &schema, target })?;
         let spec = Spec { file: self.settings.file().to_owned(), config, job: work, until };
         Running::start(&spec, &self.options.log_level)
+    }
+
+    /// Of a topic, or a group.
+    fn next_name(&mut self) -> String {
+        self.made += 1;
+        format!("{}{}-{}", topics::PREFIX, self.id, self.made)
     }
 
     /// Adds a round to its case, and says it.

@@ -19,7 +19,7 @@ const ASK_DEADLINE: Duration = Duration::from_secs(15);
 const LEADERS_DEADLINE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Of the topics that benchmarks make.
+/// Of the topics and groups that benchmarks make.
 pub const PREFIX: &str = "forebay-bench-";
 
 /// See the module's text.

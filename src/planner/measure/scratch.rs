@@ -21,8 +21,6 @@ use crate::sink::{Failure, schema, sqlstate};
 const PURPOSE: &str = "plan";
 /// How long a connection may take to show that it is alive.
 const ALIVE_WITHIN: Duration = Duration::from_secs(2);
-/// Of the schemas that measurements make.
-const PREFIX: &str = "forebay_probe_";
 /// Also where every COMMIT waits for standbys.
 const LOCAL: &str = "SET synchronous_commit = local; ";
 const TABLE: &str = "records";
@@ -50,7 +48,7 @@ impl Scratch {
     pub fn create(shard: &Shard, group: &str, bounds: &Bounds) -> Result<Scratch, PlanError> {
         let failed = |failure: Failure| PlanError::of_shard(&shard.name, &failure);
         let mut opened = Connector::new(shard, group, PURPOSE).and_then(|mut c| c.open()).map_err(failed)?;
-        let name = format!("{PREFIX}{:x}", fastrand::u64(..));
+        let name = format!("forebay_probe_{:x}", fastrand::u64(..));
         let made = takes_writes(&mut opened.client, &shard.name)
             .and_then(|()| nobody_follows(&mut opened.client).map_err(failed))
             .and_then(|()| make(&mut opened.client, &shard.name, &name));
@@ -149,7 +147,7 @@ impl Drop for Scratch {
 }
 
 fn make(client: &mut Client, shard: &str, name: &str) -> Result<(), PlanError> {
-    left_behind(client, PREFIX, shard);
+    left_behind(client, name, shard);
     client.batch_execute(&format!("{LOCAL}CREATE SCHEMA {name}")).map_err(|error| match error.code() {
         Some(code) if code.code() == NO_PRIVILEGE => PlanError::Configuration(format!(
             "shard {shard}: this role may not make a schema to measure in: GRANT CREATE ON DATABASE … TO …, or measure with another role (dsn), or \
