@@ -100,13 +100,13 @@ impl Settings {
         let quiet = Table::from_iter([("listen".to_owned(), Value::from("off"))]);
         settings.document.insert("admin".to_owned(), Value::Table(quiet));
         // Whatever is wrong with it is said at once, where the file's own lines are known.
-        match settings.loaded(&Job { group: "bench", topic: "bench", schema: "bench", target: Target::Upsert }) {
-            Ok(_) => Ok(settings),
-            Err(problems) => Err(match load::load(&sources.file) {
-                Err(of_file) if sources.file.exists() => of_file.into(),
+        settings.loaded(&Job { group: "bench", topic: "bench", schema: "bench", target: Target::Upsert }).map_err(
+            |problems| match load::load(&sources.file) {
+                Err(of_file) if sources.file.exists() => BenchError::from(of_file),
                 _ => problems,
-            }),
-        }
+            },
+        )?;
+        Ok(settings)
     }
 
     /// What a run's engine is configured with, as a file would say it.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::bench::report::table::aligned;
+use crate::bench::report::try_to_write;
 use crate::compare::findings::{Effect, Findings, Kind, Run, Search, Times};
 use crate::compare::options::Options;
 use crate::compare::{CompareError, page};
@@ -80,9 +81,7 @@ fn name(run: &Run) -> String {
 
 /// That files can be written there.
 pub fn make_room(options: &Options) -> Result<(), CompareError> {
-    let trial = options.out.join(format!("{JSON}{PART}"));
-    let done =
-        fs::create_dir_all(&options.out).and_then(|()| fs::write(&trial, "")).and_then(|()| fs::remove_file(&trial));
+    let done = fs::create_dir_all(&options.out).and_then(|()| try_to_write(&options.out.join(format!("{JSON}{PART}"))));
     done.map_err(|e| CompareError::Unavailable(format!("{}: {e}", options.out.display())))
 }
 

@@ -4,6 +4,8 @@ pub mod chart;
 pub mod svg;
 pub mod table;
 
+use std::fs::OpenOptions;
+use std::io;
 use std::path::Path;
 
 use crate::bench::BenchError;
@@ -17,17 +19,22 @@ use crate::console;
 /// # Errors
 /// [`BenchError::Unavailable`], with the path and why.
 pub fn make_room(options: &Options) -> Result<(), BenchError> {
-    options.json.iter().try_for_each(|file| try_to_write(file))?;
+    options.json.iter().try_for_each(|file| try_to_write(file).map_err(|e| unwritable(file, &e)))?;
     options.svg.iter().try_for_each(|directory| {
-        std::fs::create_dir_all(directory).map_err(|e| unwritable(directory, &e))?;
-        try_to_write(&directory.join("forebay-bench.svg"))
+        let trial =
+            std::fs::create_dir_all(directory).and_then(|()| try_to_write(&directory.join("forebay-bench.svg")));
+        trial.map_err(|e| unwritable(directory, &e))
     })
 }
 
-fn try_to_write(file: &Path) -> Result<(), BenchError> {
+/// Whether that file can be written. It is as it was afterwards, there or not.
+///
+/// # Errors
+/// The operating system's.
+pub fn try_to_write(file: &Path) -> io::Result<()> {
     let was_there = file.exists();
-    let opened = std::fs::OpenOptions::new().append(true).create(true).open(file);
-    opened.and_then(|_| if was_there { Ok(()) } else { std::fs::remove_file(file) }).map_err(|e| unwritable(file, &e))
+    OpenOptions::new().append(true).create(true).open(file)?;
+    if was_there { Ok(()) } else { std::fs::remove_file(file) }
 }
 
 /// The table, and the files that were asked for; a file that cannot be written keeps nobody from the rest.
