@@ -32,6 +32,7 @@ use renewal::{Renewal, Step};
 const POLL: Duration = Duration::from_millis(100);
 /// How long an old client may take to say what became of its records, after it was given up.
 const GIVE_UP_DEADLINE: Duration = Duration::from_secs(5);
+
 /// The producer of the moment: after a fatal error another one takes its place.
 pub struct Sender {
     config: ClientConfig,
@@ -177,7 +178,7 @@ pub struct Outgoing<'r> {
     pub headers: &'r [u8],
 }
 
-/// Hands a record to librdkafka, which answers by [`ProducerContext::delivery`].
+/// Hands a record to librdkafka, which answers by [`Answers`].
 ///
 /// # Errors
 /// If it does not take it; then it does not answer.
