@@ -105,6 +105,8 @@ fn a_paused_topic_stays_paused_through_rebalances() {
             .set("group.id", setup.rig.group())
             .set("enable.auto.commit", "false")
             .set("partition.assignment.strategy", "cooperative-sticky")
+            // Where it ends within a rebalance it does not say so, and is waited for.
+            .set("session.timeout.ms", "6000")
             .create()
             .expect("a consumer");
         member.subscribe(&[setup.topic.name()]).expect("a subscription");
