@@ -10,11 +10,15 @@ use jiff::{SignedDuration, Timestamp};
 pub const NOT_ISO: &str = "a string that is not ISO 8601";
 pub const NO_OFFSET: &str = "a time without an offset from UTC";
 pub const OFFSET: &str = "a time with an offset from UTC other than Z";
+pub const TOO_EARLY: &str = "a day before 4714-11-24 BC, PostgreSQL's first";
 
 /// 2000-01-01T00:00:00Z in seconds since the Unix epoch, where PostgreSQL counts from.
 const EPOCH_SECONDS: i64 = 946_684_800;
 const EPOCH_MICROS: i64 = EPOCH_SECONDS * 1_000_000;
 const EPOCH_DATE: Date = Date::constant(2000, 1, 1);
+/// Day 0 of the Julian calendar, before which PostgreSQL has none. (Its last ones are far behind ISO 8601's.)
+const FIRST_DAY: i32 = -2_451_545;
+const FIRST_MICROS: i64 = FIRST_DAY as i64 * 86_400_000_000;
 
 /// Infinity and minus infinity, as PostgreSQL keeps them.
 fn infinity(text: &str) -> Option<bool> {
@@ -34,7 +38,7 @@ fn any_instant(text: &str) -> Result<i64, &'static str> {
         return Ok(if positive { i64::MAX } else { i64::MIN });
     }
     match text.parse::<Timestamp>() {
-        Ok(timestamp) => Ok(micros(timestamp.as_nanosecond()) - EPOCH_MICROS),
+        Ok(timestamp) => not_too_early(micros(timestamp.as_nanosecond()) - EPOCH_MICROS),
         Err(_) if text.parse::<DateTime>().is_ok() => Err(NO_OFFSET),
         Err(_) => Err(NOT_ISO),
     }
@@ -76,9 +80,13 @@ pub fn timestamp(text: &str) -> Result<i64, &'static str> {
     let civil = text.strip_suffix(['Z', 'z']).unwrap_or(text);
     match civil.parse::<DateTime>() {
         Ok(_) if has_offset(civil) => Err(OFFSET),
-        Ok(at) => Ok(micros(at.duration_since(EPOCH_DATE.to_datetime(Time::midnight())).as_nanos())),
+        Ok(at) => not_too_early(micros(at.duration_since(EPOCH_DATE.to_datetime(Time::midnight())).as_nanos())),
         Err(_) => Err(NOT_ISO),
     }
+}
+
+fn not_too_early(micros: i64) -> Result<i64, &'static str> {
+    if micros >= FIRST_MICROS { Ok(micros) } else { Err(TOO_EARLY) }
 }
 
 /// A sign behind the date, or a zone in brackets. (The date's own hyphens are among the first ten bytes, or eleven with a sign.)
@@ -94,7 +102,8 @@ pub fn date(text: &str) -> Result<i32, &'static str> {
         return Err("a string that is more than a date");
     }
     let date = text.parse::<Date>().map_err(|_| NOT_ISO)?;
-    i32::try_from(date.duration_since(EPOCH_DATE).as_secs() / 86_400).map_err(|_| NOT_ISO)
+    let days = i32::try_from(date.duration_since(EPOCH_DATE).as_secs() / 86_400).map_err(|_| NOT_ISO)?;
+    if days >= FIRST_DAY { Ok(days) } else { Err(TOO_EARLY) }
 }
 
 pub fn time(text: &str) -> Result<i64, &'static str> {
@@ -107,7 +116,7 @@ pub fn time(text: &str) -> Result<i64, &'static str> {
 
 /// Kafka's milliseconds since the Unix epoch.
 pub fn from_unix_ms(ms: i64) -> Option<i64> {
-    ms.checked_mul(1000)?.checked_sub(EPOCH_MICROS)
+    ms.checked_mul(1000)?.checked_sub(EPOCH_MICROS).filter(|micros| *micros >= FIRST_MICROS)
 }
 
 /// Rounded to the nearest microsecond, as PostgreSQL rounds.
@@ -118,21 +127,30 @@ fn micros(nanos: i128) -> i64 {
 /// The text that PostgreSQL reads back: for the elements of arrays, which travel as text.
 pub fn write_timestamptz(value: i64) -> String {
     word(value).unwrap_or_else(|| match Timestamp::from_microsecond(value.saturating_add(EPOCH_MICROS)) {
-        Ok(timestamp) => timestamp.to_string(),
+        Ok(timestamp) => with_era(timestamp.to_string()),
         Err(_) => String::from("infinity"),
     })
 }
 
 pub fn write_timestamp(value: i64) -> String {
     let at = |v| EPOCH_DATE.to_datetime(Time::midnight()).saturating_add(SignedDuration::from_micros(v)).to_string();
-    word(value).unwrap_or_else(|| at(value))
+    word(value).unwrap_or_else(|| with_era(at(value)))
 }
 
 pub fn write_date(days: i32) -> String {
     match days {
         i32::MAX => "infinity".into(),
         i32::MIN => "-infinity".into(),
-        days => EPOCH_DATE.saturating_add(SignedDuration::from_hours(i64::from(days) * 24)).to_string(),
+        days => with_era(EPOCH_DATE.saturating_add(SignedDuration::from_hours(i64::from(days) * 24)).to_string()),
+    }
+}
+
+/// ISO 8601 has a year 0 and years before it, which PostgreSQL reads as 1 BC and so on.
+fn with_era(text: String) -> String {
+    let (sign, digits) = text.strip_prefix('-').map_or((1, text.as_str()), |digits| (-1, digits));
+    match digits.split_once('-').map(|(year, rest)| (year.parse::<i16>().map(|year| sign * year), rest)) {
+        Some((Ok(year), rest)) if year <= 0 => format!("{:04}-{rest} BC", 1 - year),
+        _ => text,
     }
 }
 
@@ -230,6 +248,27 @@ mod tests {
         assert_eq!(time("23:59:59"), Ok(86_399_000_000));
         assert!(time("2000-01-01T10:00:00").is_err());
         assert_eq!(time("25:00:00"), Err(NOT_ISO));
+    }
+
+    #[test]
+    fn before_the_first_year() {
+        let second = 1_000_000;
+        let midnight = timestamptz("0000-01-01T00:00:00Z").unwrap();
+        assert_eq!(write_timestamptz(midnight), "0001-01-01T00:00:00Z BC");
+        assert_eq!(write_timestamptz(midnight - second), "0002-12-31T23:59:59Z BC");
+        assert_eq!(write_timestamp(timestamp("-000044-03-15T12:00:00.5").unwrap()), "0045-03-15T12:00:00.5 BC");
+        assert_eq!(write_date(date("-000044-03-15").unwrap()), "0045-03-15 BC");
+        assert_eq!(write_date(date("0001-01-01").unwrap()), "0001-01-01");
+    }
+
+    #[test]
+    fn the_first_day() {
+        assert_eq!((date("-004713-11-24"), write_date(FIRST_DAY)), (Ok(FIRST_DAY), "4714-11-24 BC".into()));
+        assert_eq!(date("-004713-11-23"), Err(TOO_EARLY));
+        assert_eq!(timestamp("-004713-11-24T00:00:00"), Ok(FIRST_MICROS));
+        assert_eq!(timestamp("-004713-11-23T23:59:59.999999"), Err(TOO_EARLY));
+        assert_eq!(timestamptz("-004713-11-24T00:00:00Z"), Ok(FIRST_MICROS));
+        assert_eq!(timestamptz("-004713-11-24T00:00:00+01:00"), Err(TOO_EARLY));
     }
 
     #[test]

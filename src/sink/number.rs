@@ -11,6 +11,8 @@ pub const OUT_OF_RANGE: &str = "a number out of range";
 /// (<https://www.postgresql.org/docs/15/datatype-numeric.html>).
 const NUMERIC_DIGITS_BEFORE_MAX: i64 = 131_072;
 const NUMERIC_DIGITS_BEHIND_MAX: i64 = 16_383;
+/// Beyond it makes no difference how far.
+const EXPONENT_MAX: i64 = 1_000_000;
 
 /// An integer. `1.0` and `1e3` are integers, too: what they say is integral.
 pub fn integer(text: &str) -> Result<i64, &'static str> {
@@ -43,6 +45,8 @@ pub struct Decimal<'a> {
     behind: &'a [u8],
     /// Where the decimal point is, counted from the first significant digit.
     magnitude: i64,
+    /// Digits behind the decimal point as it is written, zeros included.
+    written_scale: i64,
 }
 
 /// What a numeric can be.
@@ -122,6 +126,8 @@ impl<'a> Number<'a> {
 impl<'a> Decimal<'a> {
     fn new(negative: bool, before: &'a [u8], behind: &'a [u8], exponent: i64) -> Decimal<'a> {
         let mut magnitude = before.len() as i64 + exponent;
+        // PostgreSQL does not read an exponent that is beyond all reason, of zero neither.
+        let written_scale = if exponent < EXPONENT_MAX { behind.len() as i64 - exponent } else { i64::MAX };
         let (before, dropped) = without_leading_zeros(before);
         magnitude -= dropped;
         let (behind, dropped) = if before.is_empty() { without_leading_zeros(behind) } else { (behind, 0) };
@@ -129,7 +135,8 @@ impl<'a> Decimal<'a> {
         let behind = without_trailing_zeros(behind);
         let before = if behind.is_empty() { without_trailing_zeros(before) } else { before };
         let zero = before.is_empty() && behind.is_empty();
-        Decimal { negative: negative && !zero, before, behind, magnitude: if zero { 0 } else { magnitude } }
+        let magnitude = if zero { 0 } else { magnitude };
+        Decimal { negative: negative && !zero, before, behind, magnitude, written_scale }
     }
 
     fn digits(&self) -> impl Iterator<Item = u8> + use<'a> {
@@ -145,9 +152,9 @@ impl<'a> Decimal<'a> {
         (self.count() as i64 - self.magnitude).max(0)
     }
 
-    /// Whether a numeric can hold it.
+    /// Whether a numeric can hold it, which keeps the zeros that it is written with.
     pub fn fits(&self) -> bool {
-        self.magnitude <= NUMERIC_DIGITS_BEFORE_MAX && self.scale() <= NUMERIC_DIGITS_BEHIND_MAX
+        self.magnitude <= NUMERIC_DIGITS_BEFORE_MAX && self.written_scale <= NUMERIC_DIGITS_BEHIND_MAX
     }
 
     /// Whether a `numeric(precision, scale)` can hold it once it is rounded, half away from zero.
@@ -194,7 +201,7 @@ fn without_trailing_zeros(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.len() - bytes.iter().rev().take_while(|&&b| b == b'0').count()]
 }
 
-/// Beyond a million it makes no difference how far.
+/// At most [`EXPONENT_MAX`] either way.
 fn exponent(bytes: &[u8]) -> Option<i64> {
     let (negative, bytes) = match bytes {
         [b'-', rest @ ..] => (true, rest),
@@ -204,7 +211,7 @@ fn exponent(bytes: &[u8]) -> Option<i64> {
     if bytes.is_empty() || !bytes.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let value = bytes.iter().fold(0i64, |sum, b| (sum * 10 + i64::from(b - b'0')).min(1_000_000));
+    let value = bytes.iter().fold(0i64, |sum, b| (sum * 10 + i64::from(b - b'0')).min(EXPONENT_MAX));
     Some(if negative { -value } else { value })
 }
 
@@ -263,6 +270,27 @@ mod tests {
         }
         assert_ne!(key("1"), key("10"));
         assert_ne!(key("1"), key("-1"));
+    }
+
+    #[test]
+    fn what_a_numeric_holds() {
+        let zeros = |n: usize| format!("1.{}", "0".repeat(n));
+        for (text, expected) in [
+            ("1e131071".to_owned(), true),
+            ("1e131072".to_owned(), false),
+            ("1e-16383".to_owned(), true),
+            ("1e-16384".to_owned(), false),
+            ("0e-16383".to_owned(), true),
+            ("0.0e-16383".to_owned(), false),
+            ("0e999999".to_owned(), true),
+            ("0.0e9999999999".to_owned(), false),
+            (zeros(16_383), true),
+            (zeros(16_384), false),
+            (format!("{}e1", zeros(16_384)), true),
+        ] {
+            let Some(Number::Finite(decimal)) = Number::parse(&text) else { panic!("{text}") };
+            assert_eq!(decimal.fits(), expected, "{text}");
+        }
     }
 
     #[test]
