@@ -21,7 +21,7 @@ use crate::engine::hot_keys::HotKeys;
 use crate::engine::observed::Observed;
 use crate::engine::pace::Pace;
 use crate::engine::parked::Parked;
-use crate::engine::poller::{Poller, Ports, Settings, Stop};
+use crate::engine::poller::{Poller, Ports, Settings};
 use crate::engine::report::{Reporter, Waker};
 use crate::engine::thread::Thread;
 use crate::engine::worker::{BatchLimits, Parking, Signals, TopicWriting, Worker};
@@ -199,12 +199,7 @@ pub fn run(mut config: Config, observed: &Arc<Observed>, stopper: &Stopper) -> R
     let ended = poller.join().map_err(|_| EngineError::Internal("the poller panicked".into()))?;
     let deadline = Instant::now() + JOIN_WAIT;
     threads.into_iter().for_each(|thread| thread.join(deadline));
-    match ended {
-        Ok(_) => Ok(()),
-        Err(Stop::Kafka(what)) => Err(EngineError::Unavailable(what)),
-        Err(Stop::Configuration(what)) => Err(EngineError::Configuration(what)),
-        Err(Stop::Internal(what)) => Err(EngineError::Internal(what)),
-    }
+    ended.map(drop).map_err(EngineError::from)
 }
 
 /// The binding's own consumer at the begin of each partition, in no group, as librdkafka comes: but without the short back-off it would
@@ -230,7 +225,7 @@ pub fn bare_consumer<'a>(
 
 /// The binding's own one-message poll, doing nothing with what it gets.
 pub fn poll(config: &Config, partitions: i32, counters: &Counters, stopper: &Stopper) -> Result<(), EngineError> {
-    let failed = |e: rdkafka::error::KafkaError| EngineError::Unavailable(e.to_string());
+    let failed = |e: rdkafka::error::KafkaError| EngineError::Unavailable(format!("Kafka: {e}"));
     let consumer = bare_consumer(config.kafka.consumer_properties(), &config.topics[0].name, partitions);
     let consumer = consumer.map_err(failed)?;
     while !stopper.is_stopped() {

@@ -150,7 +150,7 @@ fn failed(class: Class, text: String) -> BenchError {
     let plain = |prefix: &str| text.strip_prefix(prefix).unwrap_or(&text).to_owned();
     BenchError::Engine(match class {
         Class::Configuration => EngineError::Configuration(plain("configuration: ")),
-        Class::Unavailable => EngineError::Unavailable(plain("Kafka: ")),
+        Class::Unavailable => EngineError::Unavailable(text),
         Class::Internal => EngineError::Internal(plain("internal: ")),
     })
 }

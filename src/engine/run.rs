@@ -72,12 +72,22 @@ pub struct Outcome {
 pub enum EngineError {
     #[error("configuration: {0}")]
     Configuration(String),
-    /// Kafka put this process out of the group, or refused it.
-    #[error("Kafka: {0}")]
+    /// Who or what is not to be had, and why: Kafka put this process out of the group, or refused it; an address that is taken.
+    #[error("{0}")]
     Unavailable(String),
     /// A broken invariant, or a thread that could not be started.
     #[error("internal: {0}")]
     Internal(String),
+}
+
+impl From<Stop> for EngineError {
+    fn from(stop: Stop) -> EngineError {
+        match stop {
+            Stop::Kafka(what) => EngineError::Unavailable(format!("Kafka: {what}")),
+            Stop::Configuration(what) => EngineError::Configuration(what),
+            Stop::Internal(what) => EngineError::Internal(what),
+        }
+    }
 }
 
 /// Asks a running engine to drain, commit and end. Cheap to clone; safe to use from a signal handler's thread.
@@ -306,12 +316,7 @@ impl Engine {
         let body = move || {
             let mut poller = poller;
             let ended = poller.run(&|| stopper.is_stopped());
-            let result = match ended {
-                Ok(_) => Ok(Outcome { stopped: poller.stopped() }),
-                Err(Stop::Kafka(what)) => Err(EngineError::Unavailable(what)),
-                Err(Stop::Configuration(what)) => Err(EngineError::Configuration(what)),
-                Err(Stop::Internal(what)) => Err(EngineError::Internal(what)),
-            };
+            let result = ended.map(|_| Outcome { stopped: poller.stopped() }).map_err(EngineError::from);
             drop(poller);
             let _ = outcome_in.send(result);
         };

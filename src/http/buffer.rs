@@ -8,6 +8,11 @@ const ROOM_BYTES_MIN: usize = 4 << 10;
 /// How many buffers of a kind the pool keeps while nobody needs them.
 const SPARE_MAX: usize = 64;
 
+/// What buffers that grew may hold of `all`: the rest is for those that begin, so that large requests which never end keep no small one out.
+pub fn for_grown(all: usize) -> usize {
+    all / 4 * 3
+}
+
 /// What came in and was not used yet.
 #[derive(Debug, Default)]
 pub struct Input {
@@ -83,7 +88,8 @@ impl Pool {
             }
         }
         let more = input.bytes.len().max(BUFFER_BYTES);
-        if self.held_bytes + more > self.held_bytes_max {
+        let max = if input.bytes.is_empty() { self.held_bytes_max } else { for_grown(self.held_bytes_max) };
+        if self.held_bytes + more > max {
             return false;
         }
         self.held_bytes += more;
@@ -152,15 +158,19 @@ mod tests {
     #[test]
     fn inputs_hold_no_more_together_than_they_may() {
         let mut pool = Pool::new(4 * BUFFER_BYTES);
-        let (mut one, mut other) = (Input::default(), Input::default());
-        assert!(fill(&mut pool, &mut one, BUFFER_BYTES), "it doubles before it is full");
+        let mut inputs: [Input; 4] = Default::default();
+        let [one, other, another, late] = &mut inputs;
+        assert!(fill(&mut pool, one, BUFFER_BYTES), "it doubles before it is full");
         assert_eq!(pool.held_bytes(), 2 * BUFFER_BYTES);
-        assert!(fill(&mut pool, &mut other, 1));
-        assert!(!fill(&mut pool, &mut one, BUFFER_BYTES), "another two would be five");
-        pool.take_input(&mut other);
-        pool.take_input(&mut one);
+        assert!(fill(&mut pool, other, 1));
+        assert!(
+            !fill(&mut pool, other, BUFFER_BYTES) && !fill(&mut pool, one, BUFFER_BYTES),
+            "what is left is not for them"
+        );
+        assert!(fill(&mut pool, another, 1) && !fill(&mut pool, late, 1));
+        inputs.iter_mut().for_each(|input| pool.take_input(input));
         assert_eq!(pool.held_bytes(), 0);
-        assert_eq!(pool.spare_inputs.len(), 1, "the grown one is not kept");
+        assert_eq!(pool.spare_inputs.len(), 2, "the grown one is not kept");
     }
 
     #[test]

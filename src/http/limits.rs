@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::buffer;
+
 /// No head may have more headers than this, whatever [`Limits::headers_max`] says: they are parsed into an array on the stack.
 pub const HEADERS_CEILING: usize = 128;
 
@@ -18,7 +20,8 @@ pub struct Limits {
     pub headers_max: usize,
     /// Bytes of a body, decoded where it came in chunks. More is answered with 413, as soon as it is announced.
     pub body_bytes_max: usize,
-    /// Bytes of buffers of requests that are not complete yet, *in all*. Whoever would need more is answered with 503.
+    /// Bytes of buffers of requests that are not complete yet, *in all*. Whoever would need more is answered with 503; a quarter is kept for
+    /// requests of up to 16 KiB.
     pub buffered_bytes_max: usize,
     /// Connections at a time, *in all*; each listener has a few of them to itself. Whoever comes then takes the place of one that asks for
     /// nothing; if there is none, it is answered with 503 at its first byte.
@@ -92,8 +95,7 @@ impl Limits {
                 return Err(format!("{name} is {value}; expected at most {}", 1 << 30));
             }
         }
-        // A buffer doubles until a request fits, and begins with some kilobytes.
-        let needed = 2 * (self.head_bytes_max + self.body_bytes_max) + (64 << 10);
+        let needed = Limits::buffered_at_least(self.head_bytes_max, self.body_bytes_max);
         if self.buffered_bytes_max < needed {
             let found = self.buffered_bytes_max;
             return Err(format!(
@@ -110,6 +112,12 @@ impl Limits {
             return Err(format!("headers_max is {}; expected 1 to {HEADERS_CEILING}", self.headers_max));
         }
         Ok(())
+    }
+
+    /// `buffered_bytes_max` for one request as large as may be: a buffer doubles until it fits, and begins with some kilobytes.
+    pub fn buffered_at_least(head_bytes_max: usize, body_bytes_max: usize) -> usize {
+        let grown = 2 * (head_bytes_max + body_bytes_max) + (64 << 10);
+        grown.div_ceil(buffer::for_grown(4)) * 4
     }
 
     /// How often deadlines are looked at. What is overdue is seen an eighth of the shortest deadline late, and never more than
@@ -149,7 +157,7 @@ mod tests {
     #[test]
     fn one_request_fits() {
         let mut limits = Limits { head_bytes_max: 100_000, body_bytes_max: 300_000, ..Limits::default() };
-        limits.buffered_bytes_max = 2 * 400_000 + (64 << 10);
+        limits.buffered_bytes_max = Limits::buffered_at_least(100_000, 300_000);
         limits.check().expect("it is enough");
         let mut pool = crate::http::buffer::Pool::new(limits.buffered_bytes_max);
         let mut input = crate::http::buffer::Input::default();

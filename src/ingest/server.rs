@@ -83,7 +83,7 @@ impl Running {
         let (alive, ended) = bounded(1);
         let context = sync::Context { counts: Arc::clone(&counts), repliers: repliers.clone(), alive: alive.clone() };
         let (lines, mut threads) =
-            sync::start(&live, ingest.pooled_per_shard(), &pinning.others(), &context).map_err(unavailable)?;
+            sync::start(&live, ingest.pooled_per_shard(), &pinning.others(), &context).map_err(no_thread)?;
         let nothing = Rules::new(&config, &Default::default(), &vec![None; config.topics.len()]);
         let shared = Arc::new(Shared::new(&ingest, counts, queue, sender, lines, nothing));
         let watch = Arc::new(Watch::new(Arc::clone(&live), Arc::clone(&shared)));
@@ -110,7 +110,7 @@ impl Running {
             std::thread::sleep(Duration::from_millis(5));
         }
         let admin = Admin::start(&config, &ingest, Arc::clone(&shared), Arc::clone(&watch), logs, pinning.others())
-            .map_err(unavailable)?;
+            .map_err(|error| EngineError::Unavailable(error.to_string()))?;
 
         let mut running = Running {
             address: ingest.listen,
@@ -216,16 +216,16 @@ impl Running {
 }
 
 fn spawn(name: &str, place: Place, body: impl FnOnce() + Send + 'static) -> Result<Thread, EngineError> {
-    Thread::spawn(name, place, None, body).map_err(unavailable)
+    Thread::spawn(name, place, None, body).map_err(no_thread)
 }
 
-fn unavailable(error: io::Error) -> EngineError {
-    EngineError::Unavailable(error.to_string())
+fn no_thread(error: io::Error) -> EngineError {
+    EngineError::Unavailable(format!("a thread could not be started: {error}"))
 }
 
 /// Many clients, small requests, tiny answers that come from another thread.
 fn limits(ingest: &Ingest) -> Limits {
-    let needed = 2 * (Limits::default().head_bytes_max + ingest.body_bytes_max) + (64 << 10);
+    let needed = Limits::buffered_at_least(Limits::default().head_bytes_max, ingest.body_bytes_max);
     Limits {
         body_bytes_max: ingest.body_bytes_max,
         buffered_bytes_max: (BUFFERED_BYTES_MAX / ingest.threads).max(needed),
