@@ -15,6 +15,9 @@ use crate::ingest::watch::Watch;
 
 use super::{ExitCode, run};
 
+/// Beside those of clients: brokers, databases, the log.
+const OTHER_FILES: usize = 100;
+
 pub fn run(config: &Path) -> ExitCode {
     // Before anything that may take time: whoever is told to end ends in order.
     let stopper = Stopper::default();
@@ -22,14 +25,15 @@ pub fn run(config: &Path) -> ExitCode {
         tracing::error!("no handlers for signals: {error}");
         return ExitCode::Internal;
     }
-    run::raise_descriptors();
-    let loaded = match super::load_to_work(config) {
+    let files_max = run::raise_descriptors();
+    let mut loaded = match super::load_to_work(config) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
     if let Err(code) = run::within_budget(&loaded, Whose::Ingest) {
         return code;
     }
+    fit_into(files_max, &mut loaded.config);
     let pinning = place(&loaded.config);
     let running = match Running::start(loaded.config, run::logs(), &pinning) {
         Ok(running) => running,
@@ -50,6 +54,20 @@ pub fn run(config: &Path) -> ExitCode {
             tracing::error!("{error}");
             ExitCode::from(&error)
         }
+    }
+}
+
+/// No more connections than there may be files for: beyond `connections_max` idle ones make room, and beyond the files nobody is accepted.
+fn fit_into(files_max: Option<u64>, config: &mut Config) {
+    let (Some(ingest), Some(files)) = (&mut config.ingest, files_max) else { return };
+    let room = usize::try_from(files).unwrap_or(usize::MAX);
+    let room = room.saturating_sub(OTHER_FILES).max(room / 2);
+    if room < ingest.connections_max {
+        let wanted = std::mem::replace(&mut ingest.connections_max, room);
+        tracing::warn!(
+            "{room} connections at a time instead of connections_max = {wanted}: this process may have no more than {files} open files \
+             (LimitNOFILE of the unit, or ulimit -Hn)"
+        );
     }
 }
 

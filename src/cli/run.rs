@@ -92,16 +92,24 @@ pub fn within_budget(loaded: &Loaded, whose: Whose) -> Result<(), ExitCode> {
 
 /// Connections to databases and brokers, and those who look, take file descriptors. The soft limit is low for the sake of programs that
 /// call `select`, which nothing here does; the hard one is what the administrator means.
-pub fn raise_descriptors() {
+///
+/// Returns how many are allowed now; none where any number is.
+pub fn raise_descriptors() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
-        return;
+        return maximum;
     }
     let words = |limit: Option<u64>| limit.map_or_else(|| "any number".to_owned(), |limit| limit.to_string());
     let (from, to) = (words(current), words(maximum));
     match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        Ok(()) => tracing::debug!("open files: {to} are allowed now, instead of {from}"),
-        Err(error) => tracing::debug!("open files: {from} are allowed, and not {to}: {error}"),
+        Ok(()) => {
+            tracing::debug!("open files: {to} are allowed now, instead of {from}");
+            maximum
+        }
+        Err(error) => {
+            tracing::debug!("open files: {from} are allowed, and not {to}: {error}");
+            current
+        }
     }
 }
 
