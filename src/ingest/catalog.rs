@@ -54,10 +54,15 @@ impl Known {
     /// # Errors
     /// A file that cannot be read, or is none of ours.
     pub fn load(file: &Path) -> io::Result<Known> {
-        let bytes = match fs::read(file) {
+        // Whoever opened something else, a pipe say, might wait for ever.
+        match fs::metadata(file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::default()),
-            read => read?,
-        };
+            found if !found.as_ref().is_ok_and(fs::Metadata::is_file) => {
+                return Err(found.err().unwrap_or_else(|| io::Error::other("found something else, expected a file")));
+            }
+            _ => {}
+        }
+        let bytes = fs::read(file)?;
         let known: Known = serde_json::from_slice(&bytes)?;
         match known.version {
             VERSION => Ok(known),

@@ -1,8 +1,9 @@
 //! Is a request a record that its table can take, and which record is it: value, key, partition. Value in, value out: it waits for nobody,
 //! knows no connection and asks no clock. Types and fields are judged by the consumer's own decoder, so that the two cannot disagree.
 //!
-//! What only the database can tell passes: unique and foreign keys, CHECK and exclusion constraints, what triggers refuse, the texts of types
-//! that PostgreSQL reads itself (interval, citext, macaddr), and whether the row of a partial PATCH is there. Then it is a dead letter, as of any
+//! What only the database can tell passes: unique and foreign keys, CHECK and exclusion constraints, what triggers refuse, values that are too long for
+//! another index than the primary key's, the texts of types that PostgreSQL reads itself (interval, citext, macaddr), and whether the row of a
+//! partial PATCH is there. Then it is a dead letter, as of any
 //! other producer.
 
 mod document;
@@ -153,6 +154,7 @@ impl Work {
         self.key.tenant(variant, writer, &self.document)?;
         let record = self.record(asked, Some(self.document.text().as_bytes()));
         let op = writer.check_only(&record).map_err(fault)?;
+        key::check_primary(variant, writer)?;
         // A PATCH may be of a row that is there, and leaves alone what it does not name.
         let is_new = matches!((op, asked.method), (Op::Insert, _) | (Op::Upsert, Method::Put | Method::Post));
         if is_new && let Some(missing) = variant.required.without(&writer.checked_mask()).iter().next() {

@@ -22,6 +22,8 @@ const ANSWERED_KEPT_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Queue {
     records: AtomicU64,
+    /// All that ever entered.
+    entered: AtomicU64,
     bytes: AtomicU64,
     records_max: u64,
     bytes_max: u64,
@@ -31,6 +33,7 @@ impl Queue {
     pub fn new(records_max: usize, bytes_max: usize) -> Queue {
         Queue {
             records: AtomicU64::new(0),
+            entered: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             records_max: records_max as u64,
             bytes_max: bytes_max as u64,
@@ -40,6 +43,8 @@ impl Queue {
     /// Takes room for one record, if there is some. A record that is larger than all the room is let in when there is nothing else.
     pub fn enter(&self, bytes: usize) -> bool {
         let records = self.records.fetch_add(1, Ordering::Relaxed);
+        // Whoever sees this sees that there is one more.
+        self.entered.fetch_add(1, Ordering::Release);
         let before = self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         if records < self.records_max && (before == 0 || before + bytes as u64 <= self.bytes_max) {
             return true;
@@ -51,6 +56,17 @@ impl Queue {
     pub fn leave(&self, bytes: usize) {
         self.records.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// How many ever entered.
+    pub fn entered(&self) -> u64 {
+        self.entered.load(Ordering::Acquire)
+    }
+
+    /// The same, if there is one record only: whose it is, it goes alone as long as that number stays.
+    pub fn alone(&self) -> Option<u64> {
+        let entered = self.entered();
+        (self.records() == 1).then_some(entered)
     }
 
     /// Whether nothing more would be let in now.
@@ -158,6 +174,8 @@ pub struct Pending {
     pub listener: usize,
     /// What it waits for in its shard's line, where it writes the row itself.
     pub row: Option<Row>,
+    /// See [`Queue::alone`].
+    pub alone: Option<u64>,
 }
 
 /// A row, by its shard and the hash of its key.
@@ -165,9 +183,27 @@ pub struct Pending {
 pub struct Row(pub ShardIx, pub u64);
 
 impl Pending {
-    pub fn new(ticket: Ticket, route: usize, bytes: usize, listener: usize, row: Option<Row>) -> Arc<Pending> {
-        let state = Mutex::new(State { ticket: Some(ticket), begun: false });
-        Arc::new(Pending { state, route, bytes, sent: Instant::now(), listener, row })
+    pub fn new(
+        ticket: Ticket,
+        route: usize,
+        bytes: usize,
+        listener: usize,
+        row: Option<Row>,
+        alone: Option<u64>,
+    ) -> Arc<Pending> {
+        let state = Mutex::new(State { ticket: Some(ticket), taken_up: false, begun: false });
+        Arc::new(Pending { state, route, bytes, sent: Instant::now(), listener, row, alone })
+    }
+
+    /// A thread has it now, which may still have to connect. Whether anybody waits.
+    pub fn take_up(&self) -> bool {
+        let mut state = self.state.lock();
+        state.taken_up = true;
+        state.ticket.is_some()
+    }
+
+    pub fn is_taken_up(&self) -> bool {
+        self.state.lock().taken_up
     }
 
     /// Marks it as begun: from now on it may have been done. False if it was answered before: then it must not be.
@@ -196,6 +232,7 @@ impl Pending {
 #[derive(Debug)]
 struct State {
     ticket: Option<Ticket>,
+    taken_up: bool,
     begun: bool,
 }
 
@@ -278,6 +315,20 @@ mod tests {
         assert_eq!((queue.records(), queue.bytes()), (0, 0));
         assert!(queue.enter(1000), "what is larger than the queue goes alone");
         assert!(!queue.enter(1));
+    }
+
+    #[test]
+    fn who_is_alone() {
+        let queue = Queue::new(9, 100);
+        assert!(queue.enter(1));
+        let first = queue.alone();
+        assert_eq!(first, Some(queue.entered()));
+        assert!(queue.enter(1));
+        assert!(queue.alone().is_none() && first != Some(queue.entered()), "another one came, whatever becomes of it");
+        queue.leave(1);
+        assert_ne!(first, Some(queue.entered()));
+        queue.leave(1);
+        assert!(queue.enter(1) && queue.alone().is_some());
     }
 
     #[test]

@@ -143,11 +143,11 @@ impl Gateway {
         let rules = Arc::clone(self.door.rules());
         let passed = self.door.check(&asked).map_err(|problem| refuse(&problem))?;
         let bytes = passed.key.len() + passed.value.map_or(0, <[u8]>::len) + self.headers.len();
-        let is_sync = shared.ingest.routes[route].mode == Mode::Sync;
-        let row = is_sync.then(|| Row(passed.shard, xxh3_64(passed.key)));
-        let pending = Pending::new(ticket, route, bytes, self.listener, row);
-        if let Some(row) = row {
+        let pending = |row, alone| Pending::new(ticket, route, bytes, self.listener, row, alone);
+        if shared.ingest.routes[route].mode == Mode::Sync {
             // It has a line of its own, whatever becomes of the brokers.
+            let row = Row(passed.shard, xxh3_64(passed.key));
+            let pending = pending(Some(row), None);
             let job = Job {
                 pending: Arc::clone(&pending),
                 plan: passed.plan,
@@ -163,6 +163,7 @@ impl Gateway {
         if !shared.queue.enter(bytes) {
             return Err(refuse(&full()));
         }
+        let pending = pending(None, shared.queue.alone());
         let outgoing = Outgoing {
             topic: &rules.topics[passed.topic],
             partition: passed.partition,
@@ -225,7 +226,7 @@ impl Service for Gateway {
         *self.shared.servers[self.listener].lock() = *counts;
         for pending in self.for_connection.expired(now) {
             match (pending.row, pending.take_unbegun()) {
-                (Some(row), Some(ticket)) => self.expire(&pending, ticket, &self.shared.lines.not_begun(row)),
+                (Some(row), Some(ticket)) => self.expire(&pending, ticket, &self.shared.lines.not_begun(row, &pending)),
                 _ => self.writing.push(pending),
             }
         }

@@ -66,13 +66,15 @@ impl Lines {
     }
 
     /// Why a row is not written that waited long enough.
-    pub fn not_begun(&self, Row(shard, key): Row) -> Problem {
-        match self.shards.get(usize::from(shard.0)) {
-            Some((line, _)) if line.is_taken(key) => Problem::new(
+    pub fn not_begun(&self, Row(shard, key): Row, pending: &Pending) -> Problem {
+        let line = self.shards.get(usize::from(shard.0)).map(|(line, _)| line);
+        // Whoever has a thread itself waits for nobody's row, but for a connection.
+        match line.filter(|line| line.is_taken(key) && !pending.is_taken_up()) {
+            Some(_) => Problem::new(
                 Refused::RowBusy,
                 "another request of the same row was still being written; nothing was done",
             ),
-            _ => no_connection(),
+            None => no_connection(),
         }
     }
 
@@ -190,7 +192,7 @@ impl Worker {
 
     /// How many rows were written; none if its client was told meanwhile that nothing was done: then nothing is.
     fn write(&mut self, job: &Job) -> Option<Result<u64, Problem>> {
-        if job.pending.is_answered() {
+        if !job.pending.take_up() {
             return None;
         }
         let writer = writer(&mut self.writers, &job.plan);

@@ -10,8 +10,8 @@ use crate::sink::encode::{Kind, Scratch};
 use crate::sink::json;
 use crate::sink::table::TableWriter;
 
-/// A key is that of a row, and PostgreSQL's B-trees take no entry beyond 2704 bytes, headers included (`BTMaxItemSize`), unless it can be
-/// compressed.
+/// PostgreSQL's B-trees take no entry beyond 2704 bytes, headers included (`BTMaxItemSize`), unless it can be compressed. That goes for the
+/// columns of a primary key, and for a record's key, which is made of what tells rows apart.
 const KEY_BYTES_MAX: usize = 2600;
 
 /// See the module's text. Its buffers are used again.
@@ -22,6 +22,22 @@ pub struct Key {
     bytes: Vec<u8>,
     text: String,
     scratch: Scratch,
+}
+
+/// The primary key of the row that was checked last.
+pub fn check_primary(variant: &Variant, writer: &TableWriter) -> Result<(), Problem> {
+    let bytes = |column: usize| writer.checked_cell(column).map_or(0, <[u8]>::len);
+    let columns = 0..variant.plan.pk;
+    let longest = columns.clone().max_by_key(|column| bytes(*column));
+    fits_an_index(longest.map(|column| variant.fields[column].as_str()), columns.map(bytes).sum())
+}
+
+fn fits_an_index(field: Option<&str>, length: usize) -> Result<(), Problem> {
+    if length <= KEY_BYTES_MAX {
+        return Ok(());
+    }
+    let expected = format!("at most {KEY_BYTES_MAX}: no index takes more");
+    Err(Problem::differs(Refused::Unfit, field, format!("a key of {length} bytes"), expected))
 }
 
 impl Key {
@@ -69,11 +85,7 @@ impl Key {
                 self.key.push('}');
             }
         }
-        if self.key.len() > KEY_BYTES_MAX {
-            let (found, expected) = (format!("a key of {} bytes", self.key.len()), "at most 2600: no index takes more");
-            return Err(Problem::differs(Refused::Unfit, None, found, expected));
-        }
-        Ok(())
+        fits_an_index(None, self.key.len())
     }
 
     /// The router goes by the tenant as it is written. Equal values that are written in several ways would be several tenants, and their one row

@@ -22,7 +22,7 @@ pub struct Answers {
     counts: Arc<Counts>,
     queue: Arc<Queue>,
     repliers: Repliers,
-    /// Records of fewer bytes may have gone with others.
+    /// Records of fewer bytes may have gone with others, where there were any.
     batch_bytes_max: usize,
     /// The brokers have taken something from it.
     proven: AtomicBool,
@@ -85,7 +85,8 @@ impl ProducerContext for Answers {
                 if ticket.is_none() {
                     return;
                 }
-                let alone = pending.bytes >= self.batch_bytes_max;
+                let nobody_came = pending.alone.is_some_and(|entered| entered == self.queue.entered());
+                let alone = nobody_came || pending.bytes >= self.batch_bytes_max;
                 self.counts
                     .refuse(Some(pending.route), &if alone { undelivered(code) } else { undelivered_in_batch(code) })
             }

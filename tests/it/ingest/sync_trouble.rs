@@ -50,6 +50,28 @@ fn a_row_that_somebody_holds_is_no_lack_of_connections() {
     assert_eq!(gate.metric("forebay_ingest_late_total"), 0.0);
 }
 
+/// Whoever has a thread, which still tries to connect, is told so, and not that its row is in use.
+#[test]
+fn a_database_that_answers_nobody_is_a_lack_of_connections() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    let topic = Topic::create("ingest", 1);
+    let proxy = Proxy::to(port_of(database.dsn()));
+    let main = shard("main", &proxy.dsn(database.dsn()), "");
+    let rig =
+        Rig::new(&format!("{main}{}", sync(topic.name(), "deadline_ms = 3000\npool_size = 2\npool_wait_ms = 500\n")));
+    let gate = Gate::start(&rig);
+    assert_eq!(put(&mut gate.client(), "a", 1, "before").status, 200);
+    gate.process.terminate().expect(0);
+    proxy.swallow(true);
+    let gate = Gate::start(&rig);
+    let answer = put(&mut gate.client(), "a", 1, "x");
+    let detail = json(&answer)["detail"].as_str().expect("why").to_owned();
+    assert!(answer.status == 503 && detail.starts_with("no connection to the database was free in time"), "{detail}");
+    assert_eq!((refused(&gate, "row_busy"), refused(&gate, "no_connection")), (0.0, 1.0));
+    gate.process.terminate().expect(0);
+}
+
 /// Nothing that is known beforehand bounds it: its request's deadline does.
 #[test]
 fn what_takes_longer_than_its_request_is_cancelled() {

@@ -77,6 +77,19 @@ fn a_broker_that_is_away_is_a_503_in_bounded_time_and_memory() {
 }
 
 #[test]
+fn an_address_that_somebody_has_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address");
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    let topic = Topic::create("ingest", 1);
+    let serving = gateway(topic.name(), "").replacen("127.0.0.1:0", &address.to_string(), 1);
+    let rig = Rig::new(&format!("{}{serving}", shard("main", database.dsn(), "")));
+    let ended = rig.start_command("ingest", "forebay.toml", &[]).ended();
+    ended.expect_log(69, &[&format!("\"message\":\"[ingest] listen {address}: Address already in use")]);
+}
+
+#[test]
 fn it_starts_and_serves_with_every_database_away() {
     let topic = Topic::create("ingest", 2);
     let rig = Rig::empty(topic.bootstrap());
@@ -249,6 +262,49 @@ fn only_who_is_too_large_by_itself_is_told_so() {
         assert_eq!(answer.status, status, "{length}: {}", answer.text());
     }
     drop(clients);
+    gate.process.terminate().expect(0);
+}
+
+/// Where nobody else asks there are no others that it can have gone with.
+#[test]
+fn who_is_alone_is_told_that_it_is_too_large() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(&SUBSCRIPTIONS.replace("varchar(20)", "text"));
+    let topic = Topic::create_with("ingest", 1, &[("max.message.bytes", "3000")]);
+    let toml = format!("{}{}", shard("main", database.dsn(), ""), gateway(topic.name(), ""));
+    let rig = Rig::at(topic.bootstrap(), &[("linger.ms", "300")], &toml);
+    let gate = Gate::start(&rig);
+    let asked = |number: usize, length: usize| {
+        let noise: String = (0..length).map(|_| fastrand::alphanumeric()).collect();
+        request("PUT", "a", &number.to_string(), &format!("{{\"state\":\"{noise}\"}}"))
+    };
+    let mut client = gate.client();
+    for (together, length, status) in [(1, 4500, 413), (3, 2000, 503), (1, 2000, 202), (1, 4500, 413)] {
+        client.send((0..together).map(|n| asked(n, length)).collect::<String>());
+        for _ in 0..together {
+            let answer = client.answer();
+            assert_eq!(answer.status, status, "{together} of {length}: {}", answer.text());
+        }
+    }
+    drop(client);
+    gate.process.terminate().expect(0);
+}
+
+/// A pipe would never be read to its end.
+#[test]
+fn a_catalog_file_that_is_no_file_keeps_nobody() {
+    let database = Database::create(Server::A, "ingest");
+    database.execute(SUBSCRIPTIONS);
+    let topic = Topic::create("ingest", 1);
+    let rig = Rig::empty(topic.bootstrap());
+    let pipe = rig.path("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+    assert!(made.success());
+    let more = format!("catalog_file = {pipe:?}\n");
+    rig.configure(&[], &format!("{}{}", shard("main", database.dsn(), ""), gateway(topic.name(), &more)));
+    let gate = Gate::start(&rig);
+    assert_eq!(put(&mut gate.client(), "a", 1, "x").status, 202);
+    gate.process.wait_for_log(&["found something else, expected a file"]);
     gate.process.terminate().expect(0);
 }
 
