@@ -144,7 +144,8 @@ impl Measured {
             self.wal_bytes as f64 / MIB,
             match (&self.failed, self.cut_short) {
                 (Some(why), _) => format!("; CUT SHORT: {why}"),
-                (None, true) => "; CUT SHORT: not every point was measured".to_owned(),
+                (None, true) =>
+                    "; time or WAL was used up, or it was ended: points with a - were not measured".to_owned(),
                 (None, false) => String::new(),
             }
         )
