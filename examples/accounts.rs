@@ -13,7 +13,7 @@
 //! What is not: what a handler does outside its transaction (a mail, a call to another service) may happen again.
 //!
 //! ```text
-//! bin/services up && cargo run --example accounts
+//! bin/services up && cargo run --release --example accounts
 //! ```
 
 pub mod support;

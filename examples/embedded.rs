@@ -10,7 +10,7 @@
 //! the counts have a table of their own, without a foreign key.
 //!
 //! ```text
-//! bin/services up && cargo run --example embedded
+//! bin/services up && cargo run --release --example embedded
 //! ```
 
 pub mod support;

@@ -19,7 +19,7 @@
 //! | `pace` | the engine without a limit and with `adaptive_limit`, alone; then pgbench's transactions in the same database, at a fixed rate: with no engine, with one that catches up at full speed, with one that catches up under `adaptive_limit` |
 //! | `shard-down` | a steady producer and four shards in two clusters, of which one lets nobody in for `--seconds` (the figure to report: 60): the other three's rows/s before and meanwhile, and how long the fourth takes to catch up |
 //! | `curves` | catching up, and steady traffic, at several values of each setting that matters; as Markdown, for tuning.md |
-//! | `flat` | own CPU time a row of `forebay bench catch-up` with 1 to 64 partitions, 1 to 32 workers, 1,000 to 10 million rows, and records of 130 bytes to 10 kB |
+//! | `flat` | own CPU time a row of `forebay bench catch-up` with 1 to 64 partitions, 1 to 32 workers, 1,000 to 10 million rows, and records of 160 bytes to 10 kB |
 //! | `slow` | a handler that sleeps 10 ms for each record, 64 workers, one partition, beside 64 × 100 records/s (for `--seconds`) |
 //! | `pipeline` | librdkafka's bare poll loop; the engine's source, poller and workers without a database |
 //!

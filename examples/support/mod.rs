@@ -27,19 +27,18 @@ pub struct Place {
 }
 
 impl Place {
-    /// The broker that `FOREBAY_EXAMPLE_KAFKA` names, and an empty database on the server that `FOREBAY_EXAMPLE_PG` names;
-    /// one that an earlier run has left is replaced. A database belongs to one shard, so it is not shared with others.
+    /// The broker and an empty database on the server that `eval "$(bin/services env)"` names, which are those of `bin/services up`; one that an earlier run has left is replaced. A database belongs to one shard, so it is not shared with others.
     /// What the engine has to say is logged to stderr.
     pub fn of_its_own(database: &str) -> Result<Place> {
         tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
         let variable = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
-        let server = variable("FOREBAY_EXAMPLE_PG", "host=127.0.0.1 port=15431 user=forebay dbname=forebay");
+        let server = variable("FOREBAY_TEST_PG_A", "host=127.0.0.1 port=15431 user=forebay dbname=forebay");
         let mut client = Client::connect(&server, NoTls)?;
         client.batch_execute(&format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)"))?;
         client.batch_execute(&format!("CREATE DATABASE {database}"))?;
         let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
         Ok(Place {
-            bootstrap: variable("FOREBAY_EXAMPLE_KAFKA", "127.0.0.1:19092"),
+            bootstrap: variable("FOREBAY_TEST_KAFKA", "127.0.0.1:19092"),
             // The later of two words counts.
             dsn: format!("{server} dbname={database}"),
             suffix: format!("{}-{micros:x}", std::process::id()),
