@@ -101,3 +101,18 @@ fn reload_on_signal(reloader: Reloader, watch: Arc<Watch>) -> std::io::Result<()
     };
     std::thread::Builder::new().name("forebay-reload".into()).spawn(body).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::samples;
+
+    #[test]
+    fn there_is_a_file_for_each_connection() {
+        for (files_max, expected) in [(None, 1000), (Some(1100), 1000), (Some(600), 500), (Some(64), 32)] {
+            let mut config = samples::config("[ingest]\nconnections_max = 1000\n");
+            fit_into(files_max, &mut config);
+            assert_eq!(config.ingest.expect("a gateway").connections_max, expected, "{files_max:?}");
+        }
+    }
+}
