@@ -231,20 +231,27 @@ fn what_one_route_lacks_is_nothing_to_the_others() {
     gate.process.terminate().expect(0);
 }
 
-/// A topic takes no more than this at a time: batches are smaller, and who is alone too large is told so.
-#[test]
-fn only_who_is_too_large_by_itself_is_told_so() {
+/// A topic that takes no more than `bytes_max` at a time, of what can hardly be compressed.
+fn with_bound(bytes_max: &str) -> (Database, Topic, Rig) {
     let database = Database::create(Server::A, "ingest");
     database.execute(&SUBSCRIPTIONS.replace("varchar(20)", "text"));
-    let topic = Topic::create_with("ingest", 1, &[("max.message.bytes", "70000")]);
-    // Whatever comes within this time would go together.
+    let topic = Topic::create_with("ingest", 1, &[("max.message.bytes", bytes_max)]);
     let toml = format!("{}{}", shard("main", database.dsn(), ""), gateway(topic.name(), ""));
+    // Whatever comes within this time would go together.
     let rig = Rig::at(topic.bootstrap(), &[("linger.ms", "300")], &toml);
+    (database, topic, rig)
+}
+
+fn body(length: usize) -> String {
+    let noise: String = (0..length).map(|_| fastrand::alphanumeric()).collect();
+    format!("{{\"state\":\"{noise}\"}}")
+}
+
+/// Batches are smaller, and who is alone too large is told so.
+#[test]
+fn only_who_is_too_large_by_itself_is_told_so() {
+    let (_database, _topic, rig) = with_bound("70000");
     let gate = Gate::start(&rig);
-    let body = |length: usize| {
-        let noise: String = (0..length).map(|_| fastrand::alphanumeric()).collect();
-        format!("{{\"state\":\"{noise}\"}}")
-    };
     let mut clients: Vec<_> = (0..3).map(|_| gate.client()).collect();
     for (n, client) in clients.iter_mut().enumerate() {
         let many: String = (0..60).map(|m| request("PUT", &format!("c{n}"), &m.to_string(), &body(3000))).collect();
@@ -268,19 +275,11 @@ fn only_who_is_too_large_by_itself_is_told_so() {
 /// Where nobody else asks there are no others that it can have gone with.
 #[test]
 fn who_is_alone_is_told_that_it_is_too_large() {
-    let database = Database::create(Server::A, "ingest");
-    database.execute(&SUBSCRIPTIONS.replace("varchar(20)", "text"));
-    let topic = Topic::create_with("ingest", 1, &[("max.message.bytes", "3000")]);
-    let toml = format!("{}{}", shard("main", database.dsn(), ""), gateway(topic.name(), ""));
-    let rig = Rig::at(topic.bootstrap(), &[("linger.ms", "300")], &toml);
+    let (_database, _topic, rig) = with_bound("3000");
     let gate = Gate::start(&rig);
-    let asked = |number: usize, length: usize| {
-        let noise: String = (0..length).map(|_| fastrand::alphanumeric()).collect();
-        request("PUT", "a", &number.to_string(), &format!("{{\"state\":\"{noise}\"}}"))
-    };
     let mut client = gate.client();
     for (together, length, status) in [(1, 4500, 413), (3, 2000, 503), (1, 2000, 202), (1, 4500, 413)] {
-        client.send((0..together).map(|n| asked(n, length)).collect::<String>());
+        client.send((0..together).map(|n| request("PUT", "a", &n.to_string(), &body(length))).collect::<String>());
         for _ in 0..together {
             let answer = client.answer();
             assert_eq!(answer.status, status, "{together} of {length}: {}", answer.text());
