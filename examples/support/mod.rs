@@ -27,7 +27,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// The broker and an empty database on the server that `eval "$(bin/services env)"` names, which are those of `bin/services up`; one that an earlier run has left is replaced. A database belongs to one shard, so it is not shared with others.
+    /// The broker and an empty database on the server that `eval "$(bin/services env)"` names, those of `bin/services up`; a
+    /// database that an earlier run has left is replaced. It belongs to one shard, so it is not shared with others.
     /// What the engine has to say is logged to stderr.
     pub fn of_its_own(database: &str) -> Result<Place> {
         tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();

@@ -55,12 +55,12 @@ impl Known {
     /// A file that cannot be read, or is none of ours.
     pub fn load(file: &Path) -> io::Result<Known> {
         // Whoever opened something else, a pipe say, might wait for ever.
-        match fs::metadata(file) {
+        let metadata = match fs::metadata(file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::default()),
-            found if !found.as_ref().is_ok_and(fs::Metadata::is_file) => {
-                return Err(found.err().unwrap_or_else(|| io::Error::other("found something else, expected a file")));
-            }
-            _ => {}
+            found => found?,
+        };
+        if !metadata.is_file() {
+            return Err(io::Error::other("found something else, expected a file"));
         }
         let bytes = fs::read(file)?;
         let known: Known = serde_json::from_slice(&bytes)?;

@@ -1,10 +1,9 @@
 //! Is a request a record that its table can take, and which record is it: value, key, partition. Value in, value out: it waits for nobody,
 //! knows no connection and asks no clock. Types and fields are judged by the consumer's own decoder, so that the two cannot disagree.
 //!
-//! What only the database can tell passes: unique and foreign keys, CHECK and exclusion constraints, what triggers refuse, values that are too long for
-//! another index than the primary key's, the texts of types that PostgreSQL reads itself (interval, citext, macaddr), and whether the row of a
-//! partial PATCH is there. Then it is a dead letter, as of any
-//! other producer.
+//! What only the database can tell passes: unique and foreign keys, CHECK and exclusion constraints, what triggers refuse, values that are
+//! too long for another index than the primary key's, the texts of types that PostgreSQL reads itself (interval, citext, macaddr), and
+//! whether the row of a partial PATCH is there. Then it is a dead letter, as of any other producer.
 
 mod document;
 mod key;
